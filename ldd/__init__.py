@@ -1,0 +1,153 @@
+"""Dataset distillation through frozen latent diffusion models.
+
+Notation, declared once:
+    N codes, K classes, IPC images per class; N = K x IPC in class-major order.
+    C, H, W of an image; c, h, w of a latent; L tokens of width D of a conditioning.
+    S steps of the reverse process, K_S = S - 1 its last index k; abar the cumulative product of 1 - beta.
+    Z latents, c conditions, n noise; e the predicted noise, x0 the predicted clean latents.
+    Images are RGB float32 in [-1, 1] in memory and uint8 on disk; networks see them normalised by
+    `DataSpec.normalise`, real and synthetic ones alike.
+    Latents are in the denoiser's scaled space.
+    Labels are 0..K-1 inside a run; `ClassInfo` travels beside them. A prior's own class-table rows are a third
+    thing: `Prior.rows` maps classes to them.
+    Accuracy is top-1 in [0, 1].
+    Random draws are stateless: derived from (seed, step, purpose, class), see `ldd.seeding`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ldd.augment import SiameseAugmentation as SiameseAugmentation
+    from ldd.callbacks import (
+        CrossArchitecture as CrossArchitecture,
+        Export as Export,
+        LastCheckpoints as LastCheckpoints,
+        Preview as Preview,
+    )
+    from ldd.classes import (
+        ClassInfo as ClassInfo,
+        DataSpec as DataSpec,
+        Labelled as Labelled,
+    )
+    from ldd.codes import (
+        CodeBatch as CodeBatch,
+        Codes as Codes,
+        PointCodes as PointCodes,
+    )
+    from ldd.data import (
+        DigitsSource as DigitsSource,
+        DistillationData as DistillationData,
+        FolderSource as FolderSource,
+        Pruner as Pruner,
+        RandomPruner as RandomPruner,
+        Source as Source,
+    )
+    from ldd.distilled import DistilledSet as DistilledSet
+    from ldd.distiller import Distiller as Distiller
+    from ldd.errors import (
+        NonFiniteError as NonFiniteError,
+        UserError as UserError,
+    )
+    from ldd.evaluation import (
+        Protocol as Protocol,
+        Report as Report,
+        evaluate as evaluate,
+    )
+    from ldd.initializers import (
+        GaussianLatents as GaussianLatents,
+        Initializer as Initializer,
+        RealEncodings as RealEncodings,
+    )
+    from ldd.networks import (
+        AlexNet as AlexNet,
+        ConvNet as ConvNet,
+        Network as Network,
+        NetworkFactory as NetworkFactory,
+        ResNet18 as ResNet18,
+        VGG11 as VGG11,
+        ViT as ViT,
+    )
+    from ldd.objectives import (
+        DistributionMatching as DistributionMatching,
+        Objective as Objective,
+        StepContext as StepContext,
+        Term as Term,
+    )
+    from ldd.priors import (
+        AutoencoderPrior as AutoencoderPrior,
+        LatentDiffusionPrior as LatentDiffusionPrior,
+        PixelPrior as PixelPrior,
+        Prior as Prior,
+    )
+
+_HOMES = {
+    "ldd.augment": ("SiameseAugmentation",),
+    "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview"),
+    "ldd.classes": ("ClassInfo", "DataSpec", "Labelled"),
+    "ldd.codes": ("CodeBatch", "Codes", "PointCodes"),
+    "ldd.data": ("DigitsSource", "DistillationData", "FolderSource", "Pruner", "RandomPruner", "Source"),
+    "ldd.distilled": ("DistilledSet",),
+    "ldd.distiller": ("Distiller",),
+    "ldd.errors": ("NonFiniteError", "UserError"),
+    "ldd.evaluation": ("Protocol", "Report", "evaluate"),
+    "ldd.initializers": ("GaussianLatents", "Initializer", "RealEncodings"),
+    "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
+    "ldd.objectives": ("DistributionMatching", "Objective", "StepContext", "Term"),
+    "ldd.priors": ("AutoencoderPrior", "LatentDiffusionPrior", "PixelPrior", "Prior"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = (
+    "AlexNet",
+    "AutoencoderPrior",
+    "ClassInfo",
+    "CodeBatch",
+    "Codes",
+    "ConvNet",
+    "CrossArchitecture",
+    "DataSpec",
+    "DigitsSource",
+    "DistillationData",
+    "DistilledSet",
+    "Distiller",
+    "DistributionMatching",
+    "Export",
+    "FolderSource",
+    "GaussianLatents",
+    "Initializer",
+    "Labelled",
+    "LastCheckpoints",
+    "LatentDiffusionPrior",
+    "Network",
+    "NetworkFactory",
+    "NonFiniteError",
+    "Objective",
+    "PixelPrior",
+    "PointCodes",
+    "Preview",
+    "Prior",
+    "Protocol",
+    "Pruner",
+    "RandomPruner",
+    "RealEncodings",
+    "Report",
+    "ResNet18",
+    "SiameseAugmentation",
+    "Source",
+    "StepContext",
+    "Term",
+    "UserError",
+    "VGG11",
+    "ViT",
+    "evaluate",
+)
+
+
+def __getattr__(name: str) -> object:
+    # Loaded on first use, so that `latentdd --help` does not wait for torch, lightning and diffusers.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ldd' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)

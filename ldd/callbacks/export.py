@@ -1,0 +1,65 @@
+"""The artefact on disk: `<run>/distilled/`, also when a run is stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+
+from ldd.distiller import Distiller
+from ldd.errors import NonFiniteError
+
+
+class Export(L.Callback):
+    """Writes the distilled set before each evaluation, at the end, and when the run is interrupted.
+
+    Args:
+        every_n_steps: also write every so many training steps; 0 for not.
+    """
+
+    def __init__(self, every_n_steps: int = 0) -> None:
+        self.every_n_steps = every_n_steps
+        self._written_step = -1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Write in between if asked."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._write(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what is about to be evaluated."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the result."""
+        self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write where no step was taken (max_steps: 0)."""
+        self._write(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the last good codes."""
+        if isinstance(exception, (KeyboardInterrupt, NonFiniteError)) and trainer.state.fn == "fit":
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Distiller)
+        step = int(pl_module.num_steps_done)
+        if step == self._written_step or not trainer.is_global_zero:
+            return
+        run = Path(trainer.default_root_dir)
+        distilled = pl_module.distilled_set()
+        distilled.manifest["config"] = _resolved_config(run)
+        distilled.save(run / "distilled")
+        self._written_step = step
+
+
+def _resolved_config(run: Path) -> dict[str, Any] | None:
+    path = run / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else None

@@ -1,0 +1,63 @@
+"""Pictures and the loss curve while a run is going."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from ldd.distiller import Distiller
+from ldd.errors import UserError
+from ldd.files import atomic_file
+from ldd.preview import draw_curve, draw_grid
+
+
+class Preview(L.Callback):
+    """Writes `<run>/previews/step-<n>.png` and `<run>/previews/loss.png`, and hands pictures to the loggers.
+
+    Args:
+        every_n_steps: training steps between pictures; 0 for none.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 0:
+            raise UserError(f"preview.every_n_steps ({every_n_steps}) must be 0 or more")
+        self.every_n_steps = every_n_steps
+        self._losses: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The codes as they start."""
+        if trainer.global_step == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Remember the loss; draw when it is time."""
+        self._losses.append(float(trainer.callback_metrics["train/loss"]))
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._draw(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far, so that a resumed run draws all of it."""
+        return {"losses": self._losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The curve of the run so far."""
+        self._losses = list(state_dict["losses"])
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.every_n_steps or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Distiller)
+        distilled = pl_module.distilled_set()
+        picture = draw_grid(distilled.images, distilled.labels, distilled.classes)
+        folder = Path(trainer.default_root_dir) / "previews"
+        with atomic_file(folder / f"step-{trainer.global_step:06d}.png") as beside:
+            picture.save(beside, format="PNG")
+        if self._losses:
+            with atomic_file(folder / "loss.png") as beside:
+                draw_curve(self._losses).save(beside, format="PNG")
+        for logger in trainer.loggers:
+            log_image = getattr(logger, "log_image", None)  # W&B and MLflow have it, the others do not
+            if log_image is not None:
+                log_image(key="preview", images=[picture], step=trainer.global_step)

@@ -1,0 +1,83 @@
+"""What real and synthetic images share: labelled batches, class tables and the facts a run takes from its data."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Labelled(NamedTuple):
+    """A batch of images with labels, real or synthetic.
+
+    Attributes:
+        images: (N, C, H, W), float32 in [-1, 1] in memory or uint8 as stored.
+        labels: (N,), int64 in 0..K-1.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a run.
+
+    Attributes:
+        label: its number 0..K-1 inside the run.
+        id: its number in the data set it comes from (for ImageNet the index in the sorted synset list).
+        wnid: WordNet id, or the folder's name where the data has none.
+        name: readable name.
+    """
+
+    label: int
+    id: int
+    wnid: str
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the model takes from the data (linked by the command line).
+
+    Attributes:
+        classes: the K classes, ordered by label.
+        image_size: height and width in pixels.
+        mean, std: per-channel constants of the one normalisation that real and synthetic images share, for
+            images in [0, 1] (a network sees `((x + 1) / 2 - mean) / std`).
+        fingerprint: hash over the test split (names with sizes or contents); it travels into the artefact.
+        licence: terms of the data.
+    """
+
+    classes: Sequence[ClassInfo]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    licence: str = "unknown"
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the networks see them; the only place where normalisation happens."""
+        mean = images.new_tensor(self.mean).view(-1, 1, 1)
+        std = images.new_tensor(self.std).view(-1, 1, 1)
+        return ((images + 1) / 2 - mean) / std
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] (values outside are clamped) to uint8, rounded to nearest."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

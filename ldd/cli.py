@@ -1,0 +1,71 @@
+"""The command line: `latentdd VERB ...`, the same as `python -m ldd VERB ...`.
+
+`fit` and `validate` run through LightningCLI; the other verbs are plain functions through jsonargparse.
+A user's mistake ends with exit code 2 and one message, Ctrl-C with 130.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import ldd
+from ldd.errors import UserError
+
+VERBS = {
+    "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
+    "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
+    "prior": ("ldd.commands.prior", "train a latent diffusion prior, or draw samples from one"),
+    "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
+    "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),
+    "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),
+    "inspect": ("ldd.commands.inspect", "show what a distilled set holds and check its hashes"),
+    "configs": ("ldd.commands.configs", "list the shipped recipes and components, or copy them"),
+}
+"""Verb -> (module with a function `main(arguments)`, help)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: without the program's name; None takes the process's.
+
+    Returns:
+        Exit code.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"latentdd {ldd.__version__}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"latentdd: error: unknown command {verb!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    # Lightning's parser reads (and warns about) the process's own arguments.
+    sys.argv = ["latentdd", *arguments]
+    try:
+        importlib.import_module(VERBS[verb][0]).main(verb, rest)
+    except UserError as error:
+        print(f"latentdd {verb}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"latentdd {verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    return (
+        f"usage: latentdd COMMAND [options]\n\nlatentdd {ldd.__version__}: dataset distillation through frozen "
+        f"latent diffusion models\n\ncommands:\n{verbs}\n\n"
+        "latentdd COMMAND --help shows the options of one; latentdd --version the version.\n"
+        "first run: latentdd fit --config configs/quickstart.yaml"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

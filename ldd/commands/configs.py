@@ -1,0 +1,33 @@
+"""`latentdd configs`: the shipped recipes and components."""
+
+import shutil
+from pathlib import Path
+
+import ldd
+from ldd.errors import UserError
+
+
+def configs(copy: str | None = None) -> None:
+    """List the shipped configuration files, or copy them to a folder.
+
+    Args:
+        copy: folder to copy them to; it must not exist.
+    """
+    root = configs_folder()
+    if copy is None:
+        print("\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*.yaml"))))
+        return
+    target = Path(copy)
+    if target.exists():
+        raise UserError(f"--copy ({copy}) exists; name a new folder")
+    try:
+        shutil.copytree(root, target)
+    except OSError as error:
+        raise UserError(f"--copy ({copy}): {error.strerror or error}; choose a writable folder") from error
+    print(f"copied to {target}")
+
+
+def configs_folder() -> Path:
+    """Where the shipped configs are: inside an installed package, beside it in a checkout."""
+    package = Path(ldd.__file__).parent
+    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())

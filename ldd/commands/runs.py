@@ -1,0 +1,123 @@
+"""What every trained run shares: seed and data's facts linked, a guarded folder, logs inside it, exit codes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from ldd.callbacks.checkpoint import LastCheckpoints, find_last
+from ldd.data import DistillationData
+from ldd.errors import UserError
+
+TRAINER_DEFAULTS = {
+    "max_steps": 1000,
+    "max_epochs": 1,  # one epoch is the whole run, so validation comes at its end
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # the models draw their own batches
+}
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save before anything is computed."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if stage != "fit" or not trainer.is_global_zero or path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.overwrite = False  # a decision about the folder as it was, not part of the recipe
+        self.parser.save(config, str(path), skip_none=False)
+
+
+class RunCLI(LightningCLI):
+    """A LightningModule over DistillationData in a run folder.
+
+    Attributes:
+        run_files: what marks a folder as holding a run, and what `--overwrite true` removes.
+    """
+
+    run_files: tuple[str, ...] = ("checkpoints", "config.yaml")
+    seeded: tuple[str, ...] = ("model.seed", "data.seed")
+
+    def __init__(self, model_class: type[L.LightningModule], default_root_dir: str, *, run: bool) -> None:
+        super().__init__(
+            model_class,
+            DistillationData,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults={**TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "latentdd" if run else "latentdd prior train"},
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
+        parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
+        parser.add_argument("--overwrite", type=bool, default=False, help="Replace a run that is in the folder.")
+        parser.link_arguments("data.spec", "model.data_spec", apply_on="instantiate")
+        for target in self.seeded:
+            parser.link_arguments("seed_everything", target, compute_fn=_as_seed)
+
+    @property
+    def options(self) -> Namespace:
+        """The parsed options of the verb that runs."""
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve `--ckpt_path last`; refuse a folder that already holds a run."""
+        run = Path(self.options.trainer.default_root_dir)
+        if self.options.ckpt_path == "last":
+            self.options.ckpt_path = str(find_last(run))
+        elif self.options.ckpt_path is not None and not Path(self.options.ckpt_path).is_file():
+            raise UserError(
+                f"ckpt_path ({self.options.ckpt_path}) does not exist; name a checkpoint file, or 'last'"
+            )
+        if self.subcommand in (None, "fit") and self.options.ckpt_path is None:
+            self._claim(run)
+
+    def _claim(self, run: Path) -> None:
+        found = [run / name for name in self.run_files if (run / name).exists()]
+        if found and not self.options.overwrite:
+            raise UserError(
+                f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
+                "it with --overwrite true, or choose another folder"
+            )
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
+        trainer = self.options.trainer
+        if trainer.logger in (None, True):
+            kwargs["logger"] = CSVLogger(trainer.default_root_dir, name="logs")
+        if trainer.enable_progress_bar is not False:
+            kwargs["callbacks"] = [RichProgressBar(leave=True)]
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, **kwargs: Any) -> None:
+        """`Trainer.fit`; Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here."""
+        try:
+            self.trainer.fit(**kwargs)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            received = [c.received for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoints)]
+            raise SystemExit(128 + (received[0] or 2)) from None
+
+
+def _as_seed(value: bool | int) -> int:
+    if isinstance(value, bool):
+        raise UserError(f"seed_everything ({value}) must be a number: a run must be repeatable")
+    return value

@@ -1,0 +1,21 @@
+"""Real data: where images come from, which of them are kept, and how they reach a model."""
+
+from ldd.data.datamodule import DistillationData
+from ldd.data.pruning import Pruner, RandomPruner, ScoreTable
+from ldd.data.real import RealImages
+from ldd.data.sources import DigitsSource, FolderSource, Item, Source, SourceFactory
+from ldd.data.subsets import Subset
+
+__all__ = [
+    "DigitsSource",
+    "DistillationData",
+    "FolderSource",
+    "Item",
+    "Pruner",
+    "RandomPruner",
+    "RealImages",
+    "ScoreTable",
+    "Source",
+    "SourceFactory",
+    "Subset",
+]

@@ -1,0 +1,264 @@
+"""The distiller: synthetic codes, a frozen prior and an objective in one LightningModule."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldd import seeding
+from ldd.classes import DataSpec, to_bytes
+from ldd.codes import Codes, CodesFactory, PointCodes
+from ldd.data.datamodule import DistillationData
+from ldd.distilled import DistilledSet
+from ldd.errors import NonFiniteError, UserError
+from ldd.initializers import Initializer, RealEncodings
+from ldd.memory import Checkpointing, ChunkSize, MemoryPlan, check_chunk_size, peak_memory_mib
+from ldd.objectives import Objective, Term
+from ldd.priors import Prior
+from ldd.step import DistillationStep
+
+
+class Distiller(L.LightningModule):
+    """Optimises codes so that the images a frozen prior makes of them match the real ones.
+
+    Args:
+        prior: frozen generator; its weights take no gradient and stay out of checkpoints.
+        objective: what is matched, with its learning rates.
+        data_spec: classes, image size and normalisation, `DistillationData.spec` (linked on the command line).
+        images_per_class: IPC.
+        codes: how codes are parameterised.
+        initializer: where codes start; None takes `RealEncodings`.
+        chunk_size: images per decoding pass; "auto" takes the most that fits.
+        checkpointing: recompute activations in backward; "auto" only when memory asks.
+        seed: of every draw (linked to `seed_everything` on the command line).
+
+    Raises:
+        UserError: sizes of data and prior that differ, an unknown class, IPC below 1.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        objective: Objective,
+        data_spec: DataSpec,
+        images_per_class: int = 1,
+        codes: CodesFactory = PointCodes,
+        initializer: Initializer | None = None,
+        chunk_size: ChunkSize = "auto",
+        checkpointing: Checkpointing = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
+        if images_per_class < 1:
+            raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
+        if prior.image_size != data_spec.image_size:
+            raise UserError(
+                f"data.image_size ({data_spec.image_size}) differs from the prior's image_size "
+                f"({prior.image_size}); set one of them so that they agree"
+            )
+        check_chunk_size(chunk_size)
+        self.prior = prior
+        self.objective = objective
+        self.data_spec = data_spec
+        self.images_per_class = images_per_class
+        self.initializer = RealEncodings() if initializer is None else initializer
+        self.chunk_size = chunk_size
+        self.checkpointing: Checkpointing = checkpointing
+        self.seed = seed
+        self.memory_plan: MemoryPlan | None = None
+        self.codes = self._new_codes(codes)
+        self.num_steps_done: Tensor
+        self.initialised: Tensor
+        self.seconds: Tensor
+        self.register_buffer("num_steps_done", torch.tensor(0))
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("seconds", torch.tensor(0.0, dtype=torch.float64))
+        self._last_set: tuple[int, DistilledSet] | None = None
+
+    def _new_codes(self, factory: CodesFactory) -> Codes:
+        labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
+        conditioning = self.prior.embed(self.prior.rows(self.data_spec.classes)[labels])
+        shape = (len(labels), *self.prior.latent_shape)
+        noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
+        return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
+
+    # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
+
+    def synthesise(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph."""
+        latents, conditioning, noise, labels = self.codes(rows, generator)
+        images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
+        # Clamped as stored, but with a gradient where saturated, so that a pixel can come back.
+        return images + (images.clamp(-1, 1) - images).detach(), labels
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """All terms of one step; the loader's batch is not read (a resumed loader starts over)."""
+        started = time.perf_counter()
+        counted = False
+        for term in self.objective.terms(self.context()):
+            for optimizer in self._optimizers.values():
+                optimizer.zero_grad()
+            term.value.backward()  # type: ignore[no-untyped-call]
+            parameters = [p for name in term.optimizers for p in _parameters(self._optimizers[name])]
+            self._sum_over_ranks(parameters)
+            self._refuse_non_finite(term, parameters)
+            for name in term.optimizers:
+                self._step(name, count=not counted)
+                counted = True
+            self._log(term)
+        self.num_steps_done += 1
+        self.seconds += time.perf_counter() - started
+
+    def context(self) -> DistillationStep:
+        """The current step, for the objective."""
+        return DistillationStep(
+            self, self._data.core_set, int(self.num_steps_done), self.trainer.global_rank, self.trainer.world_size
+        )
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """The objective's own; Lightning sees them in this order."""
+        self._optimizers = self.objective.optimizers(self.codes, self.prior)
+        return list(self._optimizers.values())
+
+    def _step(self, name: str, *, count: bool) -> None:
+        # Lightning counts every step of its wrapped optimizers; one per training step makes max_steps count those.
+        wrapped = self.optimizers()
+        index = list(self._optimizers).index(name)
+        optimizer = wrapped[index] if isinstance(wrapped, list) else wrapped
+        if count:
+            optimizer.step()
+        else:
+            self._optimizers[name].step()
+
+    def _sum_over_ranks(self, parameters: list[nn.Parameter]) -> None:
+        if self.trainer.world_size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+
+    def _refuse_non_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm + term.value.detach()):
+            raise NonFiniteError(
+                f"step {int(self.num_steps_done)}: the {term.name} loss of {type(self.objective).__name__} is "
+                f"{term.value.item():g} with gradient norm {norm.item():g}; the codes before this step are kept. "
+                "Lower the objective's learning rates (lr_...), or use trainer.precision 32-true"
+            )
+
+    def _log(self, term: Term) -> None:
+        value = term.value if term.report is None else term.report
+        many = self.trainer.world_size > 1
+        for name in ("train/loss", f"train/{term.name}"):
+            self.log(
+                name, value.detach(), prog_bar=name == "train/loss", sync_dist=many, reduce_fx="sum" if many else "mean"
+            )
+
+    # Start and end
+
+    def setup(self, stage: str) -> None:
+        """Refuse settings that manual optimisation cannot honour."""
+        if self.trainer.precision == "16-mixed":
+            raise UserError("trainer.precision (16-mixed) needs a loss scaler; use bf16-mixed or 32-true")
+
+    def on_fit_start(self) -> None:
+        """Set the codes unless a checkpoint has."""
+        self.initialise()
+
+    def on_train_start(self) -> None:
+        """The prior stays as it is, whatever mode the trainer set."""
+        self.prior.eval()
+
+    def initialise(self) -> None:
+        """Let the initialiser set all codes, once in a run.
+
+        Raises:
+            UserError: a class of the core-set has fewer images than IPC.
+        """
+        if self.initialised:
+            return
+        counts = self._data.core_set.counts
+        for info in self.data_spec.classes:
+            if counts[info.label] < self.images_per_class:
+                raise UserError(
+                    f"images_per_class ({self.images_per_class}) is more than the {counts[info.label]} images of "
+                    f"class {info.name!r} after pruning; lower it or keep more images"
+                )
+        self.initializer(self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial"))
+        self.initialised.fill_(True)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
+
+    @torch.no_grad()
+    def distilled_set(self) -> DistilledSet:
+        """The codes as they are now, decoded to uint8 images (kept until the next step)."""
+        self.initialise()
+        step = int(self.num_steps_done)
+        if self._last_set is None or self._last_set[0] != step:
+            rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+            chunk = 64 if self.chunk_size == "auto" else self.chunk_size
+            images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
+            self._last_set = step, self._describe(images)
+        return self._last_set[1]
+
+    def _describe(self, images: Tensor) -> DistilledSet:
+        factories = self.objective.matching_networks()
+        seen = {type(factory(self.data_spec.num_classes, self.data_spec.image_size)) for factory in factories}
+        return DistilledSet.from_images(
+            images,
+            self.codes.labels.cpu(),
+            self.data_spec.classes,
+            mean=self.data_spec.mean,
+            std=self.data_spec.std,
+            codes={name: value.detach().cpu().contiguous() for name, value in self.codes.state_dict().items()},
+            seed=self.seed,
+            test_split_fingerprint=self.data_spec.fingerprint,
+            licences={"prior": self.prior.licence, "data": self.data_spec.licence},
+            seen_networks=sorted(f"{network.__module__}.{network.__qualname__}" for network in seen),
+            stages={"distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}},
+        )
+
+    # Checkpoints: codes, optimizers, step and memory plan; never the frozen prior.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the prior's frozen weights and add the memory plan."""
+        trained = {id(parameter) for parameter in self.prior.trainable()}
+        frozen = {f"prior.{name}" for name, p in self.prior.named_parameters() if id(p) not in trained}
+        frozen |= {f"prior.{name}" for name, _ in self.prior.named_buffers()}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        if self.memory_plan is not None:
+            checkpoint["memory_plan"] = (self.memory_plan.chunk, self.memory_plan.checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another run's shape.
+
+        Raises:
+            UserError: codes missing, or of other shapes than this configuration makes.
+        """
+        state = checkpoint["state_dict"]
+        for name, value in self.codes.state_dict().items():
+            found = state.get(f"codes.{name}")
+            if found is None or found.shape != value.shape:
+                raise UserError(
+                    f"ckpt_path: codes.{name} is {'missing' if found is None else list(found.shape)}, this "
+                    f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
+                )
+        if "memory_plan" in checkpoint and self.chunk_size == "auto" and self.checkpointing == "auto":
+            self.memory_plan = MemoryPlan(*checkpoint["memory_plan"])
+
+    @property
+    def _data(self) -> DistillationData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, DistillationData)
+        return data
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

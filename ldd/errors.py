@@ -1,0 +1,13 @@
+"""The two ways a run may end that are not a defect of the program."""
+
+
+class UserError(ValueError):
+    """A setting, file or data set that cannot be used as given.
+
+    The message names the argument, its value and the cure; the command line prints it without a traceback
+    and exits with code 2.
+    """
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient became NaN or infinite; the last good codes have been kept."""

@@ -1,0 +1,185 @@
+"""Evaluation of a distilled set: the same students on it and on the sets beside it."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ldd.classes import Labelled
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation.baselines import DEFAULT_BASELINES, Baseline, EvaluationData, FixedSet, Setting
+from ldd.evaluation.protocols import Protocol, canonical, dotted_name
+from ldd.evaluation.report import DISTILLED, Report, Row
+from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
+from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
+from ldd.networks import NetworkFactory
+
+INITIAL = "initial"
+"""Name of the codes as they were before the first step."""
+
+Device = Literal["auto"] | torch.device
+
+
+def evaluate(
+    distilled: DistilledSet,
+    networks: Mapping[str, NetworkFactory] | None,
+    data: EvaluationData,
+    protocol: str | Protocol = "ld3m",
+    repeats: int = 5,
+    seed: int = 0,
+    *,
+    baselines: Sequence[Baseline] = DEFAULT_BASELINES,
+    initial: DistilledSet | None = None,
+    step: int | None = None,
+    num_workers: NumWorkers = "auto",
+    device: Device = "auto",
+    progress: bool = True,
+) -> Report:
+    """Train every network `repeats` times on the set as saved and on each baseline, and test it.
+
+    Students see the images as uint8 gives them. All sets meet the same networks: initial weights, shuffling,
+    augmentation and dropout follow from (seed, network, repeat). The same call gives the same accuracies, on a CPU
+    with any number of workers. Under DDP every rank calls this; students are dealt over ranks, and each rank gets
+    the whole report.
+
+    Args:
+        distilled: the set.
+        networks: networks by name; None takes the protocol's.
+        data: the real images (`DistillationData`).
+        protocol: a shipped protocol's name, the path of a protocol file, or a protocol.
+        repeats: networks of each kind for each set, unless a baseline says otherwise.
+        seed: of everything random.
+        baselines: sets to compare with.
+        initial: the codes before their first step, compared as `initial`.
+        step: training step of the codes, for the rows; None takes the manifest's, or 0.
+        num_workers: worker processes on a CPU.
+        device: where to train; "auto" takes the accelerator if there is one.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: an unknown protocol, settings out of range, a set whose classes or image size are not the data's,
+            a baseline that the data cannot give.
+    """
+    protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
+    if repeats < 1:
+        raise UserError(f"repeats ({repeats}) must be at least 1")
+    count_workers(num_workers)
+    factories = dict(networks) if networks is not None else protocol.factories()
+    if not factories:
+        raise UserError("networks is empty; name at least one, or leave it null for the protocol's")
+    data.setup()
+    sets: list[Baseline] = [FixedSet(DISTILLED, distilled.images, distilled.labels), *baselines]
+    check_set(distilled, data)
+    if initial is not None:
+        check_set(initial, data)
+        sets.insert(1, FixedSet(INITIAL, initial.images, initial.labels))
+    _check_names(sets)
+
+    counts = torch.bincount(distilled.labels, minlength=data.spec.num_classes).tolist()
+    setting = Setting(data, counts, seed)
+    given = {
+        (part.name, repeat): part.set_for(repeat, setting)
+        for part in sets
+        for repeat in range(part.repeats or repeats)
+    }
+    students = [
+        Student(part.name, network, repeat, protocol.full_data_epochs if part.full_data else protocol.epochs)
+        for part in sets
+        for network in factories
+        for repeat in range(part.repeats or repeats)
+    ]
+    lesson = Lesson(data.spec, protocol, factories, seed)
+    seen = {canonical(path) for path in distilled.manifest["seen_networks"]}
+    unseen = {name: _class_of(lesson, name) not in seen for name in factories}
+    device = pick_device() if device == "auto" else device
+    with _progress_bar(len(students), shown=progress) as done:
+        outcomes = run_students(
+            lesson,
+            students,
+            given,
+            Labelled(data.test_images.images, data.test_images.labels),
+            device=device,
+            num_workers=num_workers,
+            done=done,
+        )
+    step = int(distilled.manifest.get("step", 0)) if step is None else step
+    rows = tuple(
+        Row(
+            step=step,
+            set=student.set,
+            network=student.network,
+            unseen=unseen[student.network],
+            repeat=student.repeat,
+            seed=seed,
+            accuracy=outcome.accuracy,
+            seconds=outcome.seconds,
+            protocol=protocol.id,
+        )
+        for student, outcome in outcomes.items()
+    )
+    facts = {
+        "seed": seed,
+        "repeats": repeats,
+        "images_per_set": {name: len(given[name, 0].labels) for name, _ in given},
+        "test_images": len(data.test_images),
+        "test_split_fingerprint": data.spec.fingerprint,
+        "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
+        "device": str(device),
+    }
+    return Report(rows, {protocol.id: protocol.hash}, facts)
+
+
+def check_set(distilled: DistilledSet, data: EvaluationData) -> None:
+    """Refuse a set that was not made for these classes in this order, or for another image size.
+
+    Raises:
+        UserError: names the first class that differs, or the two sizes.
+    """
+    theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in data.spec.classes]
+    for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
+        if one != other:
+            raise UserError(
+                f"class {label} of the set is {one} but {other} in the data; the set needs the data (and "
+                "data.subset) it was distilled from, with the classes in the same order"
+            )
+    size = distilled.images.shape[-1]
+    if size != data.spec.image_size:
+        raise UserError(
+            f"data.image_size ({data.spec.image_size}) differs from the set's images ({size} px); "
+            f"set data.image_size to {size}"
+        )
+
+
+def pick_device() -> torch.device:
+    """The accelerator, or the CPU where there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
+
+
+def _check_names(sets: Sequence[Baseline]) -> None:
+    names = [part.name for part in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"baselines: {', '.join(twice)} is there twice; give every set a name of its own")
+
+
+def _class_of(lesson: Lesson, name: str) -> str:
+    return dotted_name(type(fresh_network(lesson.factories[name], lesson.spec, lesson.seed, name, 0)))
+
+
+@contextmanager
+def _progress_bar(total: int, *, shown: bool) -> Iterator[Done]:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, disable=not shown) as bar:
+        task = bar.add_task("evaluating", total=total)
+
+        def done(student: Student, outcome: Outcome) -> None:
+            latest = f"evaluating: {student.network} on {student.set} {100 * outcome.accuracy:.1f} %"
+            bar.update(task, advance=1, description=latest)
+
+        yield done

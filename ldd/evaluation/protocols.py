@@ -1,0 +1,214 @@
+"""Evaluation protocols: frozen, named recipes by which students are trained, so that numbers can be compared.
+
+A protocol is a YAML file; the shipped ones lie in `ldd/evaluation/protocols/`. Every result carries the protocol's
+id and the hash of its contents.
+"""
+
+import hashlib
+import inspect
+import json
+import math
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from ldd.errors import UserError
+from ldd.networks import Network, NetworkFactory
+
+FOLDER = Path(__file__).with_name("protocols")
+"""Where the shipped protocol files lie."""
+
+WARM_UP_START = 1e-7
+"""Share of the learning rate at which the warm-up starts (the released GLaD and LD3M code)."""
+
+_PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
+
+
+def schedule(epoch: int, epochs: int) -> float:
+    """Share of the peak learning rate in `epoch` (from 0) of `epochs`.
+
+    Linear warm-up from 1e-7 over the first half, then a cosine that would reach zero one step after the end:
+    with h = floor(epochs / 2), `1e-7 + (1 - 1e-7) e / h` up to epoch h, then `(1 + cos(pi (e - h - 1) / h)) / 2`.
+    So epochs h and h + 1 run at the peak, and the last of 1,000 at 4e-5 of it (released GLaD and LD3M evaluation).
+    """
+    half = max(1, epochs // 2)
+    if epoch <= half:
+        return WARM_UP_START + (1 - WARM_UP_START) * epoch / half
+    return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: what a protocol's file says of each of its default networks.
+
+    Attributes:
+        class_path: dotted name of a `Network` class.
+        init_args: its arguments besides `num_classes` and `image_size`.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def factory(self) -> NetworkFactory:
+        """Builder of fresh networks.
+
+        Raises:
+            UserError: no such class, or arguments it does not take.
+        """
+        network = find_network(self.class_path)
+        try:
+            inspect.signature(network).bind(10, 32, **self.init_args)
+        except TypeError as error:
+            raise UserError(
+                f"network {self.class_path}: {error}; it takes {', '.join(inspect.signature(network).parameters)}"
+            ) from None
+        return partial(network, **self.init_args)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a student is trained and tested: SGD with momentum, one schedule, siamese augmentation, hard labels.
+
+    The accuracy is that of the last epoch on the test split; no epoch, rate or network is chosen by it.
+
+    Attributes:
+        id: name that every result carries.
+        epochs: passes over a small set.
+        full_data_epochs: passes over the full real data (the upper bound), with the same schedule.
+        batch_size: images per step.
+        lr: peak learning rate.
+        momentum, weight_decay: of SGD.
+        augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
+            for every sample.
+        networks: name -> network, used where the user names none.
+        network_lr: peak learning rates of single network classes, by dotted name; they replace `lr`.
+        weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
+            with decay min(0.995, 1 - 1/n) at the n-th update.
+        source: where the numbers come from (prose; not part of the hash).
+    """
+
+    id: str
+    epochs: int
+    full_data_epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    augmentations: tuple[str, ...]
+    networks: Mapping[str, NetworkSpec]
+    network_lr: Mapping[str, float] = field(default_factory=dict)
+    weight_ema: bool = False
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1}  # one epoch would end within the warm-up
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise UserError(f"protocol {self.id}: {name} ({getattr(self, name)}) must be at least {least}")
+        for name, value in {"lr": self.lr, **self.network_lr}.items():
+            if not value > 0:
+                raise UserError(f"protocol {self.id}: {name} ({value}) must be above 0")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """Read a shipped protocol by name, or any by the path of its YAML file.
+
+        Raises:
+            UserError: no such protocol, or a file with missing, unknown or unusable keys.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(
+                f"protocol ({name_or_path}) is not known; choose from {', '.join(shipped())} or give the path of a "
+                "YAML file"
+            )
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"protocol ({path}) cannot be read as YAML: {error}") from error
+        return cls._from_content(path, content)
+
+    @classmethod
+    def _from_content(cls, path: Path, content: object) -> Self:
+        content = content if isinstance(content, dict) else {}
+        required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        unknown, missing = content.keys() - {f.name for f in fields(cls)}, required - content.keys()
+        if unknown or missing:
+            problems = [f"unknown {', '.join(sorted(unknown))}"] * bool(unknown)
+            problems += [f"missing {', '.join(sorted(missing))}"] * bool(missing)
+            raise UserError(
+                f"protocol ({path}) has keys that do not fit: {'; '.join(problems)}; compare {FOLDER / 'quick.yaml'}"
+            )
+        try:
+            return cls(
+                id=str(content["id"]),
+                **{name: int(content[name]) for name in ("epochs", "full_data_epochs", "batch_size")},
+                **{name: float(content[name]) for name in ("lr", "momentum", "weight_decay")},
+                augmentations=tuple(map(str, content["augmentations"])),
+                networks={str(name): NetworkSpec(**spec) for name, spec in content["networks"].items()},
+                network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
+                weight_ema=bool(content.get("weight_ema", False)),
+                source=str(content.get("source", "")),
+            )
+        except UserError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"protocol ({path}) has a value of the wrong kind: {error}") from error
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all that has an effect; equal files under two names differ by their ids only."""
+        content = {name: value for name, value in asdict(self).items() if name not in _PROSE}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def factories(self) -> dict[str, NetworkFactory]:
+        """Builders of the default networks by name."""
+        return {name: spec.factory() for name, spec in self.networks.items()}
+
+    def peak_lr(self, network: type) -> float:
+        """Peak learning rate of a network's class."""
+        for path, lr in self.network_lr.items():
+            if canonical(path) == dotted_name(network):
+                return lr
+        return self.lr
+
+
+def shipped() -> list[str]:
+    """Names of the protocols in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def dotted_name(network: type) -> str:
+    """Where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
+    return f"{network.__module__}.{network.__qualname__}"
+
+
+def canonical(class_path: str) -> str:
+    """The dotted name of where a class is defined, given any name it is importable by; unchanged if it is not."""
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return class_path
+    return dotted_name(found) if isinstance(found, type) else class_path
+
+
+def find_network(class_path: str) -> type[Network]:
+    """The network class of a dotted name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"network {class_path!r} cannot be imported: {error}; give a dotted class name") from error
+    if not (isinstance(found, type) and issubclass(found, Network)):
+        raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
+    return found

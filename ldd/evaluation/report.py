@@ -1,0 +1,262 @@
+"""Results of an evaluation: rows, their means, and the files and the table that show them."""
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from rich.table import Table
+
+from ldd.errors import UserError
+from ldd.files import atomic_file, write_json
+
+CSV_NAME = "evaluation.csv"
+JSON_NAME = "evaluation.json"
+DISTILLED = "distilled"
+REFERENCE = "random_real"
+"""The set that the distilled one is measured against: real images at an equal budget."""
+
+MEAN_UNSEEN = "mean_unseen"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained network.
+
+    Attributes:
+        step: training step of the codes that were evaluated; sets that do not depend on it carry the step of the
+            latest evaluation they were compared in.
+        set: name of the set it learned from.
+        network: its name.
+        unseen: its class took no part in distillation.
+        repeat: from 0.
+        seed: of the evaluation; with network and repeat it fixes everything random.
+        accuracy: top-1 on the test split after the last epoch, in [0, 1].
+        seconds: of training and testing.
+        protocol: id.
+    """
+
+    step: int
+    set: str
+    network: str
+    unseen: bool
+    repeat: int
+    seed: int
+    accuracy: float
+    seconds: float
+    protocol: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """New rows replace all earlier ones with their key; of all sets, only the distilled one differs by step."""
+        return self.step if self.set == DISTILLED else None, self.protocol, self.set, self.network
+
+    @classmethod
+    def from_text(cls, text: Mapping[str, str]) -> Self:
+        """The row of one line of a CSV file."""
+        if text["unseen"] not in ("true", "false"):
+            raise ValueError(text["unseen"])
+        return cls(
+            step=int(text["step"]),
+            set=text["set"],
+            network=text["network"],
+            unseen=text["unseen"] == "true",
+            repeat=int(text["repeat"]),
+            seed=int(text["seed"]),
+            accuracy=float(text["accuracy"]),
+            seconds=float(text["seconds"]),
+            protocol=text["protocol"],
+        )
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over repeats.
+
+    Attributes:
+        mean: of the accuracies.
+        std: population standard deviation over the repeats (ddof 0), as the papers print it.
+        n: repeats.
+    """
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Of accuracies, at least one."""
+        values = list(values)
+        return cls(statistics.fmean(values), statistics.pstdev(values), len(values))
+
+    def __str__(self) -> str:
+        spread = f" ± {100 * self.std:.1f}" if self.n > 1 else ""
+        return f"{100 * self.mean:.1f}{spread}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of one evaluation, or of all evaluations of a run.
+
+    Attributes:
+        rows: one per trained network; those of the latest evaluation come last.
+        protocols: hash of each protocol by its id.
+        facts: what else the JSON file says of the latest evaluation (test split, device, ...).
+    """
+
+    rows: tuple[Row, ...]
+    protocols: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def protocol(self) -> str:
+        """Id of the latest evaluation's protocol."""
+        return self.rows[-1].protocol
+
+    @property
+    def step(self) -> int:
+        """Step of the latest evaluation."""
+        return self.rows[-1].step
+
+    def latest(self) -> tuple[Row, ...]:
+        """Rows of the latest evaluation: one protocol and one step."""
+        return tuple(row for row in self.rows if (row.protocol, row.step) == (self.protocol, self.step))
+
+    def scores(self) -> dict[str, dict[str, Score]]:
+        """Set -> network -> score over the repeats, of the latest evaluation."""
+        accuracies: dict[str, dict[str, list[float]]] = {}
+        for row in self.latest():
+            accuracies.setdefault(row.set, {}).setdefault(row.network, []).append(row.accuracy)
+        return {
+            name: {network: Score.of(values) for network, values in of_set.items()}
+            for name, of_set in accuracies.items()
+        }
+
+    def mean_unseen(self) -> dict[str, Score]:
+        """Set -> score over repeats of the mean over unseen networks; empty where all networks were seen.
+
+        The standard deviation is that of the per-repeat means: it includes the draw of random images, which all
+        networks of a repeat share.
+        """
+        repeats: dict[str, dict[int, list[float]]] = {}
+        for row in self.latest():
+            if row.unseen:
+                repeats.setdefault(row.set, {}).setdefault(row.repeat, []).append(row.accuracy)
+        return {name: Score.of(map(statistics.fmean, of_set.values())) for name, of_set in repeats.items()}
+
+    def gains(self) -> dict[str, float]:
+        """Network (and `mean_unseen`) -> mean accuracy of the distilled set less that of equally many real images."""
+        scores, means = self.scores(), self.mean_unseen()
+        if DISTILLED not in scores or REFERENCE not in scores:
+            return {}
+        both = scores[DISTILLED].keys() & scores[REFERENCE].keys()
+        gains = {n: scores[DISTILLED][n].mean - scores[REFERENCE][n].mean for n in scores[DISTILLED] if n in both}
+        if means:
+            gains[MEAN_UNSEEN] = means[DISTILLED].mean - means[REFERENCE].mean
+        return gains
+
+    def metrics(self) -> dict[str, float]:
+        """Log key -> mean accuracy of the distilled set."""
+        metrics = {f"val/accuracy/{name}": score.mean for name, score in self.scores().get(DISTILLED, {}).items()}
+        if DISTILLED in (means := self.mean_unseen()):
+            metrics[f"val/accuracy/{MEAN_UNSEEN}"] = means[DISTILLED].mean
+        return metrics
+
+    def after(self, earlier: "Report") -> "Report":
+        """These rows after those of `earlier` that they do not replace."""
+        new = {row.key for row in self.rows}
+        kept = tuple(row for row in earlier.rows if row.key not in new)
+        return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, self.facts)
+
+    def write(self, folder: Path | str) -> None:
+        """Write `evaluation.csv` and `evaluation.json`, each atomically.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with atomic_file(Path(folder) / CSV_NAME) as beside, beside.open("w", newline="") as file:
+            lines = csv.writer(file, lineterminator="\n")
+            lines.writerow(COLUMNS)
+            lines.writerows([_text(value) for value in astuple(row)] for row in self.rows)
+        write_json(Path(folder) / JSON_NAME, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """What `evaluation.json` holds: means and standard deviations of the latest evaluation, and all steps'."""
+        scores = self.scores()
+        return {
+            "protocol": {"id": self.protocol, "hash": self.protocols[self.protocol]},
+            "step": self.step,
+            "std": "population standard deviation over n repeats (ddof 0)",
+            "unseen": {row.network: row.unseen for row in self.latest()},
+            "accuracy": {s: {n: asdict(score) for n, score in of.items()} for s, of in scores.items()},
+            MEAN_UNSEEN: {name: asdict(score) for name, score in self.mean_unseen().items()},
+            f"gain_over_{REFERENCE}": self.gains(),
+            "history": self._history(),
+            "protocols": dict(self.protocols),
+            **self.facts,
+        }
+
+    def _history(self) -> list[dict[str, Any]]:
+        moments = sorted({(row.protocol, row.step) for row in self.rows if row.set == DISTILLED})
+        parts = (
+            Report(tuple(row for row in self.rows if (row.protocol, row.step) == moment), self.protocols)
+            for moment in moments
+        )
+        return [{"protocol": part.protocol, "step": part.step, **part.metrics()} for part in parts]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Report | None":
+        """The report of a folder; None where it holds none.
+
+        Raises:
+            UserError: files that are not a report.
+        """
+        path, summary = Path(folder) / CSV_NAME, Path(folder) / JSON_NAME
+        if not path.is_file():
+            return None
+        try:
+            with path.open(newline="") as file:
+                lines = csv.DictReader(file)
+                rows = tuple(map(Row.from_text, lines))
+                if tuple(lines.fieldnames or ()) != COLUMNS:
+                    raise ValueError(f"its columns are {lines.fieldnames}")
+            protocols = json.loads(summary.read_text())["protocols"] if summary.is_file() else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
+            ) from error
+        return cls(rows, protocols)
+
+    def table(self) -> Table:
+        """Mean and standard deviation in %, networks down, sets across."""
+        scores, means, gains = self.scores(), self.mean_unseen(), self.gains()
+        unseen = {row.network: row.unseen for row in self.latest()}
+        table = Table(
+            title=f"Top-1 accuracy in % (test split, last epoch, protocol {self.protocol}, step {self.step})",
+            caption="mean ± population standard deviation over repeats",
+        )
+        table.add_column("network")
+        for name in scores:
+            table.add_column(name, justify="right")
+        if gains:
+            table.add_column(f"{DISTILLED} - {REFERENCE}", justify="right")
+        for network in unseen:
+            cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
+            gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)
+            table.add_row(network if unseen[network] else f"{network} (seen)", *cells, *gain)
+        if means:
+            table.add_section()
+            cells = [str(means[name]) if name in means else "" for name in scores]
+            gain = [f"{100 * gains[MEAN_UNSEEN]:+.1f}"] * bool(gains)
+            table.add_row("mean of unseen", *cells, *gain, style="bold")
+        return table
+
+
+def _text(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value

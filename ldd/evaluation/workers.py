@@ -1,0 +1,195 @@
+"""Dealing students: over ranks, then over worker processes on a CPU or one after another on an accelerator."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from pickle import PicklingError
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from torch import Tensor, distributed
+
+from ldd.classes import Labelled
+from ldd.errors import UserError
+from ldd.evaluation.students import Lesson, Outcome, Student
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+Sets = Mapping[tuple[str, int], Labelled]
+"""(set, repeat) -> images (N, 3, H, W) uint8 and labels (N,), on the CPU."""
+
+NumWorkers = int | Literal["auto"]
+"""Worker processes on a CPU: 1 trains in this process; "auto" takes one per core, shared by the ranks of a machine."""
+
+Done = Callable[[Student, Outcome], None]
+"""Called in the parent process when a student has been tested."""
+
+Results = Generator[tuple[Student, Outcome], None, None]
+
+
+def deal(jobs: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """The jobs of one rank: job i goes to rank i mod world_size."""
+    return list(jobs[rank::world_size])
+
+
+def run_students(
+    lesson: Lesson,
+    students: Sequence[Student],
+    sets: Sets,
+    test: Labelled,
+    *,
+    device: torch.device,
+    num_workers: NumWorkers = "auto",
+    done: Done | None = None,
+) -> dict[Student, Outcome]:
+    """Train and test all students and give every rank all outcomes.
+
+    On a CPU every student uses one thread, so its accuracy is the same bit for bit with any number of workers.
+
+    Args:
+        lesson: what they share; with more than one worker its factories are pickled.
+        students: the same list on every rank.
+        sets: what they learn from.
+        test: the test split, in the same form as a set.
+        device: where students are trained.
+        num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
+        done: called for each student of this rank.
+
+    Raises:
+        UserError: fewer workers than 1, a network that cannot be sent to a worker, a worker that was killed.
+    """
+    rank, world_size = 0, 1
+    if distributed.is_available() and distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    # The longest first, so that no worker is left with one at the end.
+    order = sorted(students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels))
+    mine = deal(order, rank, world_size)
+    workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
+    outcomes: dict[Student, Outcome] = {}
+    results = _in_workers(lesson, mine, sets, test, workers) if workers > 1 else _here(lesson, mine, sets, test, device)
+    with closing(results):
+        for student, outcome in results:
+            outcomes[student] = outcome
+            if done:
+                done(student, outcome)
+    if world_size > 1:
+        gathered: list[dict[Student, Outcome]] = [{} for _ in range(world_size)]
+        distributed.all_gather_object(gathered, outcomes)
+        outcomes = {student: outcome for part in gathered for student, outcome in part.items()}
+    return {student: outcomes[student] for student in students}
+
+
+def count_workers(num_workers: NumWorkers) -> int:
+    """Worker processes that `num_workers` stands for on this machine.
+
+    Raises:
+        UserError: fewer than 1.
+    """
+    if num_workers == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_workers < 1:
+        raise UserError(f"num_workers ({num_workers}) must be 'auto' or at least 1")
+    return num_workers
+
+
+def _here(
+    lesson: Lesson, students: Sequence[Student], sets: Sets, test: Labelled, device: torch.device
+) -> Results:
+    test = _to(device, test)
+    for student in students:
+        yield student, lesson.run(student, _to(device, sets[student.set, student.repeat]), test)
+
+
+def _to(device: torch.device, data: Labelled) -> Labelled:
+    return Labelled(data.images.to(device), data.labels.to(device))
+
+
+def _in_workers(
+    lesson: Lesson, students: Sequence[Student], sets: Sets, test: Labelled, workers: int
+) -> Results:
+    # joblib's processes rather than multiprocessing's: they take lambdas and classes of the main script, do not run
+    # that script again, map a large array instead of copying it, and notice when one of them is killed.
+    arrays: dict[int, Array] = {}
+
+    def shared(data: Labelled) -> tuple[Array, Array]:
+        # One array object per tensor: joblib writes each object to its temporary file once.
+        return tuple(arrays.setdefault(id(part), part.numpy()) for part in data)  # type: ignore[return-value]
+
+    numerics, test_arrays = _Numerics.of_this_process(), shared(test)
+    tasks = (
+        delayed(_work)(numerics, lesson, student, shared(sets[student.set, student.repeat]), test_arrays)
+        for student in students
+    )
+    try:
+        with closing(Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")(tasks)) as results:
+            yield from results
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process that trained a student was killed, most likely because memory ran out; lower "
+            f"num_workers ({workers})"
+        ) from error
+    except PicklingError as error:
+        raise UserError(
+            f"networks ({', '.join(lesson.factories)}): one cannot be sent to worker processes: "
+            f"{error.__cause__ or error}; define it in a module that can be imported, or set num_workers to 1"
+        ) from error
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+@dataclass(frozen=True)
+class _Numerics:
+    """Settings of the parent process that change a result's last bits."""
+
+    matmul_precision: str
+    deterministic: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_default_dtype(),
+        )
+
+    def apply(self) -> None:
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_default_dtype(self.dtype)
+
+
+def _work(
+    numerics: _Numerics, lesson: Lesson, student: Student, training: tuple[Array, Array], test: tuple[Array, Array]
+) -> tuple[Student, Outcome]:
+    """What a worker process runs."""
+    _end_with_parent()
+    numerics.apply()
+    return student, lesson.run(student, Labelled(*map(_tensor, training)), Labelled(*map(_tensor, test)))
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array))  # a copy: what joblib maps is read-only
+
+
+def _end_with_parent() -> None:
+    """Let this worker end within a second of its parent, even one that was killed without a chance to say so."""
+    if any(thread.name == "end with parent" for thread in threading.enumerate()):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

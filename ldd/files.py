@@ -1,0 +1,206 @@
+"""Writing artefacts: beside, then renamed, so that a reader never meets half a file; tensors safely."""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ldd.errors import UserError
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to `path` on success, delete it on failure.
+
+    The bytes are on disk before the rename, and the file gets the permissions any new file gets. A link is
+    followed: the file it names is replaced, the link stays.
+
+    Raises:
+        UserError: the folder cannot be created or written, `path` is no regular file or a read-only one, or
+            writing failed (a full disk); what was at `path` is untouched then.
+    """
+    target = Path(os.path.realpath(path))
+    with _as_user_error(path):
+        _refuse(target, stat.S_ISREG, "a regular file")
+        beside, mode = _create_beside(target)
+        try:
+            yield beside
+            _settle(beside, mode)
+            os.replace(beside, target)
+            _sync_folder(target.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
+    """The same for a folder: an existing `path` is replaced as a whole, once the new one is complete.
+
+    Args:
+        path: the folder; callers make sure that what is there may go.
+        durable: wait until every file is on disk; False for what can be made again (thousands of pictures).
+
+    Raises:
+        UserError: the parent folder cannot be created or written, `path` is no folder, or writing failed;
+            what was at `path` is untouched then.
+    """
+    target = Path(os.path.realpath(path))
+    with _as_user_error(path):
+        _refuse(target, stat.S_ISDIR, "a folder")
+        beside, mode = _create_beside(target)
+        beside.unlink()
+        beside.mkdir()
+        try:
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    _settle(file, mode, sync=durable)
+            _swap(beside, target)
+            _sync_folder(target.parent)
+        except UserError as error:  # from a file written inside: name the folder the user knows
+            raise type(error)(str(error).replace(str(beside), str(path))) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def holds_files(path: Path | str) -> bool:
+    """Whether `path` is a folder with anything in it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Path(path).is_dir() and bool(os.listdir(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; choose a folder of yours") from error
+
+
+def write_json(path: Path | str, value: Any) -> None:  # noqa: ANN401 - anything json takes
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    with atomic_file(path) as beside:
+        beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as one safetensors file, atomically; the same tensors give the same bytes.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    # Cloned, since safetensors refuses tensors that share memory (views of one batch, tied weights).
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_file(path) as beside:
+        save_file(plain, beside)
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Read a safetensors file into memory of its own.
+
+    Raises:
+        UserError: there is no such file, or it is truncated or no safetensors file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist or is not a file; check the path")
+    try:
+        # Cloned, since the library maps the file: bytes changed on disk later would change the tensors.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is truncated or no safetensors file ({error}); copy it again or make it anew"
+        ) from error
+
+
+def sha256(path: Path | str) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _as_user_error(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "free some space or choose another disk" if full else "choose a path in a writable folder"
+        raise UserError(f"cannot write {path}: {_reason(error)}; {cure}") from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # how torch.save reports that its writes failed
+            raise
+        raise UserError(f"cannot write {path}: disk full or file too large; free some space") from error
+
+
+def _reason(error: OSError | SafetensorError) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    culprit = str(error.filename or "")
+    return error.strerror if culprit.endswith(".tmp") or not culprit else f"{error.strerror} ({culprit})"
+
+
+def _refuse(target: Path, right_type: Callable[[int], bool], needed: str) -> None:
+    if not target.exists():
+        return
+    mode = target.stat().st_mode
+    if not right_type(mode):  # also a device: a rename over /dev/stdout would take it away from everybody
+        raise UserError(f"cannot write {target}: it exists and is not {needed}; name another path")
+    if not mode & 0o222:
+        # A rename would replace it all the same, against what its owner asked for.
+        raise UserError(f"cannot write {target}: it is read-only; chmod u+w it or name another path")
+
+
+def _create_beside(target: Path) -> tuple[Path, int]:
+    """An empty file beside `target`, with the mode that new files get here (umask or access lists)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return beside, stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _settle(file: Path, mode: int, *, sync: bool = True) -> None:
+    """Ordinary permissions (safetensors and tempfile leave 0600), and the bytes on disk before any rename."""
+    if sync:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    os.chmod(file, mode)
+
+
+def _swap(beside: Path, target: Path) -> None:
+    """Put folder `beside` in the place of `target`; on any failure the old folder is back where it was."""
+    old = target.with_name(beside.name + ".old")
+    try:
+        if target.exists():
+            os.replace(target, old)
+        os.replace(beside, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,151 @@
+"""The plain classifier loop on a fixed tensor set: students, experts and scoring models all train here.
+
+No DataLoader and no work outside the images' device: shuffling, augmentation draws and dropout follow from
+(seed, epoch), so the same call gives the same weights, and an epoch can be replayed on its own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ldd.augment import SiameseAugmentation
+from ldd.errors import UserError
+from ldd.seeding import generator, seeded
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Builds the optimiser of one network from its parameters."""
+
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+"""Builds a learning-rate schedule that is stepped once per epoch."""
+
+Transform = Callable[[Tensor], Tensor]
+"""Stored images (N, C, H, W) of a batch -> what a network takes, e.g. `DataSpec.normalise`."""
+
+
+def train_classifier(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | None = None,
+    augmentation: SiameseAugmentation | None = None,
+    normalise: Transform | None = None,
+    seed: int = 0,
+    on_epoch: Callable[[int, Tensor], None] | None = None,
+) -> float:
+    """Train `network` in place with cross-entropy; it is left in training mode.
+
+    Works under Lightning's inference mode (validation) as long as the network itself was built outside of it.
+
+    Args:
+        network: on the device of `images`; its own initialisation is the caller's (`ldd.seeding.seeded`).
+        images: (N, 3, H, W), of any type `normalise` takes; already normalised floats where that is None.
+        labels: (N,) int64 classes, or (N, K) float class probabilities.
+        epochs: passes over the images, at least 1.
+        batch_size: images per step; the last batch of an epoch may be smaller.
+        optimizer: factory, e.g. `partial(torch.optim.SGD, lr=1e-2, momentum=0.9)`.
+        scheduler: factory of the learning-rate schedule, stepped after each epoch; None keeps the rate.
+        augmentation: applied to normalised batches: one strategy per batch, every sample its own parameters.
+        normalise: applied to each batch before augmentation.
+        seed: of shuffling, augmentation and dropout.
+        on_epoch: called after each epoch with its number (from 0) and mean loss, a 0-d tensor on the device.
+
+    Returns:
+        Mean training loss over the images of the last epoch.
+
+    Raises:
+        UserError: `epochs` or `batch_size` below 1.
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; give a whole number of 1 or more")
+    assert len(images) == len(labels) > 0
+    with torch.inference_mode(False), torch.enable_grad():
+        if (
+            images.is_inference() or labels.is_inference()
+        ):  # made under inference mode: backward could not save them
+            images, labels = images.clone(), labels.clone()
+        steps = optimizer(network.parameters())
+        schedule = scheduler(steps) if scheduler else None
+        for epoch in range(epochs):
+            network.train()
+            total = torch.zeros((), device=images.device)
+            with seeded(seed, "dropout", epoch, device=images.device):
+                for batch, targets in _batches(
+                    images, labels, batch_size, seed, epoch, augmentation, normalise
+                ):
+                    loss = F.cross_entropy(network(batch), targets)
+                    steps.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    steps.step()
+                    total += loss.detach() * len(batch)
+            if schedule:
+                schedule.step()
+            if on_epoch:
+                on_epoch(epoch, total / len(images))
+    return float(total) / len(images)
+
+
+def _batches(
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augmentation: SiameseAugmentation | None,
+    normalise: Transform | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (augmented images, targets) of one epoch."""
+    draws = generator(seed, "augmentation", epoch)
+    if len(images) > batch_size:
+        # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.
+        order = torch.randperm(len(images), generator=generator(seed, "shuffle", epoch)).to(images.device)
+        parts = ((images[index], labels[index]) for index in torch.split(order, batch_size))
+    else:
+        parts = ((images, labels) for _ in range(1))
+    for batch, targets in parts:
+        if normalise is not None:
+            batch = normalise(batch)
+        if augmentation is not None:
+            batch = augmentation(batch, augmentation.draw(len(batch), draws, one_strategy=True))
+        yield batch, targets
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 256,
+    normalise: Transform | None = None,
+) -> float:
+    """Top-1 accuracy in [0, 1], in evaluation mode; the network's mode is restored.
+
+    Args:
+        network: on the device of `images`.
+        images: (N, 3, H, W), N at least 1, of any type `normalise` takes; normalised floats where it is None.
+        labels: (N,) int64.
+        batch_size: images per forward pass.
+        normalise: applied to each batch.
+    """
+    assert len(images) == len(labels) > 0
+    was_training = network.training
+    network.eval()
+    try:
+        correct = torch.zeros((), dtype=torch.int64, device=images.device)
+        for batch, targets in zip(
+            torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
+        ):
+            logits = network(batch if normalise is None else normalise(batch))
+            correct += (logits.argmax(1) == targets).sum()
+    finally:
+        network.train(was_training)
+    return correct.item() / len(images)

@@ -1,0 +1,186 @@
+"""Gradient matching (DC): equal classifier gradients on real and synthetic images, class by class."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from ldd.augment import OPERATIONS, SiameseAugmentation
+from ldd.codes import Codes
+from ldd.errors import UserError
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.networks.training import train_classifier
+from ldd.objectives.base import Objective, StepContext, Term
+from ldd.objectives.optimizers import sgd_on_codes
+from ldd.priors import Prior
+
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
+
+
+class GradientMatching(Objective):
+    """DC (Zhao et al., ICLR 2021) with siamese augmentation, on generated images (LD3M, arXiv 2403.03881).
+
+    One step is one update of the codes. The network is drawn anew every `outer_loop` steps; between them it is
+    trained for `inner_loop` epochs on the synthetic images as they are (and carried across steps and checkpoints).
+
+    Args:
+        lr_latents: SGD learning rate of Z (published: 0.1).
+        lr_conditioning: SGD learning rate of c (published: 0.1).
+        momentum: of both.
+        real_batch: real images per class and step; a class with fewer is an error.
+        network: the matching network.
+        outer_loop: steps per network (published by LD3M: 1, so that it is never trained).
+        inner_loop: epochs on the synthetic images between two steps.
+        lr_network: SGD learning rate of that training.
+        batch_network: its batch size.
+        distance: "rows" (published), "mse" or "cosine", see the functions of this file.
+        epsilon: added to products of norms in the cosines (published: 1e-6).
+        augmentation: differentiable siamese augmentation strategies; empty for none.
+        real_chunk: real images per backward pass (memory only; the result is the same up to rounding).
+    """
+
+    def __init__(
+        self,
+        lr_latents: float = 0.1,
+        lr_conditioning: float = 0.1,
+        momentum: float = 0.5,
+        real_batch: int = 256,
+        network: NetworkFactory = ConvNet,
+        outer_loop: int = 1,
+        inner_loop: int = 1,
+        lr_network: float = 0.01,
+        batch_network: int = 256,
+        distance: Literal["rows", "mse", "cosine"] = "rows",
+        epsilon: float = 1e-6,
+        augmentation: Sequence[str] = tuple(OPERATIONS),
+        real_chunk: int = 256,
+    ) -> None:
+        super().__init__()
+        for name, value in (("outer_loop", outer_loop), ("inner_loop", inner_loop), ("real_chunk", real_chunk)):
+            if value < 1:
+                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
+        self.momentum = momentum
+        self.real_batch = real_batch
+        self.network = network
+        self.outer_loop = outer_loop
+        self.inner_loop = inner_loop
+        self.lr_network = lr_network
+        self.batch_network = batch_network
+        self.distance: Distance = {"rows": row_cosine, "mse": squared_error, "cosine": whole_cosine}[distance]
+        self.epsilon = epsilon
+        self.augmentation = SiameseAugmentation(augmentation)
+        self.real_chunk = real_chunk
+        self._trained: dict[str, Tensor] = {}  # the network between two steps, where outer_loop > 1
+
+    def terms(self, context: StepContext) -> Iterator[Term]:
+        """One term: the gradient with respect to the images is gathered class by class, then sent to the codes."""
+        network = self._current_network(context)
+        draws = self.augmentation.draw(
+            context.spec.num_classes, context.generator("augmentation"), one_strategy=False
+        )
+
+        def view(images: Tensor, label: int) -> Tensor:
+            shared = draws[torch.full((len(images),), label)]
+            return self.augmentation(context.normalise(images), shared)
+
+        images = context.decode(context.rows)
+        leaf = images.detach().requires_grad_()
+        total = images.new_zeros(())
+        for label in context.classes.tolist():
+            real = self._real_gradient(network, view(context.real(label, self.real_batch), label), label)
+            own = (context.labels == label).nonzero().flatten()
+            synthetic = loss_gradient(network, view(leaf[own], label), label, create_graph=True)
+            loss = self.distance(real, synthetic, self.epsilon)
+            # Freed class by class: memory holds the second-order graph of one class only.
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        assert leaf.grad is not None
+        yield Term("gradient", (images * leaf.grad).sum(), ("codes",), report=total)
+        if (context.step + 1) % self.outer_loop:
+            self._train(network, context)
+
+    def _real_gradient(self, network: Network, images: Tensor, label: int) -> list[Tensor]:
+        total: list[Tensor] = []
+        for chunk in images.split(self.real_chunk):
+            share = len(chunk) / len(images)
+            gradient = [share * g for g in loss_gradient(network, chunk, label, create_graph=False)]
+            total = [a + b for a, b in zip(total, gradient, strict=True)] if total else gradient
+        return total
+
+    def _current_network(self, context: StepContext) -> Network:
+        network = context.network(self.network).requires_grad_(True)
+        if context.step % self.outer_loop:
+            network.load_state_dict(self._trained)
+        return network
+
+    def _train(self, network: Network, context: StepContext) -> None:
+        with torch.no_grad():
+            rows = torch.arange(context.num_codes, device=context.rows.device)
+            images = context.decode(rows)
+        train_classifier(
+            network,
+            images,
+            context.all_labels,
+            epochs=self.inner_loop,
+            batch_size=self.batch_network,
+            optimizer=partial(SGD, lr=self.lr_network),
+            augmentation=self.augmentation,
+            normalise=context.normalise,
+            seed=context.generator("inner training").initial_seed(),
+        )
+        self._trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """The network between two steps, so that a resumed run goes on with it."""
+        return self._trained
+
+    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's own signature
+        """What `get_extra_state` returned."""
+        self._trained = dict(state)
+
+    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
+        """SGD over the codes, one learning rate for each group."""
+        return {"codes": sgd_on_codes(codes, self.rates, self.momentum)}
+
+    def matching_networks(self) -> tuple[NetworkFactory, ...]:
+        """The one matching network."""
+        return (self.network,)
+
+
+def loss_gradient(network: Network, images: Tensor, label: int, *, create_graph: bool) -> list[Tensor]:
+    """Gradient of the mean cross-entropy of one class's images with respect to all parameters."""
+    labels = torch.full((len(images),), label, device=images.device)
+    loss = F.cross_entropy(network(images), labels)
+    return list(torch.autograd.grad(loss, list(network.parameters()), create_graph=create_graph))
+
+
+def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
+    """Sum of 1 - cos over the output rows of convolution and linear weights; biases and norms do not count.
+
+    Args:
+        real, synthetic: one gradient per parameter; those of 2 or 4 dimensions are reshaped to (out, ...).
+        epsilon: added to the product of norms.
+    """
+    distances = []
+    for a, b in zip(real, synthetic, strict=True):
+        if a.ndim in (2, 4):
+            a, b = a.flatten(1), b.flatten(1)
+            distances.append((1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + epsilon)).sum())
+    return torch.stack(distances).sum()
+
+
+def squared_error(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
+    """Squared distance over all parameters."""
+    return torch.stack([(a - b).square().sum() for a, b in zip(real, synthetic, strict=True)]).sum()
+
+
+def whole_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
+    """1 - cos between the gradients of all parameters laid end to end."""
+    a = torch.cat([g.flatten() for g in real])
+    b = torch.cat([g.flatten() for g in synthetic])
+    return 1 - (a * b).sum() / (a.norm() * b.norm() + epsilon)

@@ -1,0 +1,113 @@
+"""A pre-trained autoencoder alone: codes live in its latent space, without a diffusion model."""
+
+from pathlib import Path
+from typing import final
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.priors.direct import DirectPrior
+from ldd.priors.loading import class_name, load_model, locate, read_card
+
+_KINDS = (AutoencoderKL, VQModel, AutoencoderTiny)
+
+
+@final
+class AutoencoderPrior(DirectPrior):
+    """Encode and decode by a frozen diffusers autoencoder: AutoencoderKL, VQModel or AutoencoderTiny.
+
+    Latents are in the scaled space a denoiser would see: (z - shift_factor) * scaling_factor with the
+    constants of the autoencoder's own config. A KL posterior is encoded by its mode; a VQModel is encoded
+    before quantisation and quantises when it decodes.
+
+    Args:
+        path_or_hub_id: folder of the autoencoder itself, a pipeline or prior folder with `vae/` or `vqvae/`,
+            `embedded:NAME`, or a hub id.
+        image_size: height and width in pixels; None takes that of `prior.json`, else the config's
+            `sample_size`.
+
+    Raises:
+        UserError: missing or damaged folder, image_size unknown or not divisible by the autoencoder's factor,
+            an autoencoder of other than RGB images or with per-channel latent statistics.
+    """
+
+    def __init__(self, path_or_hub_id: str, image_size: int | None = None) -> None:
+        super().__init__()
+        root = locate(str(path_or_hub_id), ("vae", "vqvae"))
+        card = read_card(root) if (root / "prior.json").is_file() else None
+        self.autoencoder = load_model(_autoencoder_folder(root), _KINDS)
+        config = self.autoencoder.config
+        if config.in_channels != 3 or config.out_channels != 3:
+            raise UserError(f"{root}: the autoencoder has {config.in_channels} image channels; RGB needs 3")
+        if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+            raise UserError(f"{root}: the autoencoder's latents_mean and latents_std are not supported")
+        self.scale = float(config.scaling_factor)
+        self.shift = float(config.get("shift_factor") or 0.0)
+        self.quantised = isinstance(self.autoencoder, VQModel)
+        if image_size is None:
+            image_size = card.image_size if card is not None else config.get("sample_size")
+        if not isinstance(image_size, int):
+            raise UserError(f"image_size is required: {root} does not state one")
+        self.factor = _factor(self.autoencoder)
+        _check_divisible(image_size, self.factor)
+        channels = (config.vq_embed_dim if self.quantised else None) or config.latent_channels
+        self.image_size = image_size
+        self.latent_shape = (channels, image_size // self.factor, image_size // self.factor)
+        self.licence = card.licence if card is not None else "unknown"
+        self.eval()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled latents (N, c, h, w) of images in [-1, 1], no gradient."""
+        encoding = self.autoencoder.encode(images)
+        z: Tensor = encoding.latent_dist.mode() if "latent_dist" in encoding else encoding.latents
+        return (z.to(images.dtype) - self.shift) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (N, 3, H, W) of scaled latents, not clamped; a VQModel quantises first, straight-through."""
+        images: Tensor = self.autoencoder.decode(self._unscale(latents)).sample
+        return images.to(latents.dtype)
+
+    def quantise(self, latents: Tensor) -> Tensor:
+        """Scaled latents at their nearest codes, straight-through gradient; unchanged without a codebook."""
+        if not self.quantised:
+            return latents
+        codes: Tensor = self.autoencoder.quantize(self._unscale(latents))[0]
+        return (codes - self.shift) * self.scale
+
+    def _unscale(self, latents: Tensor) -> Tensor:
+        return latents / self.scale + self.shift
+
+
+def _autoencoder_folder(root: Path) -> Path:
+    known = {kind.__name__ for kind in _KINDS}
+    if class_name(root) in known:
+        return root
+    folder = next((root / name for name in ("vae", "vqvae") if (root / name).is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"no autoencoder in {root}: component 'vae' is missing; expected a folder saved by "
+            f"{', '.join(sorted(known))}, or one with such a folder named vae/ or vqvae/"
+        )
+    return folder
+
+
+def _factor(autoencoder: ModelMixin) -> int:
+    """Pixels per latent cell in each direction: every level but one halves the size."""
+    config = autoencoder.config
+    tiny = isinstance(autoencoder, AutoencoderTiny)
+    levels = config.encoder_block_out_channels if tiny else config.block_out_channels
+    return int(2 ** (len(levels) - 1))
+
+
+def _check_divisible(image_size: int, factor: int) -> None:
+    if image_size < 1 or image_size % factor:
+        below = max(image_size // factor, 1) * factor
+        above = below + factor if below < image_size else below
+        good = " or ".join(str(size) for size in dict.fromkeys((below, above)))
+        raise UserError(
+            f"image_size={image_size} is not divisible by the autoencoder's factor {factor}; "
+            f"nearest good sizes: {good}"
+        )

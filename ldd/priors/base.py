@@ -1,0 +1,92 @@
+"""What every frozen prior offers to codes, initialisers and objectives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldd.classes import ClassInfo
+
+Guide = Callable[[Tensor, int, Tensor], Tensor]
+"""`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
+
+
+class Prior(nn.Module, ABC):
+    """A frozen generator of images from latents and class conditions.
+
+    Subclasses are final: they implement the abstract methods once and are never subclassed in turn. A prior is in
+    eval mode, takes no gradients for its weights, is differentiable in latents and conditioning, and stays out of
+    checkpoints.
+
+    Attributes:
+        image_size: height and width of decoded images in pixels.
+        latent_shape: (c, h, w).
+        num_steps: S, reverse-process steps `denoise` takes; 0 where there is no diffusion.
+        licence: terms of the weights, copied into every artefact's manifest.
+    """
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    num_steps: int
+    licence: str
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        """Parameters that are optimised, checkpointed and exported with the codes; none for a frozen prior."""
+        return ()
+
+    @abstractmethod
+    def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
+        """Rows of this prior's class table for the data's classes, (K,) int64.
+
+        Raises:
+            UserError: a class this prior does not know; the message lists the choices.
+        """
+
+    @abstractmethod
+    def embed(self, rows: Tensor) -> Tensor:
+        """Conditioning (N, L, D) of class-table rows (N,); L = 0 for an unconditional prior."""
+
+    @abstractmethod
+    def null(self, n: int) -> Tensor:
+        """Conditioning (n, L, D) of the null class, used by classifier-free guidance."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (N, c, h, w) of images in [-1, 1]: the posterior's mode, not quantised, no gradient."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (N, C, H, W) around [-1, 1], not clamped; differentiable."""
+
+    @abstractmethod
+    def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
+        """The modified reverse process: latents Z (N, c, h, w), conditioning (N, L, D), noise (N, c, h, w) -> (N, c, h, w)."""
+
+    @abstractmethod
+    def sample(
+        self,
+        rows: Tensor,
+        generator: torch.Generator,
+        *,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        start: Tensor | None = None,
+        strength: float = 1.0,
+        guide: Guide | None = None,
+    ) -> Tensor:
+        """Ordinary DDIM generation, without gradient: latents (N, c, h, w) for class-table rows (N,).
+
+        Args:
+            rows: (N,) class-table rows.
+            generator: source of the initial noise.
+            num_steps: DDIM steps.
+            guidance_scale: classifier-free guidance; None takes the prior's own.
+            start: clean latents (N, c, h, w) to start from, noised to `strength` of the schedule.
+            strength: share of the schedule that is run when `start` is given, in (0, 1].
+            guide: correction of the predicted clean latents at each step.
+        """
+
+    @abstractmethod
+    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int) -> Tensor:
+        """DDIM inversion: the noise-end latents (N, c, h, w) from which clean `latents` would be generated."""

@@ -1,0 +1,233 @@
+"""Finding a prior's folder (local, embedded in the package, or on a model hub) and reading its components.
+
+Whatever is wrong with a folder ends in a UserError that names the component and the cure. Weights are read
+from safetensors only; components come back in float32, frozen and in eval mode.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, ModelMixin
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.errors import UserError
+from ldd.seeding import seeded
+
+EMBEDDED = Path(__file__).parent / "embedded"
+_WEIGHTS = "diffusion_pytorch_model"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class PriorCard:
+    """What `prior.json` says.
+
+    Attributes:
+        classes: the prior's own classes; `label` is the row of its class table.
+        null_class: row of the null condition.
+        image_size: pixels the prior was trained at.
+        licence: terms of the weights.
+    """
+
+    classes: list[ClassInfo]
+    null_class: int
+    image_size: int
+    licence: str
+
+
+def locate(path_or_hub_id: str, components: Sequence[str]) -> Path:
+    """The local folder that `path_or_hub_id` means; a hub id is downloaded first.
+
+    Args:
+        path_or_hub_id: `embedded:NAME` (in the package), a folder, or `owner/name` on the hub.
+        components: subfolders whose weights are wanted from the hub; files beside them are always fetched.
+
+    Raises:
+        UserError: unknown embedded name, missing folder, hub unreachable or without that id.
+    """
+    if path_or_hub_id.startswith("embedded:"):
+        return _embedded(path_or_hub_id)
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(
+            f"path_or_hub_id={path_or_hub_id!r} is a file; give the folder that holds the components"
+        )
+    if not _HUB_ID.fullmatch(path_or_hub_id):
+        raise UserError(
+            f"path_or_hub_id={path_or_hub_id!r}: no such folder; give an existing folder, embedded:NAME, "
+            "or the id of a model on the hub (owner/name)"
+        )
+    weights = [f"{place}{_WEIGHTS}{end}" for place in ("", *(f"{name}/" for name in components))
+               for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
+    try:
+        return Path(
+            snapshot_download(
+                path_or_hub_id, allow_patterns=["*.json", "class_embedding.safetensors", *weights]
+            )
+        )
+    except (
+        Exception
+    ) as error:  # the hub client passes on its HTTP library's errors, which differ between releases
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"path_or_hub_id={path_or_hub_id!r}: no such folder here, and the hub model of that id could not "
+            f"be fetched ({reason}); check the id and the network, or download it elsewhere "
+            f"(`hf download {path_or_hub_id}`) and give the local folder"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: missing, unreadable, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it from where the prior came from"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; restore it from where the prior came from")
+    return value
+
+
+def class_name(folder: Path) -> str | None:
+    """The diffusers class a component folder was saved by, or None where there is no such folder."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    name = read_json(config).get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def load_model(folder: Path, kinds: Sequence[type[ModelMixin]]) -> ModelMixin:
+    """The diffusers model in `folder`, float32, frozen, in eval mode.
+
+    Args:
+        folder: `config.json` and `diffusion_pytorch_model*.safetensors`.
+        kinds: the classes it may be of.
+
+    Raises:
+        UserError: missing folder or weights, another class, damaged or incomplete weights.
+    """
+    name = class_name(folder)
+    if name is None:
+        raise UserError(f"component {folder.name!r} is missing: no diffusers config.json in {folder}")
+    kind = next((kind for kind in kinds if kind.__name__ == name), None)
+    if kind is None:
+        choices = ", ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{folder} holds a {name}; supported here: {choices}")
+    if not any(
+        (folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json")
+    ):
+        raise UserError(
+            f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
+            "save it with save_pretrained(safe_serialization=True)"
+        )
+    try:
+        # Loading draws placeholder weights before it fills them; the caller's random numbers must not notice.
+        with seeded(0, "placeholder weights"):
+            model, report = kind.from_pretrained(
+                str(folder), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True,
+                low_cpu_mem_usage=False, output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(_damaged(folder, error)) from error
+    # The library fills what a file lacks with random numbers and only logs it.
+    if report["missing_keys"]:
+        raise UserError(
+            _damaged(folder, f"{len(report['missing_keys'])} tensors missing, {report['missing_keys'][0]}")
+        )
+    return model.requires_grad_(False).eval()
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """The scheduler in `folder` as DDIM, whichever scheduler of the family saved it.
+
+    Raises:
+        UserError: missing or unreadable config, a noise table DDIM does not know, or another scheduler's
+            config that leaves clipping open (DDIM's default would clip latents to [-1, 1]).
+    """
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
+    config = read_json(path)
+    saved_by = config.get("_class_name", "unnamed scheduler")
+    if saved_by != "DDIMScheduler" and "clip_sample" not in config:
+        raise UserError(
+            f"{path} is the config of a {saved_by} and does not say clip_sample; read as DDIM it would clip "
+            'latents to [-1, 1]. Add "clip_sample": false (or true, if meant), or save a DDIMScheduler there'
+        )
+    try:
+        return DDIMScheduler.from_config(config)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
+
+
+def load_tensor(path: Path, key: str) -> Tensor:
+    """One tensor of a safetensors file, in float32.
+
+    Raises:
+        UserError: missing or damaged file, missing key.
+    """
+    if not path.is_file():
+        raise UserError(f"component {path.name!r} is missing in {path.parent}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            if key not in keys:
+                raise UserError(f"{path} has no tensor {key!r}, only {', '.join(keys)}")
+            tensor: Tensor = file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise UserError(_damaged(path, error)) from error
+    return tensor.float()
+
+
+def read_card(folder: Path) -> PriorCard:
+    """`prior.json` of a prior folder.
+
+    Raises:
+        UserError: missing file, missing or malformed entry.
+    """
+    path = folder / "prior.json"
+    if not path.is_file():
+        raise UserError(f"component 'prior.json' is missing in {folder}")
+    card = read_json(path)
+    try:
+        classes = [
+            ClassInfo(label=row, id=int(entry["id"]), wnid=str(entry["wnid"]), name=str(entry["name"]))
+            for row, entry in enumerate(card["classes"])
+        ]
+        return PriorCard(
+            classes, int(card["null_class"]), int(card["image_size"]), str(card.get("licence", "unknown"))
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
+            "name), null_class and image_size"
+        ) from error
+
+
+def _embedded(name: str) -> Path:
+    folder = EMBEDDED / name.removeprefix("embedded:")
+    known = sorted(card.parent.name for card in EMBEDDED.glob("*/prior.json"))
+    if folder.name not in known:
+        choices = ", ".join(f"embedded:{choice}" for choice in known) or "none"
+        raise UserError(f"path_or_hub_id={name!r}: no such prior in the package; embedded priors: {choices}")
+    return folder
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return f"{path} cannot be loaded ({reason}); the file is damaged or incomplete, fetch or save it again"

@@ -1,0 +1,254 @@
+"""The modified reverse process of LD3M, with ordinary DDIM and its inversion beside it.
+
+Everything here is a function of a denoiser's output: `predict(x, timestep)` returns what the network predicts
+for noisy latents x (N, c, h, w), with guidance and conditioning already in it. All steps are deterministic
+(DDIM with eta 0).
+
+Notation:
+    in the code     symbol     meaning
+    num_steps       S          steps of the reverse process
+    k               k          index of a step, from S - 1 (noisiest) down to 0
+    step.timestep   t_k        timestep the network is told
+    step.abar       abar_k     product of 1 - beta up to t_k; abar_S is that of the first step
+    step.abar_prev  abar_prev  the same where step k ends, at t_k - T // S; below 0 the scheduler's final one
+    latents         Z          clean latents (N, c, h, w) in the denoiser's scaled space: what is learned
+    noise           n          standard normal (N, c, h, w), one fixed tensor per code
+    noised          x_S        sqrt(abar_S) Z + sqrt(1 - abar_S) n
+    x               x          noisy latents on their way down
+    x0, e           x0, e      clean latents and noise that the network's output implies for x
+    quantise        Q          nearest code with straight-through gradient (VQ autoencoders), or the identity
+    w               w          k / (S - 1), 0 if S = 1: share of the linearly decaying skip
+
+Sources: DDIM is equation 12 of arXiv:2010.02502. The skip `clean` is that of the code released with LD3M
+(arXiv:2403.03881), `noised` the one printed in its equation 7.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, final, get_args
+
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ldd.errors import UserError
+
+Skip = Literal["clean", "noised", "none"]
+Predict = Callable[[Tensor, int], Tensor]
+"""`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
+
+_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class Step(NamedTuple):
+    """One step of the grid: the timestep the network is told, the noise levels before and after it."""
+
+    timestep: int
+    abar: float
+    abar_prev: float
+
+
+@final
+class Schedule:
+    """Timesteps and noise levels of a DDIM scheduler, and what its prediction type and clipping mean.
+
+    The table is the scheduler's own, widened to float64; coefficients stay Python floats and meet tensors
+    last, so that a chain is as exact as its tensors.
+
+    Args:
+        scheduler: the prior's scheduler; only its config and its table are used.
+
+    Attributes:
+        num_train_timesteps: T, length of the table.
+        prediction_type: what the network predicts: `epsilon`, `v_prediction` or `sample`.
+        clip: bound on the predicted clean latents, or None.
+
+    Raises:
+        UserError: thresholding is on, or the prediction type is unknown.
+    """
+
+    def __init__(self, scheduler: DDIMScheduler) -> None:
+        config = scheduler.config
+        if config.thresholding:
+            raise UserError(
+                "scheduler: thresholding=True rescales latents by a quantile, which is not supported; "
+                "set it to false in scheduler_config.json"
+            )
+        if config.prediction_type not in _PREDICTION_TYPES:
+            raise UserError(
+                f"scheduler: prediction_type={config.prediction_type!r} is unknown; "
+                f"it must be one of {', '.join(_PREDICTION_TYPES)}"
+            )
+        self.num_train_timesteps: int = config.num_train_timesteps
+        self.prediction_type: str = config.prediction_type
+        self.clip: float | None = config.clip_sample_range if config.clip_sample else None
+        self._spacing: str = config.timestep_spacing
+        self._scheduler = scheduler
+        self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
+        self._final_abar = float(scheduler.final_alpha_cumprod)
+
+    def steps(self, num_steps: int) -> tuple[Step, ...]:
+        """The grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
+
+        Raises:
+            UserError: fewer than one step, more than the table has, a grid that leaves the table, or a noise
+                level at which the prediction type determines nothing.
+        """
+        table = self.num_train_timesteps
+        if num_steps < 1:
+            raise UserError(f"num_steps={num_steps} must be at least 1")
+        if num_steps > table:
+            raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
+        self._scheduler.set_timesteps(num_steps)
+        # For some numbers of steps rounding gives "trailing" one timestep too many, -1, which is none.
+        timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
+        assert len(timesteps) == num_steps
+        outside = [t for t in timesteps if not 0 <= t < table]
+        if outside:
+            raise UserError(
+                f"num_steps={num_steps} leads to timestep {outside[0]}, outside 0..{table - 1} (spacing "
+                f"{self._spacing!r}, steps_offset {self._scheduler.config.steps_offset}); take fewer steps"
+            )
+        stride = table // num_steps
+        steps = tuple(
+            Step(t, self._abar[t], self._abar[t - stride] if t >= stride else self._final_abar)
+            for t in timesteps
+        )
+        # v_prediction is defined at every noise level; the others divide by one of the two signal shares.
+        forbidden = {"epsilon": 0.0, "sample": 1.0}.get(self.prediction_type)
+        if any(step.abar == forbidden for step in steps):
+            raise UserError(
+                f"scheduler: prediction_type={self.prediction_type!r} is undefined at the noise level "
+                f"abar={forbidden} that num_steps={num_steps} visits with spacing {self._spacing!r}; "
+                "use another timestep_spacing or a v_prediction model"
+            )
+        return steps
+
+    def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Clean latents x0 (clipped if the config says so) and noise e that a network output at x implies."""
+        output = output.to(x.dtype)  # under autocast the network answers in half precision
+        signal, spread = math.sqrt(step.abar), math.sqrt(1 - step.abar)
+        if self.prediction_type == "epsilon":
+            x0, e = (x - spread * output) / signal, output
+        elif self.prediction_type == "v_prediction":
+            x0, e = signal * x - spread * output, signal * output + spread * x
+        else:
+            x0, e = output, (x - signal * output) / spread
+        return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e
+
+
+def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:
+    """sqrt(abar) clean + sqrt(1 - abar) noise."""
+    return math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
+
+
+def check_skip(skip: str) -> None:
+    """Refuse a `skip` that is not one of `Skip`.
+
+    Raises:
+        UserError: with the choices.
+    """
+    if skip not in get_args(Skip):
+        raise UserError(f"skip={skip!r} is unknown; choose one of {', '.join(get_args(Skip))}")
+
+
+def modified_reverse(
+    predict: Predict,
+    latents: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    skip: Skip = "clean",
+    quantise: Callable[[Tensor], Tensor] = lambda latents: latents,
+) -> Tensor:
+    """Latents (N, c, h, w) that the reverse process makes of Z and n, differentiable in Z and in `predict`.
+
+    With the prediction held constant, the result's gradient in Z is sqrt(final abar) for `clean` and `none`.
+
+    Args:
+        predict: the guided network.
+        latents: Z (N, c, h, w).
+        noise: n (N, c, h, w).
+        schedule: the prior's noise levels.
+        num_steps: S.
+        skip: `clean` mixes Q(Z) into the predicted clean latents with share w (the released code); `noised`
+            mixes x_S into the next state with share w (the paper's equation, without its added noise); `none`
+            is plain DDIM.
+        quantise: Q, used by `clean`.
+
+    Raises:
+        UserError: unknown `skip`, or a number of steps the schedule does not allow.
+    """
+    check_skip(skip)
+    steps = schedule.steps(num_steps)
+    noised = add_noise(latents, noise, steps[0].abar)
+    clean = quantise(latents) if skip == "clean" else latents
+    last = num_steps - 1
+    x = noised
+    for k, step in zip(range(last, -1, -1), steps, strict=True):
+        w = k / last if last else 0.0
+        x0, e = schedule.split(predict(x, step.timestep), x, step)
+        if skip == "clean":
+            x0 = (1 - w) * x0 + w * clean
+        x = add_noise(x0, e, step.abar_prev)
+        if skip == "noised":
+            x = (1 - w) * x + w * noised
+    return x
+
+
+def ddim_sample(
+    predict: Predict,
+    noise: Tensor,
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    start: Tensor | None = None,
+    strength: float = 1.0,
+    guide: Callable[[Tensor, int], Tensor] | None = None,
+) -> Tensor:
+    """Ordinary DDIM generation: latents (N, c, h, w) from noise of that shape.
+
+    Args:
+        predict: the guided network.
+        noise: standard normal (N, c, h, w).
+        schedule: the prior's noise levels.
+        num_steps: S, steps of the whole grid.
+        start: clean latents (N, c, h, w); they are noised and only the last `strength` of the grid is run (to
+            the nearest step, at least one).
+        strength: share of the grid in (0, 1]; only with `start`.
+        guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
+
+    Raises:
+        UserError: `strength` out of range or given without `start`, or a number of steps the schedule does
+            not allow.
+    """
+    if not 0 < strength <= 1:
+        raise UserError(f"strength={strength} must lie in (0, 1]")
+    if start is None and strength != 1:
+        raise UserError(f"strength={strength} needs start: without start latents the whole schedule is run")
+    steps = schedule.steps(num_steps)
+    steps = steps[num_steps - max(1, round(strength * num_steps)) :]
+    x = noise if start is None else add_noise(start, noise, steps[0].abar)
+    for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
+        x0, e = schedule.split(predict(x, step.timestep), x, step)
+        if guide is not None:
+            x0 = x0 + guide(x0, k)
+        x = add_noise(x0, e, step.abar_prev)
+    return x
+
+
+def ddim_invert(predict: Predict, latents: Tensor, schedule: Schedule, num_steps: int) -> Tensor:
+    """Noise-end latents (N, c, h, w) from which `ddim_sample` would come back to clean `latents`.
+
+    Each step of the grid is run backwards with the network asked at the state it starts from, so the way
+    there and back is exact only in the limit of many steps. Clipping has no inverse and is left out.
+
+    Raises:
+        UserError: a number of steps the schedule does not allow.
+    """
+    x = latents
+    for step in reversed(schedule.steps(num_steps)):
+        _, e = schedule.split(predict(x, step.timestep), x, step)
+        x0 = (x - math.sqrt(1 - step.abar_prev) * e) / math.sqrt(step.abar_prev)
+        x = add_noise(x0, e, step.abar)
+    return x

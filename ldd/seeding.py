@@ -1,0 +1,36 @@
+"""Stateless random numbers: every draw follows from (seed, step, purpose, label), never from the clock.
+
+So resuming needs only the step, and results do not depend on how many ranks share the work.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive_seed(seed: int, *key: object) -> int:
+    """63-bit seed that depends on `seed` and on every element of `key` (its `repr`)."""
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(seed: int, *key: object) -> torch.Generator:
+    """CPU generator derived from `seed` and `key`, e.g. `generator(0, "real", step, label)`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *key))
+
+
+@contextmanager
+def seeded(seed: int, *key: object, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block (network initialisation, dropout) with the global generators seeded, then restore them.
+
+    The CPU generator always; a CUDA `device`'s own too when given, since dropout there draws from that one.
+    """
+    cuda = device if device is not None and device.type == "cuda" else None
+    with torch.random.fork_rng(devices=[] if cuda is None else [cuda]):
+        torch.default_generator.manual_seed(derive_seed(seed, *key))
+        if cuda is not None:
+            with torch.cuda.device(cuda):
+                torch.cuda.manual_seed(derive_seed(seed, *key))
+        yield

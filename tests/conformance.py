@@ -1,0 +1,146 @@
+"""Conformance suite of `Prior`: a new prior's test class inherits it and gains these tests.
+
+class TestMyPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self):
+        return MyPrior(...)
+"""
+
+import pytest
+import torch
+
+from ldd.classes import ClassInfo
+from ldd.errors import UserError
+from ldd.priors import Prior
+from ldd.seeding import generator
+
+
+class PriorConformance:
+    """What codes, initialisers and objectives rely on.
+
+    Attributes:
+        known_classes: classes the prior under test knows; None if it knows every class.
+        inversion_error: bound on the relative distance between noise and the inversion of its sample, 50 steps.
+    """
+
+    known_classes: tuple[ClassInfo, ...] | None = None
+    inversion_error = 0.1
+
+    @pytest.fixture
+    def prior(self) -> Prior:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def rows(self, prior) -> torch.Tensor:
+        return prior.rows((self.known_classes or (ClassInfo(0, 7, "a", "a"), ClassInfo(1, 3, "b", "b")))[:2])
+
+    @pytest.fixture
+    def codes(self, prior, rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        latents, noise = torch.randn(2, 2, *prior.latent_shape, generator=generator(0, "codes"))
+        return latents, prior.embed(rows).detach().clone(), noise
+
+    def test_frozen_in_eval_mode(self, prior):
+        trainable = {id(parameter) for parameter in prior.trainable()}
+        assert all(id(p) in trainable or not p.requires_grad for p in prior.parameters())
+        assert not any(module.training for module in prior.modules())
+        assert isinstance(prior.licence, str)
+        assert prior.licence
+
+    def test_shapes(self, prior, rows, codes):
+        latents, conditioning, noise = codes
+        assert rows.dtype == torch.int64
+        assert conditioning.ndim == 3
+        assert prior.null(2).shape == conditioning.shape
+        with torch.no_grad():
+            denoised = prior.denoise(latents, conditioning, noise)
+            images = prior.decode(denoised)
+        assert denoised.shape == latents.shape
+        assert images.shape == (2, 3, prior.image_size, prior.image_size)
+
+    def test_encode(self, prior):
+        shape = (2, 3, prior.image_size, prior.image_size)
+        images = (2 * torch.rand(shape, generator=generator(0, "images")) - 1).requires_grad_()
+        latents = prior.encode(images)
+        assert latents.shape == (2, *prior.latent_shape)
+        assert latents.dtype == images.dtype
+        assert not latents.requires_grad
+        assert latents.isfinite().all()
+        torch.testing.assert_close(prior.encode(images[1:]), latents[1:], rtol=1e-4, atol=1e-4)
+        decoded = prior.decode(latents)
+        assert decoded.dtype == latents.dtype
+        assert decoded.abs().max() < 10  # around [-1, 1], not 0..255
+
+    def test_rows_follow_the_classes(self, prior):
+        if self.known_classes is None:
+            assert prior.rows([ClassInfo(0, 5, "x", "x"), ClassInfo(1, 4, "y", "y")]).tolist() == [0, 1]
+            return
+        forwards = prior.rows(self.known_classes)
+        assert forwards.shape == (len(self.known_classes),)
+        assert forwards.unique().numel() == len(self.known_classes)
+        assert prior.rows(self.known_classes[::-1]).tolist() == forwards.flip(0).tolist()
+
+    def test_unknown_class_is_refused_with_the_choices(self, prior):
+        if self.known_classes is None:
+            pytest.skip("this prior knows every class")
+        with pytest.raises(UserError, match="does not know the classes n00000000 \\(unheard-of\\)") as error:
+            prior.rows([*self.known_classes, ClassInfo(99, 99, "n00000000", "unheard-of")])
+        assert self.known_classes[0].wnid in str(error.value)
+
+    def test_differentiable_in_latents_and_conditioning(self, prior, codes):
+        latents, conditioning, noise = codes
+        latents.requires_grad_()
+        conditioning.requires_grad_()
+        images = prior.decode(prior.denoise(latents, conditioning, noise))
+        gradients = torch.autograd.grad(images.square().sum(), [latents, conditioning], allow_unused=True)
+        assert gradients[0].isfinite().all()
+        assert gradients[0].abs().max() > 0
+        if conditioning.numel():
+            assert gradients[1].flatten(1).abs().amax(1).gt(0).all()
+
+    def test_denoise_and_decode_are_deterministic(self, prior, codes):
+        with torch.no_grad():
+            first = prior.decode(prior.denoise(*codes))
+            torch.rand(3)  # the global generator must not matter
+            assert torch.equal(first, prior.decode(prior.denoise(*codes)))
+
+    def test_batched_equals_one_by_one(self, prior, codes):
+        prior, codes = prior.double(), [code.double() for code in codes]
+        with torch.no_grad():
+            batched = prior.denoise(*codes)
+            single = torch.cat([prior.denoise(*(code[i : i + 1] for code in codes)) for i in range(2)])
+        torch.testing.assert_close(batched, single, rtol=0, atol=1e-9)
+
+    def test_double_precision_throughout(self, prior, codes):
+        prior, codes = prior.double(), [code.double() for code in codes]
+        denoised = prior.denoise(*codes)
+        assert denoised.dtype == torch.float64
+        assert prior.decode(denoised).dtype == torch.float64
+
+    def test_autocast_stays_close(self, prior, codes):
+        with torch.no_grad():
+            exact = prior.decode(prior.denoise(*codes))
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = prior.decode(prior.denoise(*codes))
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() < 0.1 * exact.norm()  # bfloat16 carries 8 bits
+
+    def test_sample(self, prior, rows):
+        if not prior.num_steps:
+            with pytest.raises(UserError, match="no diffusion model and cannot sample"):
+                prior.sample(rows, generator(0))
+            return
+        latents = prior.sample(rows, generator(0), num_steps=3)
+        assert latents.shape == (2, *prior.latent_shape)
+        assert not latents.requires_grad
+        assert torch.equal(latents, prior.sample(rows, generator(0), num_steps=3))
+        assert not torch.allclose(latents, prior.sample(rows, generator(1), num_steps=3))
+
+    def test_inversion_returns_to_the_noise(self, prior, rows):
+        if not prior.num_steps:
+            with pytest.raises(UserError, match="no diffusion model and cannot invert"):
+                prior.invert(torch.zeros(2, *prior.latent_shape), prior.null(2), 5)
+            return
+        noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
+        sampled = prior.sample(rows, generator(0), num_steps=50, guidance_scale=1.0)
+        inverted = prior.invert(sampled, prior.embed(rows), 50)
+        assert (inverted - noise).norm() < self.inversion_error * noise.norm()

@@ -1,0 +1,20 @@
+"""Fixtures shared by all test folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_prior import write_prior_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny networks are fastest, and most alike between machines, on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_prior_folder() -> Callable[..., Path]:
+    """`tiny_prior_folder(path, vq=False, ...)` writes a prior folder with random weights, see `tiny_prior`."""
+    return write_prior_folder

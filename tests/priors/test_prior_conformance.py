@@ -1,0 +1,93 @@
+"""Every prior of the package passes the conformance suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conformance import PriorConformance
+from diffusers import AutoencoderTiny
+from tiny_prior import CLASSES, tiny_autoencoder
+
+from ldd.classes import ClassInfo
+from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
+from ldd.priors.loading import EMBEDDED
+from ldd.seeding import generator, seeded
+
+IMAGENETTE = Path(os.environ.get("LDD_SHARED", "../shared")) / "priors" / "imagenette128"
+DIGITS = tuple(ClassInfo(label=i, **entry) for i, entry in enumerate(CLASSES))
+
+
+class TestPixelPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self):
+        return PixelPrior(32)
+
+
+class TestAutoencoderPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, kl_folder):
+        return AutoencoderPrior(str(kl_folder))
+
+
+class TestQuantisedAutoencoderPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, vq_folder):
+        return AutoencoderPrior(str(vq_folder))
+
+
+class TestTinyAutoencoderPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, tmp_path):
+        with seeded(0, "taesd"):
+            tiny_autoencoder(AutoencoderTiny).save_pretrained(tmp_path)
+        return AutoencoderPrior(str(tmp_path), image_size=32)
+
+
+@pytest.mark.parametrize("skip", ["clean", "noised", "none"])
+class TestLatentDiffusionPrior(PriorConformance):
+    known_classes = DIGITS
+
+    @pytest.fixture
+    def prior(self, load, skip):
+        return load(num_steps=3, skip=skip)
+
+
+class TestQuantisedLatentDiffusionPrior(PriorConformance):
+    known_classes = DIGITS
+
+    @pytest.fixture
+    def prior(self, load):
+        return load(vq=True, num_steps=3)
+
+
+@pytest.mark.skipif(not (EMBEDDED / "digits").is_dir(), reason="embedded:digits is not built in this tree")
+class TestEmbeddedDigits(PriorConformance):
+    known_classes = DIGITS
+
+    @pytest.fixture
+    def prior(self):
+        return LatentDiffusionPrior("embedded:digits", num_steps=3)
+
+
+@pytest.mark.skipif(not IMAGENETTE.is_dir(), reason=f"no {IMAGENETTE}; set LDD_SHARED")
+class TestImagenettePrior:
+    """A trained prior at 128 px."""
+
+    def test_loads_and_denoises(self):
+        prior = LatentDiffusionPrior(str(IMAGENETTE), num_steps=2)
+        assert (prior.image_size, prior.latent_shape) == (128, (4, 16, 16))
+        rows = prior.rows([ClassInfo(0, 497, "n03028079", "church"), ClassInfo(1, 0, "", "parachute")])
+        assert rows.tolist() == [4, 9]
+        latents = torch.randn(2, 4, 16, 16, generator=generator(0)).requires_grad_()
+        images = prior.decode(prior.denoise(latents, prior.embed(rows), torch.zeros_like(latents)))
+        assert images.shape == (2, 3, 128, 128)
+        assert torch.autograd.grad(images.mean(), latents)[0].abs().max() > 0
+
+    def test_inversion_returns_to_the_noise(self):
+        prior = LatentDiffusionPrior(str(IMAGENETTE))
+        rows = torch.tensor([4])
+        sampled = prior.sample(rows, generator(0), num_steps=20, guidance_scale=1.0)
+        noise = torch.randn(1, 4, 16, 16, generator=generator(0))
+        inverted = prior.invert(sampled, prior.embed(rows), 20)
+        assert (inverted - noise).norm() < 0.25 * noise.norm()  # 0.06 at 50 steps

@@ -1,0 +1,234 @@
+"""The reverse process as functions: grids, prediction types and clipping against diffusers, in float64."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tiny_prior import PUBLISHED, SCHEDULER
+
+from ldd.errors import UserError
+from ldd.priors.reverse import Schedule, ddim_invert, ddim_sample, modified_reverse
+from ldd.seeding import generator
+
+SHAPE = (2, 4, 8, 8)
+
+
+def scheduler(**config) -> DDIMScheduler:
+    """The published noise schedule, its table widened as `Schedule` does."""
+    made = DDIMScheduler(**SCHEDULER | config)
+    made.alphas_cumprod, made.final_alpha_cumprod = (
+        made.alphas_cumprod.double(),
+        made.final_alpha_cumprod.double(),
+    )
+    return made
+
+
+def normal(*key: object) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=generator(0, *key), dtype=torch.float64)
+
+
+def network(x: torch.Tensor, timestep: int) -> torch.Tensor:
+    """A smooth stand-in for a U-Net that knows its timestep and mixes neighbours and channels."""
+    return torch.tanh(x.roll(1, -1) - 0.3 * x.roll(1, 1) + math.sin(timestep))
+
+
+def library_loop(made: DDIMScheduler, num_steps: int, x: torch.Tensor) -> torch.Tensor:
+    made.set_timesteps(num_steps)
+    for timestep in made.timesteps[:num_steps]:
+        x = made.step(network(x, int(timestep)), int(timestep), x, eta=0.0).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("num_steps", [1, 5, 7, 10, 61, 999])
+def test_grid_is_the_library_s(spacing, num_steps):
+    made = scheduler(timestep_spacing=spacing)
+    steps = Schedule(made).steps(num_steps)
+    made.set_timesteps(num_steps)
+    assert (
+        len(steps) == num_steps
+    )  # the library gives 62 timesteps for 61 "trailing" ones, the last of them -1
+    assert [step.timestep for step in steps] == made.timesteps[:num_steps].tolist()
+    for step in steps:
+        previous = step.timestep - 1000 // num_steps
+        assert step.abar == made.alphas_cumprod[step.timestep]
+        assert step.abar_prev == (
+            made.alphas_cumprod[previous] if previous >= 0 else made.final_alpha_cumprod
+        )
+
+
+def test_published_grid():
+    """Values printed for the released ImageNet model at 10 steps."""
+    steps = Schedule(scheduler()).steps(10)
+    printed = [
+        0.000858,
+        0.004120,
+        0.015483,
+        0.046502,
+        0.114005,
+        0.232975,
+        0.405216,
+        0.612443,
+        0.821146,
+        0.996994,
+    ]
+    assert [step.timestep for step in steps] == list(range(901, 0, -100))
+    assert [step.abar for step in steps] == pytest.approx(printed, abs=5e-7)
+    assert steps[-1].abar_prev == pytest.approx(0.9985, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("num_steps", [1, 7, 10])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"set_alpha_to_one": True},
+        {"clip_sample": True, "clip_sample_range": 0.8},
+        {"timestep_spacing": "trailing"},
+    ],
+    ids=["plain", "alpha to one", "clipped", "trailing"],
+)
+def test_skip_none_and_sampling_equal_the_library(prediction, num_steps, config):
+    made = scheduler(prediction_type=prediction, **config)
+    latents, noise = normal("latents"), normal("noise")
+    made.set_timesteps(num_steps)
+    noised = made.add_noise(latents, noise, made.timesteps[:1])
+    schedule = Schedule(scheduler(prediction_type=prediction, **config))
+    ours = modified_reverse(network, latents, noise, schedule, num_steps, skip="none")
+    torch.testing.assert_close(ours, library_loop(made, num_steps, noised), rtol=0, atol=1e-9)
+    sampled = ddim_sample(network, noise, schedule, num_steps)
+    torch.testing.assert_close(sampled, library_loop(made, num_steps, noise), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_steps", [2, 10])
+def test_zero_terminal_signal(num_steps):
+    """At abar = 0 `v_prediction` is finite and equals the library; `epsilon` determines nothing and is refused."""
+    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    made = scheduler(prediction_type="v_prediction", **config)
+    assert made.alphas_cumprod[-1] == 0
+    ours = ddim_sample(network, normal("noise"), Schedule(made), num_steps)
+    torch.testing.assert_close(ours, library_loop(made, num_steps, normal("noise")), rtol=0, atol=1e-9)
+    with pytest.raises(
+        UserError, match=r"prediction_type='epsilon' is undefined at the noise level abar=0\.0"
+    ):
+        Schedule(scheduler(**config)).steps(num_steps)
+
+
+@pytest.mark.parametrize("skip", ["clean", "none"])
+@pytest.mark.parametrize("num_steps", [1, 10, 20])
+def test_gradient_of_latents_with_the_output_held_constant(skip, num_steps):
+    """It telescopes to sqrt(abar_0) = 0.9992 on the published betas, whatever the number of steps."""
+    latents = normal("latents").requires_grad_()
+    held = normal("output")
+    result = modified_reverse(
+        lambda x, t: held, latents, normal("noise"), Schedule(scheduler()), num_steps, skip=skip
+    )
+    (gradient,) = torch.autograd.grad(result.sum(), latents)
+    torch.testing.assert_close(gradient, torch.full(SHAPE, math.sqrt(1 - 0.0015)).double(), rtol=0, atol=1e-7)
+    assert round(gradient[0, 0, 0, 0].item(), 4) == 0.9992
+
+
+@pytest.mark.parametrize(("strength", "run"), [(1.0, 10), (0.6, 6), (0.58, 6), (0.01, 1)])
+def test_start_and_strength(strength, run):
+    made = scheduler()
+    start, noise = normal("start"), normal("noise")
+    made.set_timesteps(10)
+    x = made.add_noise(start, noise, made.timesteps[10 - run : 11 - run])
+    for timestep in made.timesteps[10 - run :]:
+        x = made.step(network(x, int(timestep)), int(timestep), x).prev_sample
+    ours = ddim_sample(network, noise, Schedule(scheduler()), 10, start=start, strength=strength)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-9)
+
+
+def test_guide_is_added_to_the_clean_latents():
+    """A guide that replaces the prediction decides the last step: x = sqrt(abar_prev) target + the noise share."""
+    asked = []
+    target = normal("target")
+
+    def guide(x0: torch.Tensor, k: int) -> torch.Tensor:
+        asked.append(k)
+        return target - x0
+
+    schedule = Schedule(scheduler(set_alpha_to_one=True))
+    sampled = ddim_sample(network, normal("noise"), schedule, 5, guide=guide)
+    assert asked == [4, 3, 2, 1, 0]
+    torch.testing.assert_close(sampled, target, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_inversion_converges_with_the_steps(prediction):
+    """The way there and back misses by O(1 / S)."""
+    schedule = Schedule(scheduler(prediction_type=prediction, set_alpha_to_one=True))
+    noise = normal("noise")
+    # A denoiser that is right about data with variance one: E[x0 | x] = sqrt(abar) x.
+    table = scheduler().alphas_cumprod
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        abar = table[timestep]
+        x0, e = abar.sqrt() * x, (1 - abar).sqrt() * x
+        return {"epsilon": e, "sample": x0, "v_prediction": abar.sqrt() * e - (1 - abar).sqrt() * x0}[
+            prediction
+        ]
+
+    def miss(num_steps: int) -> float:
+        back = ddim_invert(predict, ddim_sample(predict, noise, schedule, num_steps), schedule, num_steps)
+        return ((back - noise).norm() / noise.norm()).item()
+
+    assert miss(200) < 0.02
+    assert miss(200) < 0.6 * miss(100)
+
+
+def test_inversion_is_exact_where_the_noise_is_known():
+    schedule, held, noise = Schedule(scheduler()), normal("output"), normal("noise")
+    sampled = ddim_sample(lambda x, t: held, noise, schedule, 10)
+    inverted = ddim_invert(lambda x, t: held, sampled, schedule, 10)
+    torch.testing.assert_close(inverted, noise, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "config", "message"),
+    [
+        (0, {}, "num_steps=0 must be at least 1"),
+        (-3, {}, "num_steps=-3 must be at least 1"),
+        (1001, {}, "num_steps=1001 exceeds the 1000 timesteps"),
+        (
+            1000,
+            {},
+            r"num_steps=1000 leads to timestep 1000, outside 0\.\.999 \(spacing 'leading', steps_offset 1\)",
+        ),
+    ],
+)
+def test_bad_number_of_steps(num_steps, config, message):
+    with pytest.raises(UserError, match=message):
+        Schedule(scheduler(**config)).steps(num_steps)
+
+
+def test_thousand_steps_without_offset():
+    assert len(Schedule(scheduler(steps_offset=0)).steps(1000)) == 1000
+
+
+def test_unsupported_schedules():
+    with pytest.raises(UserError, match="thresholding=True .* not supported; set it to false"):
+        Schedule(DDIMScheduler(**PUBLISHED, thresholding=True))
+    with pytest.raises(
+        UserError, match="prediction_type='flow' is unknown; it must be one of epsilon, v_pred"
+    ):
+        Schedule(DDIMScheduler(**PUBLISHED, prediction_type="flow"))
+
+
+def test_unknown_skip():
+    with pytest.raises(UserError, match="skip='linear' is unknown; choose one of clean, noised, none"):
+        modified_reverse(network, normal("z"), normal("n"), Schedule(scheduler()), 5, skip="linear")
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.5, math.nan])
+def test_bad_strength(strength):
+    with pytest.raises(UserError, match=r"strength=\S+ must lie in \(0, 1\]"):
+        ddim_sample(network, normal("n"), Schedule(scheduler()), 5, start=normal("z"), strength=strength)
+
+
+def test_strength_without_start():
+    with pytest.raises(UserError, match=r"strength=0\.5 needs start"):
+        ddim_sample(network, normal("n"), Schedule(scheduler()), 5, strength=0.5)
