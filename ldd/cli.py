@@ -14,7 +14,8 @@ from ldd.errors import UserError
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
     "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
-    "prior": ("ldd.commands.prior", "train a latent diffusion prior, or draw samples from one"),
+    "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
+    "prior": ("ldd.commands.prior", "train a latent diffusion prior on your own data"),
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
     "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),
     "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),

@@ -48,6 +48,11 @@ class Codes(nn.Module, ABC):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by what they are ("latents", "conditioning", ...), those that are learned only."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of everything computed from these codes."""
+        return next(self.parameters()).dtype
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -53,7 +53,9 @@ class Distiller(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
+        self.strict_loading = (
+            False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
+        )
         if images_per_class < 1:
             raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
         if prior.image_size != data_spec.image_size:
@@ -103,7 +105,7 @@ class Distiller(L.LightningModule):
         for term in self.objective.terms(self.context()):
             for optimizer in self._optimizers.values():
                 optimizer.zero_grad()
-            term.value.backward()  # type: ignore[no-untyped-call]
+            term.value.backward()
             parameters = [p for name in term.optimizers for p in _parameters(self._optimizers[name])]
             self._sum_over_ranks(parameters)
             self._refuse_non_finite(term, parameters)
@@ -117,7 +119,11 @@ class Distiller(L.LightningModule):
     def context(self) -> DistillationStep:
         """The current step, for the objective."""
         return DistillationStep(
-            self, self._data.core_set, int(self.num_steps_done), self.trainer.global_rank, self.trainer.world_size
+            self,
+            self._data.core_set,
+            int(self.num_steps_done),
+            self.trainer.global_rank,
+            self.trainer.world_size,
         )
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -157,7 +163,11 @@ class Distiller(L.LightningModule):
         many = self.trainer.world_size > 1
         for name in ("train/loss", f"train/{term.name}"):
             self.log(
-                name, value.detach(), prog_bar=name == "train/loss", sync_dist=many, reduce_fx="sum" if many else "mean"
+                name,
+                value.detach(),
+                prog_bar=name == "train/loss",
+                sync_dist=many,
+                reduce_fx="sum" if many else "mean",
             )
 
     # Start and end
@@ -217,12 +227,16 @@ class Distiller(L.LightningModule):
             self.data_spec.classes,
             mean=self.data_spec.mean,
             std=self.data_spec.std,
-            codes={name: value.detach().cpu().contiguous() for name, value in self.codes.state_dict().items()},
+            codes={
+                name: value.detach().cpu().contiguous() for name, value in self.codes.state_dict().items()
+            },
             seed=self.seed,
             test_split_fingerprint=self.data_spec.fingerprint,
             licences={"prior": self.prior.licence, "data": self.data_spec.licence},
             seen_networks=sorted(f"{network.__module__}.{network.__qualname__}" for network in seen),
-            stages={"distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}},
+            stages={
+                "distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}
+            },
         )
 
     # Checkpoints: codes, optimizers, step and memory plan; never the frozen prior.

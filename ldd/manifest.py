@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeGuard
+from unicodedata import category
 
 from ldd import __version__
 from ldd.classes import ClassInfo
@@ -136,7 +137,7 @@ def read(path: Path) -> Manifest:
     """Read, upgrade and check a manifest.
 
     Raises:
-        UserError: damaged, incomplete, or of a version this package does not know; the message names the file.
+        UserError: damaged, incomplete, or of a version that is not known here; the message names the file.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -222,7 +223,8 @@ def _whole(value: object) -> TypeGuard[int]:
 
 
 def _text(value: object) -> TypeGuard[str]:
-    return isinstance(value, str)
+    # Names and licences are printed: no terminal escapes, no halves of surrogate pairs.
+    return isinstance(value, str) and all(c in "\n\t" or category(c) not in ("Cc", "Cs") for c in value)
 
 
 def _number(value: object) -> TypeGuard[float]:

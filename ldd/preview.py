@@ -65,7 +65,8 @@ def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
         axes.grid(alpha=0.3)
         canvas = FigureCanvasAgg(figure)  # drawn without pyplot, whose global state and display are not ours
         canvas.draw()  # type: ignore[no-untyped-call]
-        return Image.fromarray(canvas.buffer_rgba()).convert("RGB")  # type: ignore[no-untyped-call]
+        rgba = bytes(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        return Image.frombytes("RGBA", canvas.get_width_height(), rgba).convert("RGB")
 
 
 def _cell(image: Tensor, cell: int) -> Image.Image:

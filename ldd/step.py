@@ -51,12 +51,12 @@ class DistillationStep:
         """A freshly initialised network, frozen, on the run's device and dtype; the same on every rank."""
         with seeding.seeded(self._distiller.seed, purpose, self.step):
             network = factory(self.spec.num_classes, self.spec.image_size)
-        return network.to(self._distiller.device, self._distiller.dtype).requires_grad_(False)
+        return network.to(self._distiller.device, self._distiller.codes.dtype).requires_grad_(False)
 
     def real(self, label: int, n: int) -> Tensor:
         """n different real images of a class, (n, C, H, W) in [-1, 1]."""
         images = self._real.draw(label, n, self.generator("real", label))
-        return images.to(self._distiller.device, self._distiller.dtype)
+        return images.to(self._distiller.device, self._distiller.codes.dtype)
 
     def real_classes(self, n: int) -> Labelled:
         """n different real images of each class of the shard, class-major."""

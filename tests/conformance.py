@@ -20,11 +20,11 @@ class PriorConformance:
 
     Attributes:
         known_classes: classes the prior under test knows; None if it knows every class.
-        inversion_error: bound on the relative distance between noise and the inversion of its sample, 50 steps.
+        inversion_error: bound on the relative distance from the noise to the inversion of its sample, 20 steps.
     """
 
     known_classes: tuple[ClassInfo, ...] | None = None
-    inversion_error = 0.1
+    inversion_error = 0.25
 
     @pytest.fixture
     def prior(self) -> Prior:
@@ -70,7 +70,7 @@ class PriorConformance:
         assert decoded.dtype == latents.dtype
         assert decoded.abs().max() < 10  # around [-1, 1], not 0..255
 
-    def test_rows_follow_the_classes(self, prior):
+    def test_rows_follow_the_classes_and_refuse_unknown_ones(self, prior):
         if self.known_classes is None:
             assert prior.rows([ClassInfo(0, 5, "x", "x"), ClassInfo(1, 4, "y", "y")]).tolist() == [0, 1]
             return
@@ -78,11 +78,7 @@ class PriorConformance:
         assert forwards.shape == (len(self.known_classes),)
         assert forwards.unique().numel() == len(self.known_classes)
         assert prior.rows(self.known_classes[::-1]).tolist() == forwards.flip(0).tolist()
-
-    def test_unknown_class_is_refused_with_the_choices(self, prior):
-        if self.known_classes is None:
-            pytest.skip("this prior knows every class")
-        with pytest.raises(UserError, match="does not know the classes n00000000 \\(unheard-of\\)") as error:
+        with pytest.raises(UserError, match=r"does not know the classes n00000000 \(unheard-of\)") as error:
             prior.rows([*self.known_classes, ClassInfo(99, 99, "n00000000", "unheard-of")])
         assert self.known_classes[0].wnid in str(error.value)
 
@@ -124,6 +120,18 @@ class PriorConformance:
         assert rough.dtype == torch.float32
         assert (rough - exact).norm() < 0.1 * exact.norm()  # bfloat16 carries 8 bits
 
+    def test_every_tensor_follows_the_prior_s_device(self, prior, rows, codes):
+        """On the meta device, which refuses to mix with CPU tensors; rows and generators stay on the CPU."""
+        prior.to("meta")
+        prior.num_steps = min(prior.num_steps, 1)  # shape inference through a U-Net is slow
+        latents, conditioning, noise = (code.to("meta") for code in codes)
+        assert prior.decode(prior.denoise(latents, conditioning, noise)).device.type == "meta"
+        assert prior.encode(torch.zeros(1, 3, prior.image_size, prior.image_size, device="meta")).is_meta
+        if prior.num_steps:
+            assert prior.embed(rows).is_meta
+            assert prior.sample(rows, generator(0), num_steps=1).is_meta
+            assert prior.invert(latents, conditioning, 1).is_meta
+
     def test_sample(self, prior, rows):
         if not prior.num_steps:
             with pytest.raises(UserError, match="no diffusion model and cannot sample"):
@@ -141,6 +149,6 @@ class PriorConformance:
                 prior.invert(torch.zeros(2, *prior.latent_shape), prior.null(2), 5)
             return
         noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
-        sampled = prior.sample(rows, generator(0), num_steps=50, guidance_scale=1.0)
-        inverted = prior.invert(sampled, prior.embed(rows), 50)
+        sampled = prior.sample(rows, generator(0), num_steps=20, guidance_scale=1.0)
+        inverted = prior.invert(sampled, prior.embed(rows), 20)
         assert (inverted - noise).norm() < self.inversion_error * noise.norm()

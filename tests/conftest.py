@@ -16,5 +16,21 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_prior_folder() -> Callable[..., Path]:
-    """`tiny_prior_folder(path, vq=False, ...)` writes a prior folder with random weights, see `tiny_prior`."""
+    """`tiny_prior_folder(path, vq=False, ...)` writes a prior folder of random weights, see `tiny_prior`."""
     return write_prior_folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prior_path(tmp_path_factory) -> Path:
+    """One such folder for the whole session."""
+    return write_prior_folder(tmp_path_factory.mktemp("prior") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Digits at 32 px, set up once."""
+    from ldd.data import DistillationData
+
+    data = DistillationData()
+    data.setup()
+    return data

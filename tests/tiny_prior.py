@@ -31,7 +31,7 @@ def tiny_unet(channels: int = 4, width: int = 16) -> UNet2DConditionModel:
 
 
 def tiny_autoencoder(kind: type = AutoencoderKL, **config) -> torch.nn.Module:
-    """20 thousand parameters, factor 4, with scaling (and shift, where the class knows one) away from 1 and 0."""
+    """20 thousand parameters, factor 4, with scaling and shift (where the class has one) off 1 and 0."""
     if kind is AutoencoderTiny:
         blocks = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
         blocks |= {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}

@@ -66,6 +66,12 @@ class LastCheckpoints(Checkpoint):
         """Give the signals back."""
         self._restore_signals()
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let a finished run be continued with more steps: its loop must not think that it is done."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
@@ -78,13 +84,10 @@ class LastCheckpoints(Checkpoint):
         if trainer.global_step == self._saved_step:
             return
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        try:
-            with atomic_file(last) if trainer.is_global_zero else nullcontext(last) as beside:
-                trainer.save_checkpoint(beside)  # collective: every rank calls it, rank 0 writes
-                if trainer.is_global_zero and last.exists():
-                    os.replace(last, last.with_name("previous.ckpt"))
-        except OSError as error:
-            raise UserError(f"cannot write {last}: {error.strerror or error}; the one before it is kept") from error
+        with atomic_file(last) if trainer.is_global_zero else nullcontext(last) as beside:
+            trainer.save_checkpoint(beside)  # collective: every rank calls it, rank 0 writes
+            if trainer.is_global_zero and last.exists():
+                os.replace(last, last.with_name("previous.ckpt"))
         self._saved_step = trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -110,4 +113,6 @@ def find_last(run: Path) -> Path:
         path = run / "checkpoints" / name
         if path.is_file():
             return path
-    raise UserError(f"ckpt_path (last): no checkpoint in {run / 'checkpoints'}; drop --ckpt_path to start the run")
+    raise UserError(
+        f"ckpt_path (last): no checkpoint in {run / 'checkpoints'}; drop --ckpt_path to start the run"
+    )

@@ -1,9 +1,11 @@
 """`latentdd configs`: the shipped recipes and components."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import ldd
+from ldd.commands.plain import run_function
 from ldd.errors import UserError
 
 
@@ -31,3 +33,8 @@ def configs_folder() -> Path:
     """Where the shipped configs are: inside an installed package, beside it in a checkout."""
     package = Path(ldd.__file__).parent
     return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    run_function(configs, verb, arguments, path=False)

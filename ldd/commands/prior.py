@@ -21,7 +21,9 @@ class PriorTrainingCLI(RunCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """`--ckpt_path` (a subcommand of LightningCLI would have it)."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
+        )
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

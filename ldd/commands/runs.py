@@ -1,6 +1,7 @@
 """What every trained run shares: seed and data's facts linked, a guarded folder, logs inside it, exit codes."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ldd.callbacks.checkpoint import LastCheckpoints, find_last
 from ldd.data import DistillationData
 from ldd.errors import UserError
+from ldd.files import atomic_file
 
 TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -23,6 +26,13 @@ TRAINER_DEFAULTS = {
 }
 
 
+EXPECTED_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
+    r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
+)
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
 
@@ -31,10 +41,10 @@ class SaveConfig(SaveConfigCallback):
         path = Path(trainer.default_root_dir) / "config.yaml"
         if stage != "fit" or not trainer.is_global_zero or path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.overwrite = False  # a decision about the folder as it was, not part of the recipe
-        self.parser.save(config, str(path), skip_none=False)
+        with atomic_file(path) as beside:
+            self.parser.save(config, str(beside), skip_none=False, multifile=False, overwrite=True)
 
 
 class RunCLI(LightningCLI):
@@ -48,6 +58,8 @@ class RunCLI(LightningCLI):
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
 
     def __init__(self, model_class: type[L.LightningModule], default_root_dir: str, *, run: bool) -> None:
+        for expected in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", expected)
         super().__init__(
             model_class,
             DistillationData,
@@ -62,7 +74,9 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
         parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
-        parser.add_argument("--overwrite", type=bool, default=False, help="Replace a run that is in the folder.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Replace a run that is in the folder."
+        )
         parser.link_arguments("data.spec", "model.data_spec", apply_on="instantiate")
         for target in self.seeded:
             parser.link_arguments("seed_everything", target, compute_fn=_as_seed)
@@ -70,7 +84,8 @@ class RunCLI(LightningCLI):
     @property
     def options(self) -> Namespace:
         """The parsed options of the verb that runs."""
-        return self.config[self.subcommand] if self.subcommand else self.config
+        options: Namespace = self.config[self.subcommand] if self.subcommand else self.config
+        return options
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path last`; refuse a folder that already holds a run."""
@@ -97,7 +112,7 @@ class RunCLI(LightningCLI):
             else:
                 path.unlink()
 
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
         """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
         trainer = self.options.trainer
         if trainer.logger in (None, True):
@@ -106,14 +121,18 @@ class RunCLI(LightningCLI):
             kwargs["callbacks"] = [RichProgressBar(leave=True)]
         return super().instantiate_trainer(**kwargs)
 
-    def fit(self, **kwargs: Any) -> None:
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit`; Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here."""
         try:
             self.trainer.fit(**kwargs)
+        except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
+            raise UserError(f"trainer: {error}") from error
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            received = [c.received for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoints)]
+            received = [
+                c.received for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoints)
+            ]
             raise SystemExit(128 + (received[0] or 2)) from None
 
 

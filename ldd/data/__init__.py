@@ -1,9 +1,10 @@
 """Real data: where images come from, which of them are kept, and how they reach a model."""
 
 from ldd.data.datamodule import DistillationData
+from ldd.data.folders import FolderSource
 from ldd.data.pruning import Pruner, RandomPruner, ScoreTable
 from ldd.data.real import RealImages
-from ldd.data.sources import DigitsSource, FolderSource, Item, Source, SourceFactory
+from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, UnreadableImage
 from ldd.data.subsets import Subset
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Source",
     "SourceFactory",
     "Subset",
+    "UnreadableImage",
 ]

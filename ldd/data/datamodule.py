@@ -1,18 +1,15 @@
-"""The data of a run: source -> subset -> resize -> prune, held in memory as bytes."""
+"""The data of a run: source -> subset -> prune -> cache -> class-balanced batches of bytes."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
-import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, resize
 
 from ldd.classes import ClassInfo, DataSpec
-from ldd.data.pruning import Pruner
+from ldd.data.cache import load_split
+from ldd.data.decoding import OnError
+from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split
 from ldd.data.subsets import Subset
@@ -30,18 +27,26 @@ class DistillationData(LightningDataModule):
     Args:
         source: class the images come from; it is called with `root`.
         root: folder of the data; null for the digits.
-        subset: classes by wnid or name (text) or id (number), in the order of their new labels; null for all.
+        subset: the name of a published ImageNet subset (imagenette, birds, a...), the path of a text file of wnids,
+            or a list of classes by wnid or name (text) or id (number), in the order of their new labels; null for
+            all.
         image_size: height and width in pixels; the short side is resized to it (bilinear, antialiased, on
             bytes) and the centre is cropped.
-        pruner: what leaves of the training split is the core-set; null keeps all of it.
+        pruner: what it leaves of the training split is the core-set; null keeps all of it. It sees the files as
+            they are, before any resizing to `image_size`.
+        cache_dir: folder for decoded images, shared by ranks and runs and mapped into memory; null decodes into
+            memory each time.
+        on_error: raise ends the run at the first unreadable image; skip leaves such images out and names them.
         seed: of the pruner's random choices; the splits never depend on it.
         mean: per channel, for images in [0, 1]; the default is ImageNet's.
         std: per channel, for images in [0, 1]; the default is ImageNet's.
 
     Attributes:
         classes: the K classes, ordered by label.
-        spec: what models take from the data; here right after construction.
+        source: where the images come from, restricted to the subset.
+        spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.
+        prune_table: the pruner's scores of `train_images`, after `setup`; None without a pruner.
 
     Raises:
         UserError: root, subset or image_size cannot be used.
@@ -51,14 +56,17 @@ class DistillationData(LightningDataModule):
     core_set: RealImages
     selection_images: RealImages
     test_images: RealImages
+    prune_table: ScoreTable | None
 
     def __init__(
         self,
         source: SourceFactory = DigitsSource,
         root: str | None = None,
-        subset: Sequence[str | int] | None = None,
+        subset: str | Sequence[str | int] | None = None,
         image_size: int = 32,
         pruner: Pruner | None = None,
+        cache_dir: str | None = None,
+        on_error: OnError = "raise",
         seed: int = 0,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
@@ -69,35 +77,50 @@ class DistillationData(LightningDataModule):
         if min(std) <= 0:
             raise UserError(f"std={list(std)} must be above 0 in each channel")
         whole = source(root)
-        self._source: Source = whole if subset is None else Subset(whole, subset)
+        self.source: Source = whole if subset is None else Subset(whole, subset)
         self._pruner = pruner
+        self._cache_dir = cache_dir
+        self._on_error: OnError = on_error
         self._seed = seed
+        self._splits: dict[Split, RealImages] = {}
         self._ready = False
-        self.classes: list[ClassInfo] = self._source.classes
+        self.classes: list[ClassInfo] = self.source.classes
         self.spec = DataSpec(
             classes=self.classes,
             image_size=image_size,
             mean=tuple(mean),
             std=tuple(std),
-            fingerprint=self._source.fingerprint("test"),
-            licence=self._source.licence,
+            fingerprint=self.source.fingerprint("test"),
+            licence=self.source.licence,
         )
 
-    def setup(self, stage: str | None = None) -> None:
-        """Decode the three splits and prune; a second call does nothing.
+    def prepare_data(self) -> None:
+        """Build the cache; Lightning calls this in one process of each machine.
 
         Raises:
-            UserError: an unreadable image, or a class without images.
+            UserError: as `setup`.
+        """
+        if self._cache_dir is not None:
+            for split in get_args(Split):
+                self._load(split)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode the three splits, or map them, and prune; a second call does nothing.
+
+        Raises:
+            UserError: an unreadable image, a class without images, or too little memory or disk.
         """
         if self._ready:
             return
         self.train_images = self._load("train")
         self.selection_images = self._load("selection")
         self.test_images = self._load("test")
-        self.core_set = self.train_images
+        self.core_set, self.prune_table = self.train_images, None
         if self._pruner is not None:
-            table = self._pruner.score(self.train_images, self.spec, self._seed)
-            self.core_set = self.train_images.select(self._pruner.keep(table))
+            # Not what the source lists: an image that cannot be read is nothing to score either.
+            items = map(Item, self.train_images.keys, self.train_images.labels.tolist())
+            self.prune_table = self._pruner.score(self.source, list(items), self.spec, self._seed)
+            self.core_set = self.train_images.select(self._pruner.keep(self.prune_table))
         self._ready = True
 
     def train_dataloader(self) -> DataLoader[int]:
@@ -110,22 +133,7 @@ class DistillationData(LightningDataModule):
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
 
     def _load(self, split: Split) -> RealImages:
-        items, size = self._source.items(split), self.spec.image_size
-        images = torch.empty(len(items), 3, size, size, dtype=torch.uint8)
-
-        def fill(numbered: tuple[int, Item]) -> None:
-            images[numbered[0]] = fit_to_square(self._source.read(numbered[1]), size)
-
-        # Decoding releases the interpreter's lock, so threads share the work.
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for _ in pool.map(fill, enumerate(items)):
-                pass
-        labels = torch.tensor([item.label for item in items], dtype=torch.int64)
-        return RealImages(images, labels, [item.key for item in items], len(self.classes))
-
-
-def fit_to_square(image: Tensor, size: int) -> Tensor:
-    """(3, h, w) uint8 -> (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
-    resized = resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-    square: Tensor = center_crop(resized, [size, size])
-    return square
+        if split not in self._splits:
+            size, cache_dir, on_error = self.spec.image_size, self._cache_dir, self._on_error
+            self._splits[split] = load_split(self.source, split, size, cache_dir, on_error)
+        return self._splits[split]

@@ -1,14 +1,20 @@
 """Choosing some classes of a source and numbering them anew."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 
 from torch import Tensor
 
 from ldd.classes import ClassInfo
+from ldd.data import imagenet
 from ldd.data.sources import Item, Source, Split
 from ldd.errors import UserError
+
+_WNID = re.compile(r"n\d{8}")
+_LISTED = 10  # classes spelt out in a message
 
 
 class Subset(Source):
@@ -16,23 +22,48 @@ class Subset(Source):
 
     Args:
         source: where the images come from.
-        chosen: classes by wnid or name (text) or by id (number).
+        chosen: the name of a published ImageNet subset (`imagenette`, `birds`, `a`...; `imagenet-1k` is all
+            1,000 classes), or the path of a text file (`*.txt`) with one wnid a line, or a list of wnids or names
+            (text) and ids (numbers; ImageNet's own indices where the classes are ImageNet's). There is no
+            `imagenet-100`: at least four lists of that name circulate, so give the file of the one you mean.
 
     Raises:
-        UserError: an unknown class (the message lists the nearest names), one named twice, or none at all.
+        UserError: an unknown subset or class (the message lists the nearest names), one that the source lacks,
+            one named twice, or none at all.
     """
 
-    def __init__(self, source: Source, chosen: Sequence[str | int]) -> None:
-        if not chosen:
+    def __init__(self, source: Source, chosen: str | Sequence[str | int]) -> None:
+        names = subset_wnids(chosen) if isinstance(chosen, str) else chosen
+        if not names:
             raise UserError("subset=[] names no class; name at least one, or leave it null for all classes")
-        found = [find_class(source.classes, name) for name in chosen]
-        for info, name in zip(found, chosen, strict=True):
-            if found.count(info) > 1:
+        self._refuse_missing(source, names)
+        found = [find_class(source.classes, name) for name in names]
+        labels = [info.label for info in found]
+        for label, name in zip(labels, names, strict=True):
+            if labels.count(label) > 1:
                 raise UserError(f"subset names class {name!r} twice; name each class once")
         self._source = source
-        self._labels = [info.label for info in found]
+        self._labels = labels
         self.classes = [replace(info, label=label) for label, info in enumerate(found)]
         self.licence = source.licence
+        self.place = source.place
+
+    @staticmethod
+    def _refuse_missing(source: Source, names: Sequence[str | int]) -> None:
+        """Wnids that are not here are all named at once."""
+        there = {text for info in source.classes for text in (info.wnid, info.name)}
+        wnids = [name for name in names if isinstance(name, str) and _WNID.fullmatch(name)]
+        if missing := [wnid for wnid in wnids if wnid not in there]:
+            known = imagenet.indices()
+            listed = ", ".join(
+                f"{wnid} ({imagenet.readable_name(wnid)})" if wnid in known else wnid
+                for wnid in missing[:_LISTED]
+            )
+            more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+            raise UserError(
+                f"subset: {source.place} has no images of {len(missing)} of {len(names)} classes: {listed}{more}; "
+                "add their folders or choose other classes"
+            )
 
     def class_items(self, split: Split, label: int) -> list[Item]:
         """The other source's images of the class, under its new label."""
@@ -47,16 +78,64 @@ class Subset(Source):
         """As the other source has it."""
         return self._source.stamp(item)
 
+    def revision(self, item: Item) -> str:
+        """As the other source has it."""
+        return self._source.revision(item)
+
+
+def subset_wnids(subset: str) -> Sequence[str]:
+    """Wnids of a published subset, or those in a text file (the first word of each line; `#` starts a comment).
+
+    Raises:
+        UserError: neither a known name nor a file that can be read.
+    """
+    if subset.endswith(".txt") or "/" in subset:
+        try:
+            lines = Path(subset).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"subset={subset!r}: cannot read this list of wnids ({error}); give a text file with one wnid a line"
+            ) from error
+        wnids = [words[0] for line in lines if (words := line.partition("#")[0].split())]
+        if not wnids:
+            raise UserError(f"subset={subset!r}: the file names no class; write one wnid a line")
+        return wnids
+    wnids_of_name = imagenet.find_subset(subset)
+    if wnids_of_name is None:
+        raise UserError(_unknown_subset(subset))
+    return wnids_of_name
+
+
+def _unknown_subset(subset: str) -> str:
+    known = ["imagenet-1k" if name == "1k" else name for name in imagenet.named_subsets()]
+    near = get_close_matches(subset.lower(), known, n=3, cutoff=0.5)
+    if "100" in subset:
+        cure = "several lists of that name circulate: give yours as a text file, subset=PATH.txt"
+    elif subset in imagenet.indices():
+        cure = f"for single classes write a list, subset=[{subset}]"
+    else:
+        cure = "or give a list of wnids or indices, or a text file of wnids"
+    nearest = f"nearest: {', '.join(near)}; " if near else ""
+    return f"unknown subset={subset!r}; {nearest}known: {', '.join(known)}; {cure}"
+
 
 def find_class(classes: Sequence[ClassInfo], name: str | int) -> ClassInfo:
     """The class with this wnid or name (text) or id (number).
 
     Raises:
-        UserError: there is none; the message lists the nearest names.
+        UserError: there is none, or more than one of that name; the message lists the nearest names.
     """
-    for info in classes:
-        if name == info.id if isinstance(name, int) else name in (info.wnid, info.name):
-            return info
+    if isinstance(name, int):
+        found = [info for info in classes if info.id == name]
+    else:
+        found = [info for info in classes if info.wnid == name] or [
+            info for info in classes if info.name == name
+        ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        wnids = ", ".join(info.wnid for info in found[:_LISTED])
+        raise UserError(f"subset: {len(found)} classes are called {name!r}; use a wnid: {wnids}")
     if isinstance(name, int):
         near = [str(info.id) for info in sorted(classes, key=lambda info: abs(info.id - name))[:3]]
     else:

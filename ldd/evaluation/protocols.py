@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import yaml
 
+from ldd.augment import SiameseAugmentation
 from ldd.errors import UserError
 from ldd.networks import Network, NetworkFactory
 
@@ -106,10 +107,17 @@ class Protocol:
     source: str = ""
 
     def __post_init__(self) -> None:
-        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1}  # one epoch would end within the warm-up
+        limits = {
+            "epochs": 2,
+            "full_data_epochs": 2,
+            "batch_size": 1,
+        }  # one epoch would end within the warm-up
         for name, least in limits.items():
             if getattr(self, name) < least:
-                raise UserError(f"protocol {self.id}: {name} ({getattr(self, name)}) must be at least {least}")
+                raise UserError(
+                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be at least {least}"
+                )
+        SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
         for name, value in {"lr": self.lr, **self.network_lr}.items():
             if not value > 0:
                 raise UserError(f"protocol {self.id}: {name} ({value}) must be above 0")
@@ -149,8 +157,12 @@ class Protocol:
         try:
             return cls(
                 id=str(content["id"]),
-                **{name: int(content[name]) for name in ("epochs", "full_data_epochs", "batch_size")},
-                **{name: float(content[name]) for name in ("lr", "momentum", "weight_decay")},
+                epochs=int(content["epochs"]),
+                full_data_epochs=int(content["full_data_epochs"]),
+                batch_size=int(content["batch_size"]),
+                lr=float(content["lr"]),
+                momentum=float(content["momentum"]),
+                weight_decay=float(content["weight_decay"]),
                 augmentations=tuple(map(str, content["augmentations"])),
                 networks={str(name): NetworkSpec(**spec) for name, spec in content["networks"].items()},
                 network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
@@ -208,7 +220,9 @@ def find_network(class_path: str) -> type[Network]:
     try:
         found = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"network {class_path!r} cannot be imported: {error}; give a dotted class name") from error
+        raise UserError(
+            f"network {class_path!r} cannot be imported: {error}; give a dotted class name"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Network)):
         raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.table import Table
+from rich.text import Text
 
 from ldd.errors import UserError
 from ldd.files import atomic_file, write_json
@@ -156,14 +157,18 @@ class Report:
         if DISTILLED not in scores or REFERENCE not in scores:
             return {}
         both = scores[DISTILLED].keys() & scores[REFERENCE].keys()
-        gains = {n: scores[DISTILLED][n].mean - scores[REFERENCE][n].mean for n in scores[DISTILLED] if n in both}
+        gains = {
+            n: scores[DISTILLED][n].mean - scores[REFERENCE][n].mean for n in scores[DISTILLED] if n in both
+        }
         if means:
             gains[MEAN_UNSEEN] = means[DISTILLED].mean - means[REFERENCE].mean
         return gains
 
     def metrics(self) -> dict[str, float]:
         """Log key -> mean accuracy of the distilled set."""
-        metrics = {f"val/accuracy/{name}": score.mean for name, score in self.scores().get(DISTILLED, {}).items()}
+        metrics = {
+            f"val/accuracy/{name}": score.mean for name, score in self.scores().get(DISTILLED, {}).items()
+        }
         if DISTILLED in (means := self.mean_unseen()):
             metrics[f"val/accuracy/{MEAN_UNSEEN}"] = means[DISTILLED].mean
         return metrics
@@ -173,6 +178,22 @@ class Report:
         new = {row.key for row in self.rows}
         kept = tuple(row for row in earlier.rows if row.key not in new)
         return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, self.facts)
+
+    def check_protocol(self, name: str, contents: str) -> None:
+        """Refuse to mix two protocols under one id.
+
+        Args:
+            name: id of a protocol.
+            contents: its hash.
+
+        Raises:
+            UserError: rows of the same id come from other contents.
+        """
+        if self.protocols.get(name, contents) != contents:
+            raise UserError(
+                f"protocol {name} has changed since {CSV_NAME} was written (hash {self.protocols[name]}, now "
+                f"{contents}); give the changed protocol an id of its own, or evaluate into another folder"
+            )
 
     def write(self, folder: Path | str) -> None:
         """Write `evaluation.csv` and `evaluation.json`, each atomically.
@@ -243,13 +264,13 @@ class Report:
         )
         table.add_column("network")
         for name in scores:
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")  # Text: a name is no console markup
         if gains:
             table.add_column(f"{DISTILLED} - {REFERENCE}", justify="right")
         for network in unseen:
             cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
             gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)
-            table.add_row(network if unseen[network] else f"{network} (seen)", *cells, *gain)
+            table.add_row(Text(network if unseen[network] else f"{network} (seen)"), *cells, *gain)
         if means:
             table.add_section()
             cells = [str(means[name]) if name in means else "" for name in scores]

@@ -99,9 +99,7 @@ class Lesson:
         return Outcome(score, time.perf_counter() - started)
 
 
-def fresh_network(
-    factory: NetworkFactory, spec: DataSpec, seed: int, name: str, repeat: int
-) -> nn.Module:
+def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str, repeat: int) -> nn.Module:
     """A network on the CPU with the initial weights of (seed, name, repeat), outside of any inference mode."""
     with torch.inference_mode(False), seeded(seed, "network", name, repeat):
         return factory(spec.num_classes, spec.image_size)

@@ -70,11 +70,17 @@ def run_students(
     if distributed.is_available() and distributed.is_initialized():
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
     # The longest first, so that no worker is left with one at the end.
-    order = sorted(students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels))
+    order = sorted(
+        students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels)
+    )
     mine = deal(order, rank, world_size)
     workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
     outcomes: dict[Student, Outcome] = {}
-    results = _in_workers(lesson, mine, sets, test, workers) if workers > 1 else _here(lesson, mine, sets, test, device)
+    results = (
+        _in_workers(lesson, mine, sets, test, workers)
+        if workers > 1
+        else _here(lesson, mine, sets, test, device)
+    )
     with closing(results):
         for student, outcome in results:
             outcomes[student] = outcome
@@ -130,7 +136,9 @@ def _in_workers(
         for student in students
     )
     try:
-        with closing(Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")(tasks)) as results:
+        with closing(
+            Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")(tasks)
+        ) as results:
             yield from results
     except BrokenProcessPool as error:
         raise UserError(
@@ -169,7 +177,11 @@ class _Numerics:
 
 
 def _work(
-    numerics: _Numerics, lesson: Lesson, student: Student, training: tuple[Array, Array], test: tuple[Array, Array]
+    numerics: _Numerics,
+    lesson: Lesson,
+    student: Student,
+    training: tuple[Array, Array],
+    test: tuple[Array, Array],
 ) -> tuple[Student, Outcome]:
     """What a worker process runs."""
     _end_with_parent()

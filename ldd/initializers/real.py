@@ -32,7 +32,7 @@ class RealEncodings(Initializer):
             rows = (codes.labels == label).nonzero().flatten()
             images = real.draw(label, len(rows), generator)
             for part, chunk in zip(rows.split(self.chunk_size), images.split(self.chunk_size), strict=True):
-                codes.set_latents(part, prior.encode(chunk.to(device)))
+                codes.set_latents(part, prior.encode(chunk.to(device, codes.dtype)))
 
 
 class GaussianLatents(Initializer):

@@ -97,7 +97,7 @@ class GradientMatching(Objective):
             synthetic = loss_gradient(network, view(leaf[own], label), label, create_graph=True)
             loss = self.distance(real, synthetic, self.epsilon)
             # Freed class by class: memory holds the second-order graph of one class only.
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         assert leaf.grad is not None
         yield Term("gradient", (images * leaf.grad).sum(), ("codes",), report=total)
@@ -176,11 +176,12 @@ def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: flo
 
 def squared_error(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
     """Squared distance over all parameters."""
-    return torch.stack([(a - b).square().sum() for a, b in zip(real, synthetic, strict=True)]).sum()
+    return torch.stack([F.mse_loss(a, b, reduction="sum") for a, b in zip(real, synthetic, strict=True)]).sum()
 
 
 def whole_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
     """1 - cos between the gradients of all parameters laid end to end."""
     a = torch.cat([g.flatten() for g in real])
     b = torch.cat([g.flatten() for g in synthetic])
-    return 1 - (a * b).sum() / (a.norm() * b.norm() + epsilon)
+    cosine: Tensor = (a * b).sum() / (a.norm() * b.norm() + epsilon)
+    return 1 - cosine

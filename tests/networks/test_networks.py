@@ -79,6 +79,73 @@ def test_convnet_equals_its_formula_in_float64():
     torch.testing.assert_close(network(x), y.flatten(1) @ values[-2].T + values[-1], atol=1e-10, rtol=0)
 
 
+def normalised(y):
+    """Zero mean and unit variance over each image's map; gains start at 1, shifts at 0."""
+    return (y - y.mean((2, 3), keepdim=True)) / (y.var((2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+
+def built(factory):
+    """A network in float64 with one image size, three inputs, and an iterator over its parameters."""
+    with seeded(6):
+        network = factory(4, 32).double()
+        x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    return network, x, network.parameters()
+
+
+def test_alexnet_equals_its_formula_in_float64():
+    network, y, values = built(SMALL["alexnet"])
+    x = y
+    for padding, pooled in ((2, True), (2, True), (1, False), (1, False), (1, True)):
+        y = F.conv2d(y, next(values), next(values), padding=padding).relu()
+        y = F.max_pool2d(y, 2) if pooled else y
+    torch.testing.assert_close(network(x), F.linear(y.flatten(1), *values), atol=1e-10, rtol=0)
+
+
+def test_vgg_equals_its_formula_in_float64():
+    network, y, values = built(SMALL["vgg"])
+    x = y
+    for pooled in (True, True, False, True, False, True, False, True):
+        weight, bias, _, _ = (next(values) for _ in range(4))
+        y = normalised(F.conv2d(y, weight, bias, padding=1)).relu()
+        y = F.max_pool2d(y, 2) if pooled else y
+    assert y.shape[2:] == (1, 1)
+    repeated = y.expand(-1, -1, 7, 7)  # the 7x7 pooling of a single value
+    torch.testing.assert_close(network(x), F.linear(repeated.flatten(1), *values), atol=1e-10, rtol=0)
+
+
+def test_vgg_pools_larger_maps_by_their_maximum():
+    network = SMALL["vgg"](4, 256)
+    x = torch.rand(2, 3, 448, 448)
+    *layers, _ = network.features
+    expected = F.max_pool2d(torch.nn.Sequential(*layers)(x), 2).flatten(1)
+    torch.testing.assert_close(network.embed(x), expected, atol=1e-6, rtol=0)
+
+
+def test_resnet_equals_its_formula_in_float64():
+    network, y, values = built(SMALL["resnet"])
+    x = y
+
+    def convolved(y, stride=1, padding=1):
+        weight, _, _ = (next(values) for _ in range(3))
+        return normalised(F.conv2d(y, weight, stride=stride, padding=padding))
+
+    y = convolved(y).relu()
+    for stride, widened in (
+        (1, False),
+        (1, False),
+        (2, True),
+        (1, False),
+        (2, True),
+        (1, False),
+        (2, True),
+        (1, False),
+    ):
+        inner = convolved(convolved(y, stride).relu())
+        y = (inner + (convolved(y, stride, padding=0) if widened else y)).relu()
+    assert y.shape[2:] == (4, 4)
+    torch.testing.assert_close(network(x), F.linear(y.mean((2, 3)), *values), atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_vit_equals_its_formula_in_float64(layer_norm):
     with seeded(2):

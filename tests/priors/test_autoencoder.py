@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from tiny_prior import tiny_autoencoder
 
 from ldd.errors import UserError
-from ldd.priors import AutoencoderPrior
+from ldd.priors import AutoencoderPrior, PixelPrior
 from ldd.seeding import generator, seeded
 
 IMAGES = 2 * torch.rand(2, 3, 32, 32, generator=generator(0, "images"), dtype=torch.float64) - 1
@@ -57,7 +57,8 @@ def test_vq_encodes_before_quantisation_and_decodes_after(tmp_path, embed_dim):
     quantised = prior.quantise(latents)
     torch.testing.assert_close(quantised, nearest * 0.7, rtol=0, atol=1e-12)
     weights = torch.randn(quantised.shape, generator=generator(1), dtype=torch.float64)
-    assert torch.equal(torch.autograd.grad((quantised * weights).sum(), latents)[0], weights)
+    (passed,) = torch.autograd.grad((quantised * weights).sum(), latents)
+    torch.testing.assert_close(passed, weights, rtol=0, atol=1e-12)
 
     leaf = nearest.clone().requires_grad_()
     images = model.decoder(model.post_quant_conv(leaf))
@@ -92,12 +93,10 @@ def test_unsupported_autoencoders(tmp_path):
 
 
 def test_image_size_names_the_factor_and_good_sizes(kl_folder):
-    with pytest.raises(UserError, match="image_size=33 .* factor 4; nearest good sizes: 32 or 36"):
+    with pytest.raises(UserError, match=r"image_size=33 .* factor 4; nearest good sizes: 32 or 36"):
         AutoencoderPrior(str(kl_folder), image_size=33)
 
 
 def test_pixel_prior_refuses_no_pixels():
-    from ldd.priors import PixelPrior
-
     with pytest.raises(UserError, match="image_size=0 must be at least 1"):
         PixelPrior(0)

@@ -59,7 +59,7 @@ def test_truncated_weights(folder, damaged, kept):
     path = folder / damaged
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(UserError, match="cannot be loaded .* damaged or incomplete, fetch or save it again"):
+    with pytest.raises(UserError, match=r"cannot be loaded .* damaged or incomplete, fetch or save it again"):
         LatentDiffusionPrior(str(folder))
 
 
@@ -102,10 +102,10 @@ def test_incomplete_card(folder, key):
 
 def test_broken_json(folder):
     (folder / "prior.json").write_text("{")
-    with pytest.raises(UserError, match="prior.json cannot be read .* restore it"):
+    with pytest.raises(UserError, match=r"prior.json cannot be read .* restore it"):
         LatentDiffusionPrior(str(folder))
     (folder / "prior.json").write_text("[]")
-    with pytest.raises(UserError, match="prior.json holds no JSON object"):
+    with pytest.raises(UserError, match=r"prior.json holds no JSON object"):
         LatentDiffusionPrior(str(folder))
 
 
@@ -117,7 +117,7 @@ def test_scheduler_of_another_class(folder):
         assert LatentDiffusionPrior(str(folder)).schedule.clip == (2.0 if clip else None)
     EulerDiscreteScheduler(**betas).save_pretrained(folder / "scheduler")
     with pytest.raises(
-        UserError, match='config of a EulerDiscreteScheduler .* would clip .* Add "clip_sample": false'
+        UserError, match=r'config of a EulerDiscreteScheduler .* would clip .* Add "clip_sample": false'
     ):
         LatentDiffusionPrior(str(folder))
 
@@ -142,7 +142,7 @@ def test_file_instead_of_folder(folder):
 def test_unreachable_hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UserError, match="'nobody/nothing': no such folder here, and the hub .* give the local folder"
+        UserError, match=r"'nobody/nothing': no such folder here, and the hub .* give the local folder"
     ):
         LatentDiffusionPrior("nobody/nothing")
 

@@ -44,13 +44,12 @@ class TestTinyAutoencoderPrior(PriorConformance):
         return AutoencoderPrior(str(tmp_path), image_size=32)
 
 
-@pytest.mark.parametrize("skip", ["clean", "noised", "none"])
 class TestLatentDiffusionPrior(PriorConformance):
     known_classes = DIGITS
 
     @pytest.fixture
-    def prior(self, load, skip):
-        return load(num_steps=3, skip=skip)
+    def prior(self, load):
+        return load(num_steps=3)
 
 
 class TestQuantisedLatentDiffusionPrior(PriorConformance):
@@ -87,7 +86,7 @@ class TestImagenettePrior:
     def test_inversion_returns_to_the_noise(self):
         prior = LatentDiffusionPrior(str(IMAGENETTE))
         rows = torch.tensor([4])
-        sampled = prior.sample(rows, generator(0), num_steps=20, guidance_scale=1.0)
+        sampled = prior.sample(rows, generator(0), num_steps=10, guidance_scale=1.0)
         noise = torch.randn(1, 4, 16, 16, generator=generator(0))
-        inverted = prior.invert(sampled, prior.embed(rows), 20)
-        assert (inverted - noise).norm() < 0.25 * noise.norm()  # 0.06 at 50 steps
+        inverted = prior.invert(sampled, prior.embed(rows), 10)
+        assert (inverted - noise).norm() < 0.35 * noise.norm()  # 0.21 measured; 0.06 at 50 steps

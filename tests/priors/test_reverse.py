@@ -104,7 +104,7 @@ def test_skip_none_and_sampling_equal_the_library(prediction, num_steps, config)
 
 @pytest.mark.parametrize("num_steps", [2, 10])
 def test_zero_terminal_signal(num_steps):
-    """At abar = 0 `v_prediction` is finite and equals the library; `epsilon` determines nothing and is refused."""
+    """At abar = 0 `v_prediction` equals the library; `epsilon` determines nothing and is refused."""
     config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     made = scheduler(prediction_type="v_prediction", **config)
     assert made.alphas_cumprod[-1] == 0
@@ -143,7 +143,7 @@ def test_start_and_strength(strength, run):
 
 
 def test_guide_is_added_to_the_clean_latents():
-    """A guide that replaces the prediction decides the last step: x = sqrt(abar_prev) target + the noise share."""
+    """A guide that replaces the prediction decides the result of a schedule that ends at abar = 1."""
     asked = []
     target = normal("target")
 
@@ -210,7 +210,7 @@ def test_thousand_steps_without_offset():
 
 
 def test_unsupported_schedules():
-    with pytest.raises(UserError, match="thresholding=True .* not supported; set it to false"):
+    with pytest.raises(UserError, match=r"thresholding=True .* not supported; set it to false"):
         Schedule(DDIMScheduler(**PUBLISHED, thresholding=True))
     with pytest.raises(
         UserError, match="prediction_type='flow' is unknown; it must be one of epsilon, v_pred"

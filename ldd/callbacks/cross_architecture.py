@@ -1,0 +1,194 @@
+"""The proof in the run: networks the codes never met, trained on the set as saved and on the sets beside it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol as Interface
+from typing import runtime_checkable
+
+import lightning as L
+import rich
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation import Baseline, Protocol, Report, Row, evaluate
+from ldd.evaluation.baselines import DEFAULT_BASELINES
+from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.report import DISTILLED
+from ldd.evaluation.workers import NumWorkers, count_workers
+from ldd.networks import NetworkFactory
+
+
+@runtime_checkable
+class Distils(Interface):
+    """What this callback needs of a LightningModule (`Distiller` has it).
+
+    Attributes:
+        num_steps_done: 0-d tensor, training steps behind the codes; restored with the weights.
+    """
+
+    num_steps_done: Tensor
+
+    def distilled_set(self) -> DistilledSet:
+        """The codes as they are now, as they would be saved."""
+
+
+class CrossArchitecture(L.Callback):
+    """Evaluates the codes at every validation, at the end of a fit without one, and at `Trainer.validate`.
+
+    Writes `<run>/initial/` (the codes before the first step), `<run>/evaluation.csv` and `<run>/evaluation.json`, logs
+    `val/accuracy/<network>` and `val/accuracy/mean_unseen` and prints a table at the end. The sets that do not depend
+    on the step are evaluated once per process and their rows carry the step of the latest comparison.
+    `--trainer.limit_val_batches 0` switches all of it off.
+
+    Args:
+        networks: networks by name; null takes the protocol's.
+        protocol: name of a shipped protocol, or path of a protocol file.
+        repeats: networks of each kind for each set.
+        baselines: sets to compare with; null takes random real images at an equal budget and the full real data.
+        initial: compare with the codes before the first step.
+        num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
+        seed: of everything random in the evaluation (linked to `seed_everything` on the command line).
+
+    Raises:
+        UserError: an unknown protocol, or numbers out of range.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, NetworkFactory] | None = None,
+        protocol: str = "ld3m",
+        repeats: int = 5,
+        baselines: Sequence[Baseline] | None = None,
+        initial: bool = True,
+        num_workers: NumWorkers = "auto",
+        seed: int = 0,
+    ) -> None:
+        if repeats < 1:
+            raise UserError(f"evaluation.repeats ({repeats}) must be at least 1")
+        count_workers(num_workers)
+        self.networks = networks
+        self.protocol = Protocol.load(protocol)
+        self.repeats = repeats
+        self.baselines = DEFAULT_BASELINES if baselines is None else tuple(baselines)
+        self.initial = initial
+        self.num_workers = num_workers
+        self.seed = seed
+        self.report: Report | None = None
+        self._beside: tuple[Row, ...] | None = None
+        self._evaluated_step: int | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse, before any work, a run folder whose results come from another version of the protocol."""
+        if _switched_on(trainer):
+            _earlier(trainer, self.protocol)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the codes as they start; on resume those of the first start stay."""
+        if trainer.global_step == 0:
+            self._save_initial(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the codes as they are."""
+        if trainer.sanity_checking or not _switched_on(trainer):
+            return
+        self._evaluate(trainer, pl_module)
+        if trainer.state.fn == "validate":
+            self._show(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the final codes unless a validation just has (none was due, or `max_steps` is 0)."""
+        if not _switched_on(trainer):
+            return
+        step = int(_distils(pl_module).num_steps_done)
+        if step == 0:
+            self._save_initial(trainer, pl_module)
+        if step != self._evaluated_step:
+            self._evaluate(trainer, pl_module)
+        self._show(trainer)
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise UserError(
+                "CrossArchitecture needs real images; pass the trainer a datamodule (DistillationData)"
+            )
+        distils = _distils(pl_module)
+        step = int(distils.num_steps_done)
+        report = evaluate(
+            distils.distilled_set(),
+            self.networks,
+            data,
+            self.protocol,
+            self.repeats,
+            self.seed,
+            baselines=self.baselines if self._beside is None else (),
+            initial=self._load_initial(trainer) if self._beside is None else None,
+            step=step,
+            num_workers=self.num_workers,
+            device=pl_module.device,
+            progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
+        )
+        if self._beside is None:
+            self._beside = tuple(row for row in report.rows if row.set != DISTILLED)
+        else:
+            report = replace(
+                report, rows=report.rows + tuple(replace(row, step=step) for row in self._beside)
+            )
+        self.report = report
+        self._evaluated_step = step
+        if trainer.is_global_zero:
+            earlier = _earlier(trainer, self.protocol)
+            (report if earlier is None else report.after(earlier)).write(trainer.default_root_dir)
+            for logger in trainer.loggers:
+                logger.log_metrics(report.metrics(), step=step)
+        trainer.callback_metrics.update(
+            {name: torch.tensor(value) for name, value in report.metrics().items()}
+        )
+
+    def _save_initial(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.initial or not _switched_on(trainer):
+            return
+        distilled = _distils(pl_module).distilled_set()
+        if trainer.is_global_zero:
+            distilled.save(Path(trainer.default_root_dir) / INITIAL)
+        trainer.strategy.barrier()
+
+    def _load_initial(self, trainer: L.Trainer) -> DistilledSet | None:
+        folder = Path(trainer.default_root_dir) / INITIAL
+        if not self.initial:
+            return None
+        if not folder.is_dir():
+            rank_zero_warn(
+                f"there is no {folder}: this run was started without evaluation, so its first codes are lost"
+            )
+            return None
+        return DistilledSet.load(folder)
+
+    def _show(self, trainer: L.Trainer) -> None:
+        if self.report is not None and trainer.is_global_zero:
+            rich.print(self.report.table())
+
+
+def _switched_on(trainer: L.Trainer) -> bool:
+    return trainer.limit_val_batches != 0
+
+
+def _distils(pl_module: L.LightningModule) -> Distils:
+    assert isinstance(pl_module, Distils)
+    return pl_module
+
+
+def _earlier(trainer: L.Trainer, protocol: Protocol) -> Report | None:
+    """What the run's folder holds.
+
+    Raises:
+        UserError: files that are no report, or results of another protocol under the same id.
+    """
+    earlier = Report.read(trainer.default_root_dir)
+    if earlier is not None:
+        earlier.check_protocol(protocol.id, protocol.hash)
+    return earlier

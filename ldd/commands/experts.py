@@ -1,0 +1,23 @@
+"""`latentdd experts`: record the expert trajectories that trajectory matching needs."""
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from ldd.data import DistillationData
+from ldd.experts import record_experts
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Record, or continue a recording."""
+    parser = ArgumentParser(
+        prog=f"latentdd {verb}",
+        description="Train networks on the core-set and keep their weights after every epoch. The same command "
+        "continues a recording that was stopped.",
+    )
+    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_class_arguments(DistillationData, "data")
+    names = parser.add_function_arguments(record_experts, skip={"data"}, as_positional=False)
+    options = parser.instantiate(parser.parse_args(list(arguments)))
+    folder = record_experts(options.data, **{name: options[name] for name in names})
+    print(f"recorded in {folder}; use it with --model.objective.trajectories {folder}")

@@ -1,0 +1,80 @@
+"""`latentdd inspect`: what a distilled set holds, after checking that it is whole."""
+
+from collections.abc import Sequence
+from json import dumps
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ldd.commands.plain import run_function
+from ldd.distilled import DistilledSet
+
+_MAX_CLASSES = 20
+
+
+def inspect(path: str, json: bool = False) -> None:
+    """Check a distilled set (hashes, class order, format version) and show what it holds.
+
+    Args:
+        path: folder of the set, or of the run that made it.
+        json: print one JSON object instead of tables.
+    """
+    summary = {**DistilledSet.load(path).summary(), "sha256_ok": True}  # a damaged one does not load
+    if json:
+        print(dumps(summary))
+        return
+    console = Console()
+    console.print(_facts(path, summary))
+    console.print(_classes(summary))
+
+
+def _facts(path: str, summary: dict[str, Any]) -> Table:
+    table = Table(title=Text(path), show_header=False)
+    size = summary["image_size"]
+    charged = ", ".join(f"{name} {count:,}" for name, count in summary["ledger"]["bytes"].items() if count)
+    rows = {
+        "images": f"{summary['num_images']} of {size} x {size} px",
+        "classes": str(summary["num_classes"]),
+        "images per class": _per_class(summary["images_per_class"]),
+        "bytes": f"{summary['bytes']:,} ({charged})",
+        "codes": ", ".join(f"{name} {tuple(shape)}" for name, shape in summary["codes"].items()) or "none",
+        "soft labels": "yes" if summary["soft_labels"] else "no",
+        "normalisation": "mean {mean}, std {std}".format(**summary["normalisation"]),
+        "matched with": ", ".join(summary["seen_networks"]) or "no network",
+        "seed": str(summary["seed"]),
+        "test split": str(summary["test_split_fingerprint"]),
+        "licence of the prior": summary["licences"]["prior"],
+        "licence of the data": summary["licences"]["data"],
+        **{f"cost of {name}": _cost(stage) for name, stage in summary["ledger"]["stages"].items()},
+        "format": f"version {summary['format_version']}, written by latentdd {summary['package_version']}",
+        "sha256": "all files as written",
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))  # Text: class names and licences are no console markup
+    return table
+
+
+def _classes(summary: dict[str, Any]) -> Table:
+    table = Table("label", "id", "wnid", "name")
+    for info in summary["classes"][:_MAX_CLASSES]:
+        table.add_row(*(Text(str(info[key])) for key in ("label", "id", "wnid", "name")))
+    left_out = summary["num_classes"] - _MAX_CLASSES
+    if left_out > 0:
+        table.caption = f"and {left_out} more; --json lists all"
+    return table
+
+
+def _per_class(images: int | list[int]) -> str:
+    return str(images) if isinstance(images, int) else f"{min(images)} to {max(images)}"
+
+
+def _cost(stage: dict[str, float | None]) -> str:
+    figures = {name: "unknown" if value is None else f"{value:,.1f}" for name, value in stage.items()}
+    return ", ".join(f"{name} {value}" for name, value in figures.items())
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    run_function(inspect, verb, arguments)

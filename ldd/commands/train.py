@@ -1,0 +1,115 @@
+"""`latentdd train`: use a distilled set. One network, trained on it and saved."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldd import __version__
+from ldd.classes import DataSpec, Labelled
+from ldd.commands.plain import run_function
+from ldd.data import DistillationData
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation import Protocol
+from ldd.evaluation.comparison import check_set, pick_device
+from ldd.evaluation.protocols import dotted_name
+from ldd.evaluation.students import as_input, fresh_network, train_student
+from ldd.files import atomic_file
+from ldd.networks import NetworkFactory, accuracy
+
+
+def train(
+    path: str,
+    network: NetworkFactory,
+    out: str,
+    protocol: str = "ld3m",
+    seed: int = 0,
+    data: DistillationData | None = None,
+) -> None:
+    """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
+
+    Args:
+        path: folder of a distilled set, or of a run.
+        network: class of the network, with arguments of its own.
+        out: file to write, ending in .safetensors.
+        protocol: name of a shipped protocol, or path of a protocol file.
+        seed: of initial weights, order, augmentation and dropout.
+        data: real images; where given, the network is tested on their test split.
+
+    Raises:
+        UserError: a set, protocol, data or file that cannot be used.
+    """
+    file = Path(out)
+    if file.suffix != ".safetensors":
+        raise UserError(f"out ({out}) must name a file that ends in .safetensors")
+    distilled = DistilledSet.load(path)
+    recipe = Protocol.load(protocol)
+    if data is not None:
+        data.setup()
+        check_set(distilled, data)
+    spec = _spec_of(distilled)
+    device = pick_device()
+    trained = train_student(
+        fresh_network(network, spec, seed, "train", 0).to(device),
+        Labelled(distilled.images.to(device), distilled.labels.to(device)),
+        spec,
+        recipe,
+        epochs=recipe.epochs,
+        seed=seed,
+    )
+    metadata = {
+        "format": "pt",
+        "latentdd": __version__,
+        "class_path": dotted_name(type(trained)),
+        "init_args": json.dumps(_arguments(network)),
+        "num_classes": str(spec.num_classes),
+        "image_size": str(spec.image_size),
+        "classes": json.dumps([info.to_dict() for info in spec.classes]),
+        "mean": json.dumps(spec.mean),
+        "std": json.dumps(spec.std),
+        "protocol": recipe.id,
+        "protocol_hash": recipe.hash,
+        "seed": str(seed),
+    }
+    _save(file, trained.state_dict(), metadata)
+    print(f"saved {file}: {type(trained).__name__}, {sum(p.numel() for p in trained.parameters())} weights")
+    if data is not None:
+        test = data.test_images
+        score = accuracy(
+            trained,
+            test.images.to(device),
+            test.labels.to(device),
+            normalise=functools.partial(as_input, spec),
+        )
+        print(f"accuracy on {len(test)} test images: {100 * score:.1f} %")
+
+
+def _spec_of(distilled: DistilledSet) -> DataSpec:
+    normalisation = distilled.manifest["normalisation"]
+    return DataSpec(
+        classes=distilled.classes,
+        image_size=distilled.image_size,
+        mean=tuple(normalisation["mean"]),
+        std=tuple(normalisation["std"]),
+        fingerprint=distilled.manifest["test_split_fingerprint"] or "",
+    )
+
+
+def _arguments(network: NetworkFactory) -> dict[str, Any]:
+    # What jsonargparse and protocols make of `class_path` with `init_args` is a partial; a bare class has none.
+    return dict(network.keywords) if isinstance(network, functools.partial) else {}
+
+
+def _save(file: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with atomic_file(file) as beside:
+        save_file({name: value.contiguous() for name, value in weights.items()}, beside, metadata)
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    run_function(train, verb, arguments, data=True)

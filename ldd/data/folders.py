@@ -1,0 +1,184 @@
+"""Images in folders: ImageNet's layout, or any tree with one folder per class."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ldd.classes import ClassInfo
+from ldd.data import imagenet
+from ldd.data.decoding import read_file
+from ldd.data.sources import SPLIT_SEED, Item, Source, Split
+from ldd.errors import UserError
+from ldd.seeding import generator
+
+_TABLES = ("classes.json", "classes.csv")
+_LISTED = 5  # names spelt out in a message
+
+
+class FolderSource(Source):
+    """Image files in `train/<class>/` and `val/<class>/`, as of ImageNet or torchvision's `ImageFolder`.
+
+    The classes are the folders of `train`: where all of them are ImageNet wnids, with ImageNet's indices and names;
+    else as the table `classes.json` or `classes.csv` beside `train` says (`class_table`); else numbered in sorted
+    order. `val` (`test` where there is no `val`, as in copies of CIFAR) is the test split; a fixed twentieth of
+    each training class (at least one image where there are two) is the selection split. Files are found at any
+    depth, and only listed until they are read.
+
+    Args:
+        root: folder that holds `train` and `val`.
+
+    Raises:
+        UserError: the folder, `train` or `val` is missing or has no class folders, or the table is wrong.
+    """
+
+    licence = "unknown: the terms of the folder's images apply"
+
+    def __init__(self, root: str | None) -> None:
+        if root is None:
+            raise UserError(
+                "root is null, but FolderSource needs the folder that holds train/ and val/; set data.root"
+            )
+        self.place = f"root={root!r}"
+        self._root = Path(root).expanduser()
+        self._test = "val" if (self._root / "val").is_dir() or not (self._root / "test").is_dir() else "test"
+        self._class_folders(self._test)
+        self.classes = class_table(self._root, self._class_folders("train"))
+        self._listed: dict[tuple[str, int], list[str]] = {}
+
+    def _class_folders(self, split: str) -> list[str]:
+        for folder in (self._root, self._root / split):
+            if not folder.is_dir():
+                raise UserError(
+                    f"{self.place}: there is no folder {folder}; images are expected in "
+                    "<root>/train/<class>/ and <root>/val/<class>/"
+                )
+        with os.scandir(self._root / split) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        names = sorted(name for name, is_folder in found if is_folder)
+        if names:
+            return names
+        cure = "one folder per class is needed"
+        if any(name.lower().endswith(IMG_EXTENSIONS) for name, _ in found):
+            cure += (
+                "; the images of ImageNet's validation archive are sorted into such folders by "
+                "torchvision.datasets.ImageNet(root, split='val'), given its devkit archive"
+            )
+        raise UserError(f"{self.place}: {self._root / split} has no class folders; {cure}")
+
+    def class_items(self, split: Split, label: int) -> list[Item]:
+        """Files of one class, sorted by path."""
+        part = self._test if split == "test" else "train"
+        if (part, label) not in self._listed:
+            self._listed[part, label] = self._list(f"{part}/{self.classes[label].wnid}")
+        paths = self._listed[part, label]
+        if not paths:
+            raise UserError(
+                f"class {self.classes[label].wnid!r} has no images in {self._root / part / self.classes[label].wnid}; "
+                f"add some ({', '.join(IMG_EXTENSIONS)}), or choose other classes with data.subset"
+            )
+        if split != "test":
+            # The key names the class, not the label: a subset must not move images between splits.
+            order = torch.randperm(
+                len(paths), generator=generator(SPLIT_SEED, "folder", self.classes[label].wnid)
+            )
+            held_out = max(len(paths) // 20, min(1, len(paths) - 1))
+            chosen = order[:held_out] if split == "selection" else order[held_out:]
+            paths = [paths[i] for i in chosen.sort().values.tolist()]
+        return [Item(key=path, label=label) for path in paths]
+
+    def _list(self, folder: str) -> list[str]:
+        """Paths below `folder`, relative to the root. Text only: path objects cost ten times the system call."""
+        start = len(os.path.join(self._root, ""))
+        return sorted(
+            os.path.join(parent, name)[start:].replace(os.sep, "/")
+            for parent, _, names in os.walk(self._root / folder, onerror=_refuse_folder, followlinks=True)
+            for name in names
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+        )
+
+    def read(self, item: Item) -> Tensor:
+        """One decoded file, (3, h, w) uint8 RGB, upright."""
+        return read_file(self._root / item.key)
+
+    def stamp(self, item: Item) -> str:
+        """The file's size in bytes."""
+        status = self._status(item)
+        return str(status.st_size) if status else ""
+
+    def revision(self, item: Item) -> str:
+        """The file's size in bytes and when it was last changed, in nanoseconds."""
+        status = self._status(item)
+        return f"{status.st_size} {status.st_mtime_ns}" if status else ""
+
+    def _status(self, item: Item) -> os.stat_result | None:
+        """None for a broken link or a file gone since it was listed: reading it reports that, with a choice."""
+        try:
+            return os.stat(f"{self._root}/{item.key}")
+        except OSError:
+            return None
+
+
+def _refuse_folder(error: OSError) -> None:
+    """A class folder that cannot be listed would otherwise pass for an empty one."""
+    if not isinstance(error, FileNotFoundError):
+        raise UserError(f"cannot list {error.filename}: {error.strerror}; make it readable") from error
+
+
+def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
+    """The classes behind the folders `names` (sorted), ordered by id.
+
+    A table beside the folders goes before everything else: `classes.json`, a list of
+    `{"wnid": folder, "id": number, "name": text}`, or `classes.csv` with these columns. `id` (default: the row's
+    place) and `name` (default: the folder) may be missing; rows of folders that are not there are ignored.
+
+    Raises:
+        UserError: a table that cannot be read or has another form, repeats a folder or an id, or lacks a folder.
+    """
+    for file in (root / name for name in _TABLES):
+        if file.is_file():
+            return _from_table(file, names)
+    indices = imagenet.indices()
+    if all(name in indices for name in names):
+        return [
+            ClassInfo(label=i, id=indices[name], wnid=name, name=imagenet.readable_name(name))
+            for i, name in enumerate(names)
+        ]
+    return [ClassInfo(label=i, id=i, wnid=name, name=name) for i, name in enumerate(names)]
+
+
+def _from_table(file: Path, names: Sequence[str]) -> list[ClassInfo]:
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            rows: list[Any] = json.load(opened) if file.suffix == ".json" else list(csv.DictReader(opened))
+        triples = [
+            (str(row["wnid"]), int(str(row.get("id", place))), str(row.get("name") or row["wnid"]))
+            for place, row in enumerate(rows)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is not a table of classes ({type(error).__name__}: {error}); each row needs wnid (the folder's "
+            "name) and may have id (a whole number) and name; rename the file if it is meant for something else"
+        ) from error
+    for what, column in (("wnid", [row[0] for row in triples]), ("id", [row[1] for row in triples])):
+        [(value, count)] = Counter(column).most_common(1) or [("", 0)]
+        if count > 1:
+            raise UserError(f"{file}: {what} {value!r} stands in more than one row; each needs its own")
+    table = {wnid: (number, name) for wnid, number, name in triples}
+    if missing := [name for name in names if name not in table]:
+        raise UserError(
+            f"{file} has no row for {len(missing)} of {len(names)} class folders ({', '.join(missing[:_LISTED])}); "
+            "add them or remove the folders"
+        )
+    ordered = sorted(names, key=lambda wnid: table[wnid][0])
+    return [
+        ClassInfo(label=i, id=table[wnid][0], wnid=wnid, name=table[wnid][1])
+        for i, wnid in enumerate(ordered)
+    ]

@@ -1,0 +1,228 @@
+"""Recording expert trajectories: networks trained on the core-set, their weights kept after every epoch."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+from torch.optim import SGD
+
+from ldd.augment import OPERATIONS, SiameseAugmentation
+from ldd.classes import DataSpec, to_unit_range
+from ldd.data import DistillationData
+from ldd.errors import UserError
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.networks.training import train_classifier
+from ldd.seeding import derive_seed, seeded
+from ldd.trajectories import ExpertSetting, ExpertTraining, Trajectories
+
+Tick = Callable[[Tensor], None]
+"""Called after each epoch of an expert with its mean training loss."""
+
+
+def record_experts(
+    data: DistillationData,
+    network: NetworkFactory = ConvNet,
+    num_experts: int = 100,
+    first_expert: int = 0,
+    epochs: int = 15,
+    batch_size: int = 256,
+    learning_rate: float = 0.01,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    augmentation: Sequence[str] = tuple(OPERATIONS),
+    seed: int = 0,
+    device: str = "auto",
+    out: str = "experts",
+    progress: bool = True,
+) -> Path:
+    """Train experts on the core-set and store their weights after each epoch (MTT, arXiv 2203.11932, section 4.1).
+
+    Files that are already there are kept and only the missing ones are recorded, so that a run that was killed
+    continues with the same command and ends with the same files. An expert follows from (seed, its number) alone.
+
+    Args:
+        data: its core-set is what the experts learn.
+        network: the matching network of the runs that will use them.
+        num_experts: how many (published: 100 by GLaD, 5000 by LD3M); a later call may ask for more.
+        first_expert: number of the first, so that several processes can share the work.
+        epochs: passes over the core-set; a run needs max_start_epoch - 1 + expert_epochs of them.
+        batch_size: images per step.
+        learning_rate: of SGD, constant.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        augmentation: siamese augmentation strategies, one per batch; empty for none.
+        seed: of initial weights, shuffling and augmentation.
+        device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        out: folder in which the recording gets one of its own.
+        progress: show a bar with the loss and the time left.
+
+    Returns:
+        The recording's folder.
+
+    Raises:
+        UserError: a number out of range, an unknown device, too little disk space, weights that became NaN.
+    """
+    _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
+    place = _as_device(device)
+    data.setup()
+    strategies = SiameseAugmentation(augmentation)
+    with seeded(seed, "expert", first_expert):
+        sample = network(data.spec.num_classes, data.spec.image_size)
+    real = data.core_set
+    training = ExpertTraining(
+        epochs, batch_size, learning_rate, momentum, weight_decay, strategies.strategies, seed
+    )
+    setting = ExpertSetting.of(data.spec, real.keys, real.labels, sample)
+    wanted = range(first_expert, first_expert + num_experts)
+    recording = Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
+    missing = [expert for expert in wanted if not recording.is_whole(expert)]
+    _check_disk(recording, missing, len(wanted))
+    recording.write_index()
+    images, labels = real.images.to(place), real.labels.to(place)
+    with _bar(len(missing) * epochs, shown=progress) as tick:
+        for done, expert in enumerate(missing):
+            snapshots, losses = train_expert(
+                network, data.spec, images, labels, training, strategies, expert, tick
+            )
+            try:
+                recording.write(expert, snapshots, losses)
+            except UserError as error:
+                kept = num_experts - len(missing) + done
+                raise UserError(
+                    f"{error}. {kept} of {num_experts} experts are kept; the same command continues with the rest"
+                ) from error
+    losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
+    print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
+    return recording.folder
+
+
+def train_expert(
+    network: NetworkFactory,
+    spec: DataSpec,
+    images: Tensor,
+    labels: Tensor,
+    training: ExpertTraining,
+    augmentation: SiameseAugmentation,
+    expert: int,
+    tick: Tick | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Train one expert.
+
+    Args:
+        network: its factory.
+        spec: gives sizes and normalisation.
+        images: (M, 3, H, W) uint8, on the device to train on.
+        labels: (M,).
+        training: how.
+        augmentation: of `training`.
+        expert: its number.
+        tick: called after each epoch.
+
+    Returns:
+        Snapshots (E + 1, P) and mean losses (E,), float32 on the CPU, in memory of their own.
+
+    Raises:
+        UserError: weights became NaN or infinite.
+    """
+    with seeded(training.seed, "expert", expert):
+        student: Network = network(spec.num_classes, spec.image_size)
+    student.to(images.device)
+    first = parameters_to_vector(student.parameters()).detach()
+    snapshots = torch.empty(training.epochs + 1, len(first))
+    losses = torch.empty(training.epochs)
+    snapshots[0] = first
+
+    def keep(epoch: int, loss: Tensor) -> None:
+        # Copied into rows: a detached parameter would go on changing with the training.
+        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
+        losses[epoch] = loss
+        if tick:
+            tick(loss)
+
+    train_classifier(
+        student,
+        images,
+        labels,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        optimizer=partial(
+            SGD,
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        ),
+        augmentation=augmentation,
+        normalise=lambda batch: spec.normalise(to_unit_range(batch)),
+        seed=derive_seed(training.seed, "expert training", expert),
+        on_epoch=keep,
+    )
+    if not snapshots.isfinite().all():
+        raise UserError(
+            f"expert {expert}: weights became NaN or infinite with learning_rate {training.learning_rate:g}; lower it"
+        )
+    return snapshots, losses
+
+
+def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) -> None:
+    """Say what will be written, and refuse it if it does not fit; remove what a killed process left."""
+    folder = recording.folder
+    for expert in missing:
+        for leftover in folder.glob(f".{recording.path(expert).name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+    disk = next(path for path in folder.absolute().parents if path.is_dir())
+    needed, free = len(missing) * recording.bytes_per_expert, shutil.disk_usage(disk).free
+    print(
+        f"{folder}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
+        f"{recording.training.epochs + 1} snapshots of {recording.setting.num_parameters:,} parameters, take "
+        f"{_size(needed)}; the disk has {_size(free)} free"
+    )
+    if needed > free:
+        raise UserError(
+            f"the {len(missing)} experts to record take {_size(needed)}, but the disk of out ({disk}) has "
+            f"{_size(free)} free; lower num_experts ({wanted}) or epochs ({recording.training.epochs}), or choose "
+            "another disk with out"
+        )
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Tick]:
+    """Progress over all epochs of all experts, with the loss and the time left."""
+    columns = (
+        TextColumn("experts"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, loss {task.fields[loss]}, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not shown or not total) as bar:
+        task = bar.add_task("experts", total=total, loss="-")
+        yield lambda loss: bar.update(task, advance=1, loss=f"{float(loss):.3f}")
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def _check(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            shown, least = (value - 1, 0) if name == "first_expert" else (value, 1)
+            raise UserError(f"{name} ({shown}) must be at least {least}")
+
+
+def _as_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device ({name}) cannot be used here: {error}; choose auto, cpu or cuda") from error

@@ -1,0 +1,311 @@
+"""Trajectory matching (MTT): training on the synthetic images should move a network as the real ones do."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from ldd.augment import OPERATIONS, Draws, SiameseAugmentation
+from ldd.codes import Codes
+from ldd.data.real import RealImages
+from ldd.errors import NonFiniteError, UserError
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.objectives.base import Objective, StepContext, Term
+from ldd.objectives.optimizers import sgd_on_codes
+from ldd.priors import Prior
+from ldd.seeding import seeded
+from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
+
+InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
+"""`loss(theta, images, i)`: the student's scalar loss at weights theta (P,) in inner step i; repeatable."""
+
+
+class TrajectoryMatching(Objective):
+    """MTT (Cazenavette et al., CVPR 2022, arXiv 2203.11932) on generated images, as LD3M uses it (2403.03881).
+
+    Each step takes one expert and a start epoch. A student starts at the expert's weights theta_0 and takes
+    `syn_steps` gradient steps on the synthetic images, theta_{i+1} = theta_i - alpha g_i with
+    g_i = d CE(augmented batch i; theta_i) / d theta. With theta* the expert's weights `expert_epochs` later,
+
+        L = |theta_0 - alpha sum_i g_i - theta*|^2 / |theta_0 - theta*|^2.
+
+    Both forms of `unroll` give the same L, and differ in its gradients:
+
+    - "constant_memory" (what GLaD and LD3M published; the approximation of TESLA, arXiv 2211.10586): in each g_i
+      the weights theta_i are constants. The images get 2/D [alpha (theta* - theta_0) + alpha^2 sum g]^T d g_i/d x,
+      with D the denominator, and alpha gets -2/D (theta_0 - alpha sum g - theta*)^T sum g. A first pass sums the
+      g_i without second-order graphs, a second one holds the graph of a single inner step at a time.
+    - "full" (the original MTT): the exact total derivatives, also through the dependence of theta_i on the images
+      and on alpha in earlier steps. Memory grows with `syn_steps`.
+
+    The expert and its start epoch are drawn anew each step (published: the expert files in turn, shuffled), so that
+    a step depends on no earlier one. The evaluation does not use the learned step size.
+
+    Args:
+        trajectories: folder that `latentdd experts` recorded, or that holds several of them, of which the one that
+            fits the run's data and network is taken.
+        lr_latents: SGD learning rate of Z (published: 1000).
+        lr_conditioning: SGD learning rate of c (published: 1000).
+        momentum: of both.
+        expert_epochs: epochs from start to target.
+        max_start_epoch: start epochs are 0..max_start_epoch - 1.
+        syn_steps: the student's steps.
+        batch_syn: synthetic images per student step, from random permutations of all; None takes all of them.
+        step_size: initial alpha; it is learned.
+        lr_step_size: its SGD learning rate; 0 keeps it.
+        momentum_step_size: of that SGD.
+        num_experts: use the first so many; None uses all that were to be recorded.
+        network: the matching network, the one of the experts.
+        augmentation: differentiable augmentation strategies, one per student step; empty for none.
+        unroll: form of the gradient, see above.
+        halved_gradient: the released LD3M code's quirk: half of the gradient with respect to the images.
+
+    Raises:
+        UserError: a number out of range; in the first step, trajectories that are missing or do not fit.
+    """
+
+    def __init__(
+        self,
+        trajectories: str,
+        lr_latents: float = 1000.0,
+        lr_conditioning: float = 1000.0,
+        momentum: float = 0.5,
+        expert_epochs: int = 2,
+        max_start_epoch: int = 2,
+        syn_steps: int = 10,
+        batch_syn: int | None = None,
+        step_size: float = 0.01,
+        lr_step_size: float = 1e-6,
+        momentum_step_size: float = 0.5,
+        num_experts: int | None = None,
+        network: NetworkFactory = ConvNet,
+        augmentation: Sequence[str] = tuple(OPERATIONS),
+        unroll: Literal["constant_memory", "full"] = "constant_memory",
+        halved_gradient: bool = False,
+    ) -> None:
+        super().__init__()
+        counts = {"expert_epochs": expert_epochs, "max_start_epoch": max_start_epoch, "syn_steps": syn_steps}
+        counts |= {"batch_syn": batch_syn or 1, "num_experts": num_experts or 1}
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        if not 0 < step_size < float("inf"):
+            raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
+        self.trajectories = trajectories
+        self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
+        self.momentum = momentum
+        self.expert_epochs = expert_epochs
+        self.max_start_epoch = max_start_epoch
+        self.syn_steps = syn_steps
+        self.batch_syn = batch_syn
+        self.step_size = nn.Parameter(torch.tensor(float(step_size)))
+        self.lr_step_size = lr_step_size
+        self.momentum_step_size = momentum_step_size
+        self.num_experts = num_experts
+        self.network = network
+        self.augmentation = SiameseAugmentation(augmentation)
+        self.match = {"constant_memory": match_in_constant_memory, "full": match_through_all_steps}[unroll]
+        self.image_factor = 0.5 if halved_gradient else 1.0
+        self._found: _Found | None = None
+
+    def terms(self, context: StepContext) -> Iterator[Term]:
+        """One term; its value is a surrogate with the gradients of the loss, which is what is reported."""
+        alpha = self.step_size.detach()
+        if alpha <= 0:
+            raise NonFiniteError(
+                f"step {context.step}: the student's learned step size is {alpha.item():g}, no longer above 0; lower "
+                "objective.lr_step_size, or lr_latents and lr_conditioning"
+            )
+        own = context.decode(context.rows)
+        images = context.gather(own)
+        # Students run in the experts' precision, whatever the codes have.
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        found = self._find(context)
+        network = found.network.to(images)
+        start, target = self._draw_expert(context, found.experts).to(images)
+        loss = StudentLoss(
+            network,
+            images_to_batch=lambda batch, draws: self.augmentation(context.normalise(batch), draws),
+            labels=context.all_labels.to(images.device),
+            batches=self._draw_batches(context),
+            seed=context.generator("dropout").initial_seed(),
+        )
+        result = self.match(loss, start, target, images, alpha.to(images), self.syn_steps)
+        # Every rank computes the same; each takes its own rows, and a share of what is the same for all.
+        share = len(context.rows) / context.num_codes
+        gradient = self.image_factor * result.images[context.rows]
+        surrogate = (own * gradient.to(own.dtype)).sum() + share * result.step_size * self.step_size
+        yield Term("trajectory", surrogate, ("codes", "step_size"), report=share * result.loss)
+
+    def _find(self, context: StepContext) -> "_Found":
+        if self._found is None or self._found.core_set is not context.core_set:
+            core_set, network = context.core_set, context.network(self.network)
+            setting = ExpertSetting.of(context.spec, core_set.keys, core_set.labels, network)
+            experts = find_trajectories(self.trajectories, setting, self.num_experts)
+            needed = self.max_start_epoch - 1 + self.expert_epochs
+            if experts.training.epochs < needed:
+                raise UserError(
+                    f"objective.trajectories ({experts.folder}) has {experts.training.epochs} epochs, but "
+                    f"max_start_epoch ({self.max_start_epoch}) and expert_epochs ({self.expert_epochs}) reach epoch "
+                    f"{needed}; lower one of them, or record experts with --epochs {needed} or more"
+                )
+            self._found = _Found(core_set, network, experts)
+        return self._found
+
+    def _draw_expert(self, context: StepContext, experts: Trajectories) -> Tensor:
+        """Weights at the start and at the target, (2, P)."""
+        generator = context.generator("expert")
+        expert = int(torch.randint(experts.num_experts, (), generator=generator))
+        start = int(torch.randint(self.max_start_epoch, (), generator=generator))
+        weights = experts.read(expert, [start, start + self.expert_epochs])
+        if torch.equal(weights[0], weights[1]):
+            raise UserError(
+                f"{experts.path(expert)}: the weights are the same after epochs {start} and "
+                f"{start + self.expert_epochs}; record experts with a higher learning_rate"
+            )
+        return weights
+
+    def _draw_batches(self, context: StepContext) -> list[tuple[Tensor, Draws]]:
+        """Rows and augmentation draws of every student step."""
+        total = context.num_codes
+        size = total if self.batch_syn is None else self.batch_syn
+        if size > total:
+            raise UserError(
+                f"objective.batch_syn ({size}) is more than the {total} synthetic images; lower it, or set null for all"
+            )
+        order, augmentation = context.generator("student batches"), context.generator("augmentation")
+        batches: list[tuple[Tensor, Draws]] = []
+        while len(batches) < self.syn_steps:
+            for rows in torch.randperm(total, generator=order).split(size):
+                draws = self.augmentation.draw(len(rows), augmentation, one_strategy=True)
+                batches.append((rows.to(context.rows.device), draws))
+        return batches[: self.syn_steps]
+
+    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
+        """SGD over the codes, one learning rate for each group, and SGD over the step size."""
+        return {
+            "codes": sgd_on_codes(codes, self.rates, self.momentum),
+            "step_size": SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size),
+        }
+
+    def matching_networks(self) -> tuple[NetworkFactory, ...]:
+        """The one matching network."""
+        return (self.network,)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the first step looked up: kept outside of the module's state."""
+
+    core_set: RealImages
+    network: Network
+    experts: Trajectories
+
+
+class StudentLoss:
+    """The student's cross-entropy on the batch of an inner step, the same each time it is asked for.
+
+    Args:
+        network: gives the architecture; its own weights are not used.
+        images_to_batch: normalises and augments.
+        labels: (N,).
+        batches: rows and augmentation draws of each inner step.
+        seed: of dropout.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images_to_batch: Callable[[Tensor, Draws], Tensor],
+        labels: Tensor,
+        batches: Sequence[tuple[Tensor, Draws]],
+        seed: int,
+    ) -> None:
+        self.network = network
+        self.images_to_batch = images_to_batch
+        self.labels = labels
+        self.batches = batches
+        self.seed = seed
+        self._names, values = zip(*network.named_parameters(), strict=True)
+        self._shapes = [value.shape for value in values]
+
+    def __call__(self, theta: Tensor, images: Tensor, i: int) -> Tensor:
+        """Scalar with graph to theta (P,) and images (N, C, H, W)."""
+        rows, draws = self.batches[i]
+        parts = theta.split([shape.numel() for shape in self._shapes])
+        weights = {
+            name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
+        }
+        # Copies: running statistics change in place, which a graph that is still needed would notice.
+        buffers = {name: value.clone() for name, value in self.network.named_buffers()}
+        with seeded(self.seed, i, device=images.device):
+            batch = self.images_to_batch(images[rows], draws)
+            logits = functional_call(self.network, weights | buffers, (batch,))
+        return F.cross_entropy(logits, self.labels[rows])
+
+
+class Match(NamedTuple):
+    """A trajectory-matching loss with its gradients.
+
+    Attributes:
+        loss: scalar.
+        images: (N, C, H, W), with respect to the images.
+        step_size: scalar, with respect to alpha.
+    """
+
+    loss: Tensor
+    images: Tensor
+    step_size: Tensor
+
+
+def match_in_constant_memory(
+    loss: InnerLoss, start: Tensor, target: Tensor, images: Tensor, alpha: Tensor, steps: int
+) -> Match:
+    """Gradients with each theta_i constant, one inner step's graph at a time.
+
+    Args:
+        loss: of the student.
+        start: theta_0, (P,).
+        target: theta*, (P,).
+        images: (N, C, H, W).
+        alpha: scalar.
+        steps: inner steps.
+    """
+    theta, total = start, torch.zeros_like(start)
+    for i in range(steps):
+        gradient = _weight_gradient(loss, theta, images, i, create_graph=False)
+        total += gradient
+        theta = theta - alpha * gradient
+    residual = start - alpha * total - target
+    scale = 2 / (start - target).square().sum()
+    pull, theta, leaf = -scale * alpha * residual, start, images.detach().requires_grad_()
+    image_gradient = torch.zeros_like(images)
+    for i in range(steps):
+        gradient = _weight_gradient(loss, theta, leaf, i, create_graph=True)
+        image_gradient += torch.autograd.grad(gradient, leaf, pull)[0]
+        theta = theta - alpha * gradient.detach()  # computed again rather than kept
+    return Match(residual.square().sum() * scale / 2, image_gradient, -scale * residual.dot(total))
+
+
+def match_through_all_steps(
+    loss: InnerLoss, start: Tensor, target: Tensor, images: Tensor, alpha: Tensor, steps: int
+) -> Match:
+    """The exact gradients, through all inner steps; arguments as of `match_in_constant_memory`."""
+    leaf, rate = images.detach().requires_grad_(), alpha.detach().requires_grad_()
+    theta = start.detach().requires_grad_()
+    for i in range(steps):
+        theta = theta - rate * torch.autograd.grad(loss(theta, leaf, i), theta, create_graph=True)[0]
+    distance = (theta - target).square().sum() / (start - target).square().sum()
+    image_gradient, rate_gradient = torch.autograd.grad(distance, [leaf, rate])
+    return Match(distance.detach(), image_gradient, rate_gradient)
+
+
+def _weight_gradient(loss: InnerLoss, theta: Tensor, images: Tensor, i: int, *, create_graph: bool) -> Tensor:
+    """(P,), at theta as a constant."""
+    theta = theta.detach().requires_grad_()
+    return torch.autograd.grad(loss(theta, images, i), theta, create_graph=create_graph)[0]

@@ -1,0 +1,86 @@
+"""Writing a prior folder: diffusers components in half precision, class table, `prior.json` and a model card."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel, VQModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldd.classes import DataSpec
+from ldd.files import atomic_folder, write_json
+
+
+def write_prior(
+    folder: Path | str,
+    *,
+    unet: UNet2DConditionModel,
+    autoencoder: ModelMixin,
+    scheduler: DDIMScheduler,
+    class_embedding: Tensor,
+    spec: DataSpec,
+    licence: str,
+    facts: Mapping[str, str],
+) -> Path:
+    """Write a folder that `LatentDiffusionPrior` reads; an existing one is replaced once the new one is complete.
+
+    Args:
+        folder: where to.
+        unet: the denoiser; stored, as the autoencoder, in float16.
+        autoencoder: a diffusers autoencoder.
+        scheduler: the DDIM schedule the U-Net was trained on.
+        class_embedding: (K + 1, D), the null row last.
+        spec: classes and image size.
+        licence: terms of the weights.
+        facts: lines of the model card, name -> text.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with atomic_folder(folder) as beside:
+        name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
+        for part, model in (("unet", unet), (name, autoencoder)):
+            half = deepcopy(model).to("cpu", torch.float16)
+            half.register_to_config(_name_or_path="")  # a path on this machine, otherwise
+            half.save_pretrained(beside / part, safe_serialization=True)
+        scheduler.save_pretrained(beside / "scheduler")
+        table = class_embedding.detach().to("cpu", torch.float16).contiguous()
+        save_file({"weight": table}, beside / "class_embedding.safetensors")
+        write_json(
+            beside / "prior.json",
+            {
+                "classes": [{"id": c.id, "wnid": c.wnid, "name": c.name} for c in spec.classes],
+                "null_class": len(table) - 1,
+                "image_size": spec.image_size,
+                "licence": licence,
+            },
+        )
+        (beside / "README.md").write_text(_model_card(spec, {"licence of the weights": licence, **facts}))
+    return Path(folder)
+
+
+def count(module: nn.Module) -> str:
+    """Number of a module's parameters, with separators."""
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def _model_card(spec: DataSpec, facts: Mapping[str, str]) -> str:
+    shown = [info.name for info in spec.classes[:20]]
+    more = f" and {spec.num_classes - len(shown)} more" if spec.num_classes > len(shown) else ""
+    lines = [f"- **{name}**: {text}" for name, text in facts.items()]
+    return "\n".join(
+        [
+            f"# Class-conditional latent diffusion prior, {spec.num_classes} classes at {spec.image_size} px",
+            "",
+            f"Classes: {', '.join(shown)}{more}.",
+            "",
+            *lines,
+            "",
+            "`unet/`, the autoencoder's folder and `scheduler/` are diffusers components (float16 safetensors);",
+            "`class_embedding.safetensors` holds a row per class and the null row last; `prior.json` names the",
+            'classes. Load it with `ldd.LatentDiffusionPrior("PATH OF THIS FOLDER")`.',
+            "",
+        ]
+    )

@@ -1,0 +1,185 @@
+"""The command line as users meet it: in a subprocess, by its messages and exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import ldd
+from ldd.distilled import DistilledSet
+
+ROOT = Path(ldd.__file__).parent.parent
+
+
+def latentdd(*arguments, cwd=ROOT, module=False):
+    command = [sys.executable, "-m", "ldd"] if module else [str(Path(sys.executable).parent / "latentdd")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tiny_prior_path):
+    """The quickstart with a tiny prior and network, without evaluation."""
+    return [
+        *("--config", "configs/quickstart.yaml", "--model.prior.path_or_hub_id", tiny_prior_path),
+        *("--model.prior.num_steps", 2, "--model.objective.real_batch", 4),
+        *(
+            "--model.objective.network.width",
+            8,
+            "--trainer.limit_val_batches",
+            0,
+            "--checkpoint.every_n_steps",
+            2,
+        ),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    result = latentdd("fit", *small, "--trainer.max_steps", 4, "--trainer.default_root_dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_help_and_version_in_both_forms():
+    for module in (False, True):
+        shown = latentdd("--help", module=module)
+        assert shown.returncode == 0
+        for verb in "fit validate prior evaluate train export inspect configs".split():
+            assert f"\n  {verb} " in shown.stdout
+        assert latentdd("--version", module=module).stdout == f"latentdd {ldd.__version__}\n"
+
+
+def test_unknown_command():
+    result = latentdd("distil")
+    assert result.returncode == 2
+    assert "unknown command 'distil'; choose from fit, validate" in result.stderr
+
+
+def test_a_run_leaves_what_the_readme_says(run):
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert (run / "previews" / "step-000000.png").is_file()
+    assert (run / "logs" / "version_0" / "metrics.csv").read_text().count("\n") == 5
+    distilled = DistilledSet.load(run)
+    assert distilled.images_per_class == 1
+    assert distilled.manifest["config"]["model"]["prior"]["init_args"]["num_steps"] == 2
+    assert distilled.manifest["ledger"]["stages"]["distil"]["seconds"] > 0
+
+
+def test_a_folder_with_a_run_is_refused_continued_or_replaced(run, small, tmp_path):
+    there = ["--trainer.default_root_dir", run]
+    result = latentdd("fit", *small, "--trainer.max_steps", 4, *there)
+    assert result.returncode == 2
+    assert (
+        f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last"
+        in result.stderr
+    )
+    whole = latentdd(
+        "fit", *small, "--trainer.max_steps", 6, "--trainer.default_root_dir", tmp_path / "whole"
+    )
+    more = latentdd("fit", *small, "--trainer.max_steps", 6, *there, "--ckpt_path", "last")
+    assert (whole.returncode, more.returncode) == (0, 0), more.stderr
+    resumed, unbroken = DistilledSet.load(run), DistilledSet.load(tmp_path / "whole")
+    for name, value in unbroken.codes.items():
+        assert torch.equal(value, resumed.codes[name]), name
+    again = latentdd("fit", *small, "--trainer.max_steps", 0, *there, "--overwrite", "true")
+    assert again.returncode == 0, again.stderr
+    assert not (run / "checkpoints").exists()
+
+
+def test_last_without_a_checkpoint(small, tmp_path):
+    result = latentdd("fit", *small, "--trainer.default_root_dir", tmp_path, "--ckpt_path", "last")
+    assert result.returncode == 2
+    assert "ckpt_path (last): no checkpoint in" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--model.chunk_sise", 3], "chunk_sise"),
+        (["--model.objective.widht", 3], "widht"),
+        (["--model.objective", "ldd.objectives.DistributionMatchin"], "DistributionMatchin"),
+        (["--model.prior.path_or_hub_id", "/nowhere/prior"], "/nowhere/prior"),
+        (["--model.images_per_class", 300], "images_per_class (300) is more than the"),
+        (["--data.image_size", 64], "data.image_size (64) differs from the prior's image_size (32)"),
+        (["--model.prior.image_size", 30, "--data.image_size", 30], "30"),
+        (["--trainer.default_root_dir", "/proc/nowhere"], "/proc/nowhere"),
+        (["--seed_everything", "true"], "seed_everything (True) must be a number"),
+        (["--trainer.gradient_clip_val", 1.0], "trainer: "),
+        (["--model.objective.real_batch", 256], "real"),
+        (["--evaluation.protocol", "quickest"], "quickest"),
+    ],
+)
+def test_mistakes_exit_with_2_and_leave_nothing(small, tmp_path, arguments, text):
+    folder = tmp_path / "run"
+    result = latentdd(
+        "fit", *small, "--trainer.default_root_dir", folder, "--trainer.max_steps", 1, *arguments
+    )
+    assert result.returncode == 2, result.stderr
+    assert text in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (folder / "distilled").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def start(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ldd", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_the_codes(small, tmp_path, number, code):
+    folder = tmp_path / "run"
+    process = start("fit", *small, "--trainer.default_root_dir", folder, "--trainer.max_steps", 100000)
+    deadline = time.monotonic() + 240
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    distilled = DistilledSet.load(folder)
+    assert torch.equal(saved["state_dict"]["codes.latents"], distilled.codes["latents"])
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_inspect_export_and_configs(run, tmp_path):
+    shown = latentdd("inspect", run, "--json")
+    found = json.loads(shown.stdout)
+    assert found["num_classes"] == 10
+    assert found["images_per_class"] == 1
+    assert latentdd("export", run, "--format", "imagefolder", "--out", tmp_path / "folder").returncode == 0
+    assert len(list((tmp_path / "folder").rglob("*.png"))) == 10
+    missing = latentdd("inspect", tmp_path / "nothing")
+    assert missing.returncode == 2
+    assert str(tmp_path / "nothing") in missing.stderr
+    assert latentdd("configs", "--copy", tmp_path / "configs").returncode == 0
+    assert (tmp_path / "configs" / "quickstart.yaml").read_text() == (
+        ROOT / "configs" / "quickstart.yaml"
+    ).read_text()
+    assert latentdd("configs", "--copy", tmp_path / "configs").returncode == 2

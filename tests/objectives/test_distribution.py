@@ -1,0 +1,76 @@
+"""DM against its formula, its zero, and its descent."""
+
+import torch
+from small_runs import NARROW, fit, matching
+
+from ldd.distiller import Distiller
+from ldd.objectives.distribution import mean_distance
+from ldd.priors import PixelPrior
+from ldd.step import DistillationStep
+
+
+def pixel_step(digits, objective, images_per_class=2):
+    """A step on pixel codes that start at real images, in float64."""
+    model = Distiller(PixelPrior(32), objective, digits.spec, images_per_class=images_per_class).double()
+    model.initializer(model.codes, model.prior, digits.core_set, torch.Generator().manual_seed(5))
+    return model, DistillationStep(model, digits.core_set, 0)
+
+
+def test_mean_distance_is_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(3, 7, 5, generator=generator, dtype=torch.float64)
+    synthetic = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
+    expected = 0.0
+    for k in range(3):
+        for f in range(5):
+            expected += float(sum(real[k, :, f]) / 7 - sum(synthetic[k, :, f]) / 2) ** 2
+    assert abs(mean_distance(real, synthetic).item() - expected) < 1e-12
+
+
+def test_term_equals_a_loop_over_classes(digits):
+    objective = matching(real_chunk=3)
+    model, step = pixel_step(digits, objective)
+    (term,) = objective.terms(step)
+    term.value.backward()
+    found = model.codes.latents.grad.clone()
+    network = step.network(NARROW)
+    draws = objective.augmentation.draw(10, step.generator("augmentation"), one_strategy=False)
+    images = model.codes.latents.detach().requires_grad_()
+    loss = 0
+    for label in range(10):
+        own = draws[torch.full((4,), label)]
+        real = network.embed(objective.augmentation(digits.spec.normalise(step.real(label, 4)), own)).mean(0)
+        mine = images[2 * label : 2 * label + 2]
+        fake = network.embed(objective.augmentation(digits.spec.normalise(mine), own[torch.arange(2)])).mean(
+            0
+        )
+        loss = loss + (real - fake).pow(2).sum()
+    loss.backward()
+    assert abs(loss.item() - term.value.item()) < 1e-9 * loss.item()
+    assert (images.grad - found).abs().max() < 1e-9 * found.abs().max()
+
+
+def test_identical_images_give_zero_loss_and_gradient(digits):
+    objective = matching()
+    model, step = pixel_step(digits, objective, images_per_class=4)
+    for label in range(10):
+        rows = torch.arange(4 * label, 4 * label + 4)
+        model.codes.set_latents(rows, step.real(label, 4))
+    (term,) = objective.terms(step)
+    term.value.backward()
+    assert term.value.item() < 1e-24
+    assert model.codes.latents.grad.abs().max() < 1e-12
+
+
+def test_twenty_steps_lower_the_loss(digits, tmp_path):
+    objective = matching(lr_latents=1.0, real_batch=50)
+    model = fit(PixelPrior(32), objective, tmp_path / "end", 20, digits)
+
+    def loss(distiller: Distiller) -> float:
+        # Under twenty networks and batches that the run has not drawn.
+        with torch.no_grad():
+            steps = (DistillationStep(distiller, digits.core_set, step) for step in range(100, 120))
+            return sum(next(objective.terms(step)).value.item() for step in steps)
+
+    start = fit(PixelPrior(32), objective, tmp_path / "start", 0, digits)
+    assert loss(model) < 0.9 * loss(start)

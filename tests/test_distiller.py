@@ -1,0 +1,184 @@
+"""The step: exact in chunks and under checkpoints, repeatable, resumable bit for bit, safe when it breaks."""
+
+import pytest
+import torch
+from small_runs import NARROW, fit, matching
+
+from ldd.callbacks import LastCheckpoints
+from ldd.callbacks.checkpoint import find_last
+from ldd.classes import DataSpec
+from ldd.data import DistillationData
+from ldd.distilled import DistilledSet
+from ldd.distiller import Distiller
+from ldd.errors import NonFiniteError, UserError
+from ldd.objectives import GradientMatching
+from ldd.priors import LatentDiffusionPrior, PixelPrior
+from ldd.step import DistillationStep
+
+
+@pytest.fixture
+def prior(tiny_prior_path):
+    return LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+
+
+def codes_of(model: Distiller) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.codes.state_dict().items()}
+
+
+def assert_identical(left: dict, right: dict) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def gradients(prior, digits, **arguments):
+    """Images, and gradients of the codes for one DM term, in float64."""
+    model = Distiller(prior, matching(), digits.spec, images_per_class=2, **arguments).double()
+    generator = torch.Generator().manual_seed(0)
+    model.initializer(model.codes, model.prior, digits.core_set, generator)
+    step = DistillationStep(model, digits.core_set, 0)
+    images = step.decode(step.rows)
+    (term,) = model.objective.terms(step)
+    term.value.backward()
+    return images.detach(), model.codes.latents.grad, model.codes.conditioning.grad
+
+
+@pytest.mark.parametrize("arguments", [{"chunk_size": 3}, {"chunk_size": 1}, {"checkpointing": "always"}])
+def test_chunks_and_checkpoints_are_exact(tiny_prior_path, digits, arguments):
+    def prior():
+        return LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+
+    reference = gradients(prior(), digits, chunk_size=20, checkpointing="never")
+    for expected, found in zip(reference, gradients(prior(), digits, **arguments), strict=True):
+        assert expected.abs().max() > 0
+        assert (expected - found).abs().max() < 1e-9 * expected.abs().max()
+
+
+def test_same_seed_same_codes_other_seed_other_codes(tiny_prior_path, digits, tmp_path):
+    runs = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+        runs.append(codes_of(fit(prior, matching(), tmp_path / name, 2, digits, seed=seed)))
+    assert_identical(runs[0], runs[1])
+    assert not torch.equal(runs[0]["latents"], runs[2]["latents"])
+
+
+def test_prior_is_untouched_and_absent_from_the_checkpoint(prior, digits, tmp_path):
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    model = fit(prior, matching(), tmp_path, 2, digits)
+    assert_identical(before, prior.state_dict())
+    assert not any(parameter.requires_grad for parameter in prior.parameters())
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [name for name in saved["state_dict"] if name.startswith("prior.")]
+    assert torch.equal(saved["state_dict"]["codes.latents"], model.codes.latents)
+    assert saved["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        matching,
+        lambda: GradientMatching(real_batch=4, network=NARROW, outer_loop=3, inner_loop=2),
+    ],
+    ids=["distribution", "gradient with a trained network"],
+)
+def test_resume_is_bit_identical(tiny_prior_path, digits, tmp_path, objective):
+    def prior():
+        return LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+
+    unbroken = fit(prior(), objective(), tmp_path / "whole", 5, digits)
+    fit(prior(), objective(), tmp_path / "half", 2, digits)
+    last = find_last(tmp_path / "half")
+    resumed = fit(prior(), objective(), tmp_path / "half", 5, digits, ckpt_path=last)
+    assert resumed.global_step == unbroken.global_step == 5
+    assert_identical(codes_of(unbroken), codes_of(resumed))
+
+
+def test_codes_move_and_max_steps_counts_training_steps(prior, digits, tmp_path):
+    model = fit(prior, matching(), tmp_path, 3, digits)
+    assert model.trainer.global_step == int(model.num_steps_done) == 3
+    start = Distiller(prior, matching(), digits.spec)
+    assert not torch.equal(model.codes.conditioning, start.codes.conditioning)
+    assert torch.equal(model.codes.noise, start.codes.noise)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+
+
+def test_no_steps_still_initialises_and_exports(prior, digits, tmp_path):
+    model = fit(prior, matching(), tmp_path, 0, digits)
+    assert model.codes.latents.abs().max() > 0
+    assert DistilledSet.load(tmp_path / "distilled").images_per_class == 1
+
+
+def test_saved_images_are_the_codes_decoded(prior, digits, tmp_path):
+    model = fit(prior, matching(), tmp_path, 1, digits)
+    loaded = DistilledSet.load(tmp_path / "distilled")
+    with torch.no_grad():
+        images, labels = model.synthesise(torch.arange(10))
+    assert (loaded.images - (images + 1) * 127.5).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(loaded.labels, labels)
+    assert loaded.manifest["seen_networks"] == ["ldd.networks.convnet.ConvNet"]
+    assert loaded.manifest["licences"] == {"prior": "random weights", "data": digits.spec.licence}
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_codes(prior, digits, tmp_path):
+    text = (
+        r"step \d: the distribution loss of DistributionMatching is .* Lower the objective's learning rates"
+    )
+    with pytest.raises(NonFiniteError, match=text):
+        fit(prior, matching(lr_latents=1e30), tmp_path, 5, digits)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]["codes.latents"].isfinite().all()
+    assert DistilledSet.load(tmp_path / "distilled").images_per_class == 1
+
+
+def test_more_images_than_a_class_has(prior, digits, tmp_path):
+    with pytest.raises(UserError, match=r"images_per_class \(500\) is more than the \d+ images of class '0'"):
+        fit(prior, matching(), tmp_path, 1, digits, images_per_class=500)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_do_not_fit(digits, prior, tmp_path):
+    with pytest.raises(UserError, match=r"data.image_size \(32\) differs from the prior's image_size \(64\)"):
+        Distiller(PixelPrior(64), matching(), digits.spec)
+    with pytest.raises(UserError, match=r"images_per_class \(0\) must be at least 1"):
+        Distiller(prior, matching(), digits.spec, images_per_class=0)
+    with pytest.raises(UserError, match=r"chunk_size \(0\) must be 'auto' or at least 1"):
+        Distiller(prior, matching(), digits.spec, chunk_size=0)
+    with pytest.raises(UserError, match=r"every_n_steps \(0\) must be at least 1"):
+        LastCheckpoints(0)
+
+
+def test_a_class_the_prior_does_not_know(prior, digits):
+    other = DataSpec(
+        [type(digits.classes[0])(0, 0, "n01440764", "tench")], 32, digits.spec.mean, digits.spec.std, ""
+    )
+    with pytest.raises(UserError, match="tench"):
+        Distiller(prior, matching(), other)
+
+
+def test_checkpoint_of_another_run(prior, digits, tmp_path):
+    fit(prior, matching(), tmp_path / "one", 2, digits)
+    with pytest.raises(UserError, match=r"ckpt_path: codes.\w+ is \[10.*this configuration needs \[20"):
+        fit(
+            prior,
+            matching(),
+            tmp_path / "two",
+            2,
+            digits,
+            ckpt_path=find_last(tmp_path / "one"),
+            images_per_class=2,
+        )
+
+
+def test_float64_runs(tiny_prior_path, digits, tmp_path):
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+    model = fit(prior, matching(), tmp_path, 1, digits, precision="64-true")
+    assert model.codes.latents.dtype == torch.float64
+
+
+def test_real_batch_larger_than_a_class(prior, tmp_path):
+    with pytest.raises(UserError, match="real_batch|images"):
+        fit(prior, matching(real_batch=400), tmp_path, 1, DistillationData())
