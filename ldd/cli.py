@@ -25,6 +25,10 @@ VERBS = {
 """Verb -> (module with a function `main(arguments)`, help)."""
 
 
+FLAGS = ("--json", "--overwrite")
+"""Options that may stand without a value (the parser itself wants `--json true`)."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -45,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"latentdd: error: unknown command {verb!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    rest = _with_values(rest)
     # Lightning's parser reads (and warns about) the process's own arguments.
-    sys.argv = ["latentdd", *arguments]
+    sys.argv = ["latentdd", verb, *rest]
     try:
         importlib.import_module(VERBS[verb][0]).main(verb, rest)
     except UserError as error:
@@ -56,6 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"latentdd {verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    following = [*arguments[1:], "-"]
+    pairs = zip(arguments, following, strict=True)
+    return [
+        part
+        for word, after in pairs
+        for part in ((word, "true") if word in FLAGS and after[0] == "-" else (word,))
+    ]
 
 
 def _help() -> str:

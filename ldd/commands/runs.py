@@ -29,6 +29,7 @@ TRAINER_DEFAULTS = {
 EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
     r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
 )
 
@@ -51,7 +52,7 @@ class RunCLI(LightningCLI):
     """A LightningModule over DistillationData in a run folder.
 
     Attributes:
-        run_files: what marks a folder as holding a run, and what `--overwrite true` removes.
+        run_files: what marks a folder as holding a run, and what `--overwrite` removes.
     """
 
     run_files: tuple[str, ...] = ("checkpoints", "config.yaml")
@@ -104,7 +105,7 @@ class RunCLI(LightningCLI):
         if found and not self.options.overwrite:
             raise UserError(
                 f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
-                "it with --overwrite true, or choose another folder"
+                "it with --overwrite, or choose another folder"
             )
         for path in found:
             if path.is_dir():
@@ -115,6 +116,12 @@ class RunCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
         """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
         trainer = self.options.trainer
+        try:
+            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"trainer.default_root_dir ({trainer.default_root_dir}): {error.strerror}; choose a writable folder"
+            ) from error
         if trainer.logger in (None, True):
             kwargs["logger"] = CSVLogger(trainer.default_root_dir, name="logs")
         if trainer.enable_progress_bar is not False:

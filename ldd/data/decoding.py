@@ -1,7 +1,6 @@
 """From image files to squares of bytes: every oddity of real files is settled here, once."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,14 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
@@ -32,7 +29,6 @@ OnError = Literal["raise", "skip"]
 _LISTED = 10  # unreadable images spelt out in a message
 _AT_ONCE = 32  # images per thread between two writes, so that decoding never runs far ahead of the disk
 _SHOW_PROGRESS_FROM = 2000  # images: some seconds
-_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ def read_file(path: Path) -> Tensor:
     """One image file as (3, h, w) uint8 RGB, at its native size and upright.
 
     Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's `ImageFolder` does), of
-    an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft")
-    differs from an antialiased resize by 2.5 grey levels on average (160 to 64 px).
+    an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
+    a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
 
     Raises:
         UnreadableImage: damaged, truncated, no image, or more than 8 bits per grey value.
@@ -64,7 +60,7 @@ def read_file(path: Path) -> Tensor:
         raise
     except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
         raise UnreadableImage(
-            f"cannot read image {path}: {_reason(error)}; repair it or remove it from the folder, or leave out such "
+            f"cannot read image {path}: {error}; repair it or remove it from the folder, or leave out such "
             "images with data.on_error: skip"
         ) from error
 
@@ -76,22 +72,11 @@ def _decode(path: Path) -> Tensor:
                 f"{path} has more than 8 bits per channel; convert it to 8 bits, or leave out such images with "
                 "data.on_error: skip"
             )
-        if image.format == "JPEG" and image.mode != "CMYK" and image.getexif().get(_ORIENTATION, 1) == 1:
-            # The same pixels as Pillow's, bit for bit, in two thirds of the time.
-            data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-            decoded: Tensor = decode_jpeg(data, mode=ImageReadMode.RGB)
-            return decoded
         upright = ImageOps.exif_transpose(image)
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
         pixels: Tensor = pil_to_tensor(upright.convert("RGB"))
         return pixels
-
-
-def _reason(error: Exception) -> str:
-    """The decoder's complaint, without the place in torchvision's sources where it was raised."""
-    text = str(error).partition("\n")[0] or type(error).__name__
-    return re.sub(r"^.*\.cpp:\d+, ", "", text)
 
 
 def fit_to_square(image: Tensor, size: int) -> Tensor:

@@ -15,8 +15,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ldd.classes import ClassInfo
 from ldd.data import imagenet
 from ldd.data.decoding import read_file
-from ldd.data.sources import SPLIT_SEED, Item, Source, Split
+from ldd.data.sources import SPLIT_SEED, Item, Source, Split, UnreadableImage
 from ldd.errors import UserError
+from ldd.files import sha256
 from ldd.seeding import generator
 
 _TABLES = ("classes.json", "classes.csv")
@@ -117,6 +118,13 @@ class FolderSource(Source):
         """The file's size in bytes and when it was last changed, in nanoseconds."""
         status = self._status(item)
         return f"{status.st_size} {status.st_mtime_ns}" if status else ""
+
+    def sha256(self, item: Item) -> str:
+        """Of the file's bytes; UnreadableImage where there are none."""
+        try:
+            return sha256(f"{self._root}/{item.key}")
+        except OSError as error:
+            raise UnreadableImage(f"cannot read image {self._root / item.key}: {error.strerror}") from error
 
     def _status(self, item: Item) -> os.stat_result | None:
         """None for a broken link or a file gone since it was listed: reading it reports that, with a choice."""

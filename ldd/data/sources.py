@@ -77,6 +77,10 @@ class Source(ABC):
         """What tells this image from an edited one on this machine; caches ask for it. By default the stamp."""
         return self.stamp(item)
 
+    def sha256(self, item: Item) -> str:
+        """Hex digest of the image's file; of its pixels where it comes from no file."""
+        return hashlib.sha256(self.read(item).contiguous().numpy().tobytes()).hexdigest()
+
     def items(self, split: Split) -> list[Item]:
         """All images of one split, class-major."""
         return [item for info in self.classes for item in self.class_items(split, info.label)]
@@ -132,4 +136,4 @@ class DigitsSource(Source):
 
     def stamp(self, item: Item) -> str:
         """Hash of the pixels."""
-        return hashlib.sha256(self.read(item).contiguous().numpy().tobytes()).hexdigest()
+        return self.sha256(item)

@@ -82,6 +82,10 @@ class Subset(Source):
         """As the other source has it."""
         return self._source.revision(item)
 
+    def sha256(self, item: Item) -> str:
+        """As the other source has it."""
+        return self._source.sha256(item)
+
 
 def subset_wnids(subset: str) -> Sequence[str]:
     """Wnids of a published subset, or those in a text file (the first word of each line; `#` starts a comment).

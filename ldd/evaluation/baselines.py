@@ -4,16 +4,18 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 from typing import Protocol as Interface
-from typing import final
 
 import torch
 from torch import Tensor
 
 from ldd.classes import DataSpec, Labelled, to_bytes
-from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.seeding import generator
+
+if TYPE_CHECKING:  # worker processes import this file, and would wait for all that ldd.data imports
+    from ldd.data.real import RealImages
 
 
 class EvaluationData(Interface):
@@ -25,8 +27,8 @@ class EvaluationData(Interface):
     """
 
     spec: DataSpec
-    train_images: RealImages
-    test_images: RealImages
+    train_images: "RealImages"
+    test_images: "RealImages"
 
     def setup(self, stage: str | None = None) -> None:
         """Load the splits; a second call does nothing."""

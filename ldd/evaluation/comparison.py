@@ -1,9 +1,8 @@
 """Evaluation of a distilled set: the same students on it and on the sets beside it."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Literal
 
 import torch

@@ -37,7 +37,7 @@ class AutoencoderShape:
         Raises:
             UserError: the images cannot be halved as often as there are levels.
         """
-        factor = 2 ** (len(self.channels) - 1)
+        factor: int = 2 ** (len(self.channels) - 1)
         if image_size % factor:
             raise UserError(
                 f"autoencoder.channels has {len(self.channels)} levels, which needs images of a multiple of {factor} "
@@ -91,7 +91,8 @@ class DenoiserShape:
         _check_groups("unet", self.channels, self.norm_groups)
         if len(self.attention) != len(self.channels):
             raise UserError(
-                f"unet.attention={list(self.attention)} must have an entry for each of unet.channels={list(self.channels)}"
+                f"unet.attention={list(self.attention)} must have one entry for each of "
+                f"unet.channels={list(self.channels)}"
             )
         if not (self.middle or any(self.attention)):
             raise UserError(

@@ -67,7 +67,7 @@ class PriorTraining(LightningModule):
     averages of its weights. `trainer.max_steps` counts both phases.
 
     Args:
-        autoencoder: shape of the autoencoder to train, or the folder or hub id of a pre-trained one, which stays frozen.
+        autoencoder: shape of the autoencoder to train, or folder or hub id of a pre-trained one, which stays frozen.
         unet: shape of the denoiser.
         data_spec: classes and image size (linked to the data).
         autoencoder_steps: steps of the first phase; 0 with a pre-trained autoencoder.
@@ -208,8 +208,8 @@ class PriorTraining(LightningModule):
             images = self._augmentation(images, draws)
         posterior = self.autoencoder.encode(images).latent_dist
         latents = posterior.sample(generator=draws)
-        reconstruction = self.autoencoder.decode(latents).sample
-        divergence = posterior.kl().mean() / latents[0].numel()
+        reconstruction: Tensor = self.autoencoder.decode(latents).sample
+        divergence: Tensor = posterior.kl().mean() / latents[0].numel()
         return l1_loss(reconstruction, images) + self._kl_weight * divergence
 
     def _denoiser_loss(self, step: int) -> Tensor:
@@ -332,8 +332,8 @@ class PriorTraining(LightningModule):
         }
         if self.frozen is None:
             facts["autoencoder"] = (
-                f"{count(self.autoencoder)} parameters, {self._autoencoder_steps:,} steps of {self._autoencoder_batch}; "
-                f"loss: training {number('autoencoder_loss')}; mean absolute error of pixels in [-1, 1] on the "
+                f"{count(self.autoencoder)} parameters, {self._autoencoder_steps:,} steps of {self._autoencoder_batch};"
+                f" loss: training {number('autoencoder_loss')}; mean absolute error of pixels in [-1, 1] on the "
                 f"selection split {number('val_autoencoder_loss')}"
             )
         else:

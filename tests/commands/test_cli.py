@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import ldd
+from ldd import cli
 from ldd.distilled import DistilledSet
 
 ROOT = Path(ldd.__file__).parent.parent
@@ -60,7 +61,7 @@ def test_help_and_version_in_both_forms():
     for module in (False, True):
         shown = latentdd("--help", module=module)
         assert shown.returncode == 0
-        for verb in "fit validate prior evaluate train export inspect configs".split():
+        for verb in ["fit", "validate", "prior", "evaluate", "train", "export", "inspect", "configs"]:
             assert f"\n  {verb} " in shown.stdout
         assert latentdd("--version", module=module).stdout == f"latentdd {ldd.__version__}\n"
 
@@ -82,31 +83,50 @@ def test_a_run_leaves_what_the_readme_says(run):
     assert distilled.manifest["ledger"]["stages"]["distil"]["seconds"] > 0
 
 
-def test_a_folder_with_a_run_is_refused_continued_or_replaced(run, small, tmp_path):
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a verb in this process: (exit code, what it said)."""
+
+    def run_here(*arguments):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["latentdd"])
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().err
+
+    return run_here
+
+
+def test_a_folder_with_a_run_is_refused_continued_or_replaced(run, small, tmp_path, here):
     there = ["--trainer.default_root_dir", run]
-    result = latentdd("fit", *small, "--trainer.max_steps", 4, *there)
-    assert result.returncode == 2
+    code, errors = here("fit", *small, "--trainer.max_steps", 4, *there)
+    assert code == 2
     assert (
-        f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last"
-        in result.stderr
+        f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last" in errors
     )
-    whole = latentdd(
-        "fit", *small, "--trainer.max_steps", 6, "--trainer.default_root_dir", tmp_path / "whole"
-    )
-    more = latentdd("fit", *small, "--trainer.max_steps", 6, *there, "--ckpt_path", "last")
-    assert (whole.returncode, more.returncode) == (0, 0), more.stderr
+    whole, _ = here("fit", *small, "--trainer.max_steps", 6, "--trainer.default_root_dir", tmp_path / "whole")
+    more, errors = here("fit", *small, "--trainer.max_steps", 6, *there, "--ckpt_path", "last")
+    assert (whole, more) == (0, 0), errors
     resumed, unbroken = DistilledSet.load(run), DistilledSet.load(tmp_path / "whole")
     for name, value in unbroken.codes.items():
         assert torch.equal(value, resumed.codes[name]), name
-    again = latentdd("fit", *small, "--trainer.max_steps", 0, *there, "--overwrite", "true")
-    assert again.returncode == 0, again.stderr
-    assert not (run / "checkpoints").exists()
 
 
-def test_last_without_a_checkpoint(small, tmp_path):
-    result = latentdd("fit", *small, "--trainer.default_root_dir", tmp_path, "--ckpt_path", "last")
-    assert result.returncode == 2
-    assert "ckpt_path (last): no checkpoint in" in result.stderr
+def test_overwrite_replaces_a_run(small, tmp_path, here):
+    arguments = ["fit", *small, "--trainer.default_root_dir", tmp_path, "--trainer.max_steps"]
+    assert here(*arguments, 2)[0] == 0
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert here(*arguments, 0, "--overwrite")[0] == 0
+    assert not (tmp_path / "checkpoints").exists()
+    assert DistilledSet.load(tmp_path).images_per_class == 1
+
+
+def test_last_without_a_checkpoint(small, tmp_path, here):
+    code, errors = here("fit", *small, "--trainer.default_root_dir", tmp_path, "--ckpt_path", "last")
+    assert code == 2
+    assert "ckpt_path (last): no checkpoint in" in errors
 
 
 @pytest.mark.parametrize(
@@ -126,14 +146,13 @@ def test_last_without_a_checkpoint(small, tmp_path):
         (["--evaluation.protocol", "quickest"], "quickest"),
     ],
 )
-def test_mistakes_exit_with_2_and_leave_nothing(small, tmp_path, arguments, text):
+def test_mistakes_exit_with_2_and_leave_nothing(small, tmp_path, arguments, text, here):
     folder = tmp_path / "run"
-    result = latentdd(
+    code, errors = here(
         "fit", *small, "--trainer.default_root_dir", folder, "--trainer.max_steps", 1, *arguments
     )
-    assert result.returncode == 2, result.stderr
-    assert text in result.stderr
-    assert "Traceback" not in result.stderr
+    assert code == 2, errors
+    assert text in errors
     assert not (folder / "distilled").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -168,18 +187,18 @@ def test_signals_save_the_codes(small, tmp_path, number, code):
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_inspect_export_and_configs(run, tmp_path):
+def test_inspect_export_and_configs(run, tmp_path, here, capsys):
     shown = latentdd("inspect", run, "--json")
     found = json.loads(shown.stdout)
     assert found["num_classes"] == 10
     assert found["images_per_class"] == 1
-    assert latentdd("export", run, "--format", "imagefolder", "--out", tmp_path / "folder").returncode == 0
+    assert here("export", run, "--format", "imagefolder", "--out", tmp_path / "folder")[0] == 0
     assert len(list((tmp_path / "folder").rglob("*.png"))) == 10
-    missing = latentdd("inspect", tmp_path / "nothing")
-    assert missing.returncode == 2
-    assert str(tmp_path / "nothing") in missing.stderr
-    assert latentdd("configs", "--copy", tmp_path / "configs").returncode == 0
+    code, errors = here("inspect", tmp_path / "nothing")
+    assert code == 2
+    assert str(tmp_path / "nothing") in errors
+    assert here("configs", "--copy", tmp_path / "configs")[0] == 0
     assert (tmp_path / "configs" / "quickstart.yaml").read_text() == (
         ROOT / "configs" / "quickstart.yaml"
     ).read_text()
-    assert latentdd("configs", "--copy", tmp_path / "configs").returncode == 2
+    assert here("configs", "--copy", tmp_path / "configs")[0] == 2

@@ -1,19 +1,24 @@
 """DistillationData: splits in memory, draws that follow from a generator, and loaders that count steps."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from ldd.data import DigitsSource, DistillationData, FolderSource, Item, RandomPruner
-from ldd.data.datamodule import fit_to_square
+import ldd
+from ldd.data import DigitsSource, DistillationData, FolderSource, Item, Pruner, RandomPruner, imagenet
+from ldd.data.decoding import fit_to_square
 from ldd.errors import UserError
 from ldd.seeding import generator
 
 SHARED = Path(os.environ.get("LDD_SHARED", "../shared"))
+CONFIGS = Path(ldd.__file__).parent.parent / "configs/data"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,37 @@ def test_pruning_touches_the_core_set_only(digits):
     whole.setup()
     assert whole.test_images.keys == digits.test_images.keys
     assert whole.core_set is whole.train_images
+
+
+class NamedPruner(Pruner):
+    """Scores the native images, and keeps those with an even number in their name."""
+
+    def score(self, source, items, spec, seed):
+        self.sizes = {tuple(source.read(item).shape) for item in items}
+        return [int(Path(item.key).stem) for item in items]
+
+    def keep(self, table):
+        return torch.tensor([i for i, number in enumerate(table) if number % 2 == 0])
+
+
+def test_pruners_see_readable_images_as_they_are_before_any_resizing(tmp_path):
+    for split in ("train", "val"):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(20):
+                Image.new("RGB", (30, 20), (i, label, 0)).save(tmp_path / split / name / f"{i:02d}.png")
+    plain = FolderSource(str(tmp_path)).items("train")
+    broken = next(item.key for item in plain if item.key.endswith("6.png"))
+    (tmp_path / broken).write_bytes(b"broken")
+    pruner = NamedPruner()
+    data = DistillationData(FolderSource, str(tmp_path), image_size=8, pruner=pruner, on_error="skip")
+    with pytest.warns(UserWarning, match="1 unreadable images are left out"):
+        data.setup()
+    assert pruner.sizes == {(3, 20, 30)}
+    even = [item.key for item in plain if int(Path(item.key).stem) % 2 == 0 and item.key != broken]
+    assert data.core_set.keys == even
+    assert data.core_set.images[:, 0, 0, 0].tolist() == [int(Path(key).stem) for key in even]
+    assert data.prune_table == [int(Path(key).stem) for key in data.train_images.keys]
 
 
 def test_setup_twice_is_setup_once(digits):
@@ -165,3 +201,39 @@ def test_photographs_from_folders():
             assert data.classes[label].wnid in key
     assert 0.04 < len(data.selection_images) / len(data.train_images) < 0.06
     assert 90 < data.train_images.images.float().mean() < 150  # photographs, not blanks
+
+
+def parse(*arguments):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DistillationData, "data")
+    return parser, parser.parse_args([*arguments])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_fits_and_says_how_to_use_it(path, tmp_path):
+    assert re.match(r"# .*\n(#.*\n)*?#   latentdd fit .*--data configs/data/", path.read_text())
+    for split in ("train", "val"):
+        for wnid in imagenet.named_subsets()["imagenette"]:
+            (tmp_path / split / wnid).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / split / wnid / "0.png")
+    root = [] if path.stem == "digits" else [f"--data.root={tmp_path}"]
+    parser, config = parse(f"--data={path}", *root)
+    data = parser.instantiate_classes(config).data
+    assert len(data.classes) == 10
+    assert data.spec.image_size == (32 if path.stem in ("digits", "cifar10") else 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "subset"),
+    [
+        ("birds", "birds"),
+        ("my/list.txt", "my/list.txt"),
+        ("[n01440764, n02102040]", ["n01440764", "n02102040"]),
+        ("[207, 1]", [207, 1]),
+        ("[207, n01440764]", [207, "n01440764"]),
+        ("null", None),
+    ],
+)
+def test_every_form_of_a_subset_can_be_given_on_the_command_line(text, subset):
+    _, config = parse(f"--data.subset={text}")
+    assert config.data.subset == subset

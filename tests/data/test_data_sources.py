@@ -1,6 +1,9 @@
 """Sources: fixed disjoint splits, image files as they come, and clear errors."""
 
 import io
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +11,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ldd.data import DigitsSource, FolderSource, Item, Subset
+from ldd.data import DigitsSource, FolderSource, Item, Subset, UnreadableImage
 from ldd.errors import UserError
 
+SHARED = Path(os.environ.get("LDD_SHARED", "../shared"))
 SPLITS = ("train", "selection", "test")
 
 
@@ -123,7 +127,10 @@ def test_a_truncated_image_is_an_error_with_its_path(tree):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, "JPEG")
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with pytest.raises(UserError, match=r"cannot read image .*train/cat/00\.JPEG: .*truncated.*remove it"):
+    with pytest.raises(
+        UnreadableImage,
+        match=r"cannot read image .*train/cat/00\.JPEG: .*truncated.*remove it.*on_error: skip",
+    ):
         FolderSource(str(tree)).read(Item("train/cat/00.JPEG", 0))
 
 
@@ -168,3 +175,137 @@ def test_unknown_classes_are_answered_with_the_nearest(tree):
         Subset(source, ["cat", 0])
     with pytest.raises(UserError, match="names no class"):
         Subset(source, [])
+
+
+@pytest.mark.parametrize(
+    "suffix", [".jpg", ".JPEG", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".PNG"]
+)
+def test_files_of_every_known_kind_are_found_and_read(tree, suffix):
+    path = tree / "val" / "cat" / f"photo{suffix}"
+    write_image(path)
+    source = FolderSource(str(tree))
+    item = Item(f"val/cat/photo{suffix}", 0)
+    assert item in source.class_items("test", 0)
+    assert (source.read(item).float() - torch.linspace(0, 255, 20)).abs().max() <= 6
+
+
+def test_what_is_no_image_is_not_listed_and_nothing_is_decoded_before_it_is_read(tree):
+    (tree / "train" / "cat" / "notes.txt").write_text("no image")
+    (tree / "train" / "cat" / "._00.JPEG").write_text("left by another system")
+    (tree / "train" / ".cache").mkdir()
+    (tree / "train" / "cat" / "deep" / "er").mkdir(parents=True)
+    (tree / "train" / "cat" / "deep" / "er" / "false.png").write_text("no image either")
+    source = FolderSource(str(tree))
+    keys = [item.key for split in ("train", "selection") for item in source.class_items(split, 0)]
+    assert len(keys) == 41
+    assert "train/cat/deep/er/false.png" in keys
+    assert len(source.classes) == 3
+    with pytest.raises(UnreadableImage, match=r"false\.png: cannot identify image file"):
+        source.read(Item("train/cat/deep/er/false.png", 0))
+
+
+def test_broken_links_are_reported_when_read(tree):
+    (tree / "val" / "cat" / "gone.png").symlink_to("nowhere.png")
+    source = FolderSource(str(tree))
+    assert len(source.fingerprint("test")) == 32
+    with pytest.raises(UnreadableImage, match=r"cannot read image .*gone\.png: .*No such file"):
+        source.read(Item("val/cat/gone.png", 0))
+
+
+def test_palettes_and_transparency_read_as_plain_colours(tree):
+    colours = Image.new("RGBA", (4, 2), (10, 200, 30, 0))
+    colours.save(tree / "val" / "cat" / "clear.png")
+    indexed = Image.new("P", (4, 2), 1)
+    indexed.putpalette([0, 0, 0, 10, 200, 30])
+    indexed.save(tree / "val" / "cat" / "indexed.png", transparency=b"\x00\x80")
+    for name in ("clear", "indexed"):
+        image = FolderSource(str(tree)).read(Item(f"val/cat/{name}.png", 0))
+        assert image.equal(torch.tensor([10, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, 2, 4))
+
+
+def test_validation_images_without_class_folders_are_refused_with_the_cure(tree):
+    for path in list((tree / "val").rglob("*.JPEG")):
+        path.rename(tree / "val" / f"{path.parent.name}{path.name}")
+    for folder in ("cat", "dog", "emu"):
+        (tree / "val" / folder).rmdir()
+    with pytest.raises(
+        UserError, match=r"/val has no class folders.*torchvision\.datasets\.ImageNet\(root, split"
+    ):
+        FolderSource(str(tree))
+
+
+def test_a_folder_called_test_serves_where_there_is_no_val(tree):
+    before = FolderSource(str(tree)).items("train")
+    (tree / "val").rename(tree / "test")
+    source = FolderSource(str(tree))
+    assert source.items("train") == before
+    assert [item.key for item in source.class_items("test", 1)] == [
+        f"test/dog/{i:02d}.JPEG" for i in range(3)
+    ]
+
+
+TABLE = [
+    {"wnid": "emu", "id": 3, "name": "Dromaius"},
+    {"wnid": "cat", "id": 12},
+    {"wnid": "dog", "id": 5, "name": "Canis"},
+]
+
+
+def test_a_table_of_classes_gives_ids_names_and_order(tree):
+    (tree / "classes.json").write_text(json.dumps([*TABLE, {"wnid": "yak", "id": 1, "name": "not here"}]))
+    source = FolderSource(str(tree))
+    expected = [(0, 3, "emu", "Dromaius"), (1, 5, "dog", "Canis"), (2, 12, "cat", "cat")]
+    assert [(info.label, info.id, info.wnid, info.name) for info in source.classes] == expected
+    assert all("/dog/" in item.key for item in source.class_items("train", 1))
+    (tree / "classes.json").unlink()
+    (tree / "classes.csv").write_text("name,wnid\nCanis,dog\n,cat\nDromaius,emu\n", encoding="utf-8-sig")
+    classes = FolderSource(str(tree)).classes
+    assert [(info.id, info.wnid, info.name) for info in classes] == [
+        (0, "dog", "Canis"),
+        (1, "cat", "cat"),
+        (2, "emu", "Dromaius"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"is not a table of classes \(JSONDecodeError.*each row needs wnid"),
+        (
+            '{"cat": "Felis"}',
+            r"is not a table of classes .*rename the file if it is meant for something else",
+        ),
+        ('[{"id": 1, "name": "Felis"}]', r"is not a table of classes \(KeyError: 'wnid'\)"),
+        ('[{"wnid": "cat", "id": 1.5}]', r"is not a table of classes \(ValueError: .*1\.5"),
+        (json.dumps([*TABLE, {"wnid": "cow", "id": 5}]), "id 5 stands in more than one row"),
+        (json.dumps([*TABLE, {"wnid": "cat", "id": 6}]), "wnid 'cat' stands in more than one row"),
+        (json.dumps(TABLE[1:]), r"has no row for 1 of 3 class folders \(emu\)"),
+        ("[]", r"has no row for 3 of 3 class folders \(cat, dog, emu\)"),
+    ],
+)
+def test_a_wrong_table_is_named(tree, content, message):
+    (tree / "classes.json").write_text(content)
+    with pytest.raises(UserError, match=rf"classes\.json:? {message}"):
+        FolderSource(str(tree))
+
+
+def test_imagenet_folders_carry_imagenets_indices_only_when_all_are_imagenets(tmp_path):
+    for split in ("train", "val"):
+        for wnid in ("n02099601", "n01440764"):
+            (tmp_path / split / wnid).mkdir(parents=True)
+    classes = FolderSource(str(tmp_path)).classes
+    assert [(info.id, info.name) for info in classes] == [(0, "tench"), (207, "golden retriever")]
+    (tmp_path / "train" / "background").mkdir()
+    classes = FolderSource(str(tmp_path)).classes
+    assert [(info.id, info.name) for info in classes] == [
+        (0, "background"),
+        (1, "n01440764"),
+        (2, "n02099601"),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_does_not_pass_for_an_empty_one(tree):
+    (tree / "train" / "cat").chmod(0)
+    with pytest.raises(UserError, match=r"cannot list .*train/cat: Permission denied"):
+        FolderSource(str(tree)).items("train")

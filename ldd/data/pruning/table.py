@@ -1,42 +1,27 @@
 """The score table: one row per training image, kept as Parquet, with nothing in it that depends on the machine."""
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from ldd.classes import ClassInfo
+from ldd.data.pruning.rows import check_rows, fingerprint_of, ranks
 from ldd.data.sources import Item
 from ldd.errors import UserError
 from ldd.files import atomic_file
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 1
-"""Of the file; a higher one is refused."""
-
-_COLUMNS = {
-    "path": pa.string(),
-    "sha256": pa.string(),
-    "label": pa.int64(),
-    "wnid": pa.string(),
-    "loss": pa.float64(),
-    "margin": pa.float64(),
-    "rank": pa.int64(),
-    "kept": pa.bool_(),
-}
-_OPTIONAL = {"loss", "margin", "kept"}  # null where the criterion has none, or nothing was selected yet
-_RESERVED = set(_COLUMNS) - {"loss", "margin"}  # the other columns that no criterion can be named after
+FORMAT = "1"
+"""Of the file."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +30,42 @@ class ScoreFacts:
 
     Attributes:
         criterion: column that orders the images; low is easy (`loss`, `el2n`, `random`...).
-        classifier: the network or networks that scored, by name and weights' hash; empty where none did.
-        preprocessing: how it saw the images.
-        seed: of random parts; null where there are none.
+        classifier: the network or networks that scored, by name and hash of the weights; empty where none did.
+        preprocessing: how they saw the images.
+        seed: of random parts, 0 where there are none.
     """
 
     criterion: str = "loss"
     classifier: str = ""
     preprocessing: str = ""
-    seed: int | None = None
+    seed: int = 0
 
 
 class ScoreTable:
     """Scores of M training images, in the order of the items they were made of.
 
     Args:
-        rows: Arrow table with the columns `path` (relative), `sha256` (of the file), `label`, `wnid`, `loss` (of the
-            true class, in nats), `margin` (logit of the true class minus the highest other), `rank` (within the class,
-            0 for the lowest value of the criterion, ties by path), `kept` (null before a selection), and the
-            criterion's own column where that is none of these.
-        facts: what they follow from.
-        fingerprint: of the images, see `fingerprint_of`.
-
-    Raises:
-        UserError: a column is missing, of another type or holds what it must not.
+        rows: Arrow table with the columns `path` (relative), `sha256` (of the file; null where none was opened),
+            `label`, `wnid`, `loss` (of the true class, in nats), `margin` (logit of the true class minus the highest
+            other), `rank` (within the class, 0 for the lowest value of the criterion, ties by path), `kept` (null
+            before a selection), and the criterion's own column where it is none of these.
+        facts: what the scores follow from.
     """
 
-    def __init__(self, rows: pa.Table, facts: ScoreFacts, fingerprint: str) -> None:
+    def __init__(self, rows: pa.Table, facts: ScoreFacts) -> None:
         self.rows = rows
         self.facts = facts
-        self.fingerprint = fingerprint
-        _check(rows, facts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over wnid, path and contents of the images, wherever they lie."""
+        return fingerprint_of(self.rows)
 
     @classmethod
     def build(
         cls,
         items: Sequence[Item],
-        hashes: Sequence[str],
+        hashes: Sequence[str] | None,
         classes: Sequence[ClassInfo],
         facts: ScoreFacts,
         values: Floats,
@@ -93,31 +77,94 @@ class ScoreTable:
 
         Args:
             items: the M images.
-            hashes: their sha256.
+            hashes: their sha256; None where no file was opened.
             classes: the K classes, ordered by label.
             facts: what the values follow from.
             values: (M,) of the criterion.
-            loss, margin: (M,) of the classifier, where there was one.
+            loss: (M,) in nats, where a classifier gave one.
+            margin: (M,) in logits, likewise.
 
         Raises:
-            UserError: a value is NaN or infinite.
+            UserError: there is no image, or a value is NaN or infinite.
         """
-        nothing = pa.nulls(len(items), pa.float64())
         wnids = [info.wnid for info in classes]
         columns = {
             "path": pa.array([item.key for item in items], pa.string()),
-            "sha256": pa.array(hashes, pa.string()),
+            "sha256": pa.nulls(len(items), pa.string()) if hashes is None else pa.array(hashes),
             "label": pa.array([item.label for item in items], pa.int64()),
             "wnid": pa.array([wnids[item.label] for item in items], pa.string()),
-            "loss": nothing if loss is None else pa.array(loss),
-            "margin": nothing if margin is None else pa.array(margin),
+            "loss": _or_nulls(loss, len(items)),
+            "margin": _or_nulls(margin, len(items)),
+            "rank": pa.array(np.zeros(len(items), dtype=np.int64)),
+            "kept": pa.nulls(len(items), pa.bool_()),
+            facts.criterion: pa.array(values, pa.float64()),
         }
-        columns[facts.criterion] = pa.array(values)
-        columns["rank"] = pa.array(_ranks(pa.table(columns), facts.criterion))
-        columns["kept"] = pa.nulls(len(items), pa.bool_())
-        order = [*_COLUMNS, *({facts.criterion} - set(_COLUMNS))]
-        rows = pa.table({name: columns[name] for name in order})
-        return cls(rows, facts, fingerprint_of(rows))
+        rows = pa.table(columns)
+        check_rows(rows, facts.criterion)
+        return _ranked(cls(rows, facts))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "ScoreTable":
+        """Read and check a saved table.
+
+        Raises:
+            UserError: there is no such file, it is damaged, or no score table of this format.
+        """
+        if not Path(path).is_file():
+            raise UserError(f"score table {path} does not exist; `latentdd prune --out {path}` makes one")
+        try:
+            # As a file object: Arrow would take a folder or an address for a data set.
+            with open(path, "rb") as file:
+                rows = pq.read_table(file, page_checksum_verification=True)
+            metadata = {name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()}
+            rows.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"score table {path} is damaged or no Parquet file ({reason}); make it again"
+            ) from error
+        if metadata.get("ldd_format") != FORMAT:
+            raise UserError(
+                f"{path} is no score table of format {FORMAT} (it says {metadata.get('ldd_format')!r}); make it with "
+                "`latentdd prune` of this version"
+            )
+        try:
+            facts = ScoreFacts(
+                metadata["criterion"],
+                metadata["classifier"],
+                metadata["preprocessing"],
+                int(metadata["seed"]),
+            )
+            check_rows(rows, facts.criterion)
+        except (KeyError, ValueError) as error:
+            reason = f"its metadata lack {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"score table {path} cannot be used: {reason}; make it again") from error
+        table = cls(rows.replace_schema_metadata(None), facts)
+        if table.fingerprint != metadata.get("data_fingerprint"):
+            raise UserError(
+                f"score table {path} was edited: its rows have the data fingerprint {table.fingerprint}, its metadata "
+                f"say {metadata.get('data_fingerprint')}; make it again"
+            )
+        return table
+
+    def save(self, path: Path | str) -> Path:
+        """Write the table as Parquet, atomically; the same table gives the same bytes.
+
+        Raises:
+            UserError: `path` cannot be written.
+        """
+        metadata = {
+            "ldd_format": FORMAT,
+            "criterion": self.facts.criterion,
+            "classifier": self.facts.classifier,
+            "preprocessing": self.facts.preprocessing,
+            "seed": str(self.facts.seed),
+            "data_fingerprint": self.fingerprint,
+        }
+        with atomic_file(path) as beside:
+            rows = self.rows.replace_schema_metadata(metadata)
+            pq.write_table(rows, beside, compression="zstd", write_page_checksum=True)
+        return Path(path)
 
     def __len__(self) -> int:
         """M."""
@@ -132,12 +179,14 @@ class ScoreTable:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """(M,)."""
-        return self._column("label")
+        labels: npt.NDArray[np.int64] = self.rows["label"].to_numpy()
+        return labels
 
     @property
     def values(self) -> Floats:
         """(M,) of the criterion; low is easy."""
-        return self._column(self.facts.criterion)
+        values: Floats = self.rows[self.facts.criterion].to_numpy()
+        return values
 
     @property
     def counts(self) -> list[int]:
@@ -145,87 +194,43 @@ class ScoreTable:
         counts: list[int] = np.bincount(self.labels).tolist()
         return counts
 
-    @property
-    def names(self) -> dict[int, str]:
-        """Wnid of each label that has images."""
-        pairs = self.rows.select(["label", "wnid"]).group_by(["label", "wnid"]).aggregate([]).to_pylist()
-        return {pair["label"]: pair["wnid"] for pair in pairs}
+    def wnid(self, label: int) -> str:
+        """Of a class that has images."""
+        row = int(np.flatnonzero(self.labels == label)[0])
+        return str(self.rows["wnid"][row].as_py())
 
     @property
     def kept(self) -> Tensor | None:
         """Indices (m,) int64, ascending, of what was selected; None before a selection."""
         column = self.rows["kept"]
-        if column.null_count:
-            return None
-        return torch.from_numpy(np.flatnonzero(column.to_numpy()))
+        return None if column.null_count else torch.from_numpy(np.flatnonzero(column.to_numpy()))
 
     def with_kept(self, indices: Tensor) -> "ScoreTable":
-        """The same table with a selection recorded; `indices` (m,) int64."""
+        """The same table with a selection recorded, `indices` (m,) int64."""
         kept = np.zeros(len(self), dtype=np.bool_)
         kept[indices.numpy()] = True
-        return self._with_column("kept", pa.array(kept))
+        return ScoreTable(_replaced(self.rows, "kept", pa.array(kept)), self.facts)
 
-    def take(self, indices: npt.NDArray[np.int64]) -> "ScoreTable":
-        """The rows at `indices`, with ranks among themselves and no selection."""
-        rows = self.rows.take(pa.array(indices))
-        rows = rows.set_column(rows.schema.get_field_index("kept"), "kept", pa.nulls(len(rows), pa.bool_()))
-        table = ScoreTable(rows, self.facts, fingerprint_of(rows))
-        return table._with_column("rank", pa.array(_ranks(rows, self.facts.criterion)))
+    def take(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> "ScoreTable":
+        """Some of the images, in this order and under new labels, ranked among themselves, nothing selected.
 
-    def relabelled(self, labels: npt.NDArray[np.int64]) -> "ScoreTable":
-        """The same images under other labels (M,), as a subset of classes has them; the ranks must still hold."""
-        return self._with_column("label", pa.array(labels))
-
-    def save(self, path: Path | str) -> Path:
-        """Write the table as Parquet, atomically; the same table gives the same bytes.
-
-        Raises:
-            UserError: `path` cannot be written.
+        Args:
+            rows: (m,) row numbers.
+            labels: (m,) labels of the m images.
         """
-        metadata = {
-            "ldd_format": str(FORMAT),
-            **{name: json.dumps(value) for name, value in asdict(self.facts).items() if value is None},
-            **{name: str(value) for name, value in asdict(self.facts).items() if value is not None},
-            "data_fingerprint": self.fingerprint,
-        }
-        with atomic_file(path) as beside:
-            rows = self.rows.replace_schema_metadata(metadata)
-            pq.write_table(rows, beside, compression="zstd", write_page_checksum=True)
-        return Path(path)
+        taken = _replaced(self.rows.take(pa.array(rows)), "label", pa.array(labels))
+        taken = _replaced(taken, "kept", pa.nulls(len(rows), pa.bool_()))
+        return _ranked(ScoreTable(taken, self.facts))
 
-    @classmethod
-    def load(cls, path: Path | str) -> "ScoreTable":
-        """Read and check a saved table.
 
-        Raises:
-            UserError: there is no such file, it is damaged, or no score table of a version known here.
-        """
-        if not Path(path).is_file():
-            raise UserError(f"score table {path} does not exist; `latentdd prune --out {path}` makes one")
-        try:
-            rows = pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"score table {path} is damaged or no Parquet file ({reason}); make it again") from error
-        try:
-            found = {name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()}
-            facts = _facts(found)
-            table = cls(rows.replace_schema_metadata(None), facts, found["data_fingerprint"])
-        except (KeyError, ValueError, UnicodeDecodeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise UserError(f"{path} is no score table: {reason}; make it with `latentdd prune`") from error
-        actual = fingerprint_of(table.rows)
-        if actual != table.fingerprint:
-            raise UserError(
-                f"score table {path} was edited: its images have fingerprint {actual} and it says {table.fingerprint}; "
-                "make it again with `latentdd prune`"
-            )
-        return table
+def _ranked(table: ScoreTable) -> ScoreTable:
+    places = ranks(table.rows, table.facts.criterion)
+    return ScoreTable(_replaced(table.rows, "rank", pa.array(places)), table.facts)
 
-    def _column(self, name: str) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = self.rows[name].to_numpy()
-        return values
 
-    def _with_column(self, name: str, values: pa.Array) -> "ScoreTable":
-        rows = self.rows.set_column(self.rows.schema.get_field_index(name), name, values)
-        return ScoreTable(rows, replace(self.facts), self.fingerprint)
+def _replaced(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), name, values)
+
+
+def _or_nulls(values: Floats | None, count: int) -> pa.Array:
+    return pa.nulls(count, pa.float64()) if values is None else pa.array(values, pa.float64())

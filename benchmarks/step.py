@@ -1,0 +1,187 @@
+"""One training step of distribution matching against its floor and against the published two-pass scheme.
+
+    python -m benchmarks.step [--json] [--prior embedded:digits] [--device cpu] [--precision float32|bfloat16]
+
+Floor: the arithmetic that cannot be avoided, timed piece by piece in the same run: S guided U-Net forwards and
+input-gradient backwards, one decode both ways, the matching network forward on the real batch and both ways on the
+synthetic one. `step_over_generator_floor` leaves the matching network out.
+Two passes: the scheme of the released LD3M code on the same prior, images and network: synthesis without gradient,
+loss and gradient per class, then synthesis again in chunks of 10 with every U-Net call checkpointed.
+All figures are medians over interleaved repetitions.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ldd.data import DistillationData
+from ldd.distiller import Distiller
+from ldd.memory import peak_memory_mib
+from ldd.objectives import DistributionMatching
+from ldd.priors import LatentDiffusionPrior
+from ldd.step import DistillationStep
+
+
+class Setting:
+    """A distiller on digits (or on the prior's own classes with random images), ready to step."""
+
+    def __init__(self, prior: str, num_steps: int, real_batch: int, ipc: int, device: str) -> None:
+        self.data = DistillationData()
+        self.data.setup()
+        self.prior = LatentDiffusionPrior(prior, num_steps=num_steps)
+        self.objective = DistributionMatching(real_batch=real_batch)
+        self.model = Distiller(self.prior, self.objective, self.data.spec, images_per_class=ipc).to(device)
+        self.model.initializer(
+            self.model.codes, self.model.prior, self.data.core_set, torch.Generator().manual_seed(0)
+        )
+        self.optimizer = self.objective.optimizers(self.model.codes, self.prior)["codes"]
+        self.context = DistillationStep(self.model, self.data.core_set, 0)
+
+    def step(self) -> None:
+        """What `Distiller.training_step` does, without the trainer."""
+        context = DistillationStep(self.model, self.data.core_set, 0)
+        for term in self.objective.terms(context):
+            self.optimizer.zero_grad()
+            term.value.backward()
+            self.optimizer.step()
+
+
+def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
+    """Each unavoidable piece of a step as a function to time."""
+    model, prior, context = setting.model, setting.prior, setting.context
+    codes = model.codes(context.rows)
+    n = len(context.rows)
+    latents = codes.latents.detach().requires_grad_()
+    conditioning = codes.conditioning.detach().requires_grad_()
+    timestep = torch.tensor(501, device=latents.device)
+    network = context.network(setting.objective.network)
+    real = context.real_classes(setting.objective.real_batch)
+    with torch.no_grad():
+        images = prior.decode(latents)
+
+    def unet() -> None:
+        both = torch.cat([prior.null(n).to(conditioning), conditioning])
+        noise = prior.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=both).sample
+        torch.autograd.grad(noise.sum(), [latents, conditioning])
+
+    def decode() -> None:
+        torch.autograd.grad(prior.decode(latents).sum(), latents)
+
+    def match_real() -> None:
+        with torch.no_grad():
+            network.embed(real.images)
+
+    def match_synthetic() -> None:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(network.embed(leaf).sum(), leaf)
+
+    return {"unet": unet, "decode": decode, "match_real": match_real, "match_synthetic": match_synthetic}
+
+
+def two_pass_step(setting: Setting, chunk: int = 10) -> None:
+    """The published scheme on the same work."""
+    model, prior, context = setting.model, setting.prior, setting.context
+    rows = context.rows
+    with torch.no_grad():
+        images = torch.cat([model.synthesise(part)[0] for part in rows.split(chunk)])
+    images.requires_grad_()
+    network = context.network(setting.objective.network)
+    loss = images.new_zeros(())
+    for label in context.classes.tolist():
+        draws = setting.objective.augmentation.draw(
+            1, context.generator("augmentation", label), one_strategy=True
+        )
+
+        def embed(x: Tensor, draws: object = draws) -> Tensor:
+            same = draws[torch.zeros(len(x), dtype=torch.long)]  # type: ignore[index]
+            return network.embed(setting.objective.augmentation(context.normalise(x), same))
+
+        real = embed(context.real(label, setting.objective.real_batch)).detach().mean(0)
+        loss = loss + (real - embed(images[context.labels == label]).mean(0)).square().sum()
+    (upstream,) = torch.autograd.grad(loss, images)
+    setting.optimizer.zero_grad()
+    forward = prior.unet.forward
+
+    def checkpointed(*args: Tensor, **kwargs: Tensor) -> object:
+        return checkpoint(lambda *a: forward(*a, **kwargs), *args, use_reentrant=False)
+
+    prior.unet.forward = checkpointed
+    try:
+        for part, gradient in zip(rows.split(chunk), upstream.split(chunk), strict=True):
+            model.synthesise(part)[0].backward(gradient)
+    finally:
+        prior.unet.forward = forward
+    setting.optimizer.step()
+
+
+def measure(
+    functions: dict[str, Callable[[], None]], repetitions: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each function, interleaved so that noise of the machine meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for repetition in range(repetitions + 1):
+        for name, function in functions.items():
+            _wait(device)
+            started = time.perf_counter()
+            function()
+            _wait(device)
+            if repetition:  # the first warms up
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--prior", default="embedded:digits")
+    parser.add_argument("--num-steps", type=int, default=10)
+    parser.add_argument("--real-batch", type=int, default=32)
+    parser.add_argument("--images-per-class", type=int, default=1)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    setting = Setting(
+        arguments.prior,
+        arguments.num_steps,
+        arguments.real_batch,
+        arguments.images_per_class,
+        arguments.device,
+    )
+    seconds = measure(
+        {"step": setting.step, "two_pass": lambda: two_pass_step(setting), **floor_parts(setting)},
+        arguments.repetitions,
+        device,
+    )
+    generator_floor = arguments.num_steps * seconds["unet"] + seconds["decode"]
+    floor = generator_floor + seconds["match_real"] + seconds["match_synthetic"]
+    figures = {
+        "step_seconds": seconds["step"],
+        "floor_seconds": floor,
+        "step_over_floor": seconds["step"] / floor,
+        "step_over_generator_floor": seconds["step"] / generator_floor,
+        "speedup_over_two_pass": seconds["two_pass"] / seconds["step"],
+        "peak_memory_mib": peak_memory_mib(device),
+        "threads": torch.get_num_threads(),
+    }
+    for name, value in figures.items():
+        print(f"{name:<28}{value:.4g}")
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

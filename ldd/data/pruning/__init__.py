@@ -1,0 +1,21 @@
+"""Pruning before distillation: every training image gets a score, and a share of the images is kept."""
+
+from ldd.data.pruning.base import Pruner, RankedPruner
+from ldd.data.pruning.loss import LossPruner
+from ldd.data.pruning.selection import Order, Scope, Selection, exact_floor, smallest_keep
+from ldd.data.pruning.table import ScoreFacts, ScoreTable
+from ldd.data.pruning.uniform import RandomPruner
+
+__all__ = [
+    "LossPruner",
+    "Order",
+    "Pruner",
+    "RandomPruner",
+    "RankedPruner",
+    "Scope",
+    "ScoreFacts",
+    "ScoreTable",
+    "Selection",
+    "exact_floor",
+    "smallest_keep",
+]

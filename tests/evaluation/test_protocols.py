@@ -1,0 +1,143 @@
+"""Protocol files, and the schedule against torch's own schedulers."""
+
+import json
+
+import pytest
+import torch
+from small_world import protocol_content, protocol_file
+
+from ldd.errors import UserError
+from ldd.evaluation import Protocol
+from ldd.evaluation.protocols import canonical, schedule, shipped
+from ldd.networks import VGG11, AlexNet, ConvNet, ViT
+
+
+def released_schedule(epochs):
+    """The released loop: two schedulers on one optimizer, the second once the first has reached its end."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-7, 1.0, total_iters=epochs // 2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs // 2, eta_min=0)
+    rates = []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        (warm_up if epoch <= epochs // 2 else cosine).step()
+    return rates
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 10, 1000])
+def test_schedule_equals_torch(epochs):
+    expected = released_schedule(epochs)
+    assert [schedule(e, epochs) for e in range(epochs)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_schedule_of_the_published_length():
+    rates = [1e-3 * schedule(epoch, 1000) for epoch in range(1000)]
+    assert rates[0] == pytest.approx(1e-10)
+    assert rates[500] == rates[501] == max(rates) == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(4e-8, rel=0.02)
+
+
+def test_ld3m_as_published():
+    protocol = Protocol.load("ld3m")
+    assert (protocol.id, protocol.epochs, protocol.batch_size) == ("ld3m", 1000, 256)
+    assert (protocol.momentum, protocol.weight_decay, protocol.weight_ema) == (0.9, 5e-4, False)
+    assert set(protocol.augmentations) == {"color", "crop", "cutout", "flip", "scale", "rotate"}
+    assert [protocol.peak_lr(n) for n in (ConvNet, AlexNet, ViT, VGG11)] == [1e-3, 1e-3, 1e-3, 1e-4]
+    assert set(protocol.networks) == {"ConvNet", "ResNet18", "VGG11", "AlexNet", "ViT"}
+
+
+def test_released_quirks_are_a_protocol_of_their_own():
+    released, clean = Protocol.load("ld3m-released"), Protocol.load("ld3m")
+    assert released.weight_ema
+    assert released.networks["ViT"].init_args == {"layer_norm": False}
+    assert released.hash != clean.hash
+
+
+def test_every_shipped_protocol_builds_its_networks():
+    assert shipped() == ["ld3m", "ld3m-released", "quick"]
+    for name in shipped():
+        protocol = Protocol.load(name)
+        assert protocol.id == name
+        assert protocol.source
+        for network, factory in protocol.factories().items():
+            with torch.device("meta"):
+                assert factory(10, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 10), network
+        assert all(canonical(path) != path for path in protocol.network_lr)  # each names a class there is
+
+
+def test_hash_covers_what_has_an_effect(tmp_path):
+    base = Protocol.load(protocol_file(tmp_path))
+    assert Protocol.load(protocol_file(tmp_path, source="other words")).hash == base.hash
+    for changes in (
+        {"lr": 0.06},
+        {"epochs": 5},
+        {"weight_ema": True},
+        {"network_lr": {"ldd.networks.VGG11": 1e-4}},
+        {"networks": {}},
+    ):
+        assert Protocol.load(protocol_file(tmp_path, **changes)).hash != base.hash
+    assert len(base.hash) == 16
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    path = tmp_path / "text.yaml"
+    path.write_text(json.dumps(protocol_content()).replace("0.05", '"5e-2"'))
+    assert Protocol.load(path).lr == 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lrr": 1}, "unknown lrr"),
+        ({"epochs": 1}, r"protocol small: epochs \(1\) must be at least 2"),
+        ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
+        ({"lr": 0}, r"lr \(0.0\) must be above 0"),
+        ({"network_lr": {"x.Y": -1}}, r"x.Y \(-1.0\) must be above 0"),
+        ({"lr": "fast"}, "value of the wrong kind"),
+        ({"networks": {"a": 1}}, "value of the wrong kind"),
+        ({"augmentations": ["blur"]}, "blur"),
+    ],
+)
+def test_bad_files(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        Protocol.load(protocol_file(tmp_path, **changes))
+
+
+def test_missing_key(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("id: short\nepochs: 3\n")
+    with pytest.raises(UserError, match="missing augmentations, batch_size, full_data_epochs, lr"):
+        Protocol.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "id: [", "\0"])
+def test_not_a_protocol(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="keys that do not fit|cannot be read"):
+        Protocol.load(path)
+
+
+@pytest.mark.parametrize("name", ["ldm3", "missing/file.yaml"])
+def test_unknown_protocol(name):
+    with pytest.raises(
+        UserError, match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, quick"
+    ):
+        Protocol.load(name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"class_path": "ldd.networks.ConvNot"}, "'ldd.networks.ConvNot' cannot be imported"),
+        ({"class_path": "torch.nn.Linear"}, "not a subclass of ldd.networks.Network"),
+        (
+            {"class_path": "ldd.networks.ConvNet", "init_args": {"wide": 3}},
+            "wide.*it takes num_classes, .*width",
+        ),
+    ],
+)
+def test_bad_networks(tmp_path, spec, message):
+    with pytest.raises(UserError, match=message):
+        Protocol.load(protocol_file(tmp_path, networks={"a": spec})).factories()

@@ -1,0 +1,175 @@
+"""Dealing over ranks and processes: the same numbers whoever does the work, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from small_world import NARROW, SPEC, protocol_file, striped
+
+from ldd.classes import Labelled
+from ldd.errors import UserError
+from ldd.evaluation import Protocol
+from ldd.evaluation.students import Lesson, Student
+from ldd.evaluation.workers import count_workers, deal, run_students
+from ldd.networks import ViT
+
+CPU = torch.device("cpu")
+SETS = {("a", 0): Labelled(*striped(1, 3)), ("a", 1): Labelled(*striped(1, 4)), ("b", 0): Labelled(*striped(400, 5))}
+TEST = Labelled(*striped(10, 2))
+
+
+def tiny_vit(num_classes, image_size):
+    return ViT(num_classes, image_size, patch_size=16, dim=8, depth=1, heads=2)
+
+
+def students():
+    names = [(s, n, r) for s, r in SETS for n in ("narrow", "vit")]
+    return [Student(s, n, r, epochs=3 if s == "a" else 2) for s, n, r in names]
+
+
+def lesson(tmp_path, **factories):
+    return Lesson(SPEC, Protocol.load(protocol_file(tmp_path)), factories or {"narrow": NARROW, "vit": tiny_vit}, 7)
+
+
+def test_deal():
+    jobs = list(range(7))
+    parts = [deal(jobs, rank, 3) for rank in range(3)]
+    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+    assert deal(jobs, 0, 1) == jobs
+    assert deal([], 1, 2) == []
+
+
+def test_workers_give_the_same_bits(tmp_path):
+    # The main process may use more threads, and set b is large enough for joblib to map it read-only.
+    done = []
+    common = {"device": CPU, "done": lambda student, outcome: done.append(student)}
+    alone = run_students(lesson(tmp_path), students(), SETS, TEST, num_workers=1, **common)
+    many = run_students(
+        # A lambda: it cannot be pickled by name.
+        lesson(tmp_path, narrow=NARROW, vit=lambda k, size: tiny_vit(k, size)),
+        students(),
+        SETS,
+        TEST,
+        num_workers=2,
+        **common,
+    )
+    assert list(many) == list(alone) == students()
+    assert [o.accuracy for o in many.values()] == [o.accuracy for o in alone.values()]
+    assert sorted(map(repr, done)) == sorted(map(repr, students() * 2))
+    assert len({o.accuracy for o in alone.values()}) > 2
+
+
+def test_a_killed_worker_is_reported(tmp_path):
+    parent = os.getpid()
+
+    def killed(num_classes, image_size):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return NARROW(num_classes, image_size)
+
+    with pytest.raises(UserError, match=r"worker process .* was killed, .*lower num_workers \(2\)"):
+        run_students(
+            lesson(tmp_path, narrow=NARROW, vit=killed), students(), SETS, TEST, device=CPU, num_workers=2
+        )
+    assert not psutil.Process().children(recursive=True) or all(
+        "resource_tracker" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)
+    )
+
+
+def test_a_network_that_cannot_be_sent(tmp_path):
+    lock = threading.Lock()
+
+    def locked(num_classes, image_size):
+        with lock:
+            return NARROW(num_classes, image_size)
+
+    with pytest.raises(UserError, match=r"networks \(narrow, vit\): one cannot be sent to worker processes"):
+        run_students(
+            lesson(tmp_path, narrow=NARROW, vit=locked), students(), SETS, TEST, device=CPU, num_workers=2
+        )
+
+
+SCRIPT = """
+import os, sys, time
+import torch
+sys.path.insert(0, {tests!r})
+from test_workers import *
+
+def slow(num_classes, image_size):
+    print("worker", os.getpid(), flush=True)
+    time.sleep(600)
+
+from pathlib import Path
+run_students(lesson(Path({folder!r}), narrow=slow, vit=slow), students(), SETS, TEST, device=CPU, num_workers=2)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_orphans(tmp_path, sent):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
+    paths = os.pathsep.join(p for p in sys.path if p)
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+        time.sleep(0.2)
+        process.send_signal(sent)
+        process.communicate(timeout=60)
+    assert process.returncode == -sent
+    deadline = time.monotonic() + 30
+    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(psutil.pid_exists, workers))
+
+
+def _rank(rank, port, folder, accuracies):
+    from pathlib import Path
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    done = []
+    outcomes = run_students(
+        lesson(Path(folder)),
+        students(),
+        SETS,
+        TEST,
+        device=CPU,
+        num_workers=1,
+        done=lambda student, outcome: done.append(student),
+    )
+    accuracies[rank] = (len(done), [o.accuracy for o in outcomes.values()])
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_share_the_students(tmp_path):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        accuracies = manager.dict()
+        torch.multiprocessing.spawn(_rank, (port, str(tmp_path), accuracies), nprocs=2)
+        found = dict(accuracies)
+    alone = run_students(lesson(tmp_path), students(), SETS, TEST, device=CPU, num_workers=1)
+    expected = [o.accuracy for o in alone.values()]
+    assert found == {0: (3, expected), 1: (3, expected)}
+
+
+def test_count_workers(monkeypatch):
+    assert count_workers(3) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert count_workers("auto") == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert count_workers("auto") == 2
+    with pytest.raises(UserError, match=r"num_workers \(0\) must be 'auto' or at least 1"):
+        count_workers(0)
