@@ -180,7 +180,8 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
     print(
         f"{folder}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
         f"{recording.training.epochs + 1} snapshots of {recording.setting.num_parameters:,} parameters, take "
-        f"{_size(needed)}; the disk has {_size(free)} free"
+        f"{_size(needed)}; the disk has {_size(free)} free",
+        flush=True,
     )
     if needed > free:
         raise UserError(

@@ -22,7 +22,9 @@ from ldd.networks import Network
 
 INDEX = "index.json"
 FORMAT_VERSION = 1
-HOW_TO_RECORD = "latentdd experts --config configs/experts/digits.yaml, with the data and network of this run, records some"
+HOW_TO_RECORD = (
+    "record some by `latentdd experts --config configs/experts/digits.yaml` with this run's data and network"
+)
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,10 @@ def test_continues_after_a_kill(record, tmp_path, monkeypatch, capsys):
         return original(self, expert, *args)
 
     original = Trajectories.write
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trajectories, "write", killed)
-        record(3, out=str(tmp_path / "again"))
+        with pytest.raises(KeyboardInterrupt):
+            record(3, out=str(tmp_path / "again"))
     folder = tmp_path / "again" / unbroken.name
     assert written == [0, 1]
     assert sorted(hashes(folder)) == ["expert-00000.safetensors", "expert-00001.safetensors"]
@@ -116,7 +117,7 @@ def test_disk_use_is_said_and_refused_when_too_much(record, monkeypatch, capsys,
     said = capsys.readouterr().out
     assert "0 of 2 experts are there; the other 2, of 3 snapshots of 790 parameters, take 19.0 kB" in said
     assert "mean training loss by epoch: 0." in said
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5_000_000))
     with pytest.raises(
         UserError,

@@ -137,9 +137,11 @@ class TestFind:
 
     def test_nothing_there(self, tmp_path):
         command = "latentdd experts --config configs/experts/digits.yaml"
-        with pytest.raises(UserError, match=f"objective.trajectories .*gone\\) does not exist; {command}"):
+        with pytest.raises(
+            UserError, match=f"objective.trajectories .*gone\\) does not exist; record some by `{command}`"
+        ):
             find_trajectories(str(tmp_path / "gone"), SETTING)
-        with pytest.raises(UserError, match=f"holds no expert trajectories; {command}"):
+        with pytest.raises(UserError, match=f"holds no expert trajectories; record some by `{command}`"):
             find_trajectories(str(tmp_path), SETTING)
 
     def test_none_fits(self, tmp_path):
@@ -158,7 +160,7 @@ class TestFind:
     def test_unfinished(self, tmp_path):
         write(tmp_path, num_experts=4, skip=(2,))
         with pytest.raises(
-            UserError, match="holds the first 2 of 4 experts; .* or set objective.num_experts to 2"
+            UserError, match=r"holds the first 2 of 4 experts; .* or set objective.num_experts to 2"
         ):
             find_trajectories(str(tmp_path), SETTING)
         assert find_trajectories(str(tmp_path), SETTING, num_experts=2).num_experts == 2
@@ -182,8 +184,8 @@ def test_damaged_expert(tmp_path):
     assert recording.is_whole(1)
     path.write_bytes(path.read_bytes()[:-100])
     assert not recording.is_whole(1)
-    with pytest.raises(UserError, match="expert-00001.safetensors is missing or damaged"):
+    with pytest.raises(UserError, match=r"expert-00001.safetensors is missing or damaged"):
         recording.read(1, [0])
     assert not recording.is_whole(2)
-    with pytest.raises(UserError, match="expert-00002.safetensors is missing or damaged"):
+    with pytest.raises(UserError, match=r"expert-00002.safetensors is missing or damaged"):
         recording.read(2, [0])

@@ -83,7 +83,7 @@ def train_classifier(
                 ):
                     loss = F.cross_entropy(network(batch), targets)
                     steps.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     steps.step()
                     total += loss.detach() * len(batch)
             if schedule:

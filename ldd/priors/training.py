@@ -283,7 +283,7 @@ class PriorTraining(LightningModule):
         kept = self.measured[_MEASURED.index(name)]
         validation = name.startswith("val_")
         kept.copy_(value if validation or kept.isnan() else kept.lerp(value.double(), 0.02))
-        self.log(f"val/{name[4:]}" if validation else f"train/{name}", value, prog_bar=not validation)
+        self.log(f"val/{name[4:]}" if validation else f"train/{name}", value, prog_bar=not validation, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop a frozen autoencoder's weights."""

@@ -82,14 +82,14 @@ def test_scores_that_are_no_numbers_are_refused(value):
         table_of([0.5, value])
 
 
-def _edited(path, **columns):
-    table = pq.read_table(path)
+def _edited(file, columns):
+    table = pq.read_table(file)
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
         table = (
             table.remove_column(place) if values is None else table.set_column(place, name, pa.array(values))
         )
-    pq.write_table(table, path)
+    pq.write_table(table, file)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def _edited(path, **columns):
 def test_an_edited_table_is_refused(saved, tmp_path, columns, message):
     path = tmp_path / "edited.parquet"
     path.write_bytes(saved.read_bytes())
-    _edited(path, **columns)
+    _edited(path, columns)
     with pytest.raises(UserError, match=message):
         ScoreTable.load(path)
 

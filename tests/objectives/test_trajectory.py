@@ -331,7 +331,8 @@ class TestRefusesInTheFirstStep:
 
     def test_missing(self, data, tmp_path):
         with pytest.raises(
-            UserError, match="does not exist; latentdd experts --config configs/experts/digits"
+            UserError,
+            match="does not exist; record some by `latentdd experts --config configs/experts/digits",
         ):
             self.terms(data, str(tmp_path / "gone"))
 

@@ -21,7 +21,7 @@ Order = Literal["easy", "hard"]
 Scope = Literal["class", "global"]
 """Keep the share of every class, or of all images together (classes may then lose all theirs: an error)."""
 
-_DECIMALS = 4  # of a share that a message proposes
+_STEPS = 10_000  # shares that a message may propose: four decimals
 
 
 @dataclass(frozen=True)
@@ -135,5 +135,4 @@ def smallest_keep(counts: Sequence[int], needed: int) -> float | None:
     smallest = min(count for count in counts if count)
     if needed > smallest:
         return None
-    rounded_up: int = ceil(Fraction(needed, smallest) * 10**_DECIMALS)
-    return rounded_up / 10**_DECIMALS
+    return ceil(Fraction(needed, smallest) * _STEPS) / _STEPS
