@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from ldd import seeding
@@ -48,9 +49,12 @@ class DistillationStep:
         return seeding.generator(self._distiller.seed, purpose, self.step, label)
 
     def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
-        """A freshly initialised network, frozen, on the run's device and dtype; the same on every rank."""
+        """A freshly initialised network, frozen and without dropout; the same on every rank."""
         with seeding.seeded(self._distiller.seed, purpose, self.step):
             network = factory(self.spec.num_classes, self.spec.image_size)
+        for module in network.modules():
+            if isinstance(module, _DropoutNd):  # noise that neither a rank nor a recomputation could repeat
+                module.eval()
         return network.to(self._distiller.device, self._distiller.codes.dtype).requires_grad_(False)
 
     def real(self, label: int, n: int) -> Tensor:

@@ -121,11 +121,11 @@ class TrajectoryMatching(Objective):
                 f"step {context.step}: the student's learned step size is {alpha.item():g}, no longer above 0; lower "
                 "objective.lr_step_size, or lr_latents and lr_conditioning"
             )
+        found = self._find(context)
         own = context.decode(context.rows)
         images = context.gather(own)
-        # Students run in the experts' precision, whatever the codes have.
+        # Half-precision codes do not make half-precision students: their steps would vanish in the weights.
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        found = self._find(context)
         network = found.network.to(images)
         start, target = self._draw_expert(context, found.experts).to(images)
         loss = StudentLoss(

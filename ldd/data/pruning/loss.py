@@ -29,7 +29,7 @@ CACHE_DIR = "~/.cache/latentdd/scores"
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again
-_CHANCE = 2.0  # times the accuracy of guessing, below which something must be wrong
+_ENOUGH_TO_JUDGE = 100  # images
 
 
 class LossPruner(RankedPruner):
@@ -144,10 +144,11 @@ class LossPruner(RankedPruner):
         return Store(self.cache_dir / key, dict.fromkeys(_COLUMNS, pa.float64()))
 
     def _warn_of_chance(self, margins: Floats) -> None:
-        right = float((margins > 0).mean())
-        if right < _CHANCE / self.classifier.outputs:
+        right, chance = float((margins > 0).mean()), 1 / self.classifier.outputs
+        spread = (chance * (1 - chance) / len(margins)) ** 0.5
+        if len(margins) >= _ENOUGH_TO_JUDGE and right < chance + 3 * spread:
             rank_zero_warn(
-                f"{self.classifier.architecture} gets {right:.2%} of these images right, no more than by chance; check "
+                f"{self.classifier.architecture} gets {right:.2%} of these images right, no more than guessing would; check "
                 "that classifier, mean, std and the data's classes belong together"
             )
 
