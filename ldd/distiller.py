@@ -18,6 +18,7 @@ from ldd.initializers import Initializer, RealEncodings
 from ldd.memory import Checkpointing, ChunkSize, MemoryPlan, check_chunk_size, peak_memory_mib
 from ldd.objectives import Objective, Term
 from ldd.priors import Prior
+from ldd.quirks import NO_QUIRKS, Quirks
 from ldd.step import DistillationStep
 
 
@@ -33,6 +34,7 @@ class Distiller(L.LightningModule):
         initializer: where codes start; None takes `RealEncodings`.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
         checkpointing: recompute activations in backward; "auto" only when memory asks.
+        quirks: defects of the released code to reproduce; none by default.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
@@ -49,6 +51,7 @@ class Distiller(L.LightningModule):
         initializer: Initializer | None = None,
         chunk_size: ChunkSize = "auto",
         checkpointing: Checkpointing = "auto",
+        quirks: Quirks = NO_QUIRKS,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class Distiller(L.LightningModule):
         self.initializer = RealEncodings() if initializer is None else initializer
         self.chunk_size = chunk_size
         self.checkpointing: Checkpointing = checkpointing
+        self.quirks = quirks
         self.seed = seed
         self.memory_plan: MemoryPlan | None = None
         self.codes = self._new_codes(codes)
@@ -92,11 +96,15 @@ class Distiller(L.LightningModule):
     # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
 
     def synthesise(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph."""
+        """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph.
+
+        A step passes the `generator` of its draws; without one they are as the artefact has them.
+        """
         latents, conditioning, noise, labels = self.codes(rows, generator)
+        quirks = NO_QUIRKS if generator is None else self.quirks  # the artefact has none
+        noise = quirks.noise(noise, rows, len(self.codes), self.seed, int(self.num_steps_done))
         images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
-        # Clamped as stored, but with a gradient where saturated, so that a pixel can come back.
-        return images + (images.clamp(-1, 1) - images).detach(), labels
+        return quirks.shift(quirks.clamp(images), self.data_spec), labels
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """All terms of one step; the loader's batch is not read (a resumed loader starts over)."""

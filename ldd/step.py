@@ -41,8 +41,9 @@ class DistillationStep:
         self.labels = labels[self.rows]
         self.num_codes = len(labels)
         self.all_labels = labels
+        self.core_set = real
         self._distiller = distiller
-        self._real = real
+        self._world_size = world_size
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
         """CPU generator derived from (seed, step, purpose, label)."""
@@ -59,7 +60,7 @@ class DistillationStep:
 
     def real(self, label: int, n: int) -> Tensor:
         """n different real images of a class, (n, C, H, W) in [-1, 1]."""
-        images = self._real.draw(label, n, self.generator("real", label))
+        images = self.core_set.draw(label, n, self.generator("real", label))
         return images.to(self._distiller.device, self._distiller.codes.dtype)
 
     def real_classes(self, n: int) -> Labelled:
@@ -70,6 +71,14 @@ class DistillationStep:
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as networks see them."""
         return self.spec.normalise(images)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...)."""
+        everyone = own.new_zeros(self.num_codes, *own.shape[1:])
+        everyone[self.rows] = own.detach()
+        if self._world_size > 1:
+            torch.distributed.all_reduce(everyone)
+        return everyone
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""

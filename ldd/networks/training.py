@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.functional.classification import multiclass_stat_scores
 
 from ldd.augment import SiameseAugmentation
 from ldd.errors import UserError
@@ -140,12 +141,12 @@ def accuracy(
     was_training = network.training
     network.eval()
     try:
-        correct = torch.zeros((), dtype=torch.int64, device=images.device)
-        for batch, targets in zip(
-            torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
-        ):
-            logits = network(batch if normalise is None else normalise(batch))
-            correct += (logits.argmax(1) == targets).sum()
+        logits = torch.cat(
+            [network(part if normalise is None else normalise(part)) for part in images.split(batch_size)]
+        )
     finally:
         network.train(was_training)
-    return correct.item() / len(images)
+    # Counts, since torchmetrics' accuracy is a float32 quotient.
+    counts = multiclass_stat_scores(logits, labels, num_classes=logits.shape[1], average="micro")
+    correct, *_, total = counts.tolist()
+    return float(correct / total)

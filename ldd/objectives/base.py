@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ldd.classes import DataSpec, Labelled
 from ldd.codes import Codes
+from ldd.data.real import RealImages
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
 
@@ -46,6 +47,7 @@ class StepContext(Protocol):
         labels: their labels, (N',).
         num_codes: N, over all ranks.
         all_labels: labels of all codes, (N,).
+        core_set: the real images that are matched.
     """
 
     step: int
@@ -55,6 +57,7 @@ class StepContext(Protocol):
     labels: Tensor
     num_codes: int
     all_labels: Tensor
+    core_set: RealImages
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
         """CPU generator derived from (seed, step, purpose, label)."""
@@ -73,6 +76,9 @@ class StepContext(Protocol):
 
         `then` is applied to each chunk inside its activation checkpoint, so that memory stays flat in n.
         """
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...)."""
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as networks see them."""

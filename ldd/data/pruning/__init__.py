@@ -1,12 +1,15 @@
 """Pruning before distillation: every training image gets a score, and a share of the images is kept."""
 
 from ldd.data.pruning.base import Pruner, RankedPruner
+from ldd.data.pruning.lists import ListPruner, write_lists
 from ldd.data.pruning.loss import LossPruner
 from ldd.data.pruning.selection import Order, Scope, Selection, exact_floor, smallest_keep
+from ldd.data.pruning.stored import TablePruner
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.pruning.uniform import RandomPruner
 
 __all__ = [
+    "ListPruner",
     "LossPruner",
     "Order",
     "Pruner",
@@ -16,6 +19,8 @@ __all__ = [
     "ScoreFacts",
     "ScoreTable",
     "Selection",
+    "TablePruner",
     "exact_floor",
     "smallest_keep",
+    "write_lists",
 ]

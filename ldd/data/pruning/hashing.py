@@ -11,6 +11,9 @@ from ldd.data.pruning.ranks import shared, this_rank
 from ldd.data.pruning.store import Store
 from ldd.data.sources import Item, Source
 
+CACHE_DIR = "~/.cache/latentdd/scores"
+"""Where hashes and scores are kept unless another folder is named."""
+
 _THREADS = 8  # files being read at once: the disk is the limit
 _AT_ONCE = 1024  # files between two updates of the bar
 

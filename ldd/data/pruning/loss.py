@@ -13,7 +13,7 @@ from torch import Tensor
 from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
 from ldd.data.pruning.classifier import Classifier, class_outputs
-from ldd.data.pruning.hashing import hash_items
+from ldd.data.pruning.hashing import CACHE_DIR, hash_items
 from ldd.data.pruning.preprocessing import Size
 from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared, this_rank
@@ -23,9 +23,6 @@ from ldd.data.pruning.store import Store
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
-
-CACHE_DIR = "~/.cache/latentdd/scores"
-"""Where scores are kept unless another folder is named."""
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again

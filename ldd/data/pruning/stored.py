@@ -1,14 +1,16 @@
 """Pruning by scores that were saved: a table of `latentdd prune`, on this machine or another."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
-from ldd.data.pruning.hashing import hash_items
+from ldd.data.pruning.hashing import CACHE_DIR, hash_items
 from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.table import ScoreTable
+from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
 
@@ -25,6 +27,7 @@ class TablePruner(RankedPruner):
         order: `easy` keeps the lowest scores, `hard` the highest.
         scope: `class` keeps the share of every class, `global` of all images together.
         skip_easiest: share of the easiest images left out first (a window); only with order `easy`.
+        cache_dir: folder of the images' hashes, so that unchanged files are not read again; null keeps none.
 
     Raises:
         UserError: a share is outside its range, or the file is no score table.
@@ -37,10 +40,12 @@ class TablePruner(RankedPruner):
         order: Order = "easy",
         scope: Scope = "class",
         skip_easiest: float = 0.0,
+        cache_dir: str | None = CACHE_DIR,
     ) -> None:
         super().__init__(keep, order, scope, skip_easiest)
         self.path = scores
         self.table = ScoreTable.load(scores)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
         """The saved rows of the items.
@@ -48,35 +53,35 @@ class TablePruner(RankedPruner):
         Raises:
             UserError: the table is of other data (both fingerprints are shown).
         """
-        return matched(self.table, self.path, source, items, spec)
+        hashes = hash_items(source, items, self.cache_dir) if self.table.hashed else None
+        own = ScoreTable.build(items, hashes, spec.classes, ScoreFacts(), np.zeros(len(items)))
+        return matched(self.table, self.path, own)
 
 
-def matched(table: ScoreTable, path: str, source: Source, items: Sequence[Item], spec: DataSpec) -> ScoreTable:
-    """The rows of `table` that belong to `items`, in their order.
+def matched(table: ScoreTable, path: str, own: ScoreTable) -> ScoreTable:
+    """The rows of `table` that belong to the images of `own`, in their order.
 
     Args:
         table: saved scores.
         path: where they lie, for messages.
-        source: where the images come from.
-        items: the images.
-        spec: gives the classes.
+        own: a table of the data's images, whatever its scores; with hashes where `table` has them.
 
     Raises:
-        UserError: an image is not in the table, or was changed since, or has another class.
+        UserError: an image is not in the table, has another class there, or was changed since.
     """
-    rows = {name: row for row, name in enumerate(table.paths)}
-    places = [rows.get(item.key, -1) for item in items]
-    saved = table.rows.select(["sha256", "wnid"]).to_pydict()
-    with_hashes = table.rows["sha256"].null_count == 0
-    hashes = hash_items(source, items, None) if with_hashes and min(places) >= 0 else None
-
-    def fits(item: int, row: int) -> bool:
-        same_class = row >= 0 and saved["wnid"][row] == spec.classes[items[item].label].wnid
-        return same_class and (hashes is None or hashes[item] == saved["sha256"][row])
-
-    strangers = [item for item, row in enumerate(places) if not fits(item, row)]
-    if strangers:
-        labels = np.array([item.label for item in items])
-        own = hash_items(source, items, None) if hashes is None else hashes
-        raise UserError(_other_data(table, path, items, strangers, own, spec, labels))
-    return table.take(np.array(places), np.array([item.label for item in items]))
+    places = pc.index_in(own.rows["path"], value_set=table.rows["path"].combine_chunks())
+    saved = table.rows.take(places)
+    there = pc.equal(saved["wnid"], own.rows["wnid"]).fill_null(False).to_numpy()
+    same = there & pc.equal(saved["sha256"], own.rows["sha256"]).fill_null(not own.hashed).to_numpy()
+    if same.all():
+        return table.take(places.to_numpy(), own.labels)
+    lacking, changed = np.flatnonzero(~there), np.flatnonzero(there & ~same)
+    found = [
+        f"{len(rows)} {what}, e.g. {own.rows['path'][int(rows[0])].as_py()}"
+        for rows, what in ((lacking, "are not in it"), (changed, "have other contents"))
+        if len(rows)
+    ]
+    raise UserError(
+        f"scores={path!r} are of other data: fingerprint {table.fingerprint} ({len(table)} images), and the data's is "
+        f"{own.fingerprint}; of its {len(own)} images {' and '.join(found)}; run `latentdd prune` on these data"
+    )

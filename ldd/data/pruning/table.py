@@ -194,6 +194,11 @@ class ScoreTable:
         counts: list[int] = np.bincount(self.labels).tolist()
         return counts
 
+    @property
+    def hashed(self) -> bool:
+        """Whether the images' contents are known."""
+        return not self.rows["sha256"].null_count
+
     def wnid(self, label: int) -> str:
         """Of a class that has images."""
         row = int(np.flatnonzero(self.labels == label)[0])
