@@ -1,40 +1,26 @@
-"""`latentdd prior train`: a class-conditional latent diffusion prior on the user's own data."""
+"""`latentdd prior`: train a prior on your own data, convert a published one, look at what one draws."""
 
-import sys
+import importlib
 from collections.abc import Sequence
-from pathlib import Path
 
-from lightning.pytorch.cli import LightningArgumentParser
-
-from ldd.commands.runs import RunCLI
 from ldd.errors import UserError
-from ldd.priors.training import PriorTraining
 
-ACTIONS = ("train",)
-
-
-class PriorTrainingCLI(RunCLI):
-    """One run of `PriorTraining`; its result is `<run>/prior`."""
-
-    run_files = (*RunCLI.run_files, "prior")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """`--ckpt_path` (a subcommand of LightningCLI would have it)."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
-        )
+ACTIONS = {
+    "train": ("ldd.commands.prior_train", "a class-conditional latent diffusion prior on your own data"),
+    "convert": ("ldd.commands.prior_convert", "an original latent-diffusion checkpoint to a prior folder"),
+    "sample": ("ldd.commands.prior_sample", "draw a labelled grid from a prior"),
+}
+"""Action -> (module with a function `main(arguments)`, help)."""
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run one action of `latentdd prior`."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {action:<9}{text}" for action, (_, text) in ACTIONS.items())
+        print(f"usage: latentdd {verb} ACTION [options]\n\nactions:\n{listed}")
+        print(f"\nlatentdd {verb} ACTION --help shows the options of one.")
+        return
     if not arguments or arguments[0] not in ACTIONS:
         given = repr(arguments[0]) if arguments else "nothing"
         raise UserError(f"expected one of: {', '.join(ACTIONS)}; got {given}")
-    sys.argv = ["latentdd prior train", *arguments[1:]]
-    cli = PriorTrainingCLI(PriorTraining, "runs/prior", run=False)
-    cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path)
-    folder = Path(cli.trainer.default_root_dir) / "prior"
-    if cli.trainer.is_global_zero:
-        cli.model.save_prior(folder)
-        print(f"prior written to {folder}")
+    importlib.import_module(ACTIONS[arguments[0]][0]).main(arguments[1:])

@@ -97,6 +97,8 @@ class RunCLI(LightningCLI):
             raise UserError(
                 f"ckpt_path ({self.options.ckpt_path}) does not exist; name a checkpoint file, or 'last'"
             )
+        if "weights_only" in self.options and self.options.weights_only is None:
+            self.options.weights_only = True  # somebody else's checkpoint must not run code
         if self.subcommand in (None, "fit") and self.options.ckpt_path is None:
             self._claim(run)
 

@@ -2,22 +2,36 @@
 
 from ldd.data.datamodule import DistillationData
 from ldd.data.folders import FolderSource
-from ldd.data.pruning import Pruner, RandomPruner, ScoreTable
+from ldd.data.pruning import (
+    CrossFittedLossPruner,
+    ListPruner,
+    LossPruner,
+    Pruner,
+    RandomPruner,
+    ScoreTable,
+    ScoringNetwork,
+    TablePruner,
+)
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, UnreadableImage
 from ldd.data.subsets import Subset
 
 __all__ = [
+    "CrossFittedLossPruner",
     "DigitsSource",
     "DistillationData",
     "FolderSource",
     "Item",
+    "ListPruner",
+    "LossPruner",
     "Pruner",
     "RandomPruner",
     "RealImages",
     "ScoreTable",
+    "ScoringNetwork",
     "Source",
     "SourceFactory",
     "Subset",
+    "TablePruner",
     "UnreadableImage",
 ]

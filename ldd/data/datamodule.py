@@ -46,7 +46,7 @@ class DistillationData(LightningDataModule):
         source: where the images come from, restricted to the subset.
         spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.
-        prune_table: the pruner's scores of `train_images`, after `setup`; None without a pruner.
+        prune_table: the pruner's scores of `train_images` and what it kept, after `setup`; None without a pruner.
 
     Raises:
         UserError: root, subset or image_size cannot be used.
@@ -80,8 +80,8 @@ class DistillationData(LightningDataModule):
         self.source: Source = whole if subset is None else Subset(whole, subset)
         self._pruner = pruner
         self._cache_dir = cache_dir
-        self._on_error: OnError = on_error
-        self._seed = seed
+        self.on_error: OnError = on_error
+        self.seed = seed
         self._splits: dict[Split, RealImages] = {}
         self._ready = False
         self.classes: list[ClassInfo] = self.source.classes
@@ -119,8 +119,9 @@ class DistillationData(LightningDataModule):
         if self._pruner is not None:
             # Not what the source lists: an image that cannot be read is nothing to score either.
             items = map(Item, self.train_images.keys, self.train_images.labels.tolist())
-            self.prune_table = self._pruner.score(self.source, list(items), self.spec, self._seed)
-            self.core_set = self.train_images.select(self._pruner.keep(self.prune_table))
+            table = self._pruner.score(self.source, list(items), self.spec, self.seed)
+            kept = self._pruner.keep(table)
+            self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
         self._ready = True
 
     def train_dataloader(self) -> DataLoader[int]:
@@ -134,6 +135,6 @@ class DistillationData(LightningDataModule):
 
     def _load(self, split: Split) -> RealImages:
         if split not in self._splits:
-            size, cache_dir, on_error = self.spec.image_size, self._cache_dir, self._on_error
+            size, cache_dir, on_error = self.spec.image_size, self._cache_dir, self.on_error
             self._splits[split] = load_split(self.source, split, size, cache_dir, on_error)
         return self._splits[split]

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ldd.augment import OPERATIONS, SiameseAugmentation
 from ldd.codes import Codes
+from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory
-from ldd.objectives.base import Objective, StepContext, Term
+from ldd.objectives.base import Embed, Objective, StepContext, Term
 from ldd.objectives.optimizers import sgd_on_codes
 from ldd.priors import Prior
 
@@ -20,6 +22,10 @@ class DistributionMatching(Objective):
     Each step draws a new random network and, per class, one augmentation shared by real and synthetic images;
     the loss is the sum over classes of the squared distance between mean features.
 
+    A network with batch normalisation sees all classes in one batch, the real images in one and the synthetic ones
+    in another, so that the statistics of each are joint (as published): neither `real_chunk` nor the run's
+    `chunk_size` applies to its passes, and memory grows with both batches.
+
     Args:
         lr_latents: SGD learning rate of Z (published: 1).
         lr_conditioning: SGD learning rate of c (published: 1).
@@ -28,6 +34,9 @@ class DistributionMatching(Objective):
         network: the matching network, newly initialised each step and never trained.
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
+
+    Raises:
+        UserError: real_batch or real_chunk below 1.
     """
 
     def __init__(
@@ -41,6 +50,9 @@ class DistributionMatching(Objective):
         real_chunk: int = 512,
     ) -> None:
         super().__init__()
+        for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk)):
+            if value < 1:
+                raise UserError(f"objective.{name} ({value}) must be at least 1")
         self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
         self.momentum = momentum
         self.real_batch = real_batch
@@ -58,6 +70,9 @@ class DistributionMatching(Objective):
         def embed(images: Tensor, labels: Tensor) -> Tensor:
             return network.embed(self.augmentation(context.normalise(images), draws[labels]))
 
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            yield self._joint_term(context, embed)
+            return
         real = context.real_classes(self.real_batch)
         with torch.no_grad():
             parts = zip(real.images.split(self.real_chunk), real.labels.split(self.real_chunk), strict=True)
@@ -68,6 +83,27 @@ class DistributionMatching(Objective):
             real_features.unflatten(0, (num_classes, -1)), synthetic_features.unflatten(0, (num_classes, -1))
         )
         yield Term("distribution", loss, ("codes",))
+
+    def _joint_term(self, context: StepContext, embed: Embed) -> Term:
+        """Every rank computes the whole loss and sends its own images their part of the gradient."""
+        num_classes = context.spec.num_classes
+        own = context.decode(context.rows)
+        leaf = context.gather(own).requires_grad_()
+        with torch.no_grad():
+            images = torch.cat([context.real(label, self.real_batch) for label in range(num_classes)])
+            labels = torch.arange(num_classes, device=images.device).repeat_interleave(self.real_batch)
+            real = embed(images, labels)
+        order = torch.argsort(context.all_labels, stable=True)
+        synthetic = embed(leaf[order], context.all_labels[order])
+        loss = mean_distance(real.unflatten(0, (num_classes, -1)), synthetic.unflatten(0, (num_classes, -1)))
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        share = len(context.rows) / context.num_codes
+        return Term(
+            "distribution",
+            (own * gradient[context.rows]).sum(),
+            ("codes",),
+            report=share * loss.detach(),
+        )
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
         """SGD over the codes, one learning rate for each group."""

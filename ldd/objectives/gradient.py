@@ -60,7 +60,8 @@ class GradientMatching(Objective):
         real_chunk: int = 256,
     ) -> None:
         super().__init__()
-        for name, value in (("outer_loop", outer_loop), ("inner_loop", inner_loop), ("real_chunk", real_chunk)):
+        counts = {"outer_loop": outer_loop, "inner_loop": inner_loop, "batch_network": batch_network}
+        for name, value in {**counts, "real_batch": real_batch, "real_chunk": real_chunk}.items():
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
         self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
@@ -163,7 +164,8 @@ def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: flo
     """Sum of 1 - cos over the output rows of convolution and linear weights; biases and norms do not count.
 
     Args:
-        real, synthetic: one gradient per parameter; those of 2 or 4 dimensions are reshaped to (out, ...).
+        real: one gradient per parameter; those of 2 or 4 dimensions are reshaped to (out, ...).
+        synthetic: likewise.
         epsilon: added to the product of norms.
     """
     distances = []
@@ -176,7 +178,9 @@ def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: flo
 
 def squared_error(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
     """Squared distance over all parameters."""
-    return torch.stack([F.mse_loss(a, b, reduction="sum") for a, b in zip(real, synthetic, strict=True)]).sum()
+    return torch.stack(
+        [F.mse_loss(a, b, reduction="sum") for a, b in zip(real, synthetic, strict=True)]
+    ).sum()
 
 
 def whole_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:

@@ -18,7 +18,6 @@ from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import Objective, StepContext, Term
 from ldd.objectives.optimizers import sgd_on_codes
 from ldd.priors import Prior
-from ldd.seeding import seeded
 from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
@@ -133,7 +132,6 @@ class TrajectoryMatching(Objective):
             images_to_batch=lambda batch, draws: self.augmentation(context.normalise(batch), draws),
             labels=context.all_labels.to(images.device),
             batches=self._draw_batches(context),
-            seed=context.generator("dropout").initial_seed(),
         )
         result = self.match(loss, start, target, images, alpha.to(images), self.syn_steps)
         # Every rank computes the same; each takes its own rows, and a share of what is the same for all.
@@ -211,11 +209,10 @@ class StudentLoss:
     """The student's cross-entropy on the batch of an inner step, the same each time it is asked for.
 
     Args:
-        network: gives the architecture; its own weights are not used.
+        network: gives the architecture, without dropout; its own weights are not used.
         images_to_batch: normalises and augments.
         labels: (N,).
         batches: rows and augmentation draws of each inner step.
-        seed: of dropout.
     """
 
     def __init__(
@@ -224,13 +221,11 @@ class StudentLoss:
         images_to_batch: Callable[[Tensor, Draws], Tensor],
         labels: Tensor,
         batches: Sequence[tuple[Tensor, Draws]],
-        seed: int,
     ) -> None:
         self.network = network
         self.images_to_batch = images_to_batch
         self.labels = labels
         self.batches = batches
-        self.seed = seed
         self._names, values = zip(*network.named_parameters(), strict=True)
         self._shapes = [value.shape for value in values]
 
@@ -243,9 +238,8 @@ class StudentLoss:
         }
         # Copies: running statistics change in place, which a graph that is still needed would notice.
         buffers = {name: value.clone() for name, value in self.network.named_buffers()}
-        with seeded(self.seed, i, device=images.device):
-            batch = self.images_to_batch(images[rows], draws)
-            logits = functional_call(self.network, weights | buffers, (batch,))
+        batch = self.images_to_batch(images[rows], draws)
+        logits = functional_call(self.network, weights | buffers, (batch,))
         return F.cross_entropy(logits, self.labels[rows])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.priors.direct import DirectPrior
-from ldd.priors.loading import class_name, load_model, locate, read_card
+from ldd.priors.loading import class_name, load_model, locate, read_card, read_licence
 
 _KINDS = (AutoencoderKL, VQModel, AutoencoderTiny)
 
@@ -36,7 +36,7 @@ class AutoencoderPrior(DirectPrior):
     def __init__(self, path_or_hub_id: str, image_size: int | None = None) -> None:
         super().__init__()
         root = locate(str(path_or_hub_id), ("vae", "vqvae"))
-        card = read_card(root) if (root / "prior.json").is_file() else None
+        card = read_card(root, table=False) if (root / "prior.json").is_file() else None
         self.autoencoder = load_model(_autoencoder_folder(root), _KINDS)
         config = self.autoencoder.config
         if config.in_channels != 3 or config.out_channels != 3:
@@ -55,7 +55,7 @@ class AutoencoderPrior(DirectPrior):
         channels = (config.vq_embed_dim if self.quantised else None) or config.latent_channels
         self.image_size = image_size
         self.latent_shape = (channels, image_size // self.factor, image_size // self.factor)
-        self.licence = card.licence if card is not None else "unknown"
+        self.licence = card.licence if card is not None else read_licence(root)
         self.eval()
 
     @torch.no_grad()

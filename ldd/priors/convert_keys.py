@@ -75,38 +75,29 @@ def unet_origins(model: UNet2DConditionModel | UNet2DModel) -> dict[str, Origin]
             case ["up_blocks", level, "upsamplers", "0", "conv", leaf]:
                 place = 1 + hasattr(model.up_blocks[int(level)], "attentions")
                 origin = Origin(f"output_blocks.{(int(level) + 1) * step - 1}.{place}.conv.{leaf}")
-            case [("down_blocks" | "up_blocks" | "mid_block") as side, *levels, kind, place, *rest] if (
-                kind in ("resnets", "attentions") and len(levels) == (side != "mid_block")
-            ):
-                block = _unet_block(side, int(levels[0]) if levels else 0, kind, int(place), step)
-                origin = _inner(model, name, block, kind, rest, fused=fused)
+            case ["mid_block", kind, place, *rest]:
+                block = f"middle_block.{1 if kind == 'attentions' else 2 * int(place)}"
+                origin = _inner(model, name, block, rest, fused=fused)
+            case [("down_blocks" | "up_blocks") as side, level, kind, place, *rest]:
+                number = int(level) * step + int(place)
+                first = f"input_blocks.{number + 1}" if side == "down_blocks" else f"output_blocks.{number}"
+                origin = _inner(model, name, f"{first}.{kind == 'attentions':d}", rest, fused=fused)
             case [*module, leaf]:
                 origin = Origin(f"{_UNET['.'.join(module)]}.{leaf}")
         origins[name] = origin
     return origins
 
 
-def _unet_block(side: str, level: int, kind: str, place: int, step: int) -> str:
-    attention = kind == "attentions"
-    if side == "mid_block":
-        return f"middle_block.{1 if attention else 2 * place}"
-    number = level * step + place
-    return f"input_blocks.{number + 1}.{attention:d}" if side == "down_blocks" else (
-        f"output_blocks.{number}.{attention:d}"
-    )  # fmt: skip
-
-
 def _inner(
     model: UNet2DConditionModel | UNet2DModel,
     name: str,
     block: str,
-    kind: str,
     rest: Sequence[str],
     *,
     fused: bool,
 ) -> Origin:
     module, leaf = ".".join(rest[:-1]), rest[-1]
-    if kind == "resnets":
+    if ".resnets." in name:
         return Origin(f"{block}.{_UNET_RESIDUAL[module]}.{leaf}")
     if not fused:  # transformer blocks have the same names on both sides
         return Origin(f"{block}.{module}.{leaf}")
@@ -117,7 +108,7 @@ def _inner(
 
 
 def autoencoder_origins(model: AutoencoderKL | VQModel) -> dict[str, Origin]:
-    """Origin of each tensor of a first stage, without the prefix `first_stage_model.`; its decoder counts levels down."""
+    """Origin of each tensor of a first stage, without `first_stage_model.`; the original decoder counts levels down."""
     top = len(model.config.block_out_channels) - 1
     return {name: Origin(_autoencoder_key(name.split("."), top)) for name in model.state_dict()}
 

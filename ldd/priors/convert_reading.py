@@ -66,7 +66,9 @@ def _load(path: Path, trust: bool) -> Any:  # noqa: ANN401 - whatever is pickled
         found = _foreign(path, mapped, str(error))
         if not found:
             raise
-        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        shown = ", ".join(found[:_SHOWN]) + (
+            f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        )
         raise UserError(
             f"checkpoint ({path}) holds pickled objects beside its tensors ({shown}), which torch.load refuses "
             "to read with weights_only=True. If you know where the file comes from, give --trust-checkpoint: "
@@ -134,5 +136,3 @@ class _InertPickle:
     def load(file: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - pickle.load's signature
         """`pickle.load` with the stand-ins."""
         return _InertUnpickler(file, **options).load()
-
-

@@ -1,55 +1,62 @@
-"""A class-conditional latent diffusion model as prior: the one LD3M distils through."""
+"""A latent diffusion model as prior: what LD3M distils through."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import final
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin
 from torch import Tensor
 
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import Guide, Prior
-from ldd.priors.loading import load_model, load_scheduler, load_tensor, locate, read_card
+from ldd.priors.denoisers import Denoiser
+from ldd.priors.denoisers_folder import load_denoiser
+from ldd.priors.loading import Init, load_scheduler, locate, read_json
 from ldd.priors.reverse import Predict, Schedule, Skip, check_skip, ddim_invert, ddim_sample, modified_reverse
 
-_COMPONENTS = ("unet", "vae", "vqvae")
-_FURTHER_INPUTS = (
-    "addition_embed_type",
-    "class_embed_type",
-    "encoder_hid_dim",
-    "num_class_embeds",
-    "time_cond_proj_dim",
-)
-_LISTED_CLASSES = 20
+_COMPONENTS = ("unet", "transformer", "vae", "vqvae")
+_TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
 
 
 @final
 class LatentDiffusionPrior(Prior):
-    """Frozen autoencoder, U-Net with cross-attention to one class token, DDIM schedule and class table.
+    """Frozen autoencoder, denoising network and DDIM schedule, as diffusers saves them.
 
-    The folder holds `unet/`, `vae/` (or `vqvae/`), `scheduler/`, `class_embedding.safetensors` (key `weight`:
-    one row per class and the null row) and `prior.json` (`classes`, `null_class`, `image_size`, `licence`).
+    The folder holds `vae/` (or `vqvae/`), `scheduler/` and one of:
+
+    - `unet/` (UNet2DConditionModel) with `class_embedding.safetensors` (key `weight`: one row per class and the null
+      row) and `prior.json` (`classes`, `null_class`, `image_size`, `licence`): class-conditional, one token a class;
+    - `transformer/` (DiTTransformer2DModel): class-conditional, one condition per block;
+    - `unet/` (UNet2DConditionModel), `text_encoder/` and `tokenizer/`: Stable Diffusion 1.5's form, a prompt a class;
+    - `unet/` (UNet2DModel): unconditional, only latents are learned.
 
     Args:
         path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a hub id.
         num_steps: S, steps of the modified reverse process.
-        guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one U-Net batch of 2N a step.
-            At 0 and 1 only the half that counts is run; at 0 no gradient reaches the conditioning.
+        guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step.
+            At 0 and 1 only the half that counts is run; at 0 no gradient reaches the conditioning. Without
+            conditions e_c is e_u, so that every s means the same.
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
-        image_size: pixels; None takes the prior's own. Another one works as far as the U-Net generalises.
+        image_size: pixels; None takes the prior's own. Another one works as far as the network generalises.
+        init: `random` gives the network random weights (an ablation of LD3M); all other components are kept.
+        classes: WordNet id or name of a data class -> what it is to the prior: a row, a WordNet id or name of the
+            prior's own, or a prompt. Classes not named here are found by WordNet id or name.
+        prompt: template of a text-to-image prior's prompts with `{name}` and `{wnid}`; None takes
+            "a photo of a {name}".
+        tied: one condition for all blocks of a diffusion transformer instead of one each.
 
     Attributes:
-        classes: the prior's own classes; `label` is the row of its class table.
+        classes: the prior's own classes, `label` being the row; empty if it names none.
+        denoiser: network and conditions.
 
     Raises:
         UserError: missing or damaged folder or component, components that do not fit together, or an argument
-            out of range.
+            out of range or without effect on this prior.
     """
-
-    class_embedding: Tensor
 
     def __init__(
         self,
@@ -58,61 +65,57 @@ class LatentDiffusionPrior(Prior):
         guidance_scale: float = 3.0,
         skip: Skip = "clean",
         image_size: int | None = None,
+        init: Init = "pretrained",
+        classes: Mapping[str, int | str] | None = None,
+        prompt: str | None = None,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         check_skip(skip)
         _check_guidance(guidance_scale)
-        folder = locate(str(path_or_hub_id), _COMPONENTS)
-        card = read_card(folder)
+        folder = locate(str(path_or_hub_id), _COMPONENTS, _TEXT)
         self.schedule = Schedule(load_scheduler(folder / "scheduler"))
         self.schedule.steps(num_steps)  # refuses a bad number of steps before the weights are read
+        self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
+        if image_size is None and not (folder / "prior.json").is_file():
+            image_size = _trained_size(folder, self.denoiser.sample_size)
         self.autoencoder = AutoencoderPrior(str(folder), image_size)
-        self.unet = load_model(folder / "unet", (UNet2DConditionModel,))
-        table = load_tensor(folder / "class_embedding.safetensors", "weight")
-        _check_fit(
-            self.unet.config, self.autoencoder.latent_shape[0], table, len(card.classes), card.null_class
-        )
-        self.register_buffer("class_embedding", table)
-        self.null_class = card.null_class
-        self.classes = card.classes
-        self.licence = card.licence
+        channels, size, _ = self.autoencoder.latent_shape
+        self.denoiser.check_latents(channels, size, self.autoencoder.image_size)
+        self.classes = self.denoiser.classes
+        self.licence = self.autoencoder.licence
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
         self.num_steps = num_steps
         self.guidance_scale = guidance_scale
         self.skip: Skip = skip
+        self._mapping = dict(classes or {})
+        self.denoiser.rows([], self._mapping)  # refuses a mapping that means nothing
         self.eval()
 
+    @property
+    def unet(self) -> ModelMixin:
+        """The denoising network, whichever its architecture."""
+        return self.denoiser.network
+
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
-        """Rows of the class table (K,) int64, by WordNet id, else by exact name if only one class bears it.
+        """Rows of the prior's conditions (K,) int64: by `classes` of the constructor, WordNet id or name.
+
+        A text-to-image prior knows every class (a row is the number of its prompt), an unconditional one gives the
+        labels.
 
         Raises:
             UserError: a class this prior does not know; the message lists the choices.
         """
-        by_wnid = {info.wnid: info.label for info in self.classes}
-        names = [info.name for info in self.classes]
-        by_name = {info.name: info.label for info in self.classes if names.count(info.name) == 1}
-        rows = [by_wnid.get(info.wnid, by_name.get(info.name)) for info in classes]
-        unknown = [
-            f"{info.wnid} ({info.name})" for info, row in zip(classes, rows, strict=True) if row is None
-        ]
-        if unknown:
-            choices = ", ".join(f"{info.wnid} ({info.name})" for info in self.classes[:_LISTED_CLASSES])
-            more = len(self.classes) - _LISTED_CLASSES
-            raise UserError(
-                f"the prior does not know the classes {', '.join(unknown)}; it knows {choices}"
-                + (f" and {more} more (its prior.json lists them)" if more > 0 else "")
-                + "; choose classes among these or another prior"
-            )
-        return torch.tensor(rows, dtype=torch.int64)
+        return self.denoiser.rows(classes, self._mapping)
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Class tokens (N, 1, D)."""
-        return self.class_embedding[rows.to(self.class_embedding.device)][:, None]
+        """Conditioning (N, L, D): class tokens (L = 1), conditions of each block, tokens of a prompt, or nothing."""
+        return self.denoiser.embed(rows)
 
     def null(self, n: int) -> Tensor:
-        """The null token, (n, 1, D)."""
-        return self.class_embedding[self.null_class].expand(n, 1, -1)
+        """Conditioning (n, L, D) of the null class or the empty prompt."""
+        return self.denoiser.null(n)
 
     def encode(self, images: Tensor) -> Tensor:
         """Scaled latents (N, c, h, w) of images in [-1, 1], not quantised, no gradient."""
@@ -123,7 +126,7 @@ class LatentDiffusionPrior(Prior):
         return self.autoencoder.decode(latents)
 
     def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
-        """The modified reverse process: Z and noise (N, c, h, w), conditioning (N, 1, D) -> (N, c, h, w)."""
+        """The modified reverse process: Z and noise (N, c, h, w), conditioning (N, L, D) -> (N, c, h, w)."""
         return modified_reverse(
             self._predict(conditioning, self.guidance_scale),
             latents,
@@ -174,17 +177,15 @@ class LatentDiffusionPrior(Prior):
         """The guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
         null = self.null(len(conditioning)).to(conditioning)
 
-        def network(x: Tensor, timestep: int, tokens: Tensor) -> Tensor:
-            # A tensor on the device: a plain number would be copied over at every call.
-            told = torch.full((), timestep, dtype=torch.int64, device=x.device)
-            output: Tensor = self.unet(x, told, encoder_hidden_states=tokens, return_dict=False)[0]
+        def network(x: Tensor, timestep: int, conditions: Tensor) -> Tensor:
+            output: Tensor = self.denoiser(x, timestep, conditions)
             return output
 
         def guided(x: Tensor, timestep: int) -> Tensor:
             without, given = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning])).chunk(2)
             return without + scale * (given - without)
 
-        if scale in (0, 1):
+        if scale in (0, 1) or not conditioning.shape[1]:
             return lambda x, timestep: network(x, timestep, conditioning if scale else null)
         return guided
 
@@ -194,25 +195,13 @@ def _check_guidance(scale: float) -> None:
         raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
 
 
-def _check_fit(unet: Any, channels: int, table: Tensor, num_classes: int, null_class: int) -> None:  # noqa: ANN401
-    """Refuse components of different models, or a U-Net that wants more than latents and class tokens."""
-    if unet.in_channels != channels or unet.out_channels != channels:
-        raise UserError(
-            f"component 'unet' maps {unet.in_channels} to {unet.out_channels} channels but the autoencoder's "
-            f"latents have {channels}; both must be from one prior"
-        )
-    wanted = [key for key in _FURTHER_INPUTS if unet.get(key) is not None]
-    if wanted:
-        raise UserError(
-            f"component 'unet' wants inputs beyond a class token ({', '.join(wanted)}); not supported"
-        )
-    if table.ndim != 2 or table.shape[1] != unet.cross_attention_dim:
-        raise UserError(
-            f"class_embedding.safetensors holds a table of shape {tuple(table.shape)}; the U-Net's "
-            f"cross_attention_dim asks for (rows, {unet.cross_attention_dim})"
-        )
-    if not 0 <= null_class < len(table) or num_classes > len(table):
-        raise UserError(
-            f"prior.json names {num_classes} classes and null_class {null_class}, but the class table has "
-            f"{len(table)} rows"
-        )
+def _trained_size(folder: Path, latent_size: int | None) -> int | None:
+    """Pixels of the images whose latents the network was trained on, if the configs tell."""
+    config = next(
+        (path for name in ("vae", "vqvae") if (path := folder / name / "config.json").is_file()), None
+    )
+    if config is None or latent_size is None:
+        return None
+    shape = read_json(config)
+    levels = shape.get("encoder_block_out_channels") or shape.get("block_out_channels") or ()
+    return latent_size * int(2 ** (len(levels) - 1)) if levels else None

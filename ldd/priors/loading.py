@@ -1,17 +1,20 @@
 """Finding a prior's folder (local, embedded in the package, or on a model hub) and reading its components.
 
 Whatever is wrong with a folder ends in a UserError that names the component and the cure. Weights are read
-from safetensors only; components come back in float32, frozen and in eval mode.
+from safetensors or, where a published model has none, from `.bin` files by torch's unpickler for tensors only;
+components come back in float32, frozen and in eval mode.
 """
 
 import json
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+import yaml
 from diffusers import DDIMScheduler, ModelMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -22,7 +25,12 @@ from ldd.errors import UserError
 from ldd.seeding import seeded
 
 EMBEDDED = Path(__file__).parent / "embedded"
+Init = Literal["pretrained", "random"]
+"""Whether a network keeps the weights of its file or gets random ones of the same shapes."""
+
 _WEIGHTS = "diffusion_pytorch_model"
+# Names under which older releases saved a class; what the config says beyond decides.
+_LEGACY = {"Transformer2DModel": "DiTTransformer2DModel"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -31,8 +39,8 @@ class PriorCard:
     """What `prior.json` says.
 
     Attributes:
-        classes: the prior's own classes; `label` is the row of its class table.
-        null_class: row of the null condition.
+        classes: the prior's own classes; `label` is the row of its class table. Empty without a class table.
+        null_class: row of the null condition; -1 without a class table.
         image_size: pixels the prior was trained at.
         licence: terms of the weights.
     """
@@ -43,12 +51,13 @@ class PriorCard:
     licence: str
 
 
-def locate(path_or_hub_id: str, components: Sequence[str]) -> Path:
+def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str] = ()) -> Path:
     """The local folder that `path_or_hub_id` means; a hub id is downloaded first.
 
     Args:
         path_or_hub_id: `embedded:NAME` (in the package), a folder, or `owner/name` on the hub.
-        components: subfolders whose weights are wanted from the hub; files beside them are always fetched.
+        components: subfolders whose diffusers weights are wanted from the hub; configs are always fetched.
+        further: patterns of other files wanted from the hub.
 
     Raises:
         UserError: unknown embedded name, missing folder, hub unreachable or without that id.
@@ -67,14 +76,8 @@ def locate(path_or_hub_id: str, components: Sequence[str]) -> Path:
             f"path_or_hub_id={path_or_hub_id!r}: no such folder; give an existing folder, embedded:NAME, "
             "or the id of a model on the hub (owner/name)"
         )
-    weights = [f"{place}{_WEIGHTS}{end}" for place in ("", *(f"{name}/" for name in components))
-               for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
     try:
-        return Path(
-            snapshot_download(
-                path_or_hub_id, allow_patterns=["*.json", "class_embedding.safetensors", *weights]
-            )
-        )
+        return _fetch(path_or_hub_id, components, further)
     except (
         Exception
     ) as error:  # the hub client passes on its HTTP library's errors, which differ between releases
@@ -84,6 +87,23 @@ def locate(path_or_hub_id: str, components: Sequence[str]) -> Path:
             f"be fetched ({reason}); check the id and the network, or download it elsewhere "
             f"(`hf download {path_or_hub_id}`) and give the local folder"
         ) from error
+
+
+def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path:
+    """Download configs, model card and weights; `.bin` files only of components without safetensors."""
+    places = ("", *(f"{component}/" for component in components))
+    weights = [f"{place}{_WEIGHTS}{end}" for place in places
+               for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
+    card = ("*.json", "README.md", "class_embedding.safetensors")
+    folder = Path(snapshot_download(name, allow_patterns=[*card, *further, *weights]))
+    pickled = [
+        f"{place}{_WEIGHTS}.bin"
+        for place in places
+        if class_name(folder / place) and not any((folder / place).glob("*.safetensors"))
+    ]
+    if pickled:
+        folder = Path(snapshot_download(name, allow_patterns=pickled))
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,38 +132,36 @@ def class_name(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def load_model(folder: Path, kinds: Sequence[type[ModelMixin]]) -> ModelMixin:
+def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = "pretrained") -> ModelMixin:
     """The diffusers model in `folder`, float32, frozen, in eval mode.
 
     Args:
-        folder: `config.json` and `diffusion_pytorch_model*.safetensors`.
+        folder: `config.json` and `diffusion_pytorch_model*.safetensors` (or `.bin`).
         kinds: the classes it may be of.
+        init: `random` builds it from its config alone, with the same random weights every time.
 
     Raises:
-        UserError: missing folder or weights, another class, damaged or incomplete weights.
+        UserError: missing folder or weights, another class, damaged or incomplete weights, unknown `init`.
     """
+    if init not in get_args(Init):
+        raise UserError(f"init={init!r} is unknown; choose one of {', '.join(get_args(Init))}")
     name = class_name(folder)
     if name is None:
         raise UserError(f"component {folder.name!r} is missing: no diffusers config.json in {folder}")
-    kind = next((kind for kind in kinds if kind.__name__ == name), None)
+    kind = next((kind for kind in kinds if kind.__name__ in (name, _LEGACY.get(name))), None)
     if kind is None:
         choices = ", ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{folder} holds a {name}; supported here: {choices}")
-    if not any(
-        (folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json")
-    ):
-        raise UserError(
-            f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
-            "save it with save_pretrained(safe_serialization=True)"
-        )
     try:
-        # Loading draws placeholder weights before it fills them; the caller's random numbers must not notice.
-        with seeded(0, "placeholder weights"):
-            model, report = kind.from_pretrained(
-                str(folder), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                low_cpu_mem_usage=False, output_loading_info=True,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        if init == "random":
+            with seeded(0, "random weights"):
+                return kind.from_config(kind.load_config(str(folder))).requires_grad_(False).eval()
+        model, report = _load_weights(folder, kind)
+    except (
+        OSError, ValueError, RuntimeError, TypeError, NotImplementedError, SafetensorError, pickle.UnpicklingError
+    ) as error:  # fmt: skip
+        if isinstance(error, UserError):
+            raise
         raise UserError(_damaged(folder, error)) from error
     # The library fills what a file lacks with random numbers and only logs it.
     if report["missing_keys"]:
@@ -151,6 +169,23 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]]) -> ModelMixin:
             _damaged(folder, f"{len(report['missing_keys'])} tensors missing, {report['missing_keys'][0]}")
         )
     return model.requires_grad_(False).eval()
+
+
+def _load_weights(folder: Path, kind: type[ModelMixin]) -> tuple[ModelMixin, dict[str, list[str]]]:
+    """The model and the library's report on its weights."""
+    safe = any((folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json"))
+    if not safe and not (folder / f"{_WEIGHTS}.bin").is_file():
+        raise UserError(
+            f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
+            "save it with save_pretrained(safe_serialization=True)"
+        )
+    # Loading draws placeholder weights before it fills them; the caller's random numbers must not notice.
+    with seeded(0, "placeholder weights"):
+        model, report = kind.from_pretrained(
+            str(folder), torch_dtype=torch.float32, use_safetensors=safe, local_files_only=True,
+            low_cpu_mem_usage=False, output_loading_info=True,
+        )  # fmt: skip
+    return model, report
 
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
@@ -195,8 +230,12 @@ def load_tensor(path: Path, key: str) -> Tensor:
     return tensor.float()
 
 
-def read_card(folder: Path) -> PriorCard:
+def read_card(folder: Path, *, table: bool = True) -> PriorCard:
     """`prior.json` of a prior folder.
+
+    Args:
+        folder: the prior folder.
+        table: the prior has a class table, so `classes` and `null_class` must be there.
 
     Raises:
         UserError: missing file, missing or malformed entry.
@@ -205,6 +244,8 @@ def read_card(folder: Path) -> PriorCard:
     if not path.is_file():
         raise UserError(f"component 'prior.json' is missing in {folder}")
     card = read_json(path)
+    if not table:
+        card = {"classes": [], "null_class": -1} | card
     try:
         classes = [
             ClassInfo(label=row, id=int(entry["id"]), wnid=str(entry["wnid"]), name=str(entry["name"]))
@@ -218,6 +259,19 @@ def read_card(folder: Path) -> PriorCard:
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
             "name), null_class and image_size"
         ) from error
+
+
+def read_licence(folder: Path) -> str:
+    """The licence that the head of a folder's model card states (`license:` in `README.md`), or "unknown"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        facts = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        facts = None
+    licence = (facts.get("license_name") or facts.get("license")) if isinstance(facts, dict) else None
+    return str(licence) if licence else "unknown"
 
 
 def _embedded(name: str) -> Path:

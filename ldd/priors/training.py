@@ -283,7 +283,9 @@ class PriorTraining(LightningModule):
         kept = self.measured[_MEASURED.index(name)]
         validation = name.startswith("val_")
         kept.copy_(value if validation or kept.isnan() else kept.lerp(value.double(), 0.02))
-        self.log(f"val/{name[4:]}" if validation else f"train/{name}", value, prog_bar=not validation, batch_size=1)
+        self.log(
+            f"val/{name[4:]}" if validation else f"train/{name}", value, prog_bar=not validation, batch_size=1
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop a frozen autoencoder's weights."""
@@ -340,7 +342,8 @@ class PriorTraining(LightningModule):
             facts["autoencoder"] = (
                 f"{count(self.frozen.autoencoder)} parameters, pre-trained; {self.frozen.licence}"
             )
-        return facts | {"seconds": f"{float(self.measured[0]):.0f} of training"}
+        place = f"cpu (threads: {torch.get_num_threads()})" if self.device.type == "cpu" else self.device.type
+        return facts | {"seconds": f"{float(self.measured[0]):.0f} of training on {place}"}
 
 
 def _check(

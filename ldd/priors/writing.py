@@ -42,7 +42,7 @@ def write_prior(
     with atomic_folder(folder) as beside:
         name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
         for part, model in (("unet", unet), (name, autoencoder)):
-            half = deepcopy(model).to("cpu", torch.float16)
+            half = deepcopy(model).cpu().half()  # the library's own `to` warns without cause
             half.register_to_config(_name_or_path="")  # a path on this machine, otherwise
             half.save_pretrained(beside / part, safe_serialization=True)
         scheduler.save_pretrained(beside / "scheduler")

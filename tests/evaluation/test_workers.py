@@ -117,7 +117,7 @@ def test_no_orphans(tmp_path, sent):
     paths = os.pathsep.join(p for p in sys.path if p)
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=open("/tmp/w/eval/err.txt","w"), text=True, env=environment
     ) as process:
         workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
         time.sleep(0.2)

@@ -1,9 +1,14 @@
 """DM against its formula, its zero, and its descent."""
 
+from functools import partial
+
+import pytest
 import torch
 from small_runs import NARROW, fit, matching
 
 from ldd.distiller import Distiller
+from ldd.errors import UserError
+from ldd.networks import ConvNet
 from ldd.objectives.distribution import mean_distance
 from ldd.priors import PixelPrior
 from ldd.step import DistillationStep
@@ -74,3 +79,58 @@ def test_twenty_steps_lower_the_loss(digits, tmp_path):
 
     start = fit(PixelPrior(32), objective, tmp_path / "start", 0, digits)
     assert loss(model) < 0.9 * loss(start)
+
+
+def joint(**arguments):
+    return matching(network=partial(ConvNet, width=8, norm="batch"), **arguments)
+
+
+def test_batch_normalisation_sees_all_classes_at_once(digits):
+    """Against a network written out with the statistics of each whole batch; chunks must not matter."""
+    objective = joint(real_chunk=3)
+    model, step = pixel_step(digits, objective)
+    model.chunk_size = 3
+    (term,) = objective.terms(step)
+    term.value.backward()
+    network = step.network(objective.network)
+    draws = objective.augmentation.draw(10, step.generator("augmentation"), one_strategy=False)
+
+    def features(images, per_class):
+        labels = torch.arange(10).repeat_interleave(per_class)
+        x = objective.augmentation(digits.spec.normalise(images), draws[labels])
+        for layer in network.features:
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                mean = x.mean((0, 2, 3), keepdim=True)
+                var = (x - mean).pow(2).mean((0, 2, 3), keepdim=True)
+                x = (x - mean) / (var + layer.eps).sqrt()  # weight 1, bias 0 at initialisation
+            else:
+                x = torch.relu(x) if isinstance(layer, torch.nn.ReLU) else layer(x)
+        return x.flatten(1).reshape(10, per_class, -1).mean(1)
+
+    images = model.codes.latents.detach().requires_grad_()
+    real = features(torch.cat([step.real(label, 4) for label in range(10)]), 4)
+    loss = (real - features(images, 2)).pow(2).sum()
+    loss.backward()
+    assert abs(loss.item() - term.report.item()) < 1e-9 * loss.item()
+    assert (images.grad - model.codes.latents.grad).abs().max() < 1e-9 * images.grad.abs().max()
+
+
+def test_two_ranks_share_the_joint_loss_and_its_gradient(digits):
+    """Each rank alone, with the other's images handed to it in place of the collective."""
+    gradients, reports = [], []
+    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
+        objective = joint()
+        model, _ = pixel_step(digits, objective)
+        step = DistillationStep(model, digits.core_set, 0, rank, world_size)
+        step.gather = lambda own, codes=model.codes: codes.latents.detach().clone()
+        (term,) = objective.terms(step)
+        term.value.backward()
+        gradients.append(model.codes.latents.grad)
+        reports.append(term.report)
+    assert (gradients[0] - gradients[1] - gradients[2]).abs().max() < 1e-12
+    assert abs(reports[0] - reports[1] - reports[2]) < 1e-9 * reports[0]
+
+
+def test_numbers_out_of_range():
+    with pytest.raises(UserError, match=r"objective.real_batch \(0\) must be at least 1"):
+        matching(real_batch=0)

@@ -210,8 +210,8 @@ def test_rows_by_wnid_then_by_name(load):
     prior = load()
     classes = [ClassInfo(0, 99, "digit-7", "seven"), ClassInfo(1, 0, "my-folder", "4")]
     assert prior.rows(classes).tolist() == [7, 4]
-    assert torch.equal(prior.embed(torch.tensor([7]))[0, 0], prior.class_embedding[7])
-    assert torch.equal(prior.null(3)[2, 0], prior.class_embedding[10])
+    assert torch.equal(prior.embed(torch.tensor([7]))[0, 0], prior.denoiser.class_embedding[7])
+    assert torch.equal(prior.null(3)[2, 0], prior.denoiser.class_embedding[10])
 
 
 def test_ambiguous_names_and_long_lists(tmp_path):

@@ -1,14 +1,17 @@
 """Pruning before distillation: every training image gets a score, and a share of the images is kept."""
 
 from ldd.data.pruning.base import Pruner, RankedPruner
+from ldd.data.pruning.cross_fitted import CrossFittedLossPruner
 from ldd.data.pruning.lists import ListPruner, write_lists
 from ldd.data.pruning.loss import LossPruner
 from ldd.data.pruning.selection import Order, Scope, Selection, exact_floor, smallest_keep
 from ldd.data.pruning.stored import TablePruner
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
+from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.pruning.uniform import RandomPruner
 
 __all__ = [
+    "CrossFittedLossPruner",
     "ListPruner",
     "LossPruner",
     "Order",
@@ -18,6 +21,7 @@ __all__ = [
     "Scope",
     "ScoreFacts",
     "ScoreTable",
+    "ScoringNetwork",
     "Selection",
     "TablePruner",
     "exact_floor",

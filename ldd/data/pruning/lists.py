@@ -47,7 +47,8 @@ class ListPruner(Pruner):
                 {re.sub(r"^class_[^_]*", "class_*", file.name) for file in self.folder.glob("class_*.json")}
             )
             raise UserError(
-                f"lists={lists!r} has no files {self.pattern}; it has {', '.join(others[:_LISTED]) or 'no lists at all'}"
+                f"lists={lists!r} has no files {self.pattern}; it has "
+                f"{', '.join(others[:_LISTED]) or 'no lists at all'}"
             )
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:

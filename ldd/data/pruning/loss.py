@@ -145,8 +145,8 @@ class LossPruner(RankedPruner):
         spread = (chance * (1 - chance) / len(margins)) ** 0.5
         if len(margins) >= _ENOUGH_TO_JUDGE and right < chance + 3 * spread:
             rank_zero_warn(
-                f"{self.classifier.architecture} gets {right:.2%} of these images right, no more than guessing would; check "
-                "that classifier, mean, std and the data's classes belong together"
+                f"{self.classifier.architecture} gets {right:.2%} of these images right, no more than guessing would; "
+                "check that classifier, mean, std and the data's classes belong together"
             )
 
 

@@ -1,0 +1,35 @@
+"""`latentdd prior train`: a class-conditional latent diffusion prior on the user's own data."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ldd.commands.runs import RunCLI
+from ldd.priors.training import PriorTraining
+
+
+class PriorTrainingCLI(RunCLI):
+    """One run of `PriorTraining`; its result is `<run>/prior`."""
+
+    run_files = (*RunCLI.run_files, "prior")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`--ckpt_path` (a subcommand of LightningCLI would have it)."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the action."""
+    sys.argv = ["latentdd prior train", *arguments]
+    cli = PriorTrainingCLI(PriorTraining, "runs/prior", run=False)
+    cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True)
+    folder = Path(cli.trainer.default_root_dir) / "prior"
+    if cli.trainer.is_global_zero:
+        cli.model.save_prior(folder, command=shlex.join(["latentdd", "prior", "train", *arguments]))
+        print(f"prior written to {folder}")

@@ -1,0 +1,170 @@
+"""What a sweep found: one table over its cells and one plot with error bars."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from ldd.errors import UserError
+from ldd.evaluation import Score
+from ldd.evaluation.report import DISTILLED, JSON_NAME, MEAN_UNSEEN, REFERENCE
+from ldd.files import atomic_file
+
+CSV_NAME = "sweep.csv"
+PLOT_NAME = "sweep.png"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Accuracy of one network on one set of one cell.
+
+    Attributes:
+        names: of the cell's setting on each axis.
+        seed: of the cell.
+        protocol: id.
+        set: that students learned from.
+        network: its name, or `mean_unseen`.
+        score: over the repeats.
+    """
+
+    names: tuple[str, ...]
+    seed: int
+    protocol: str
+    set: str
+    network: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of a sweep.
+
+    Attributes:
+        axes: their names.
+        rows: of all finished cells.
+    """
+
+    axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def collect(cls, axes: tuple[str, ...], cells: Iterable[tuple[tuple[str, ...], int, Path]]) -> "Results":
+        """Read the evaluation.json of each cell, given as (its names, seed, run folder).
+
+        Raises:
+            UserError: one is no evaluation, or cells were evaluated by different protocols.
+        """
+        rows = []
+        for names, seed, folder in cells:
+            path = folder / JSON_NAME
+            try:
+                found = json.loads(path.read_text())
+                protocol = found["protocol"]["id"]
+                scores = {name: dict(of_set) for name, of_set in found["accuracy"].items()}
+                for name, score in found[MEAN_UNSEEN].items():
+                    scores[name][MEAN_UNSEEN] = score
+                rows += [
+                    Row(names, seed, protocol, name, network, Score(**score))
+                    for name, of_set in scores.items()
+                    for network, score in of_set.items()
+                ]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path} is not an evaluation of this program ({error!r}); remove it"
+                ) from error
+        if len(protocols := sorted({row.protocol for row in rows})) > 1:
+            raise UserError(
+                f"cells of one sweep were evaluated by different protocols: {', '.join(protocols)}"
+            )
+        return cls(axes, tuple(rows))
+
+    def score(self, names: tuple[str, ...] | None, of_set: str, network: str) -> Score | None:
+        """Over the means of the seeds (None: of all cells); with a single one, over its repeats."""
+        found = [
+            row.score
+            for row in self.rows
+            if names in (None, row.names) and (row.set, row.network) == (of_set, network)
+        ]
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else Score.of(score.mean for score in found)
+
+    def write(self, out: Path | str) -> None:
+        """Write `sweep.csv` (one row a cell, set and network) and `sweep.png`.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with atomic_file(Path(out) / CSV_NAME) as beside, beside.open("w", newline="") as file:
+            lines = csv.writer(file, lineterminator="\n")
+            lines.writerow([*self.axes, "seed", "protocol", "set", "network", "mean", "std", "n"])
+            for row in self.rows:
+                score = (row.score.mean, row.score.std, row.score.n)
+                lines.writerow([*row.names, row.seed, row.protocol, row.set, row.network, *score])
+        with atomic_file(Path(out) / PLOT_NAME) as beside:
+            self.plot().savefig(beside, format="png", dpi=150)
+
+    def table(self) -> Table:
+        """Accuracy in % of the distilled sets, cells down, networks across; then that of random real images."""
+        networks = list(dict.fromkeys(row.network for row in self.rows if row.set == DISTILLED))
+        table = Table(
+            title=f"Top-1 accuracy in % of distilled sets (test split, protocol {self.rows[0].protocol})",
+            caption="mean ± population standard deviation over seeds (over repeats where there is one seed)",
+        )
+        for name in (*self.axes, *networks, f"{MEAN_UNSEEN} of {REFERENCE}"):
+            table.add_column(Text(name), justify="left" if name in self.axes else "right")
+        for names in self._combinations():
+            scores = [self.score(names, DISTILLED, network) for network in networks]
+            scores.append(self.score(names, REFERENCE, MEAN_UNSEEN))
+            cells = ["" if score is None else str(score) for score in scores]
+            table.add_row(*map(Text, names), *cells)
+        return table
+
+    def plot(self) -> Figure:
+        """Mean accuracy over unseen networks along the first axis, a line for each setting of the others."""
+        measure = MEAN_UNSEEN if self.score(None, DISTILLED, MEAN_UNSEEN) else self.rows[0].network
+        positions = _positions([names[0] for names in self._combinations()])
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        plane = figure.subplots()
+        for rest in dict.fromkeys(names[1:] for names in self._combinations()):
+            points = [names for names in self._combinations() if names[1:] == rest]
+            scores = [score for names in points if (score := self.score(names, DISTILLED, measure))]
+            plane.errorbar(
+                [positions[names[0]] for names in points],
+                [100 * score.mean for score in scores],
+                yerr=[100 * score.std for score in scores],
+                fmt="o-" if _numbers(positions) else "o",
+                capsize=4,
+                label=", ".join(rest) or DISTILLED,
+            )
+        if reference := self.score(None, REFERENCE, measure):
+            plane.axhline(100 * reference.mean, color="grey", linestyle="--", label=REFERENCE)
+        if not _numbers(positions):
+            plane.set_xticks(list(positions.values()), list(positions))
+        plane.set_xlabel(self.axes[0])
+        plane.set_ylabel(f"{measure.replace('_', ' ')}: top-1 accuracy in %")
+        plane.set_title(f"protocol {self.rows[0].protocol}; bars: one standard deviation", fontsize="small")
+        plane.legend()
+        return figure
+
+    def _combinations(self) -> list[tuple[str, ...]]:
+        return list(dict.fromkeys(row.names for row in self.rows))
+
+
+def _positions(names: Sequence[str]) -> dict[str, float]:
+    """Where each name stands: at its number if all are numbers, else one after the other."""
+    with suppress(ValueError):
+        return {name: float(name) for name in names}
+    return {name: float(place) for place, name in enumerate(dict.fromkeys(names))}
+
+
+def _numbers(positions: dict[str, float]) -> bool:
+    with suppress(ValueError):
+        return all(float(name) == place for name, place in positions.items())
+    return False

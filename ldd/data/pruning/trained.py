@@ -1,0 +1,158 @@
+"""The frame of the criteria that train networks on the data: pieces of work, cached and shared by ranks."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ldd.classes import DataSpec
+from ldd.data.pruning.base import RankedPruner
+from ldd.data.pruning.hashing import hash_items
+from ldd.data.pruning.progress import progress
+from ldd.data.pruning.ranks import shared, this_rank
+from ldd.data.pruning.selection import Order, Scope
+from ldd.data.pruning.store import Store
+from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
+from ldd.data.pruning.training import ScoringNetwork
+from ldd.data.sources import Item, Source
+
+
+class TrainedPruner(RankedPruner):
+    """Ranks images by networks trained on them; the final score is the mean over the pieces that cover an image.
+
+    A piece is one network (of a fold, of an ensemble). Finished pieces are kept, so that a killed run goes on after the
+    last of them; they are found again by the contents of all images, whatever the folder is called.
+
+    Attributes:
+        columns: what a piece gives for an image; the first one ranks.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        keep: float,
+        order: Order,
+        scope: Scope,
+        skip_easiest: float,
+        training: ScoringNetwork,
+        cache_dir: str | None,
+    ) -> None:
+        super().__init__(keep, order, scope, skip_easiest)
+        self.training = training
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+
+    @property
+    @abstractmethod
+    def pieces(self) -> int:
+        """How many networks are needed."""
+
+    @abstractmethod
+    def settings(self) -> str:
+        """This criterion's own settings, as one line."""
+
+    @abstractmethod
+    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+        """(M, len(columns)) float, NaN for images that this piece does not cover.
+
+        Args:
+            piece: from 0.
+            images: (M, 3, S, S) uint8, ordered by path within each class.
+            labels: (M,) int64.
+            spec: classes and normalisation.
+            seed: of everything random.
+        """
+
+    def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
+        """Mean over the pieces, from the cache where they are known."""
+        hashes = hash_items(source, items, self.cache_dir)
+        # By class and path, so that nothing depends on how the source lists its images.
+        order = sorted(range(len(items)), key=lambda i: (items[i].label, items[i].key))
+        ranked = [items[i] for i in order]
+        facts = ScoreFacts(
+            self.columns[0],
+            f"{self.settings()} {self.training.describe(spec, seed)}",
+            self.training.preprocessing(spec),
+            seed,
+        )
+        known = ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items)))
+        store = self._store(known)
+        keys = [f"{item.label} {item.key}" for item in ranked]
+        found = [self._find(store, piece, keys) for piece in range(self.pieces)]
+        missing = [piece for piece, part in enumerate(found) if part is None]
+
+        def work(pieces: Sequence[int]) -> list[Floats]:
+            return self._measure_all(source, ranked, [missing[i] for i in pieces], keys, store, spec, seed)
+
+        if missing:
+            for piece, part in zip(missing, shared(len(missing), work), strict=True):
+                found[piece] = part
+        if store is not None and this_rank()[0] == 0:
+            store.merge()
+        parts = np.stack([part for part in found if part is not None])
+        values = np.empty((len(items), len(self.columns)))
+        values[order] = np.nanmean(parts, axis=0)
+        named = dict(zip(self.columns, values.T, strict=True))
+        return ScoreTable.build(
+            items,
+            hashes,
+            spec.classes,
+            facts,
+            values[:, 0],
+            loss=named.get("loss"),
+            margin=named.get("margin"),
+        )
+
+    def _measure_all(
+        self,
+        source: Source,
+        items: Sequence[Item],
+        pieces: Sequence[int],
+        keys: Sequence[str],
+        store: Store | None,
+        spec: DataSpec,
+        seed: int,
+    ) -> list[Floats]:
+        if not pieces:
+            return []
+        images = self.training.images(source, items, spec)
+        labels = torch.tensor([item.label for item in items], dtype=torch.int64)
+        results: list[Floats] = []
+        with progress(f"{self.columns[0]} of networks", len(pieces) * len(items)) as counter:
+            for piece in pieces:
+                part: Floats = self.measure(piece, images, labels, spec, seed).double().numpy()
+                if store is not None:
+                    _add(store, piece, keys, self.columns, part)
+                results.append(part)
+                counter.add(len(items))
+        return results
+
+    def _store(self, known: ScoreTable) -> Store | None:
+        if self.cache_dir is None:
+            return None
+        facts = known.facts
+        key = f"{facts.classifier}; {facts.preprocessing}; {facts.seed}; {known.fingerprint}; {known.counts}"
+        folder = self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:16]
+        return Store(folder, dict.fromkeys(self.columns, pa.float64()))
+
+    def _find(self, store: Store | None, piece: int, keys: Sequence[str]) -> Floats | None:
+        if store is None:
+            return None
+        rows = store.find([f"{piece} {key}" for key in keys])
+        if rows[self.columns[0]].null_count:
+            return None
+        return np.stack([rows[name].to_numpy() for name in self.columns], axis=1)
+
+
+def _add(
+    store: Store, piece: int, keys: Sequence[str], columns: Sequence[str], part: npt.NDArray[np.float64]
+) -> None:
+    arrays = {name: pa.array(part[:, i], pa.float64()) for i, name in enumerate(columns)}
+    store.add([f"{piece} {key}" for key in keys], **arrays)

@@ -1,0 +1,179 @@
+"""A sweep: its cells, a small one on the digits, its continuation, and bad files."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ldd
+from ldd import cli
+from ldd.commands import sweep as verb
+from ldd.errors import UserError
+
+ROOT = Path(ldd.__file__).parent.parent
+
+
+def write(folder, **content):
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def small(tmp_path, tiny_prior_path):
+    """Two cells of two steps: quickstart with tiny parts, one network trained for two epochs."""
+    (tmp_path / "protocol.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "id": "tiny",
+                "source": "test",
+                "epochs": 2,
+                "full_data_epochs": 1,
+                "batch_size": 256,
+                "lr": 0.01,
+                "momentum": 0.9,
+                "weight_decay": 0.0,
+                "augmentations": [],
+                "networks": {"VGG11": {"class_path": "ldd.networks.VGG11"}},
+            }
+        )
+    )
+    prior = {"model.prior.init_args.path_or_hub_id": str(tiny_prior_path)}
+    config = write(
+        tmp_path,
+        base=str(ROOT / "configs" / "quickstart.yaml"),
+        axes={
+            "steps": {n: {**prior, "model.prior.init_args.num_steps": n} for n in (1, 2)},
+        },
+        seeds=[5],
+    )
+    extra = [
+        "--trainer.max_steps",
+        "2",
+        "--evaluation.repeats",
+        "2",
+        "--evaluation.baselines",
+        "[ldd.evaluation.RandomReal]",
+    ]
+    extra += ["--evaluation.protocol", str(tmp_path / "protocol.yaml"), "--evaluation.num_workers", "1"]
+    extra += ["--model.objective.init_args.real_batch", "4", "--evaluation.initial", "false"]
+    extra += [
+        "--model.objective.init_args.network.init_args.width",
+        "8",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    return config, extra
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells run in this process; the list of what was run."""
+    done = []
+
+    def run(arguments):
+        done.append(arguments)
+        return cli.main(arguments)
+
+    monkeypatch.setattr(sys, "argv", ["latentdd"])
+    monkeypatch.setattr(verb, "run_fit", run)
+    return done
+
+
+def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tmp_path, capsys):
+    config, extra = small
+    out = tmp_path / "out"
+    command = ["--config", str(config), "--out", str(out), "--", *extra]
+    verb.main("sweep", command)
+    assert [arguments[-2:] for arguments in here] == [["--overwrite", "true"]] * 2
+    with (out / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["steps", "seed", "protocol", "set", "network", "mean", "std", "n"]
+    for name in ("1", "2"):
+        found = json.loads((out / name / "seed-5" / "evaluation.json").read_text())
+        mine = {(row["set"], row["network"]): row for row in rows if row["steps"] == name}
+        assert float(mine["distilled", "VGG11"]["mean"]) == found["accuracy"]["distilled"]["VGG11"]["mean"]
+        assert float(mine["random_real", "mean_unseen"]["std"]) == found["mean_unseen"]["random_real"]["std"]
+        assert mine["distilled", "VGG11"]["n"] == "2"
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "mean_unseen" in capsys.readouterr().out
+    verb.main("sweep", command)
+    assert len(here) == 2
+    # A cell that was stopped goes on from its checkpoint; the finished one stays.
+    record = out / "2" / "seed-5" / "cell.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": False}))
+    verb.main("sweep", ["--dry_run", "true", *command])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("latentdd fit")]
+    assert line.endswith("seed-5 --ckpt_path last")
+    verb.main("sweep", command)
+    assert len(here) == 3
+    assert json.loads(record.read_text())["finished"]
+    with pytest.raises(UserError, match=r"was run with other settings .* choose another --out"):
+        verb.main("sweep", [*command, "--trainer.max_steps", "3"])
+
+
+def test_cells_are_the_product(tmp_path):
+    (tmp_path / "a.yaml").touch()
+    (tmp_path / "b.yaml").touch()
+    config = write(
+        tmp_path,
+        base=["a.yaml", "b.yaml"],
+        axes={
+            "x": {"one": {"k.a": 1, "k.b": None}, "two": {"k.file": "b.yaml"}},
+            "y": {0.5: {}, 1: {"m": [1, "z"]}},
+        },
+        seeds=[0, 3],
+    )
+    cells = verb.Sweep.load(config).cells("out", ["--extra", "e"])
+    assert [(cell.names, cell.seed) for cell in cells][:3] == [
+        (("one", "0.5"), 0),
+        (("one", "0.5"), 3),
+        (("one", "1"), 0),
+    ]
+    assert len(cells) == 8
+    base = ("--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "--extra", "e")
+    assert cells[2].arguments == (*base, "--k.a", "1", "--k.b", "null", "--m", '[1, "z"]')
+    assert cells[-1].arguments == (*base, "--k.file", str(tmp_path / "b.yaml"), "--m", '[1, "z"]')
+    assert cells[-1].folder == Path("out/two_1/seed-3")
+
+
+def test_a_failing_cell_does_not_stop_the_others(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").touch()
+    config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
+    ran = []
+    monkeypatch.setattr(verb, "run_fit", lambda arguments: ran.append(arguments) or 2)
+    with pytest.raises(UserError, match=r"2 of 2 cells failed .*one/seed-0, .*two/seed-0"):
+        verb.sweep(str(config), str(tmp_path / "out"))
+    assert len(ran) == 2
+    monkeypatch.setattr(verb, "run_fit", lambda arguments: 130)
+    with pytest.raises(KeyboardInterrupt):
+        verb.sweep(str(config), str(tmp_path / "out"))
+
+
+def test_exit_code_of_a_run_of_its_own(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert verb.run_fit(["no-such-verb"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"base": "a.yaml"}, "is no sweep; it needs base and axes"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "sedes": [1]}, "is no sweep"),
+        ({"base": "missing.yaml", "axes": {"x": {"one": {}}}}, "missing.yaml does not exist"),
+        ({"base": "a.yaml", "axes": {"x": {}}}, "axes must map each axis to names"),
+        ({"base": "a.yaml", "axes": {"x": {"one": 3}}}, r"axes.x.one \(3\) must map options"),
+        ({"base": "a.yaml", "axes": {"x": {"o_e": {}}}}, "may hold neither _ nor /"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "seeds": ["a"]}, r"seeds \(\['a'\]\) must be a list"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {"model.prior": "no.yaml"}}}}, "no.yaml does not exist"),
+    ],
+)
+def test_bad_files(content, text, tmp_path):
+    (tmp_path / "a.yaml").touch()
+    with pytest.raises(UserError, match=text):
+        verb.Sweep.load(write(tmp_path, **content))
+    with pytest.raises(UserError, match="cannot be read"):
+        verb.Sweep.load(tmp_path / "none.yaml")

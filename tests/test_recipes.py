@@ -1,0 +1,166 @@
+"""Every shipped YAML parses against the live signatures, and every objective component runs on the quickstart."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from ldd import cli
+from ldd.commands.experts import main as experts
+from ldd.commands.fit import DistillationCLI
+from ldd.commands.prior import PriorTrainingCLI
+from ldd.commands.sweep import Sweep
+from ldd.data import DistillationData, Pruner
+from ldd.distilled import DistilledSet
+from ldd.distiller import Distiller
+from ldd.objectives import Objective
+from ldd.priors import Prior
+from ldd.priors.training import PriorTraining
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+COMPONENTS = {"prior": Prior, "objective": Objective, "pruner": Pruner}
+RECIPES = [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("paper/*.yaml")]
+
+
+def shipped(folder):
+    return sorted((CONFIGS / folder).glob("*.yaml"))
+
+
+def name(path):
+    return str(path.relative_to(CONFIGS))
+
+
+class _Parser(Exception):
+    """Carries the parser of a command line out of Lightning, which would run what it parses."""
+
+
+def parser_of(command_line, *arguments, **options):
+    class Stopped(command_line):
+        def parse_arguments(self, parser, args):
+            raise _Parser(parser)
+
+    with pytest.raises(_Parser) as stopped:
+        Stopped(*arguments, **options)
+    return stopped.value.args[0]
+
+
+@pytest.fixture(scope="module")
+def fit_parser():
+    return parser_of(DistillationCLI, Distiller, "runs/default", run=True)
+
+
+def test_no_folder_is_forgotten():
+    tested = {"data", "experts", "prior_training", "paper", "ablations", *COMPONENTS}
+    assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} <= tested
+
+
+@pytest.mark.parametrize("kind", COMPONENTS)
+def test_components_parse_alone(kind):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{kind}", type=COMPONENTS[kind])
+    for path in shipped(kind):
+        assert parser.parse_args([f"--{kind}", str(path)])[kind].class_path, path
+
+
+def test_data_parse_alone():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DistillationData, "data")
+    for path in shipped("data"):
+        assert parser.parse_args(["--data", str(path)]).data.source, path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_recipes_parse(path, fit_parser):
+    """As `latentdd fit --config RECIPE --print_config` does."""
+    found = fit_parser.parse_args(["fit", "--config", str(path)]).fit
+    assert found.data.image_size == (found.model.prior.init_args.image_size or 32)
+    text = path.read_text()
+    assert re.search(rf"latentdd fit --config configs/{name(path)}", text), "a recipe opens with its command"
+    if "paper" in name(path):
+        assert f"runs/{path.stem}" == found.trainer.default_root_dir
+        for word in ("Constants:", "Expected time: not yet measured", "released code"):
+            assert word in text
+    else:
+        assert "Source of the constants" in text
+
+
+def test_print_config_of_the_command_itself(capsys, monkeypatch):
+    """In this process; it shows the resolved file and builds nothing."""
+    monkeypatch.setattr(sys, "argv", ["latentdd"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", str(CONFIGS / "paper" / "prune_dm_128.yaml"), "--print_config"])
+    assert stop.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["data"]["pruner"]["init_args"]["keep"] == 0.2
+    assert shown["model"]["objective"]["init_args"]["lr_latents"] == 1.0
+
+
+def test_sweeps_parse(fit_parser, tmp_path):
+    for path in shipped("ablations"):
+        sweep = Sweep.load(path)
+        cells = sweep.cells(tmp_path)
+        assert len({cell.folder for cell in cells}) == len(cells) > len(sweep.seeds) > 1
+        assert f"latentdd sweep --config configs/{name(path)} --out" in path.read_text()
+        for cell in cells[:: len(sweep.seeds)]:
+            fit_parser.parse_args(cell.command()[:-2])
+
+
+def test_experts_parse():
+    for path in shipped("experts"):
+        with pytest.raises(SystemExit) as stop:
+            experts("experts", ["--config", str(path), "--print_config"])
+        assert stop.value.code == 0, path
+
+
+def test_prior_training_parses():
+    parser = parser_of(PriorTrainingCLI, PriorTraining, "runs/prior", run=False)
+    for path in shipped("prior_training"):
+        assert parser.parse_args(["--config", str(path)]).model.batch_size > 0, path
+
+
+def test_commands_in_the_docs_parse(fit_parser, monkeypatch):
+    """Every `latentdd fit` line of docs/recipes.md, with the placeholders filled in."""
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "recipes.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^ *(latentdd fit .*)$", text, re.M)
+    assert len(commands) >= 10
+    for command in commands:
+        filled = command.replace("$s", "birds").replace("; done", "")
+        fit_parser.parse_args(shlex.split(filled, comments=True)[1:])
+
+
+SMALL = (
+    "--trainer.max_steps",
+    "2",
+    "--trainer.limit_val_batches",
+    "0",
+    "--trainer.enable_progress_bar",
+    "false",
+)
+
+
+@pytest.mark.parametrize("path", shipped("objective"), ids=name)
+def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, monkeypatch):
+    """Two steps with the component's own learning rates on a tiny prior and network."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["latentdd"])
+    small = [*SMALL, "--model.prior.path_or_hub_id", str(tiny_prior_path), "--model.prior.num_steps", "2"]
+    width = ["--model.objective.init_args.network.init_args.width", "8"]
+    if path.stem == "trajectory":
+        out = str(tmp_path / "experts")
+        recorded = ["--config", "configs/experts/digits.yaml", "--num_experts", "1", "--out", out]
+        assert cli.main(["experts", *recorded, "--network.init_args.width", "8"]) == 0
+        small += ["--model.objective.init_args.trajectories", out, *width]
+    else:
+        small += ["--model.objective.init_args.real_batch", "4", *width]
+    run = ["--trainer.default_root_dir", str(tmp_path / "run"), "--preview.every_n_steps", "1000"]
+    config = ["--config", "configs/quickstart.yaml", "--model.objective", str(path)]
+    assert cli.main(["fit", *config, *small, *run]) == 0
+    codes = DistilledSet.load(tmp_path / "run").codes
+    assert all(torch.isfinite(value).all() for value in codes.values())
