@@ -14,8 +14,10 @@ from ldd.errors import UserError
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
     "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
+    "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
-    "prior": ("ldd.commands.prior", "train a latent diffusion prior on your own data"),
+    "prior": ("ldd.commands.prior", "train a prior on your own data, convert a checkpoint, draw samples"),
+    "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
     "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),
     "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),

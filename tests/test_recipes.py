@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from ldd import cli
 from ldd.commands.experts import main as experts
 from ldd.commands.fit import DistillationCLI
-from ldd.commands.prior import PriorTrainingCLI
+from ldd.commands.prior_train import PriorTrainingCLI
 from ldd.commands.sweep import Sweep
 from ldd.data import DistillationData, Pruner
 from ldd.distilled import DistilledSet

@@ -65,7 +65,9 @@ def classes_to_draw(prior: LatentDiffusionPrior, wanted: Sequence[str]) -> list[
         return choose_classes(prior.classes, wanted)
     unconditional = prior.null(1).shape[1] == 0
     if unconditional and wanted:
-        raise UserError(f"--classes {' '.join(wanted)}: the prior is unconditional and knows no classes; leave it out")
+        raise UserError(
+            f"--classes {' '.join(wanted)}: the prior is unconditional and knows no classes; leave it out"
+        )
     if not unconditional and not wanted:
         raise UserError("--classes is needed: the prior has no table of classes; name what to draw")
     names = list(dict.fromkeys(wanted)) or ["samples"]

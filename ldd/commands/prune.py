@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import rich
+from jsonargparse import ArgumentParser
 from rich.table import Table
 
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData, Item, Pruner, ScoreTable, Source, UnreadableImage
 from ldd.data.pruning import RankedPruner, write_lists
 from ldd.data.pruning.picture import draw_scores
@@ -26,7 +26,7 @@ def prune(
     lists: str | None = None,
     lists_prefix: str = "",
 ) -> None:
-    """Score the training images, select some of them, and write the table; a run with the same pruner reuses the scores.
+    """Score the training images, select some, and write the table; a run with the same pruner reuses the scores.
 
     Args:
         data: real images; only the files of the training split are read (its own pruner, if any, is not asked).
@@ -116,4 +116,8 @@ def readable(source: Source, items: Sequence[Item]) -> list[Item]:
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(prune, verb, arguments, path=False, data=True)
+    parser = ArgumentParser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
+    parser.add_class_arguments(DistillationData, "data", sub_configs=True)
+    parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
+    options = parser.instantiate_classes(parser.parse_args(list(arguments)))
+    prune(**vars(options))

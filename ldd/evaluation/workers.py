@@ -7,13 +7,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from pickle import PicklingError
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from joblib import Parallel, delayed
+from joblib.externals import cloudpickle
 from joblib.externals.loky import get_reusable_executor
 from torch import Tensor, distributed
 
@@ -124,6 +124,7 @@ def _in_workers(
 ) -> Results:
     # joblib's processes rather than multiprocessing's: they take lambdas and classes of the main script, do not run
     # that script again, map a large array instead of copying it, and notice when one of them is killed.
+    _check_sendable(lesson)
     arrays: dict[int, Array] = {}
 
     def shared(data: Labelled) -> tuple[Array, Array]:
@@ -145,13 +146,19 @@ def _in_workers(
             "a worker process that trained a student was killed, most likely because memory ran out; lower "
             f"num_workers ({workers})"
         ) from error
-    except PicklingError as error:
-        raise UserError(
-            f"networks ({', '.join(lesson.factories)}): one cannot be sent to worker processes: "
-            f"{error.__cause__ or error}; define it in a module that can be imported, or set num_workers to 1"
-        ) from error
     finally:
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _check_sendable(lesson: Lesson) -> None:
+    for name, factory in lesson.factories.items():
+        try:
+            cloudpickle.dumps(factory)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise UserError(
+                f"networks: {name} cannot be sent to worker processes ({error}); let its factory hold no locks, files "
+                "or generators, or set num_workers to 1"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def small(tmp_path, tiny_prior_path):
                 "id": "tiny",
                 "source": "test",
                 "epochs": 2,
-                "full_data_epochs": 1,
+                "full_data_epochs": 2,
                 "batch_size": 256,
                 "lr": 0.01,
                 "momentum": 0.9,

@@ -115,7 +115,7 @@ def test_missing_key(tmp_path):
 def test_not_a_protocol(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="keys that do not fit|cannot be read"):
+    with pytest.raises(UserError, match=r"keys that do not fit|cannot be read"):
         Protocol.load(path)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_world import NARROW, SPEC, striped, protocol_file
+from small_world import NARROW, SPEC, protocol_file, striped
 from torch.nn import functional as F
 
 from ldd.classes import Labelled
@@ -135,16 +135,16 @@ def test_students_learn_under_inference_mode(tmp_path, weight_ema):
     assert (weights(trained[0]) - trained[1]).abs().max() > 1e-2
     outside = Lesson(SPEC, protocol, {"watched": NARROW}, 0)
     assert (
-        outcome.accuracy
-        == outside.run(student, Labelled(*striped(2, 3)), Labelled(*striped(10, 2))).accuracy
+        outcome.accuracy == outside.run(student, Labelled(*striped(2, 3)), Labelled(*striped(10, 2))).accuracy
     )
     assert outcome.accuracy > 0.6  # three classes
 
 
 def test_one_thread_is_undone_by_an_error():
     threads = torch.get_num_threads()
-    with pytest.raises(KeyError), one_thread():
+    with one_thread():
         assert torch.get_num_threads() == 1
+    with pytest.raises(KeyError), one_thread():
         raise KeyError
     assert torch.get_num_threads() == threads
 

@@ -1,5 +1,6 @@
 """Dealing over ranks and processes: the same numbers whoever does the work, and nothing left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,11 @@ from ldd.evaluation.workers import count_workers, deal, run_students
 from ldd.networks import ViT
 
 CPU = torch.device("cpu")
-SETS = {("a", 0): Labelled(*striped(1, 3)), ("a", 1): Labelled(*striped(1, 4)), ("b", 0): Labelled(*striped(400, 5))}
+SETS = {
+    ("a", 0): Labelled(*striped(1, 3)),
+    ("a", 1): Labelled(*striped(1, 4)),
+    ("b", 0): Labelled(*striped(400, 5)),
+}
 TEST = Labelled(*striped(10, 2))
 
 
@@ -34,7 +39,9 @@ def students():
 
 
 def lesson(tmp_path, **factories):
-    return Lesson(SPEC, Protocol.load(protocol_file(tmp_path)), factories or {"narrow": NARROW, "vit": tiny_vit}, 7)
+    return Lesson(
+        SPEC, Protocol.load(protocol_file(tmp_path)), factories or {"narrow": NARROW, "vit": tiny_vit}, 7
+    )
 
 
 def test_deal():
@@ -65,6 +72,11 @@ def test_workers_give_the_same_bits(tmp_path):
     assert len({o.accuracy for o in alone.values()}) > 2
 
 
+def no_children():
+    """Only joblib's clean-up process may stay: it ends with this one."""
+    return all("resource_tracker" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+
+
 def test_a_killed_worker_is_reported(tmp_path):
     parent = os.getpid()
 
@@ -77,9 +89,27 @@ def test_a_killed_worker_is_reported(tmp_path):
         run_students(
             lesson(tmp_path, narrow=NARROW, vit=killed), students(), SETS, TEST, device=CPU, num_workers=2
         )
-    assert not psutil.Process().children(recursive=True) or all(
-        "resource_tracker" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)
-    )
+    assert no_children()
+
+
+def test_an_interrupt_leaves_no_workers(tmp_path):
+    def interrupt(student, outcome):
+        raise KeyboardInterrupt
+
+    def slow(num_classes, image_size):
+        time.sleep(600)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_students(
+            lesson(tmp_path, narrow=NARROW, vit=slow),
+            [Student("a", "vit", 0, 4), Student("a", "narrow", 0, 2)],
+            SETS,
+            TEST,
+            device=CPU,
+            num_workers=2,
+            done=interrupt,
+        )
+    assert no_children()
 
 
 def test_a_network_that_cannot_be_sent(tmp_path):
@@ -89,55 +119,40 @@ def test_a_network_that_cannot_be_sent(tmp_path):
         with lock:
             return NARROW(num_classes, image_size)
 
-    with pytest.raises(UserError, match=r"networks \(narrow, vit\): one cannot be sent to worker processes"):
+    with pytest.raises(UserError, match="networks: vit cannot be sent to worker processes"):
         run_students(
             lesson(tmp_path, narrow=NARROW, vit=locked), students(), SETS, TEST, device=CPU, num_workers=2
         )
 
 
-SCRIPT = """
-import os, sys, time
-import torch
-sys.path.insert(0, {tests!r})
-from test_workers import *
-
-def slow(num_classes, image_size):
-    print("worker", os.getpid(), flush=True)
-    time.sleep(600)
-
-from pathlib import Path
-run_students(lesson(Path({folder!r}), narrow=slow, vit=slow), students(), SETS, TEST, device=CPU, num_workers=2)
+CHILD = """
+import sys, time
+from ldd.evaluation.workers import _end_with_parent
+_end_with_parent()
+_end_with_parent()
+print("ready", flush=True)
+time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_no_orphans(tmp_path, sent):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
-    paths = os.pathsep.join(p for p in sys.path if p)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=open("/tmp/w/eval/err.txt","w"), text=True, env=environment
-    ) as process:
-        workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
-        time.sleep(0.2)
-        process.send_signal(sent)
-        process.communicate(timeout=60)
-    assert process.returncode == -sent
-    deadline = time.monotonic() + 30
-    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(map(psutil.pid_exists, workers))
+def test_a_worker_ends_with_its_killed_parent():
+    parent_script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent_script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        assert child.num_threads() > 1
+        parent.kill()
+    child.wait(timeout=60)
 
 
-def _rank(rank, port, folder, accuracies):
-    from pathlib import Path
-
+def train_as_rank(rank, folder):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+    )
     done = []
     outcomes = run_students(
-        lesson(Path(folder)),
+        lesson(folder / str(rank)),
         students(),
         SETS,
         TEST,
@@ -145,24 +160,17 @@ def _rank(rank, port, folder, accuracies):
         num_workers=1,
         done=lambda student, outcome: done.append(student),
     )
-    accuracies[rank] = (len(done), [o.accuracy for o in outcomes.values()])
+    (folder / f"{rank}.json").write_text(json.dumps([len(done), [o.accuracy for o in outcomes.values()]]))
     torch.distributed.destroy_process_group()
 
 
 def test_ranks_share_the_students(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        accuracies = manager.dict()
-        torch.multiprocessing.spawn(_rank, (port, str(tmp_path), accuracies), nprocs=2)
-        found = dict(accuracies)
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    torch.multiprocessing.spawn(train_as_rank, (tmp_path,), nprocs=2)
     alone = run_students(lesson(tmp_path), students(), SETS, TEST, device=CPU, num_workers=1)
-    expected = [o.accuracy for o in alone.values()]
-    assert found == {0: (3, expected), 1: (3, expected)}
+    expected = [3, [outcome.accuracy for outcome in alone.values()]]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [expected, expected]
 
 
 def test_count_workers(monkeypatch):

@@ -60,7 +60,7 @@ def case(tmp_path):
     def make(kind="class", first_stage="vq", **unet) -> Case:
         params = config_of(kind, first_stage)
         params["unet_config"]["params"] |= unet
-        if unet.get("num_head_channels"):
+        if unet.get("num_head_channels", -1) != -1:
             params["unet_config"]["params"].pop("num_heads", None)
         network, stage = (randomise(module, seed) for seed, module in enumerate(build(params)))
         table = torch.randn(11, 16, generator=torch.Generator().manual_seed(0)) if kind == "class" else None
@@ -281,14 +281,14 @@ def test_missing_files_and_bad_folders(case, tmp_path):
     with pytest.raises(UserError, match=r"out \(.*prior\) exists"):
         made.convert()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write .*file/prior"):
+    with pytest.raises(UserError, match=r"cannot write .*file/prior"):
         made.convert("file/prior")
     with pytest.raises(UserError, match=r"checkpoint \(none.ckpt\) does not exist"):
         read_state("none.ckpt")
     with pytest.raises(UserError, match=r"config \(none.yaml\) cannot be read"):
         read_original("none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(UserError, match="no section 'model.params'"):
+    with pytest.raises(UserError, match=r"no section 'model\.params'"):
         read_original(tmp_path / "list.yaml")
 
 

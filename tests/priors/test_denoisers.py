@@ -1,13 +1,12 @@
 """Every form of diffusion model as prior, against the library's own pipelines and finite differences."""
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conformance import PriorConformance
-from tiny_denoisers import LABELS, dit_pipeline, ldm_pipeline, text_pipeline
+from tiny_denoisers import dit_pipeline, ldm_pipeline, name_rows, text_pipeline
 from torch.utils.checkpoint import checkpoint
 
 from ldd.classes import ClassInfo
@@ -26,8 +25,7 @@ STEPS = 5
 @pytest.fixture(scope="module")
 def dit_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("denoisers") / "dit"
-    dit_pipeline(labels=LABELS).save_pretrained(folder)
-    return folder
+    return name_rows(dit_pipeline(), folder)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,11 @@ def test_transformer_equals_its_pipeline(tmp_path, guidance):
     assert rows.tolist() == [497, 0]
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        rows.tolist(), guidance_scale=guidance, generator=generator(0), num_inference_steps=STEPS, output_type="np"
+        rows.tolist(),
+        guidance_scale=guidance,
+        generator=generator(0),
+        num_inference_steps=STEPS,
+        output_type="np",
     ).images
     assert_close(images_of(prior, prior.embed(rows), guidance), torch.from_numpy(theirs).movedim(-1, 1))
 
@@ -108,7 +110,11 @@ def test_text_to_image_equals_its_pipeline(tmp_path, prediction, guidance):
     pipeline = text_pipeline(tmp_path, prediction_type=prediction)
     pipeline.save_pretrained(tmp_path / "text")
     prior = LatentDiffusionPrior(
-        str(tmp_path / "text"), num_steps=STEPS, skip="none", prompt="an image of {name}", classes={"n2": "a koi"}
+        str(tmp_path / "text"),
+        num_steps=STEPS,
+        skip="none",
+        prompt="an image of {name}",
+        classes={"n2": "a koi"},
     )
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
@@ -140,7 +146,10 @@ def test_gradients_equal_finite_differences(prior):
         assert gradient.flatten(2).abs().amax(2).gt(0).all()
         direction = torch.randn(gradient.shape, generator=generator(0, which), dtype=torch.float64)
         moved = [
-            [leaf.detach() + (sign * 1e-5 * direction if part == which else 0) for part, leaf in enumerate(leaves)]
+            [
+                leaf.detach() + (sign * 1e-5 * direction if part == which else 0)
+                for part, leaf in enumerate(leaves)
+            ]
             for sign in (1, -1)
         ]
         with torch.no_grad():
@@ -151,13 +160,14 @@ def test_gradients_equal_finite_differences(prior):
 def test_recomputed_activations_give_the_same_gradients(prior):
     """No state of a forward is needed by its recomputation: two graphs, run backwards in the wrong order."""
     c = prior.embed(prior.rows(CLASSES)).detach().clone()
-    codes = [torch.randn(2, 2, *prior.latent_shape, generator=generator(i)) for i in range(2)]
-    plain, recomputed = [], []
+    codes = [torch.randn(2, 2, *prior.latent_shape, generator=generator(i)).unbind() for i in range(2)]
+    plain = []
     for z, n in codes:
         z.requires_grad_()
         plain.append(torch.autograd.grad(prior.denoise(z, c, n).square().sum(), z)[0])
     losses = [
-        checkpoint(prior.denoise, z, c * (1 + i), n, use_reentrant=False).square().sum() for i, (z, n) in enumerate(codes)
+        checkpoint(prior.denoise, z, c * (1 + i), n, use_reentrant=False).square().sum()
+        for i, (z, n) in enumerate(codes)
     ]
     recomputed = [torch.autograd.grad(losses[i], codes[i][0])[0] for i in (1, 0)]
     torch.testing.assert_close(recomputed[1], plain[0], rtol=0, atol=0)
@@ -181,7 +191,3 @@ class TestTextToImagePrior(PriorConformance):
     @pytest.fixture
     def prior(self, text_folder):
         return LatentDiffusionPrior(str(text_folder), num_steps=3)
-
-
-def copy(folder: Path, to: Path) -> Path:
-    return Path(shutil.copytree(folder, to / "copy"))

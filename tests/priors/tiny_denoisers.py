@@ -18,7 +18,13 @@ from tiny_prior import SCHEDULER, tiny_autoencoder, tiny_unet
 
 from ldd.seeding import seeded
 
-LABELS = {"0": "tench, Tinca tinca", "1": "goldfish", "2": "crane", "3": "church, church building", "4": "crane"}
+LABELS = {
+    "0": "tench, Tinca tinca",
+    "1": "goldfish",
+    "2": "crane",
+    "3": "church, church building",
+    "4": "crane",
+}
 
 
 def tiny_transformer(rows: int = 5, **config) -> DiTTransformer2DModel:
@@ -37,7 +43,7 @@ def tiny_transformer(rows: int = 5, **config) -> DiTTransformer2DModel:
     )
 
 
-def dit_pipeline(rows: int = 5, labels: dict[str, str] | None = None) -> DiTPipeline:
+def dit_pipeline(rows: int = 5) -> DiTPipeline:
     """Tables of `rows` classes and the null row."""
     with seeded(0, "tiny transformer"):
         transformer = tiny_transformer(rows).eval()
@@ -45,7 +51,15 @@ def dit_pipeline(rows: int = 5, labels: dict[str, str] | None = None) -> DiTPipe
         for block in transformer.transformer_blocks:
             torch.nn.init.normal_(block.norm1.emb.class_embedder.embedding_table.weight)
         vae = tiny_autoencoder(AutoencoderKL, shift_factor=None).eval()
-    return DiTPipeline(transformer, vae, DDIMScheduler(**SCHEDULER), id2label=labels)
+    return DiTPipeline(transformer, vae, DDIMScheduler(**SCHEDULER))
+
+
+def name_rows(pipeline: DiTPipeline, folder: Path) -> Path:
+    """Save the pipeline with `LABELS`, which the published model carries but the library does not write."""
+    pipeline.save_pretrained(folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": LABELS}))
+    return folder
 
 
 def ldm_pipeline() -> LDMPipeline:
@@ -68,9 +82,7 @@ def text_pipeline(folder: Path, **scheduler) -> StableDiffusionPipeline:
     vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=32
-    )
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=32)
     end = len(vocabulary) - 1
     config = CLIPTextConfig(
         vocab_size=len(vocabulary), hidden_size=16, intermediate_size=32, num_hidden_layers=2, projection_dim=16,

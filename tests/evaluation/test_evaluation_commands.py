@@ -1,0 +1,108 @@
+"""`latentdd evaluate` and `latentdd train` as functions."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_world import NARROW, SIZE, SPEC, SmallData, protocol_file, small_set, striped
+
+from ldd.classes import to_unit_range
+from ldd.commands.evaluate import evaluate
+from ldd.commands.train import train
+from ldd.errors import UserError
+from ldd.evaluation import Report
+from ldd.networks import ConvNet
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    return small_set(2).save(tmp_path / "run" / "distilled")
+
+
+@pytest.fixture
+def compare(tmp_path, artefact):
+    def call(path=artefact, **settings):
+        evaluate(
+            str(path),
+            SmallData(),
+            str(tmp_path / "out"),
+            **{"protocol": protocol_file(tmp_path, epochs=2), "repeats": 1, "num_workers": 1} | settings,
+        )
+        return Report.read(tmp_path / "out")
+
+    return call
+
+
+def test_evaluate_an_artefact_or_its_run(compare, tmp_path, capsys):
+    small_set(2, seed=8).save(tmp_path / "run" / "initial")
+    by_artefact = compare()
+    assert [r.set for r in by_artefact.rows] == ["distilled", "initial", "random_real", "full_real"]
+    assert "random_real" in capsys.readouterr().out
+    by_run = compare(tmp_path / "run")
+    assert [(r.set, r.accuracy) for r in by_run.rows] == [(r.set, r.accuracy) for r in by_artefact.rows]
+    initial = compare(tmp_path / "run" / "initial")
+    assert [r.set for r in initial.rows] == [
+        "initial",
+        "distilled",
+        "random_real",
+        "full_real",
+    ]  # kept, then new
+
+
+def test_evaluate_with_chosen_networks_and_baselines(compare):
+    report = compare(networks={"mine": NARROW}, baselines="random_real")
+    assert [(r.set, r.network) for r in report.rows] == [("distilled", "mine"), ("random_real", "mine")]
+
+
+def test_evaluate_refuses_an_unwritable_folder_before_any_work(compare, tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("a file")
+    monkeypatch.setattr("ldd.commands.evaluate.run_evaluation", None)
+    with pytest.raises(UserError, match=r"out \(.*\): .*; choose a writable folder"):
+        compare()
+
+
+def test_evaluate_refuses_a_folder_without_a_set(compare, tmp_path):
+    with pytest.raises(UserError, match="empty"):
+        compare(tmp_path / "empty")
+
+
+def test_train_saves_what_can_be_rebuilt(artefact, tmp_path, capsys):
+    out = tmp_path / "models" / "net.safetensors"
+    network = partial(ConvNet, width=4, depth=2)
+    train(
+        str(artefact), network, str(out), protocol=protocol_file(tmp_path, augmentations=[]), data=SmallData()
+    )
+    printed = capsys.readouterr().out
+    with safe_open(out, "pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata["class_path"] == "ldd.networks.convnet.ConvNet"
+    rebuilt = ConvNet(
+        int(metadata["num_classes"]), int(metadata["image_size"]), **json.loads(metadata["init_args"])
+    )
+    rebuilt.load_state_dict(state)
+    assert json.loads(metadata["mean"]) == list(SPEC.mean)
+    assert [c["name"] for c in json.loads(metadata["classes"])] == ["red", "green", "blue"]
+    assert int(metadata["image_size"]) == SIZE
+    images, labels = striped(10, 2)
+    correct = (
+        (rebuilt.eval()(SPEC.normalise(to_unit_range(images))).argmax(1) == labels).float().mean().item()
+    )
+    assert f"accuracy on 30 test images: {100 * correct:.1f} %" in printed
+
+
+def test_train_is_repeatable(artefact, tmp_path):
+    protocol = protocol_file(tmp_path)
+    for name in ("a", "b"):
+        torch.manual_seed(len(name))
+        train(str(artefact), NARROW, str(tmp_path / f"{name}.safetensors"), protocol=protocol)
+    train(str(artefact), NARROW, str(tmp_path / "c.safetensors"), protocol=protocol, seed=1)
+    a, b, c = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_train_refuses_another_kind_of_file(artefact, tmp_path):
+    with pytest.raises(UserError, match=r"out \(net.pt\) must name a file that ends in .safetensors"):
+        train(str(artefact), NARROW, "net.pt")
