@@ -20,10 +20,12 @@ class PriorConformance:
 
     Attributes:
         known_classes: classes the prior under test knows; None if it knows every class.
-        inversion_error: bound on the relative distance from the noise to the inversion of its sample, 20 steps.
+        inversion_steps: steps of the inversion; it is exact only in the limit of many.
+        inversion_error: bound on the relative distance from the noise to the inversion of its sample.
     """
 
     known_classes: tuple[ClassInfo, ...] | None = None
+    inversion_steps = 20
     inversion_error = 0.25
 
     @pytest.fixture
@@ -149,6 +151,6 @@ class PriorConformance:
                 prior.invert(torch.zeros(2, *prior.latent_shape), prior.null(2), 5)
             return
         noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
-        sampled = prior.sample(rows, generator(0), num_steps=20, guidance_scale=1.0)
-        inverted = prior.invert(sampled, prior.embed(rows), 20)
+        sampled = prior.sample(rows, generator(0), num_steps=self.inversion_steps, guidance_scale=1.0)
+        inverted = prior.invert(sampled, prior.embed(rows), self.inversion_steps)
         assert (inverted - noise).norm() < self.inversion_error * noise.norm()

@@ -103,7 +103,7 @@ def draw_prior(
     guidance_scale: float,
     seed: int,
 ) -> Image.Image:
-    """A column of `per_class` images under each class's name; progress goes to stderr's console."""
+    """A column of `per_class` images under each class's name; shows a progress bar."""
     images = [
         sample_images(prior, info, per_class, num_steps=num_steps, guidance_scale=guidance_scale, seed=seed)
         for info in track(classes, "sampling", transient=True)

@@ -119,5 +119,5 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
-    options = parser.instantiate_classes(parser.parse_args(list(arguments)))
+    options = parser.instantiate(parser.parse_args(list(arguments)))
     prune(**vars(options))

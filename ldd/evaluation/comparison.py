@@ -94,7 +94,9 @@ def evaluate(
         for repeat in range(part.repeats or repeats)
     }
     students = [
-        Student(part.name, network, repeat, protocol.full_data_epochs if part.full_data else protocol.epochs)
+        Student(part.name, network, repeat, protocol.full_data_epochs, protocol.full_data_batch_size)
+        if part.full_data
+        else Student(part.name, network, repeat, protocol.epochs)
         for part in sets
         for network in factories
         for repeat in range(part.repeats or repeats)

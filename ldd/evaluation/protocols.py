@@ -82,6 +82,7 @@ class Protocol:
         epochs: passes over a small set.
         full_data_epochs: passes over the full real data (the upper bound), with the same schedule.
         batch_size: images per step.
+        full_data_batch_size: images per step on the full real data; null takes batch_size.
         lr: peak learning rate.
         momentum, weight_decay: of SGD.
         augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
@@ -104,19 +105,16 @@ class Protocol:
     networks: Mapping[str, NetworkSpec]
     network_lr: Mapping[str, float] = field(default_factory=dict)
     weight_ema: bool = False
+    full_data_batch_size: int | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
-        limits = {
-            "epochs": 2,
-            "full_data_epochs": 2,
-            "batch_size": 1,
-        }  # one epoch would end within the warm-up
+        # One epoch would end within the warm-up.
+        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1, "full_data_batch_size": 1}
         for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be at least {least}"
-                )
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"protocol {self.id}: {name} ({value}) must be at least {least}")
         SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
         for name, value in {"lr": self.lr, **self.network_lr}.items():
             if not value > 0:
@@ -167,6 +165,7 @@ class Protocol:
                 networks={str(name): NetworkSpec(**spec) for name, spec in content["networks"].items()},
                 network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
                 weight_ema=bool(content.get("weight_ema", False)),
+                full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
                 source=str(content.get("source", "")),
             )
         except UserError:
@@ -190,6 +189,10 @@ class Protocol:
             if canonical(path) == dotted_name(network):
                 return lr
         return self.lr
+
+
+def _whole_or_none(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def shipped() -> list[str]:

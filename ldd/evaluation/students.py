@@ -34,12 +34,14 @@ class Student:
         network: name of the network.
         repeat: from 0.
         epochs: passes over the set.
+        batch_size: images per step; None takes the protocol's.
     """
 
     set: str
     network: str
     repeat: int
     epochs: int
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Lesson:
                 self.spec,
                 self.protocol,
                 epochs=student.epochs,
+                batch_size=student.batch_size,
                 seed=derive_seed(self.seed, "student", student.network, student.repeat),
             )
             score = accuracy(tested, test.images, test.labels, normalise=partial(as_input, self.spec))
@@ -113,6 +116,7 @@ def train_student(
     *,
     epochs: int,
     seed: int,
+    batch_size: int | None = None,
 ) -> nn.Module:
     """Train `network` in place by the protocol.
 
@@ -123,6 +127,7 @@ def train_student(
         protocol: gives everything else.
         epochs: passes over the images.
         seed: of shuffling, augmentation and dropout.
+        batch_size: images per step; None takes the protocol's.
 
     Returns:
         What is to be tested: `network` itself, or the average of its weights where the protocol says so.
@@ -133,7 +138,7 @@ def train_student(
         training.images,
         training.labels,
         epochs=epochs,
-        batch_size=protocol.batch_size,
+        batch_size=batch_size or protocol.batch_size,
         optimizer=partial(
             SGD,
             lr=protocol.peak_lr(type(network)),

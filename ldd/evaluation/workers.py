@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from joblib import Parallel, delayed
-from joblib.externals import cloudpickle
+import cloudpickle
 from joblib.externals.loky import get_reusable_executor
 from torch import Tensor, distributed
 

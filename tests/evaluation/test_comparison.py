@@ -171,8 +171,6 @@ class Black(Baseline):
     name = "black"
 
     def set_for(self, repeat, setting):
-        from ldd.classes import Labelled
-
         return Labelled(
             torch.zeros(len(setting.counts), 3, 32, 32, dtype=torch.uint8), torch.arange(len(setting.counts))
         )

@@ -10,12 +10,12 @@ import torch
 from diffusers import DiTTransformer2DModel
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from tiny_denoisers import dit_pipeline, ldm_pipeline, name_rows, text_pipeline
-from tiny_prior import tiny_autoencoder
+from tiny_denoisers import dit_pipeline, ldm_pipeline, name_rows, text_pipeline, tiny_transformer
 
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, loading
+from ldd.seeding import seeded
 
 KNOWN = ClassInfo(0, 0, "tench", "tench")
 CRANE = ClassInfo(1, 1, "my cranes", "crane")
@@ -181,11 +181,14 @@ def test_arguments_that_do_not_fit(request, form, arguments, message):
 
 
 def test_components_that_do_not_fit(dit):
-    tiny_autoencoder(latent_channels=3).save_pretrained(dit / "vae")
+    with seeded(0, "three channels"):
+        model = tiny_transformer(channels=3)
+    weights = shutil.copytree(dit, dit.parent / "other") / "transformer"
+    model.save_pretrained(weights)
     with pytest.raises(
-        UserError, match="'transformer' maps 4 to 8 channels but the autoencoder's latents have 3"
+        UserError, match="'transformer' maps 3 to 6 channels but the autoencoder's latents have 4"
     ):
-        LatentDiffusionPrior(str(dit))
+        LatentDiffusionPrior(str(weights.parent))
     edit(dit / "model_index.json", id2label={"6": "a"})
     with pytest.raises(UserError, match=r"id2label names row 6, but the class tables .* have 6 rows"):
         LatentDiffusionPrior(str(dit))

@@ -63,6 +63,9 @@ class TestQuantisedLatentDiffusionPrior(PriorConformance):
 @pytest.mark.skipif(not (EMBEDDED / "digits").is_dir(), reason="embedded:digits is not built in this tree")
 class TestEmbeddedDigits(PriorConformance):
     known_classes = DIGITS
+    # Few steps are too coarse for its peaked latents: measured 0.75 at 20 steps, 0.60 at 50, 0.30 at 200.
+    inversion_steps = 200
+    inversion_error = 0.35
 
     @pytest.fixture
     def prior(self):

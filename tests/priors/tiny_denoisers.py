@@ -27,19 +27,18 @@ LABELS = {
 }
 
 
-def tiny_transformer(rows: int = 5, **config) -> DiTTransformer2DModel:
+def tiny_transformer(rows: int = 5, channels: int = 4) -> DiTTransformer2DModel:
     """Two blocks of width 16, class tables that differ, a learned variance."""
     return DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
+        in_channels=channels,
+        out_channels=2 * channels,
         num_layers=2,
         sample_size=8,
         patch_size=2,
         norm_num_groups=4,
         num_embeds_ada_norm=rows,
-        **config,
     )
 
 

@@ -53,7 +53,7 @@ class NoiseSource(Source):
         return noise.to(torch.uint8)
 
     def stamp(self, item):
-        return item.key
+        return f"{item.key} {self.size}"
 
 
 def write_folder(root, counts, size=40):
