@@ -23,63 +23,121 @@ if TYPE_CHECKING:
     from ldd.augment import SiameseAugmentation as SiameseAugmentation
     from ldd.callbacks import (
         CrossArchitecture as CrossArchitecture,
+    )
+    from ldd.callbacks import (
         Export as Export,
+    )
+    from ldd.callbacks import (
         LastCheckpoints as LastCheckpoints,
+    )
+    from ldd.callbacks import (
         Preview as Preview,
     )
     from ldd.classes import (
         ClassInfo as ClassInfo,
+    )
+    from ldd.classes import (
         DataSpec as DataSpec,
+    )
+    from ldd.classes import (
         Labelled as Labelled,
     )
     from ldd.codes import (
         CodeBatch as CodeBatch,
+    )
+    from ldd.codes import (
         Codes as Codes,
+    )
+    from ldd.codes import (
         PointCodes as PointCodes,
     )
     from ldd.data import (
         DigitsSource as DigitsSource,
+    )
+    from ldd.data import (
         DistillationData as DistillationData,
+    )
+    from ldd.data import (
         FolderSource as FolderSource,
+    )
+    from ldd.data import (
         Pruner as Pruner,
+    )
+    from ldd.data import (
         RandomPruner as RandomPruner,
+    )
+    from ldd.data import (
         Source as Source,
     )
     from ldd.distilled import DistilledSet as DistilledSet
     from ldd.distiller import Distiller as Distiller
     from ldd.errors import (
         NonFiniteError as NonFiniteError,
+    )
+    from ldd.errors import (
         UserError as UserError,
     )
     from ldd.evaluation import (
         Protocol as Protocol,
+    )
+    from ldd.evaluation import (
         Report as Report,
+    )
+    from ldd.evaluation import (
         evaluate as evaluate,
     )
     from ldd.initializers import (
         GaussianLatents as GaussianLatents,
+    )
+    from ldd.initializers import (
         Initializer as Initializer,
+    )
+    from ldd.initializers import (
         RealEncodings as RealEncodings,
     )
     from ldd.networks import (
-        AlexNet as AlexNet,
-        ConvNet as ConvNet,
-        Network as Network,
-        NetworkFactory as NetworkFactory,
-        ResNet18 as ResNet18,
         VGG11 as VGG11,
+    )
+    from ldd.networks import (
+        AlexNet as AlexNet,
+    )
+    from ldd.networks import (
+        ConvNet as ConvNet,
+    )
+    from ldd.networks import (
+        Network as Network,
+    )
+    from ldd.networks import (
+        NetworkFactory as NetworkFactory,
+    )
+    from ldd.networks import (
+        ResNet18 as ResNet18,
+    )
+    from ldd.networks import (
         ViT as ViT,
     )
     from ldd.objectives import (
         DistributionMatching as DistributionMatching,
+    )
+    from ldd.objectives import (
         Objective as Objective,
+    )
+    from ldd.objectives import (
         StepContext as StepContext,
+    )
+    from ldd.objectives import (
         Term as Term,
     )
     from ldd.priors import (
         AutoencoderPrior as AutoencoderPrior,
+    )
+    from ldd.priors import (
         LatentDiffusionPrior as LatentDiffusionPrior,
+    )
+    from ldd.priors import (
         PixelPrior as PixelPrior,
+    )
+    from ldd.priors import (
         Prior as Prior,
     )
 
@@ -101,6 +159,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = (
+    "VGG11",
     "AlexNet",
     "AutoencoderPrior",
     "ClassInfo",
@@ -140,7 +199,6 @@ __all__ = (
     "StepContext",
     "Term",
     "UserError",
-    "VGG11",
     "ViT",
     "evaluate",
 )

@@ -59,12 +59,12 @@ class DistillationStep:
         return network.to(self._distiller.device, self._distiller.codes.dtype).requires_grad_(False)
 
     def real(self, label: int, n: int) -> Tensor:
-        """n different real images of a class, (n, C, H, W) in [-1, 1]."""
+        """N different real images of a class, (n, C, H, W) in [-1, 1]."""
         images = self.core_set.draw(label, n, self.generator("real", label))
         return images.to(self._distiller.device, self._distiller.codes.dtype)
 
     def real_classes(self, n: int) -> Labelled:
-        """n different real images of each class of the shard, class-major."""
+        """N different real images of each class of the shard, class-major."""
         labels = self.classes.repeat_interleave(n).to(self._distiller.device)
         return Labelled(torch.cat([self.real(label, n) for label in self.classes.tolist()]), labels)
 

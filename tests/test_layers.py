@@ -11,7 +11,8 @@ import ldd
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
     "errors classes seeding files memory preview manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
-    "codes trajectories quirks data.sources data.subsets data.cache data.real data.decoding data.folders data.imagenet".split(),  # noqa: SIM905
+    "codes trajectories quirks".split()  # noqa: SIM905
+    + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905
     "distiller step".split(),  # noqa: SIM905
     "callbacks federation report experts".split(),  # noqa: SIM905

@@ -85,7 +85,8 @@ class LastCheckpoints(Checkpoint):
             return
         last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         with atomic_file(last) if trainer.is_global_zero else nullcontext(last) as beside:
-            trainer.save_checkpoint(beside, weights_only=False)  # collective: every rank calls it, rank 0 writes
+            # Collective: every rank calls it, rank 0 writes.
+            trainer.save_checkpoint(beside, weights_only=False)
             if trainer.is_global_zero and last.exists():
                 os.replace(last, last.with_name("previous.ckpt"))
         self._saved_step = trainer.global_step

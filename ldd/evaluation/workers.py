@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import torch
 from joblib import Parallel, delayed
-import cloudpickle
 from joblib.externals.loky import get_reusable_executor
 from torch import Tensor, distributed
 

@@ -66,10 +66,10 @@ class StepContext(Protocol):
         """A freshly initialised network on the run's device and dtype, the same on every rank."""
 
     def real(self, label: int, n: int) -> Tensor:
-        """n different real images of a class, (n, C, H, W) in [-1, 1]."""
+        """N different real images of a class, (n, C, H, W) in [-1, 1]."""
 
     def real_classes(self, n: int) -> Labelled:
-        """n different real images of each class of the shard, class-major."""
+        """N different real images of each class of the shard, class-major."""
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images (n, C, H, W) in [-1, 1] of code `rows`, with graph and in chunks.

@@ -61,7 +61,16 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
-        """The modified reverse process: latents Z (N, c, h, w), conditioning (N, L, D), noise (N, c, h, w) -> (N, c, h, w)."""
+        """The modified reverse process, differentiable in Z and c.
+
+        Args:
+            latents: Z, (N, c, h, w).
+            conditioning: c, (N, L, D).
+            noise: n, (N, c, h, w), standard normal.
+
+        Returns:
+            Clean latents (N, c, h, w).
+        """
 
     @abstractmethod
     def sample(

@@ -37,7 +37,7 @@ def small(tmp_path, tiny_prior_path):
                 "momentum": 0.9,
                 "weight_decay": 0.0,
                 "augmentations": [],
-                "networks": {"VGG11": {"class_path": "ldd.networks.VGG11"}},
+                "networks": {"ViT": {"class_path": "ldd.networks.ViT", "init_args": {"depth": 1, "dim": 32}}},
             }
         )
     )
@@ -95,9 +95,9 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     for name in ("1", "2"):
         found = json.loads((out / name / "seed-5" / "evaluation.json").read_text())
         mine = {(row["set"], row["network"]): row for row in rows if row["steps"] == name}
-        assert float(mine["distilled", "VGG11"]["mean"]) == found["accuracy"]["distilled"]["VGG11"]["mean"]
+        assert float(mine["distilled", "ViT"]["mean"]) == found["accuracy"]["distilled"]["ViT"]["mean"]
         assert float(mine["random_real", "mean_unseen"]["std"]) == found["mean_unseen"]["random_real"]["std"]
-        assert mine["distilled", "VGG11"]["n"] == "2"
+        assert mine["distilled", "ViT"]["n"] == "2"
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "mean_unseen" in capsys.readouterr().out
     verb.main("sweep", command)
