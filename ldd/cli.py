@@ -7,6 +7,7 @@ A user's mistake ends with exit code 2 and one message, Ctrl-C with 130.
 import importlib
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import ldd
 from ldd.errors import UserError
@@ -66,13 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_values(arguments: list[str]) -> list[str]:
-    following = [*arguments[1:], "-"]
-    pairs = zip(arguments, following, strict=True)
-    return [
-        part
-        for word, after in pairs
-        for part in ((word, "true") if word in FLAGS and after[0] == "-" else (word,))
-    ]
+    given = []
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
+        given += [word, "true"] if word in FLAGS and following.startswith("-") else [word]
+    return given
 
 
 def _help() -> str:

@@ -202,3 +202,16 @@ def test_inspect_export_and_configs(run, tmp_path, here, capsys):
         ROOT / "configs" / "quickstart.yaml"
     ).read_text()
     assert here("configs", "--copy", tmp_path / "configs")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], []),
+        (["--json"], ["--json", "true"]),
+        (["run", "--json", "--overwrite"], ["run", "--json", "true", "--overwrite", "true"]),
+        (["--overwrite", "false", "x"], ["--overwrite", "false", "x"]),
+    ],
+)
+def test_flags_may_stand_alone(given, expected):
+    assert cli._with_values(given) == expected
