@@ -120,6 +120,9 @@ if TYPE_CHECKING:
         DistributionMatching as DistributionMatching,
     )
     from ldd.objectives import (
+        GradientMatching as GradientMatching,
+    )
+    from ldd.objectives import (
         Objective as Objective,
     )
     from ldd.objectives import (
@@ -127,6 +130,9 @@ if TYPE_CHECKING:
     )
     from ldd.objectives import (
         Term as Term,
+    )
+    from ldd.objectives import (
+        TrajectoryMatching as TrajectoryMatching,
     )
     from ldd.priors import (
         AutoencoderPrior as AutoencoderPrior,
@@ -140,6 +146,7 @@ if TYPE_CHECKING:
     from ldd.priors import (
         Prior as Prior,
     )
+    from ldd.quirks import Quirks as Quirks
 
 _HOMES = {
     "ldd.augment": ("SiameseAugmentation",),
@@ -153,7 +160,15 @@ _HOMES = {
     "ldd.evaluation": ("Protocol", "Report", "evaluate"),
     "ldd.initializers": ("GaussianLatents", "Initializer", "RealEncodings"),
     "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
-    "ldd.objectives": ("DistributionMatching", "Objective", "StepContext", "Term"),
+    "ldd.objectives": (
+        "DistributionMatching",
+        "GradientMatching",
+        "Objective",
+        "StepContext",
+        "Term",
+        "TrajectoryMatching",
+    ),
+    "ldd.quirks": ("Quirks",),
     "ldd.priors": ("AutoencoderPrior", "LatentDiffusionPrior", "PixelPrior", "Prior"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -176,6 +191,7 @@ __all__ = (
     "Export",
     "FolderSource",
     "GaussianLatents",
+    "GradientMatching",
     "Initializer",
     "Labelled",
     "LastCheckpoints",
@@ -190,6 +206,7 @@ __all__ = (
     "Prior",
     "Protocol",
     "Pruner",
+    "Quirks",
     "RandomPruner",
     "RealEncodings",
     "Report",
@@ -198,6 +215,7 @@ __all__ = (
     "Source",
     "StepContext",
     "Term",
+    "TrajectoryMatching",
     "UserError",
     "ViT",
     "evaluate",
