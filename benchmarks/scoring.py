@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -72,7 +73,9 @@ def main() -> None:
     outputs = class_outputs(source.classes, pruner.classifier.outputs, arguments.classifier)
     targets = [int(outputs[item.label]) for item in items]
     batch_size = arguments.batch_size if arguments.batch_size == "auto" else int(arguments.batch_size)
-    scorer = Scorer.on(device, pruner.classifier.load(), pruner.preprocessing, batch_size)
+    scorer = Scorer.on(
+        device, pruner.classifier.load(), pruner.preprocessing, batch_size, arguments.precision
+    )
     network = pruner.classifier.load().to(device)
     transform = Compose([Resize((224, 224)), ToTensor(), Normalize(arguments.mean, arguments.std)])
 

@@ -260,13 +260,14 @@ class Report:
         unseen = {row.network: row.unseen for row in self.latest()}
         table = Table(
             title=f"Top-1 accuracy in % (test split, last epoch, protocol {self.protocol}, step {self.step})",
-            caption="mean ± population standard deviation over repeats",
+            caption="mean ± population standard deviation over repeats"
+            + f"; gain: {DISTILLED} less {REFERENCE}" * bool(gains),
         )
         table.add_column("network")
         for name in scores:
             table.add_column(Text(name), justify="right")  # Text: a name is no console markup
         if gains:
-            table.add_column(f"{DISTILLED} - {REFERENCE}", justify="right")
+            table.add_column("gain", justify="right")
         for network in unseen:
             cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
             gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)

@@ -70,8 +70,14 @@ def run(tmp_path, protocol):
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
-            max_epochs=1,
-            **{"max_steps": 2, "logger": False, "log_every_n_steps": 1, "num_sanity_val_steps": 0} | settings,
+            **{
+                "max_epochs": 1,
+                "max_steps": 2,
+                "logger": False,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,
+            }
+            | settings,
         )
         getattr(trainer, verb)(module, datamodule=Data(), ckpt_path=ckpt_path)
         return trainer, callback, module
@@ -142,7 +148,7 @@ def test_fit_without_a_validation_evaluates_at_its_end(run, rows):
 def test_resumed_run_keeps_its_initial_codes(run, rows, tmp_path):
     trainer, _, _ = run(max_steps=1)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
-    run(max_steps=3, ckpt_path=tmp_path / "x.ckpt")
+    run(max_steps=3, max_epochs=2, ckpt_path=tmp_path / "x.ckpt")
     images, _ = striped(1, 3)
     assert torch.equal(DistilledSet.load(tmp_path / "run" / "initial").images, images)
     assert [r["step"] for r in rows() if r["set"] == "distilled"] == ["1", "1", "3", "3"]

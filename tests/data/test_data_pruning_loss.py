@@ -24,6 +24,7 @@ from ldd.errors import UserError
 from ldd.seeding import seeded
 
 SHARED = Path(os.environ.get("LDD_SHARED", "../shared"))
+ROUNDING = 1e-3  # batch norms are folded; float32 on logits of about 10
 SMALL = {"classifier": "mobilenet_v3_small", "resize": 36, "crop": 32, "device": "cpu"}
 
 
@@ -83,9 +84,9 @@ def test_losses_equal_a_plain_loop(weights, resize):
         logits = network.eval()(transform(source.read(item))[None])
         expected = F.cross_entropy(logits, torch.tensor([item.label])).item()
         others = max(value for label, value in enumerate(logits[0].tolist()) if label != item.label)
-        assert table.values[row] == pytest.approx(expected, abs=2e-4)
+        assert table.values[row] == pytest.approx(expected, abs=ROUNDING)
         assert table.rows["margin"][row].as_py() == pytest.approx(
-            logits[0, item.label].item() - others, abs=2e-4
+            logits[0, item.label].item() - others, abs=ROUNDING
         )
     assert table.values.std() > 0.1
 

@@ -17,7 +17,7 @@ from ldd.data.pruning.hashing import CACHE_DIR, hash_items
 from ldd.data.pruning.preprocessing import Size
 from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared, this_rank
-from ldd.data.pruning.scoring import BatchSize, Device, Scorer, find_device
+from ldd.data.pruning.scoring import BatchSize, Device, Precision, Scorer, find_device, resolved
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.store import Store
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
@@ -48,8 +48,10 @@ class LossPruner(RankedPruner):
         crop: side of the centre crop in pixels; null likewise (224).
         mean: per channel, for images in [0, 1]; null likewise (ImageNet's).
         std: per channel; null likewise (ImageNet's).
-        batch_size: images per forward pass; auto is 256 on a GPU and 8 for each thread of a CPU.
+        batch_size: images per forward pass; auto is 256 on a GPU and 4 for each thread of a CPU.
         device: auto is CUDA where there is one, else the CPU.
+        precision: of the network; auto is bfloat16 on a GPU or a CPU with instructions for it, else float32. Scores of
+            the two are kept apart: they differ in the third digit or so.
         cache_dir: folder of the scores; null keeps none.
 
     Raises:
@@ -70,6 +72,7 @@ class LossPruner(RankedPruner):
         std: tuple[float, float, float] | None = None,
         batch_size: BatchSize = "auto",
         device: Device = "auto",
+        precision: Precision = "auto",
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
         super().__init__(keep, order, scope, skip_easiest)
@@ -79,6 +82,7 @@ class LossPruner(RankedPruner):
         self.preprocessing = self.classifier.preprocessing(resize, crop, mean, std)
         self.batch_size: BatchSize = batch_size
         self.device = find_device(device)
+        self.precision = resolved(precision, self.device)
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
@@ -104,7 +108,7 @@ class LossPruner(RankedPruner):
         if store is not None and this_rank()[0] == 0:
             store.merge()
         self._warn_of_chance(values[:, 1])
-        facts = ScoreFacts("loss", self.classifier.identity, str(self.preprocessing))
+        facts = ScoreFacts("loss", self.classifier.identity, self._conditions)
         losses, margins = values.T
         return ScoreTable.build(items, hashes, spec.classes, facts, losses, loss=losses, margin=margins)
 
@@ -118,7 +122,9 @@ class LossPruner(RankedPruner):
         store: Store | None,
     ) -> list[Tensor]:
         """Loss and margin of the items at `rows`, written to the store as they come."""
-        scorer = Scorer.on(self.device, self.classifier.load(), self.preprocessing, self.batch_size)
+        scorer = Scorer.on(
+            self.device, self.classifier.load(), self.preprocessing, self.batch_size, self.precision
+        )
         wanted = [items[row] for row in rows], [targets[row] for row in rows]
         results: list[Tensor] = []
         saved = 0
@@ -134,10 +140,14 @@ class LossPruner(RankedPruner):
                     _save(store, rows, keys, results, saved)
         return results
 
+    @property
+    def _conditions(self) -> str:
+        return f"{self.preprocessing}, {self.precision}"
+
     def _store(self) -> Store | None:
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(f"{self.classifier.identity}; {self.preprocessing}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{self.classifier.identity}; {self._conditions}".encode()).hexdigest()[:16]
         return Store(self.cache_dir / key, dict.fromkeys(_COLUMNS, pa.float64()))
 
     def _warn_of_chance(self, margins: Floats) -> None:
