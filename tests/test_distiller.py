@@ -180,5 +180,5 @@ def test_float64_runs(tiny_prior_path, digits, tmp_path):
 
 
 def test_real_batch_larger_than_a_class(prior, tmp_path):
-    with pytest.raises(UserError, match=r"\d+ images"):
+    with pytest.raises(UserError, match=r"class 0 has \d+ real images but 400 different ones are needed"):
         fit(prior, matching(real_batch=400), tmp_path, 1, DistillationData())

@@ -63,6 +63,13 @@ def run(tmp_path, protocol):
     def call(verb="fit", callback=None, module=None, ckpt_path=None, **settings):
         callback = callback or CrossArchitecture(protocol=protocol, repeats=2, num_workers=1)
         module = module or StandIn()
+        defaults = {
+            "max_epochs": 1,
+            "max_steps": 2,
+            "logger": False,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+        }
         trainer = L.Trainer(
             accelerator="cpu",
             callbacks=[callback],
@@ -70,14 +77,7 @@ def run(tmp_path, protocol):
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
-            **{
-                "max_epochs": 1,
-                "max_steps": 2,
-                "logger": False,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-            }
-            | settings,
+            **defaults | settings,
         )
         getattr(trainer, verb)(module, datamodule=Data(), ckpt_path=ckpt_path)
         return trainer, callback, module

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -14,6 +15,7 @@ from torch.nn.functional import interpolate
 import ldd
 from ldd.data import DigitsSource, DistillationData, FolderSource, Item, Pruner, RandomPruner, imagenet
 from ldd.data.decoding import fit_to_square
+from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.errors import UserError
 from ldd.seeding import generator
 
@@ -67,10 +69,12 @@ class NamedPruner(Pruner):
 
     def score(self, source, items, spec, seed):
         self.sizes = {tuple(source.read(item).shape) for item in items}
-        return [int(Path(item.key).stem) for item in items]
+        numbers = np.array([float(Path(item.key).stem) for item in items])
+        return ScoreTable.build(items, None, spec.classes, ScoreFacts("number"), numbers)
 
     def keep(self, table):
-        return torch.tensor([i for i, number in enumerate(table) if number % 2 == 0])
+        numbers = table.rows["number"].to_pylist()
+        return torch.tensor([i for i, number in enumerate(numbers) if number % 2 == 0])
 
 
 def test_pruners_see_readable_images_as_they_are_before_any_resizing(tmp_path):
@@ -90,7 +94,18 @@ def test_pruners_see_readable_images_as_they_are_before_any_resizing(tmp_path):
     even = [item.key for item in plain if int(Path(item.key).stem) % 2 == 0 and item.key != broken]
     assert data.core_set.keys == even
     assert data.core_set.images[:, 0, 0, 0].tolist() == [int(Path(key).stem) for key in even]
-    assert data.prune_table == [int(Path(key).stem) for key in data.train_images.keys]
+    assert data.prune_table.rows["path"].to_pylist() == list(data.train_images.keys)
+    assert data.prune_table.rows["number"].to_pylist() == [
+        int(Path(key).stem) for key in data.train_images.keys
+    ]
+    kept = [
+        path
+        for path, kept in zip(
+            *(data.prune_table.rows[name].to_pylist() for name in ("path", "kept")), strict=True
+        )
+        if kept
+    ]
+    assert kept == even
 
 
 def test_setup_twice_is_setup_once(digits):

@@ -119,10 +119,10 @@ class ScoringNetwork:
         network.eval()
         return torch.cat([network.embed(batch).float().cpu() for batch in self.batches(images, spec)])
 
-    def batches(self, images: Tensor, spec: DataSpec) -> Iterator[Tensor]:
-        """Images as the network takes them, on its device, a few at a time."""
+    def batches(self, images: Tensor, spec: DataSpec, size: int = _BATCH) -> Iterator[Tensor]:
+        """Images as the network takes them, on its device, `size` at a time."""
         device = find_device(self.device)
-        for batch in images.split(_BATCH):
+        for batch in images.split(size):
             yield as_input(spec, batch.to(device))
 
     def describe(self, spec: DataSpec, seed: int) -> str:
