@@ -1,6 +1,7 @@
 """`latentdd prune`: the table, the counts, the picture and the lists, and what users get wrong."""
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -129,9 +130,14 @@ def test_unknown_settings_are_refused_by_the_parser(data, capsys, tmp_path):
     assert "kep" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["loss", "loss_published", "random", "cross_fitted"])
+COMPONENTS = sorted(
+    {path.stem for path in Path("configs/pruner").glob("*.yaml")} - {"table", "lists", "stratified"}
+)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
 def test_shipped_components_build(name):
     parser = ArgumentParser()
-    parser.add_argument("--pruner", type=Pruner, enable_path=True)
+    parser.add_argument("--pruner", type=Pruner, sub_configs=True)
     options = parser.parse_args([f"--pruner=configs/pruner/{name}.yaml", "--pruner.keep=0.25"])
     assert parser.instantiate(options).pruner.selection.keep == 0.25

@@ -143,7 +143,7 @@ def test_greedy_picks_are_nested_and_per_class(kind):
 def test_strata_are_equal_stretches_of_the_range():
     values = np.array([0.0, 0.1, 0.5, 0.74, 0.75, 1.0])
     assert [group.tolist() for group in strata_of(values, 4)] == [[0, 1], [], [2, 3], [4, 5]]
-    assert [group.tolist() for group in strata_of(np.ones(3), 4)][0 if np.ptp(np.ones(3)) else -1] == [
+    assert [group.tolist() for group in strata_of(np.ones(3), 4)][-1] == [
         0,
         1,
         2,
@@ -173,7 +173,7 @@ def test_stratified_selection_covers_the_range(saved):
     assert table.values[easier.numpy()][table.labels[easier.numpy()] == 0].max() < 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     groups=st.lists(st.lists(st.floats(0, 9, width=16), min_size=4, max_size=30), min_size=1, max_size=3),
     keep=st.integers(25, 100),

@@ -1,6 +1,8 @@
 """Scoring by a pre-trained classifier: against a plain loop, cached by contents, resumed after a kill."""
 
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.error import URLError
@@ -15,10 +17,9 @@ from torchvision.transforms import v2
 
 from ldd.classes import ClassInfo
 from ldd.data import FolderSource, Subset, imagenet
-from ldd.data.pruning import LossPruner, scoring
+from ldd.data.pruning import LossPruner, progress, scoring
 from ldd.data.pruning import loss as loss_module
 from ldd.data.pruning.classifier import Classifier, class_outputs
-from ldd.data.pruning.ranks import dealt, merged
 from ldd.data.pruning.scoring import losses_and_margins
 from ldd.errors import UserError
 from ldd.seeding import seeded
@@ -182,6 +183,13 @@ def test_an_unreadable_image_is_named_and_nothing_is_lost(pruner, counted, tmp_p
     assert len(counted) == len(source.items("train"))
 
 
+def test_the_speed_is_reported(pruner, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_SHOW_FROM", 5)
+    with caplog.at_level(logging.INFO):
+        score(pruner, NoiseSource(2, 2, 2))
+    assert re.search(r"scoring images: 6 in \d+ s \([0-9.]+ images/s\)", caplog.text)
+
+
 def test_a_damaged_cache_is_computed_again(pruner, counted, tmp_path):
     source = NoiseSource(3, 3, 3)
     first = score(pruner, source)
@@ -200,14 +208,6 @@ def test_a_cache_that_cannot_be_written_is_an_error(weights, tmp_path):
     )
     with pytest.raises(UserError, match=r"cannot write .*file"):
         score(pruner, NoiseSource(2, 2, 2))
-
-
-def test_work_is_dealt_to_ranks_and_gathered_in_order():
-    parts = [[f"piece {i}" for i in dealt(10, rank, 3)] for rank in range(3)]
-    assert sorted(len(part) for part in parts) == [3, 3, 4]
-    assert merged(10, parts) == [f"piece {i}" for i in range(10)]
-    with pytest.raises(UserError, match="of rank 1"):
-        merged(10, [parts[0], UserError("of rank 1"), parts[2]])
 
 
 def test_outputs_of_imagenet_of_own_classes_and_of_subsets():

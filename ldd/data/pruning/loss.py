@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
@@ -81,8 +80,8 @@ class LossPruner(RankedPruner):
         self.classifier = Classifier(classifier, weights)
         self.preprocessing = self.classifier.preprocessing(resize, crop, mean, std)
         self.batch_size: BatchSize = batch_size
-        self.device = find_device(device)
-        self.precision = resolved(precision, self.device)
+        self.device = device
+        self.precision = resolved(precision, device)
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
@@ -99,12 +98,12 @@ class LossPruner(RankedPruner):
             values = np.stack([found[name].to_numpy() for name in _COLUMNS], 1)
         missing = np.flatnonzero(np.isnan(values[:, 0])).tolist()
 
-        def work(pieces: Sequence[int]) -> list[Tensor]:
+        def work(pieces: Sequence[int]) -> list[list[float]]:
             rows = [missing[piece] for piece in pieces]
             return self._score(source, rows, items, targets, keys, store)
 
         if missing:
-            values[missing] = torch.stack(shared(len(missing), work)).numpy()
+            values[missing] = np.array(shared(len(missing), work))
         if store is not None and this_rank()[0] == 0:
             store.merge()
         self._warn_of_chance(values[:, 1])
@@ -120,18 +119,19 @@ class LossPruner(RankedPruner):
         targets: Sequence[int],
         keys: Sequence[str],
         store: Store | None,
-    ) -> list[Tensor]:
+    ) -> list[list[float]]:
         """Loss and margin of the items at `rows`, written to the store as they come."""
+        device = find_device(self.device)
         scorer = Scorer.on(
-            self.device, self.classifier.load(), self.preprocessing, self.batch_size, self.precision
+            device, self.classifier.load(), self.preprocessing, self.batch_size, self.precision
         )
         wanted = [items[row] for row in rows], [targets[row] for row in rows]
-        results: list[Tensor] = []
+        results: list[list[float]] = []
         saved = 0
         with progress("scoring images", len(rows)) as counter:
             try:
                 for batch in scorer(source, *wanted):
-                    results += batch
+                    results += batch.tolist()
                     counter.add(len(batch))
                     if store is not None and len(results) - saved >= _SAVE_EVERY:
                         saved = _save(store, rows, keys, results, saved)
@@ -161,11 +161,11 @@ class LossPruner(RankedPruner):
 
 
 def _save(
-    store: Store, rows: Sequence[int], keys: Sequence[str], results: Sequence[Tensor], start: int
+    store: Store, rows: Sequence[int], keys: Sequence[str], results: Sequence[list[float]], start: int
 ) -> int:
     """Write results from `start` on; how many are written now."""
     if len(results) > start:
-        losses, margins = torch.stack(list(results[start:])).T.numpy()
+        losses, margins = np.array(results[start:]).T
         names = [keys[row] for row in rows[start : len(results)]]
         store.add(names, loss=pa.array(losses), margin=pa.array(margins))
     return len(results)

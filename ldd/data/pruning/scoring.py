@@ -64,7 +64,7 @@ class Scorer:
         """A scorer with the network moved to `device`."""
         if batch_size == "auto":
             batch_size = _BATCH_ON_CPU if device.type == "cpu" else _BATCH_ON_GPU
-        reduced = resolved(precision, device) == "bfloat16"
+        reduced = resolved(precision, device.type) == "bfloat16"
         network = without_batch_norm(network).to(device).to(memory_format=torch.channels_last)
         return cls(network.requires_grad_(False), preprocessing, device, batch_size, reduced)
 
@@ -134,33 +134,41 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
         return network
 
 
-def resolved(precision: Precision, device: torch.device) -> Precision:
-    """`precision`, with auto decided."""
+def resolved(precision: Precision, device: Device) -> Precision:
+    """`precision`, with auto decided.
+
+    Raises:
+        UserError: the device is not there.
+    """
     if precision != "auto":
         return precision
-    if device.type == "cuda":
+    if _checked(device).type == "cuda":
         return "bfloat16"
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "float32"
 
 
 def find_device(name: Device) -> torch.device:
-    """The device of a run.
+    """The device to work on; to be asked when work starts, since Lightning gives each rank its GPU late.
 
     Raises:
         UserError: it is not there.
     """
+    device = _checked(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _checked(name: Device) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"device={name!r}, but torch finds no GPU; use device=auto or cpu")
-        # Where ranks share a machine, Lightning has given each its own.
-        return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name!r}, but torch finds no GPU; use device=auto or cpu")
     return device
 
 
