@@ -25,7 +25,7 @@ VERBS = {
     "inspect": ("ldd.commands.inspect", "show what a distilled set holds and check its hashes"),
     "configs": ("ldd.commands.configs", "list the shipped recipes and components, or copy them"),
 }
-"""Verb -> (module with a function `main(arguments)`, help)."""
+"""Verb -> (module with a function `main(verb, arguments)`, help)."""
 
 
 FLAGS = ("--json", "--overwrite")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     rest = _with_values(rest)
     # Lightning's parser reads (and warns about) the process's own arguments.
-    sys.argv = ["latentdd", verb, *rest]
+    sys.argv = [sys.argv[0], verb, *rest]  # DDP starts its other ranks with these
     try:
         importlib.import_module(VERBS[verb][0]).main(verb, rest)
     except UserError as error:
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_values(arguments: list[str]) -> list[str]:
     given = []
-    for word, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
-        given += [word, "true"] if word in FLAGS and following.startswith("-") else [word]
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        given += [word, "true"] if word in FLAGS and following not in ("true", "false") else [word]
     return given
 
 

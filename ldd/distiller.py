@@ -83,7 +83,7 @@ class Distiller(L.LightningModule):
         self.seconds: Tensor
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
-        self.register_buffer("seconds", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("seconds", torch.tensor(0.0))
         self._last_set: tuple[int, DistilledSet] | None = None
 
     def _new_codes(self, factory: CodesFactory) -> Codes:
@@ -257,6 +257,7 @@ class Distiller(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         if self.memory_plan is not None:
             checkpoint["memory_plan"] = (self.memory_plan.chunk, self.memory_plan.checkpoint)
+            checkpoint["memory_settings"] = (self.chunk_size, self.checkpointing)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run's shape.
@@ -272,7 +273,7 @@ class Distiller(L.LightningModule):
                     f"ckpt_path: codes.{name} is {'missing' if found is None else list(found.shape)}, this "
                     f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
                 )
-        if "memory_plan" in checkpoint and self.chunk_size == "auto" and self.checkpointing == "auto":
+        if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
             self.memory_plan = MemoryPlan(*checkpoint["memory_plan"])
 
     @property

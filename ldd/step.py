@@ -104,7 +104,8 @@ class DistillationStep:
         distiller = self._distiller
         if distiller.memory_plan is None:
             # Measured once and then kept (also in checkpoints): another chunk size would change the rounding.
-            per_image = saved_bytes(lambda: synthesise(rows[:1]), distiller.parameters())
+            fixed = distiller.chunk_size != "auto" and distiller.checkpointing != "auto"
+            per_image = 0 if fixed else saved_bytes(lambda: synthesise(rows[:1]), distiller.parameters())
             distiller.memory_plan = make_plan(
                 distiller.chunk_size,
                 distiller.checkpointing,

@@ -63,7 +63,8 @@ class LastCheckpoints(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
+        """Save what another callback's stop has not; give the signals back."""
+        self._save(trainer)
         self._restore_signals()
 
     def on_save_checkpoint(
@@ -92,10 +93,10 @@ class LastCheckpoints(Checkpoint):
         self._saved_step = trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self._in_step or self.received is not None:
-            self.received = number
-            raise KeyboardInterrupt
+        at_once = not self._in_step or (self.received is not None and number == signal.SIGINT)
         self.received = number
+        if at_once:
+            raise KeyboardInterrupt
         rank_zero_warn("stopping at the end of this step (press Ctrl-C again to stop at once)")
 
     def _restore_signals(self) -> None:

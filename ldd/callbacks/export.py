@@ -20,11 +20,23 @@ class Export(L.Callback):
     def __init__(self, every_n_steps: int = 0) -> None:
         self.every_n_steps = every_n_steps
         self._written_step = -1
+        self._codes_are_whole = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here the codes are initialised or restored."""
+        self._codes_are_whole = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """A step that is broken off may have moved some of the codes."""
+        self._codes_are_whole = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Write in between if asked."""
+        self._codes_are_whole = True
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._write(trainer, pl_module)
 
@@ -45,7 +57,9 @@ class Export(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Keep the last good codes."""
-        if isinstance(exception, (KeyboardInterrupt, NonFiniteError)) and trainer.state.fn == "fit":
+        # A non-finite loss is found before its step is taken.
+        stopped = isinstance(exception, KeyboardInterrupt) and self._codes_are_whole
+        if stopped or isinstance(exception, NonFiniteError):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

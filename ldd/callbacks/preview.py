@@ -37,6 +37,10 @@ class Preview(L.Callback):
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The codes as they end."""
+        self._draw(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """The curve so far, so that a resumed run draws all of it."""
         return {"losses": self._losses}

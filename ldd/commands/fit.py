@@ -31,4 +31,4 @@ class DistillationCLI(RunCLI):
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run `fit` or `validate` on the process's own arguments."""
-    DistillationCLI(Distiller, "runs/default", run=True)
+    DistillationCLI(Distiller, "runs/default")

@@ -1,7 +1,6 @@
 """`latentdd prior train`: a class-conditional latent diffusion prior on the user's own data."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,7 @@ class PriorTrainingCLI(RunCLI):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the action."""
-    sys.argv = ["latentdd prior train", *arguments]
-    cli = PriorTrainingCLI(PriorTraining, "runs/prior", run=False)
+    cli = PriorTrainingCLI(PriorTraining, "runs/prior", arguments=arguments)
     cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True)
     folder = Path(cli.trainer.default_root_dir) / "prior"
     if cli.trainer.is_global_zero:

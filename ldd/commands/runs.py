@@ -2,13 +2,15 @@
 
 import shutil
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -30,8 +32,13 @@ EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
     r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
+    r"LightningCLI's args parameter is intended",  # the process's own arguments name the verb as well
     r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
 )
+
+
+MAY_CHANGE = ("data.root", "data.cache_dir", "model.chunk_size", "model.checkpointing")
+"""Settings that a resumed run may change: where the data lies, and how memory is used."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -58,7 +65,12 @@ class RunCLI(LightningCLI):
     run_files: tuple[str, ...] = ("checkpoints", "config.yaml")
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
 
-    def __init__(self, model_class: type[L.LightningModule], default_root_dir: str, *, run: bool) -> None:
+    def __init__(
+        self,
+        model_class: type[L.LightningModule],
+        default_root_dir: str,
+        arguments: Sequence[str] | None = None,
+    ) -> None:
         for expected in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", expected)
         super().__init__(
@@ -68,8 +80,9 @@ class RunCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={**TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "latentdd" if run else "latentdd prior train"},
-            run=run,
+            parser_kwargs={"prog": "latentdd" if arguments is None else "latentdd prior train"},
+            run=arguments is None,
+            args=None if arguments is None else list(arguments),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -91,6 +104,8 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path last`; refuse a folder that already holds a run."""
         run = Path(self.options.trainer.default_root_dir)
+        if self.subcommand == "validate" and self.options.ckpt_path is None:
+            self.options.ckpt_path = "last"
         if self.options.ckpt_path == "last":
             self.options.ckpt_path = str(find_last(run))
         elif self.options.ckpt_path is not None and not Path(self.options.ckpt_path).is_file():
@@ -99,21 +114,35 @@ class RunCLI(LightningCLI):
             )
         if "weights_only" in self.options and self.options.weights_only is None:
             self.options.weights_only = True  # somebody else's checkpoint must not run code
-        if self.subcommand in (None, "fit") and self.options.ckpt_path is None:
-            self._claim(run)
-
-    def _claim(self, run: Path) -> None:
-        found = [run / name for name in self.run_files if (run / name).exists()]
-        if found and not self.options.overwrite:
+        if self.subcommand == "validate":
+            return
+        if self.options.ckpt_path is not None:
+            self._refuse_other_settings(run)
+        elif self._found(run) and not self.options.overwrite:
             raise UserError(
                 f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
                 "it with --overwrite, or choose another folder"
             )
-        for path in found:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+
+    def _found(self, run: Path) -> list[Path]:
+        return [run / name for name in self.run_files if (run / name).exists()]
+
+    def _refuse_other_settings(self, run: Path) -> None:
+        # A checkpoint brings its own learning rates and draws: another setting here would be ignored.
+        path = run / "config.yaml"
+        if not path.is_file():
+            return
+        before = dict(_settings(yaml.safe_load(path.read_text())))
+        now = dict(
+            _settings(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
+        )
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            listed = "; ".join(f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:5])
+            raise UserError(
+                f"ckpt_path: the run in {run} was started with other settings ({listed}); resume with its own "
+                f"{path}, or start another run"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
         """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
@@ -126,14 +155,33 @@ class RunCLI(LightningCLI):
             ) from error
         if trainer.logger in (None, True):
             kwargs["logger"] = CSVLogger(trainer.default_root_dir, name="logs")
-        if trainer.enable_progress_bar is not False:
-            kwargs["callbacks"] = [RichProgressBar(leave=True)]
+        given = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
+        if trainer.enable_progress_bar is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
+            callbacks.append(RichProgressBar(leave=True))
+        kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
-        """`Trainer.fit`; Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here."""
+        """`Trainer.fit` in a folder that is now this run's."""
+        if self.options.ckpt_path is None and self.trainer.is_global_zero:
+            for path in self._found(Path(self.trainer.default_root_dir)):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        self._call(self.trainer.fit, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
+        """`Trainer.validate`."""
+        self._call(self.trainer.validate, **kwargs)
+
+    def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401
+        # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
         try:
-            self.trainer.fit(**kwargs)
+            function(**kwargs)
         except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
             raise UserError(f"trainer: {error}") from error
         except SystemExit:
@@ -143,6 +191,17 @@ class RunCLI(LightningCLI):
                 c.received for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoints)
             ]
             raise SystemExit(128 + (received[0] or 2)) from None
+
+
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """What a run's result depends on, flat, by dotted name."""
+    parts = [(name, config.get(name)) for name in ("seed_everything", "model", "data")]
+    while parts:
+        name, value = parts.pop()
+        if isinstance(value, dict):
+            parts += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        elif name not in MAY_CHANGE:
+            yield name, value
 
 
 def _as_seed(value: bool | int) -> int:

@@ -114,6 +114,29 @@ def test_a_folder_with_a_run_is_refused_continued_or_replaced(run, small, tmp_pa
         assert torch.equal(value, resumed.codes[name]), name
 
 
+def test_resume_with_other_settings_is_refused(run, small, here):
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    arguments = [
+        "--trainer.default_root_dir",
+        run,
+        "--ckpt_path",
+        "last",
+        "--model.objective.lr_latents",
+        5.0,
+    ]
+    code, errors = here("fit", *small, "--trainer.max_steps", 8, *arguments)
+    assert code == 2
+    assert "started with other settings (model.objective.init_args.lr_latents: 1.0 -> 5.0)" in errors
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_users_callbacks_are_kept(small, tmp_path, here):
+    callback = ["--trainer.callbacks", "small_runs.StopAtThree", "--trainer.default_root_dir", tmp_path]
+    code, errors = here("fit", *small, "--trainer.max_steps", 50, *callback)
+    assert code == 0, errors
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_overwrite_replaces_a_run(small, tmp_path, here):
     arguments = ["fit", *small, "--trainer.default_root_dir", tmp_path, "--trainer.max_steps"]
     assert here(*arguments, 2)[0] == 0
@@ -211,6 +234,7 @@ def test_inspect_export_and_configs(run, tmp_path, here, capsys):
         (["--json"], ["--json", "true"]),
         (["run", "--json", "--overwrite"], ["run", "--json", "true", "--overwrite", "true"]),
         (["--overwrite", "false", "x"], ["--overwrite", "false", "x"]),
+        (["--json", "run"], ["--json", "true", "run"]),
     ],
 )
 def test_flags_may_stand_alone(given, expected):
