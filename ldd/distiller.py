@@ -229,7 +229,7 @@ class Distiller(L.LightningModule):
     def _describe(self, images: Tensor) -> DistilledSet:
         factories = self.objective.matching_networks()
         seen = {type(factory(self.data_spec.num_classes, self.data_spec.image_size)) for factory in factories}
-        return DistilledSet.from_images(
+        described = DistilledSet.from_images(
             images,
             self.codes.labels.cpu(),
             self.data_spec.classes,
@@ -246,6 +246,8 @@ class Distiller(L.LightningModule):
                 "distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}
             },
         )
+        described.manifest["step"] = int(self.num_steps_done)
+        return described
 
     # Checkpoints: codes, optimizers, step and memory plan; never the frozen prior.
 

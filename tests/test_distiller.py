@@ -119,6 +119,7 @@ def test_saved_images_are_the_codes_decoded(prior, digits, tmp_path):
         images, labels = model.synthesise(torch.arange(10))
     assert (loaded.images - (images + 1) * 127.5).abs().max() <= 0.5 + 1e-3
     assert torch.equal(loaded.labels, labels)
+    assert loaded.manifest["step"] == 1
     assert loaded.manifest["seen_networks"] == ["ldd.networks.convnet.ConvNet"]
     assert loaded.manifest["licences"] == {"prior": "random weights", "data": digits.spec.licence}
 
