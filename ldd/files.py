@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,20 @@ def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
             raise type(error)(str(error).replace(str(beside), str(path))) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_writable(folder: Path | str) -> None:
+    """Refuse a folder before hours of work are done for it, not after; it is made where it is missing.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"out ({folder}): {error.strerror or error}; choose a writable folder") from error
 
 
 def holds_files(path: Path | str) -> bool:

@@ -8,12 +8,12 @@ import rich
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
-from ldd.errors import UserError
 from ldd.evaluation import Protocol, Report
 from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.baselines import baselines_by_name
 from ldd.evaluation.comparison import INITIAL
 from ldd.evaluation.workers import NumWorkers
+from ldd.files import check_writable
 from ldd.networks import NetworkFactory
 
 
@@ -51,7 +51,7 @@ def evaluate(
     earlier = Report.read(out)
     if earlier is not None:
         earlier.check_protocol(recipe.id, recipe.hash)
-    _check_writable(out)
+    check_writable(out)
     report = run_evaluation(
         distilled,
         networks,
@@ -73,18 +73,6 @@ def _initial_beside(path: Path) -> DistilledSet | None:
         if (folder / "manifest.json").is_file() and folder.resolve() != path.resolve():
             return DistilledSet.load(folder)
     return None
-
-
-def _check_writable(out: str) -> None:
-    """Before an evaluation of minutes or hours, not after it."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"out ({out}): {error.strerror or error}; choose a writable folder") from error
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from ldd.evaluation import Protocol
 from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.students import as_input, fresh_network, train_student
-from ldd.files import atomic_file
+from ldd.files import atomic_file, check_writable
 from ldd.networks import NetworkFactory, accuracy
 
 
@@ -47,6 +47,7 @@ def train(
     file = Path(out)
     if file.suffix != ".safetensors":
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
+    check_writable(file.parent)
     distilled = DistilledSet.load(path)
     recipe = Protocol.load(protocol)
     if data is not None:
