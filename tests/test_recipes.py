@@ -51,7 +51,7 @@ def parser_of(command_line, *arguments, **options):
 
 @pytest.fixture(scope="module")
 def fit_parser():
-    return parser_of(DistillationCLI, Distiller, "runs/default", run=True)
+    return parser_of(DistillationCLI, Distiller, "runs/default")
 
 
 def test_no_folder_is_forgotten():
@@ -119,7 +119,7 @@ def test_experts_parse():
 
 
 def test_prior_training_parses():
-    parser = parser_of(PriorTrainingCLI, PriorTraining, "runs/prior", run=False)
+    parser = parser_of(PriorTrainingCLI, PriorTraining, "runs/prior", arguments=[])
     for path in shipped("prior_training"):
         assert parser.parse_args(["--config", str(path)]).model.batch_size > 0, path
 
