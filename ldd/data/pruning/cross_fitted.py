@@ -70,7 +70,7 @@ class CrossFittedLossPruner(TrainedPruner):
         self.training.train(network, images[~held_out], labels[~held_out], spec, seed, "cross-fitted", piece)
         found = torch.full((len(labels), 2), torch.nan, dtype=torch.float64)
         logits = self.training.outputs(network, images[held_out], spec)
-        found[held_out] = losses_and_margins(logits, labels[held_out])
+        found[held_out] = losses_and_margins(logits.double(), labels[held_out])
         return found
 
 
