@@ -111,6 +111,43 @@ def test_sweeps_parse(fit_parser, tmp_path):
             fit_parser.parse_args(cell.command()[:-2])
 
 
+def test_the_pruning_sweep_takes_another_recipe_and_classifier(fit_parser, tmp_path):
+    """Every share with every order once a seed, the whole set once a seed, all with what follows `--`."""
+    extra = [
+        "--config",
+        str(QUICKSTART),
+        "--data",
+        str(CONFIGS / "data" / "imagenette.yaml"),
+        "--data.root",
+        "R",
+    ]
+    extra += [
+        "--data.pruner.init_args.classifier",
+        "mobilenet_v2",
+        "--data.pruner.init_args.mean",
+        "[0.5,0.5,0.5]",
+    ]
+    sweep = Sweep.load(CONFIGS / "ablations" / "prune.yaml")
+    found = {}
+    for cell in sweep.cells(tmp_path, extra):
+        if cell.seed == sweep.seeds[0]:
+            run = fit_parser.parse_args(cell.command()[:-2]).fit
+            assert (run.data.root, run.trainer.max_steps) == ("R", 60)
+            assert run.model.objective.init_args.real_batch == 16
+            found[cell.names] = run.data.pruner
+    assert found.pop(("unpruned", "")) is None
+    shares = ("0.1", "0.2", "0.4", "0.6", "0.8")
+    assert set(found) == {(keep, order) for keep in shares for order in ("easy", "hard", "random")}
+    for (keep, order), pruner in found.items():
+        own = pruner.init_args
+        assert own.keep == float(keep)
+        if order == "random":
+            assert pruner.class_path == "ldd.data.RandomPruner"
+        else:
+            assert (own.order, own.classifier, own.mean) == (order, "mobilenet_v2", (0.5, 0.5, 0.5))
+            assert (own.resize, own.weights) == ((224, 224), "IMAGENET1K_V1")
+
+
 def test_experts_parse():
     for path in shipped("experts"):
         with pytest.raises(SystemExit) as stop:

@@ -25,7 +25,7 @@ class Row:
     """Accuracy of one network on one set of one cell.
 
     Attributes:
-        names: of the cell's setting on each axis.
+        names: of the cell's setting on each axis; of a reference its own name, then empty ones.
         seed: of the cell.
         protocol: id.
         set: that students learned from.
@@ -48,13 +48,20 @@ class Results:
     Attributes:
         axes: their names.
         rows: of all finished cells.
+        references: names of the settings that ran beside the combinations of the axes.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Row, ...]
+    references: tuple[str, ...] = ()
 
     @classmethod
-    def collect(cls, axes: tuple[str, ...], cells: Iterable[tuple[tuple[str, ...], int, Path]]) -> "Results":
+    def collect(
+        cls,
+        axes: tuple[str, ...],
+        cells: Iterable[tuple[tuple[str, ...], int, Path]],
+        references: tuple[str, ...] = (),
+    ) -> "Results":
         """Read the evaluation.json of each cell, given as (its names, seed, run folder).
 
         Raises:
@@ -82,7 +89,7 @@ class Results:
             raise UserError(
                 f"cells of one sweep were evaluated by different protocols: {', '.join(protocols)}"
             )
-        return cls(axes, tuple(rows))
+        return cls(axes, tuple(rows), references)
 
     def score(self, names: tuple[str, ...] | None, of_set: str, network: str) -> Score | None:
         """Over the means of the seeds (None: of all cells); with a single one, over its repeats."""
@@ -127,31 +134,59 @@ class Results:
         return table
 
     def plot(self) -> Figure:
-        """Mean accuracy over unseen networks along the first axis, a line for each setting of the others."""
+        """Mean accuracy over unseen networks along the first axis, a line for each setting of the others.
+
+        Horizontal lines are the references and random real images, with bands of one standard deviation.
+        """
         measure = MEAN_UNSEEN if self.score(None, DISTILLED, MEAN_UNSEEN) else self.rows[0].network
-        positions = _positions([names[0] for names in self._combinations()])
+        grid = [names for names in self._combinations() if names[0] not in self.references]
+        positions = _positions([names[0] for names in grid])
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         plane = figure.subplots()
-        for rest in dict.fromkeys(names[1:] for names in self._combinations()):
-            points = [names for names in self._combinations() if names[1:] == rest]
-            scores = [score for names in points if (score := self.score(names, DISTILLED, measure))]
+        for rest in dict.fromkeys(names[1:] for names in grid):
+            scores = {
+                positions[names[0]]: score
+                for names in grid
+                if names[1:] == rest and (score := self.score(names, DISTILLED, measure))
+            }
             plane.errorbar(
-                [positions[names[0]] for names in points],
-                [100 * score.mean for score in scores],
-                yerr=[100 * score.std for score in scores],
+                list(scores),
+                [100 * score.mean for score in scores.values()],
+                yerr=[100 * score.std for score in scores.values()],
                 fmt="o-" if _numbers(positions) else "o",
                 capsize=4,
                 label=", ".join(rest) or DISTILLED,
             )
-        if reference := self.score(None, REFERENCE, measure):
-            plane.axhline(100 * reference.mean, color="grey", linestyle="--", label=REFERENCE)
+        for label, level, style in self._levels(measure):
+            line = plane.axhline(
+                100 * level.mean, color="black" if style == "-." else "grey", linestyle=style
+            )
+            line.set_label(label)
+            plane.axhspan(
+                100 * (level.mean - level.std),
+                100 * (level.mean + level.std),
+                color=line.get_color(),
+                alpha=0.12,
+            )
         if not _numbers(positions):
             plane.set_xticks(list(positions.values()), list(positions))
         plane.set_xlabel(self.axes[0])
         plane.set_ylabel(f"{measure.replace('_', ' ')}: top-1 accuracy in %")
-        plane.set_title(f"protocol {self.rows[0].protocol}; bars: one standard deviation", fontsize="small")
+        plane.set_title(
+            f"protocol {self.rows[0].protocol}; bars and bands: one standard deviation", fontsize="small"
+        )
         plane.legend()
         return figure
+
+    def _levels(self, measure: str) -> list[tuple[str, Score, str]]:
+        """Name, score and line style of what does not depend on the axes."""
+        found = [
+            (names[0], self.score(names, DISTILLED, measure), "-.")
+            for names in self._combinations()
+            if names[0] in self.references
+        ]
+        found.append((REFERENCE, self.score(None, REFERENCE, measure), "--"))
+        return [(name, score, style) for name, score, style in found if score]
 
     def _combinations(self) -> list[tuple[str, ...]]:
         return list(dict.fromkeys(row.names for row in self.rows))

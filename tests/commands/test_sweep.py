@@ -11,6 +11,7 @@ import yaml
 import ldd
 from ldd import cli
 from ldd.commands import sweep as verb
+from ldd.commands.sweep_results import Results
 from ldd.errors import UserError
 
 ROOT = Path(ldd.__file__).parent.parent
@@ -140,6 +141,75 @@ def test_cells_are_the_product(tmp_path):
     assert cells[-1].folder == Path("out/two_1/seed-3")
 
 
+def test_a_reference_runs_once_a_seed(tmp_path):
+    """It has none of the axes' settings; options of the file come before those of the command line, axes after both."""
+    (tmp_path / "a.yaml").touch()
+    config = write(
+        tmp_path,
+        base="a.yaml",
+        options={"p": "a.yaml", "q": 1},
+        axes={"x": {"one": {"k": 1}, "two": {"k": 2}}, "y": {"a": {}, "b": {"p": "dotted.Name"}}},
+        references={"none of it": {"p": None}},
+        seeds=[4, 5],
+    )
+    cells = verb.Sweep.load(config).cells("out", ["--q", "2"])
+    assert len(cells) == 10
+    common = ("--config", str(tmp_path / "a.yaml"), "--p", str(tmp_path / "a.yaml"), "--q", "1", "--q", "2")
+    assert cells[2].arguments == (*common, "--k", "1", "--p", "dotted.Name")
+    assert [(cell.names, cell.seed, cell.folder, cell.arguments) for cell in cells[-2:]] == [
+        (("none of it", ""), seed, Path(f"out/none of it/seed-{seed}"), (*common, "--p", "null"))
+        for seed in (4, 5)
+    ]
+
+
+def written_cell(folder, distilled, random):
+    """The evaluation.json of one cell, with one unseen network."""
+    folder.mkdir(parents=True)
+    scores = {"distilled": distilled, "random_real": random}
+    accuracy = {name: {"mean": value, "std": 0.25, "n": 2} for name, value in scores.items()}
+    content = {
+        "protocol": {"id": "tiny"},
+        "accuracy": {name: {"ViT": score} for name, score in accuracy.items()},
+        "mean_unseen": accuracy,
+    }
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_plot_has_a_line_an_order_and_a_level_a_reference(tmp_path):
+    """Accuracies are made up so that every mean and deviation over two seeds is known."""
+    cells = []
+    for seed, away in ((0, -0.0625), (1, 0.0625)):
+        for keep in ("0.1", "0.5"):
+            for order, height in (("easy", 0.25), ("random", 0.5)):
+                folder = tmp_path / f"{keep}_{order}" / str(seed)
+                mean = height + float(keep) + away
+                cells.append(((keep, order), seed, written_cell(folder, mean, 0.125 + away)))
+        folder = tmp_path / "whole" / str(seed)
+        cells.append((("whole", ""), seed, written_cell(folder, 0.75 + 2 * away, 0.125 + away)))
+    results = Results.collect(("keep", "order"), cells, ("whole",))
+    plane = results.plot().axes[0]
+    found = {container.get_label(): container for container in plane.containers}
+    assert list(found) == ["easy", "random"]
+    for order, height in (("easy", 0.25), ("random", 0.5)):
+        line, _, (bars,) = found[order]
+        assert line.get_xdata().tolist() == [0.1, 0.5]
+        assert line.get_ydata() == pytest.approx([100 * (height + 0.1), 100 * (height + 0.5)], abs=1e-9)
+        for (_, low), (_, high) in bars.get_segments():
+            assert high - low == pytest.approx(12.5, abs=1e-9)
+    levels = {line.get_label(): line.get_ydata() for line in plane.lines if list(line.get_xdata()) == [0, 1]}
+    assert levels == {"whole": [75, 75], "random_real": [12.5, 12.5]}
+    bands = [(patch.get_y(), patch.get_height()) for patch in plane.patches]
+    assert bands == [(62.5, 25), (6.25, 12.5)]
+    results.write(tmp_path)
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (whole, *_) = [row for row in rows if row["keep"] == "whole"]
+    assert (whole["order"], whole["seed"], whole["set"], whole["mean"]) == ("", "0", "distilled", "0.625")
+    shown = results.table()
+    assert [str(cell) for cell in shown.columns[0].cells] == ["0.1", "0.1", "0.5", "0.5", "whole"]
+
+
 def test_a_failing_cell_does_not_stop_the_others(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").touch()
     config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
@@ -165,6 +235,16 @@ def test_exit_code_of_a_run_of_its_own(monkeypatch):
         ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "sedes": [1]}, "is no sweep"),
         ({"base": "missing.yaml", "axes": {"x": {"one": {}}}}, "missing.yaml does not exist"),
         ({"base": "a.yaml", "axes": {"x": {}}}, "axes must map each axis to names"),
+        ({"base": "a.yaml", "axes": ["x"]}, "axes must map each axis to names"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "references": [1]}, "axes must map each .*likewise"),
+        (
+            {"base": "a.yaml", "axes": {"x": {"one": {}}}, "references": {"one": {}}},
+            "'one' is the name of a ref",
+        ),
+        (
+            {"base": "a.yaml", "axes": {"x": {"one": {}}}, "options": [1]},
+            r"options \(\[1\]\) must map options",
+        ),
         ({"base": "a.yaml", "axes": {"x": {"one": 3}}}, r"axes.x.one \(3\) must map options"),
         ({"base": "a.yaml", "axes": {"x": {"o_e": {}}}}, "may hold neither _ nor /"),
         ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "seeds": ["a"]}, r"seeds \(\['a'\]\) must be a list"),
