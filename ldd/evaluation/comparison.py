@@ -105,12 +105,14 @@ def evaluate(
     seen = {canonical(path) for path in distilled.manifest["seen_networks"]}
     unseen = {name: _class_of(lesson, name) not in seen for name in factories}
     device = pick_device() if device == "auto" else device
+    every = slice(None, None, protocol.test_every)
+    test = Labelled(data.test_images.images[every], data.test_images.labels[every])
     with _progress_bar(len(students), shown=progress) as done:
         outcomes = run_students(
             lesson,
             students,
             given,
-            Labelled(data.test_images.images, data.test_images.labels),
+            test,
             device=device,
             num_workers=num_workers,
             done=done,
@@ -134,7 +136,7 @@ def evaluate(
         "seed": seed,
         "repeats": repeats,
         "images_per_set": {name: len(given[name, 0].labels) for name, _ in given},
-        "test_images": len(data.test_images),
+        "test_images": len(test.labels),
         "test_split_fingerprint": data.spec.fingerprint,
         "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
         "device": str(device),

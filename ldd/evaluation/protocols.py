@@ -91,6 +91,7 @@ class Protocol:
         network_lr: peak learning rates of single network classes, by dotted name; they replace `lr`.
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
+        test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
         source: where the numbers come from (prose; not part of the hash).
     """
 
@@ -106,11 +107,12 @@ class Protocol:
     network_lr: Mapping[str, float] = field(default_factory=dict)
     weight_ema: bool = False
     full_data_batch_size: int | None = None
+    test_every: int = 1
     source: str = ""
 
     def __post_init__(self) -> None:
         # One epoch would end within the warm-up.
-        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1, "full_data_batch_size": 1}
+        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1, "full_data_batch_size": 1, "test_every": 1}
         for name, least in limits.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -166,6 +168,7 @@ class Protocol:
                 network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
                 weight_ema=bool(content.get("weight_ema", False)),
                 full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
+                test_every=int(content.get("test_every", 1)),
                 source=str(content.get("source", "")),
             )
         except UserError:
@@ -175,8 +178,16 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all that has an effect; equal files under two names differ by their ids only."""
-        content = {name: value for name, value in asdict(self).items() if name not in _PROSE}
+        """16 hex digits over all that has an effect; equal files under two names differ by their ids only.
+
+        Settings at their default stay out, so that a new one leaves the hashes of older protocols as they were.
+        """
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        content = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _PROSE and not (name in defaults and value == defaults[name])
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def factories(self) -> dict[str, NetworkFactory]:

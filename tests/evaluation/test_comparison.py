@@ -71,6 +71,22 @@ def test_rows(run):
     assert report.facts["test_images"] == 30
 
 
+def test_every_nth_test_image(run, tmp_path, monkeypatch):
+    seen = []
+    from ldd.evaluation import comparison
+
+    def run_students(lesson, students, sets, test, **rest):
+        seen.append(test)
+        return {student: comparison.Outcome(0.0, 1.0) for student in students}
+
+    monkeypatch.setattr(comparison, "run_students", run_students)
+    data = SmallData()
+    report = run(data=data, protocol=Protocol.load(protocol_file(tmp_path, test_every=4)))
+    assert torch.equal(seen[0].images, data.test_images.images[[0, 4, 8, 12, 16, 20, 24, 28]])
+    assert torch.equal(seen[0].labels, data.test_images.labels[[0, 4, 8, 12, 16, 20, 24, 28]])
+    assert report.facts["test_images"] == 8
+
+
 def test_an_evaluation_is_repeatable(run):
     accuracies = [[r.accuracy for r in run(seed=seed).rows] for seed in (0, 0, 1)]
     assert accuracies[0] == accuracies[1] != accuracies[2]

@@ -55,7 +55,7 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 
 def test_every_shipped_protocol_builds_its_networks():
-    assert shipped() == ["ld3m", "ld3m-released", "quick"]
+    assert shipped() == ["ld3m", "ld3m-released", "ld3m-short", "quick"]
     for name in shipped():
         protocol = Protocol.load(name)
         assert protocol.id == name
@@ -75,9 +75,16 @@ def test_hash_covers_what_has_an_effect(tmp_path):
         {"weight_ema": True},
         {"network_lr": {"ldd.networks.VGG11": 1e-4}},
         {"networks": {}},
+        {"test_every": 2},
     ):
         assert Protocol.load(protocol_file(tmp_path, **changes)).hash != base.hash
     assert len(base.hash) == 16
+
+
+def test_a_setting_left_at_its_default_leaves_the_hash(tmp_path):
+    base = Protocol.load(protocol_file(tmp_path))
+    spelt_out = {"test_every": 1, "weight_ema": False, "full_data_batch_size": None}
+    assert Protocol.load(protocol_file(tmp_path, **spelt_out)).hash == base.hash
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path):
@@ -92,6 +99,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"lrr": 1}, "unknown lrr"),
         ({"epochs": 1}, r"protocol small: epochs \(1\) must be at least 2"),
         ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
+        ({"test_every": 0}, r"test_every \(0\) must be at least 1"),
         ({"lr": 0}, r"lr \(0.0\) must be above 0"),
         ({"network_lr": {"x.Y": -1}}, r"x.Y \(-1.0\) must be above 0"),
         ({"lr": "fast"}, "value of the wrong kind"),
@@ -122,7 +130,7 @@ def test_not_a_protocol(tmp_path, text):
 @pytest.mark.parametrize("name", ["ldm3", "missing/file.yaml"])
 def test_unknown_protocol(name):
     with pytest.raises(
-        UserError, match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, quick"
+        UserError, match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, ld3m-short, quick"
     ):
         Protocol.load(name)
 
