@@ -275,7 +275,7 @@ class Report:
         if means:
             table.add_section()
             cells = [str(means[name]) if name in means else "" for name in scores]
-            gain = [f"{100 * gains[MEAN_UNSEEN]:+.1f}"] * bool(gains)
+            gain = [f"{100 * gains[MEAN_UNSEEN]:+.1f}"] if gains else []
             table.add_row("mean of unseen", *cells, *gain, style="bold")
         return table
 

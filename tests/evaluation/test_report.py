@@ -167,6 +167,15 @@ def test_no_report_yet(tmp_path):
     assert Report.read(tmp_path / "missing") is None
 
 
+def test_table_of_a_set_alone():
+    alone = report(tuple(r for r in ROWS if r.set == "distilled"))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(alone.table())
+    text = console.export_text()
+    assert "mean of unseen" in text
+    assert "gain" not in text
+
+
 def test_table():
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(report((*ROWS, row("distilled", "[b]", 0, 0.5))).table())
