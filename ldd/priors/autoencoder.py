@@ -27,13 +27,18 @@ class AutoencoderPrior(DirectPrior):
             `embedded:NAME`, or a hub id.
         image_size: height and width in pixels; None takes that of `prior.json`, else the config's
             `sample_size`.
+        quantise_decoded: a VQModel decodes the nearest codes, as diffusers' pipelines and the released LD3M code do;
+            false decodes the latents as they are.
 
     Raises:
         UserError: missing or damaged folder, image_size unknown or not divisible by the autoencoder's factor,
-            an autoencoder of other than RGB images or with per-channel latent statistics.
+            an autoencoder of other than RGB images or with per-channel latent statistics, quantise_decoded false
+            for one without codebook.
     """
 
-    def __init__(self, path_or_hub_id: str, image_size: int | None = None) -> None:
+    def __init__(
+        self, path_or_hub_id: str, image_size: int | None = None, quantise_decoded: bool = True
+    ) -> None:
         super().__init__()
         root = locate(str(path_or_hub_id), ("vae", "vqvae"))
         card = read_card(root, table=False) if (root / "prior.json").is_file() else None
@@ -46,6 +51,11 @@ class AutoencoderPrior(DirectPrior):
         self.scale = float(config.scaling_factor)
         self.shift = float(config.get("shift_factor") or 0.0)
         self.quantised = isinstance(self.autoencoder, VQModel)
+        if not (quantise_decoded or self.quantised):
+            raise UserError(
+                f"quantise_decoded=false has no effect: {root} has no codebook (it is no VQModel); leave it out"
+            )
+        self._decoding = {} if quantise_decoded else {"force_not_quantize": True}
         if image_size is None:
             image_size = card.image_size if card is not None else config.get("sample_size")
         if not isinstance(image_size, int):
@@ -66,8 +76,8 @@ class AutoencoderPrior(DirectPrior):
         return (z.to(images.dtype) - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of scaled latents, not clamped; a VQModel quantises first, straight-through."""
-        images: Tensor = self.autoencoder.decode(self._unscale(latents)).sample
+        """Images (N, 3, H, W) of scaled latents, not clamped; a VQModel quantises first (straight-through) unless told not to."""
+        images: Tensor = self.autoencoder.decode(self._unscale(latents), **self._decoding).sample
         return images.to(latents.dtype)
 
     def quantise(self, latents: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class LatentDiffusionPrior(Prior):
         prompt: template of a text-to-image prior's prompts with `{name}` and `{wnid}`; None takes
             "a photo of a {name}".
         tied: one condition for all blocks of a diffusion transformer instead of one each.
+        quantise_decoded: see `AutoencoderPrior`; the reverse process quantises Z either way.
 
     Attributes:
         classes: the prior's own classes, `label` being the row; empty if it names none.
@@ -69,6 +70,7 @@ class LatentDiffusionPrior(Prior):
         classes: Mapping[str, int | str] | None = None,
         prompt: str | None = None,
         tied: bool = False,
+        quantise_decoded: bool = True,
     ) -> None:
         super().__init__()
         check_skip(skip)
@@ -79,7 +81,7 @@ class LatentDiffusionPrior(Prior):
         self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
         if image_size is None and not (folder / "prior.json").is_file():
             image_size = _trained_size(folder, self.denoiser.sample_size)
-        self.autoencoder = AutoencoderPrior(str(folder), image_size)
+        self.autoencoder = AutoencoderPrior(str(folder), image_size, quantise_decoded)
         channels, size, _ = self.autoencoder.latent_shape
         self.denoiser.check_latents(channels, size, self.autoencoder.image_size)
         self.classes = self.denoiser.classes
@@ -122,7 +124,7 @@ class LatentDiffusionPrior(Prior):
         return self.autoencoder.encode(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of scaled latents, not clamped; a VQ autoencoder quantises first."""
+        """Images (N, 3, H, W) of scaled latents, not clamped, see `AutoencoderPrior`."""
         return self.autoencoder.decode(latents)
 
     def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:

@@ -68,6 +68,20 @@ def test_vq_encodes_before_quantisation_and_decodes_after(tmp_path, embed_dim):
     torch.testing.assert_close(gradient, expected / 0.7, rtol=0, atol=1e-11)
 
 
+def test_vq_decodes_as_they_are_on_request(tmp_path):
+    model = saved(tmp_path, VQModel)
+    prior = AutoencoderPrior(str(tmp_path), quantise_decoded=False).double()
+    expected = model.decoder(model.post_quant_conv(LATENTS / 0.7))
+    torch.testing.assert_close(prior.decode(LATENTS), expected, rtol=0, atol=1e-12)
+    assert not torch.equal(prior.quantise(LATENTS), LATENTS)
+
+
+def test_decoding_unquantised_needs_a_codebook(tmp_path):
+    saved(tmp_path, AutoencoderKL)
+    with pytest.raises(UserError, match="quantise_decoded=false has no effect: .* has no codebook"):
+        AutoencoderPrior(str(tmp_path), quantise_decoded=False)
+
+
 @pytest.mark.parametrize("name", ["vae", "vqvae"])
 def test_pipeline_folder(tmp_path, name):
     model = saved(tmp_path / name, VQModel if name == "vqvae" else AutoencoderKL)
