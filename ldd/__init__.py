@@ -49,7 +49,13 @@ if TYPE_CHECKING:
         Codes as Codes,
     )
     from ldd.codes import (
+        GaussianCodes as GaussianCodes,
+    )
+    from ldd.codes import (
         PointCodes as PointCodes,
+    )
+    from ldd.codes import (
+        stored_codes as stored_codes,
     )
     from ldd.data import (
         DigitsSource as DigitsSource,
@@ -152,7 +158,7 @@ _HOMES = {
     "ldd.augment": ("SiameseAugmentation",),
     "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview"),
     "ldd.classes": ("ClassInfo", "DataSpec", "Labelled"),
-    "ldd.codes": ("CodeBatch", "Codes", "PointCodes"),
+    "ldd.codes": ("CodeBatch", "Codes", "GaussianCodes", "PointCodes", "stored_codes"),
     "ldd.data": ("DigitsSource", "DistillationData", "FolderSource", "Pruner", "RandomPruner", "Source"),
     "ldd.distilled": ("DistilledSet",),
     "ldd.distiller": ("Distiller",),
@@ -190,6 +196,7 @@ __all__ = (
     "DistributionMatching",
     "Export",
     "FolderSource",
+    "GaussianCodes",
     "GaussianLatents",
     "GradientMatching",
     "Initializer",
@@ -219,6 +226,7 @@ __all__ = (
     "UserError",
     "ViT",
     "evaluate",
+    "stored_codes",
 )
 
 

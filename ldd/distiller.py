@@ -29,7 +29,7 @@ class Distiller(L.LightningModule):
         prior: frozen generator; its weights take no gradient and stay out of checkpoints.
         objective: what is matched, with its learning rates.
         data_spec: classes, image size and normalisation, `DistillationData.spec` (linked on the command line).
-        images_per_class: IPC.
+        images_per_class: IPC; codes per class (with `GaussianCodes` the distributions, each shown by its mean).
         codes: how codes are parameterised.
         initializer: where codes start; None takes `RealEncodings`.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
@@ -90,7 +90,9 @@ class Distiller(L.LightningModule):
         labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
         conditioning = self.prior.embed(self.prior.rows(self.data_spec.classes)[labels])
         shape = (len(labels), *self.prior.latent_shape)
-        noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
+        noise = torch.empty(len(labels), 0)
+        if self.prior.num_steps:
+            noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
         return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
 
     # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
@@ -235,9 +237,7 @@ class Distiller(L.LightningModule):
             self.data_spec.classes,
             mean=self.data_spec.mean,
             std=self.data_spec.std,
-            codes={
-                name: value.detach().cpu().contiguous() for name, value in self.codes.state_dict().items()
-            },
+            codes=self.codes.tensors(),
             seed=self.seed,
             test_split_fingerprint=self.data_spec.fingerprint,
             licences={"prior": self.prior.licence, "data": self.data_spec.licence},

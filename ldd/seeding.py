@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *key: object) -> int:
@@ -34,3 +35,15 @@ def seeded(seed: int, *key: object, device: torch.device | None = None) -> Itera
             with torch.cuda.device(cuda):
                 torch.cuda.manual_seed(derive_seed(seed, *key))
         yield
+
+
+def normal_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers (n, size) of `rows` (n,) int64, float32 on the CPU.
+
+    Those of a row follow from the generator's state and the row alone, whatever rows are asked for together.
+    """
+    base = int(torch.randint(2**31, (), generator=generator))
+    own, drawn = torch.Generator(), torch.empty(len(rows), size)
+    for numbers, row in zip(drawn, rows.tolist(), strict=True):
+        numbers.normal_(generator=own.manual_seed(base + row))
+    return drawn

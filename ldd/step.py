@@ -85,8 +85,8 @@ class DistillationStep:
         generator_seed = self.generator("codes").initial_seed()
 
         def synthesise(chunk: Tensor) -> Tensor:
-            # Seeded anew per chunk, so that recomputation under a checkpoint draws the same.
-            generator = torch.Generator().manual_seed(generator_seed + int(chunk[0]))
+            # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
+            generator = torch.Generator().manual_seed(generator_seed)
             images, labels = self._distiller.synthesise(chunk, generator)
             return images if then is None else then(images, labels)
 

@@ -1,9 +1,13 @@
 """Codes that start at real images."""
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
-from ldd.codes import Codes
+from ldd.classes import to_unit_range
+from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.initializers.base import Initializer
@@ -20,12 +24,25 @@ class RealEncodings(Initializer):
         chunk_size: images per encoder pass.
         normalised_input: quirk of the released code: the encoder is fed images normalised with ImageNet's mean and
             standard deviation (about -2.1 to 2.6) in place of the [-1, 1] it was trained on.
+        variance_share: `GaussianCodes` start with this share of the variance that all encodings of their class have,
+            element by element (0.1 to 0.25 keeps draws near real latents); None leaves their start as it is.
+
+    Raises:
+        UserError: a chunk size below 1, or a share that is not above 0.
     """
 
-    def __init__(self, chunk_size: int = 64, normalised_input: bool = False) -> None:
+    def __init__(
+        self,
+        chunk_size: int = 64,
+        normalised_input: bool = False,
+        variance_share: float | None = None,
+    ) -> None:
         if chunk_size < 1:
             raise UserError(f"initializer.chunk_size ({chunk_size}) must be at least 1")
+        if variance_share is not None and not variance_share > 0:
+            raise UserError(f"initializer.variance_share ({variance_share}) must be above 0")
         self.chunk_size = chunk_size
+        self.variance_share = variance_share
         self.normalised_input = normalised_input
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
@@ -34,20 +51,58 @@ class RealEncodings(Initializer):
         Raises:
             UserError: a class has fewer images than codes.
         """
-        device = codes.labels.device
         for label in codes.labels.unique().tolist():
             rows = (codes.labels == label).nonzero().flatten()
             images = real.draw(label, len(rows), generator)
-            if self.normalised_input:
-                images = normalize((images + 1) / 2, list(IMAGENET_MEAN), list(IMAGENET_STD))
-            for part, chunk in zip(rows.split(self.chunk_size), images.split(self.chunk_size), strict=True):
-                codes.set_latents(part, prior.encode(chunk.to(device, codes.dtype)))
+            for part, latents in zip(
+                rows.split(self.chunk_size), self._encode(images, codes, prior), strict=True
+            ):
+                codes.set_latents(part, latents)
+            if self.variance_share is not None:
+                latents = torch.cat(list(self._encode(to_unit_range(real.of_class(label)), codes, prior)))
+                variance = self.variance_share * latents.var(0, correction=0)
+                as_gaussian(codes).set_log_variance(rows, variance.log().expand(len(rows), *variance.shape))
+
+    def _encode(self, images: Tensor, codes: Codes, prior: Prior) -> Iterator[Tensor]:
+        if self.normalised_input:
+            images = normalize((images + 1) / 2, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        for chunk in images.split(self.chunk_size):
+            yield prior.encode(chunk.to(codes.labels.device, codes.dtype))
 
 
 class GaussianLatents(Initializer):
-    """Each latent is standard normal noise (the ablation of LD3M's Table 8)."""
+    """Each latent is standard normal noise (the ablation of LD3M's Table 8, and the start of D3's means).
+
+    Args:
+        log_variance: `GaussianCodes` start with standard normal log-variances, too (D3 as released); otherwise their
+            start stays as it is.
+    """
+
+    def __init__(self, log_variance: bool = False) -> None:
+        self.log_variance = log_variance
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """Draw all latents from `generator`."""
-        noise = torch.randn(len(codes), *prior.latent_shape, generator=generator)
-        codes.set_latents(torch.arange(len(codes), device=codes.labels.device), noise)
+        """Draw all latents from `generator`.
+
+        Raises:
+            UserError: `log_variance` for codes without any.
+        """
+        rows = torch.arange(len(codes), device=codes.labels.device)
+        codes.set_latents(rows, torch.randn(len(codes), *prior.latent_shape, generator=generator))
+        if self.log_variance:
+            drawn = torch.randn(len(codes), *prior.latent_shape, generator=generator)
+            as_gaussian(codes).set_log_variance(rows, drawn)
+
+
+def as_gaussian(codes: Codes) -> GaussianCodes:
+    """The codes, known to have a variance.
+
+    Raises:
+        UserError: they are of another kind.
+    """
+    if not isinstance(codes, GaussianCodes):
+        raise UserError(
+            f"initializer: {type(codes).__name__} have no log-variance to start; use ldd.codes.GaussianCodes, or "
+            "leave log_variance and variance_share out"
+        )
+    return codes

@@ -12,7 +12,7 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory
 from ldd.objectives.base import Embed, Objective, StepContext, Term
-from ldd.objectives.optimizers import sgd_on_codes
+from ldd.objectives.optimizers import code_rates, sgd_on_codes
 from ldd.priors import Prior
 
 
@@ -29,6 +29,8 @@ class DistributionMatching(Objective):
     Args:
         lr_latents: SGD learning rate of Z (published: 1).
         lr_conditioning: SGD learning rate of c (published: 1).
+        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
+            lr_latents.
         momentum: of both.
         real_batch: real images per class and step; a class with fewer is an error.
         network: the matching network, newly initialised each step and never trained.
@@ -43,6 +45,7 @@ class DistributionMatching(Objective):
         self,
         lr_latents: float = 1.0,
         lr_conditioning: float = 1.0,
+        lr_spread: float | None = None,
         momentum: float = 0.5,
         real_batch: int = 256,
         network: NetworkFactory = ConvNet,
@@ -53,7 +56,7 @@ class DistributionMatching(Objective):
         for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk)):
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
-        self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
+        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         self.real_batch = real_batch
         self.network = network

@@ -15,7 +15,7 @@ from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import sgd_on_codes
+from ldd.objectives.optimizers import code_rates, sgd_on_codes
 from ldd.priors import Prior
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
@@ -30,6 +30,8 @@ class GradientMatching(Objective):
     Args:
         lr_latents: SGD learning rate of Z (published: 0.1).
         lr_conditioning: SGD learning rate of c (published: 0.1).
+        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
+            lr_latents.
         momentum: of both.
         real_batch: real images per class and step; a class with fewer is an error.
         network: the matching network.
@@ -47,6 +49,7 @@ class GradientMatching(Objective):
         self,
         lr_latents: float = 0.1,
         lr_conditioning: float = 0.1,
+        lr_spread: float | None = None,
         momentum: float = 0.5,
         real_batch: int = 256,
         network: NetworkFactory = ConvNet,
@@ -64,7 +67,7 @@ class GradientMatching(Objective):
         for name, value in {**counts, "real_batch": real_batch, "real_chunk": real_chunk}.items():
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
-        self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
+        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         self.real_batch = real_batch
         self.network = network

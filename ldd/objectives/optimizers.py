@@ -8,6 +8,15 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 
 
+def code_rates(latents: float, conditioning: float, spread: float | None) -> dict[str, float]:
+    """Learning rates by group of codes; None for the spread takes a tenth of the latents'."""
+    return {
+        "latents": latents,
+        "conditioning": conditioning,
+        "spread": latents / 10 if spread is None else spread,
+    }
+
+
 def sgd_on_codes(codes: Codes, learning_rates: Mapping[str, float], momentum: float) -> SGD:
     """SGD with one learning rate per group of codes (LD3M: momentum 0.5, no decay, no schedule).
 

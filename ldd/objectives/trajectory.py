@@ -16,7 +16,7 @@ from ldd.data.real import RealImages
 from ldd.errors import NonFiniteError, UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import sgd_on_codes
+from ldd.objectives.optimizers import code_rates, sgd_on_codes
 from ldd.priors import Prior
 from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
 
@@ -50,6 +50,8 @@ class TrajectoryMatching(Objective):
             fits the run's data and network is taken.
         lr_latents: SGD learning rate of Z (published: 1000).
         lr_conditioning: SGD learning rate of c (published: 1000).
+        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
+            lr_latents.
         momentum: of both.
         expert_epochs: epochs from start to target.
         max_start_epoch: start epochs are 0..max_start_epoch - 1.
@@ -73,6 +75,7 @@ class TrajectoryMatching(Objective):
         trajectories: str,
         lr_latents: float = 1000.0,
         lr_conditioning: float = 1000.0,
+        lr_spread: float | None = None,
         momentum: float = 0.5,
         expert_epochs: int = 2,
         max_start_epoch: int = 2,
@@ -96,7 +99,7 @@ class TrajectoryMatching(Objective):
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
         self.trajectories = trajectories
-        self.rates = {"latents": lr_latents, "conditioning": lr_conditioning}
+        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch

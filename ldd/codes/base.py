@@ -1,4 +1,4 @@
-"""Synthetic codes: what is optimised instead of pixels."""
+"""What all codes have in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class CodeBatch(NamedTuple):
     Attributes:
         latents: Z, (n, c, h, w), in the denoiser's scaled space.
         conditioning: (n, L, D).
-        noise: (n, c, h, w), standard normal.
+        noise: (n, c, h, w), standard normal; (n, 0) for a prior without diffusion.
         labels: (n,), int64.
     """
 
@@ -32,13 +32,19 @@ class Codes(nn.Module, ABC):
 
     Attributes:
         labels: (N,), int64, a buffer.
+        stochastic: whether draws of one code differ.
     """
 
     labels: Tensor
+    stochastic: bool = False
 
     @abstractmethod
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean."""
+        """Codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean.
+
+        What a row draws follows from the generator's state and the row alone, not from the rows beside it, so that
+        chunks and ranks make no difference. A later call with the same generator draws anew.
+        """
 
     @abstractmethod
     def set_latents(self, rows: Tensor, latents: Tensor) -> None:
@@ -46,7 +52,12 @@ class Codes(nn.Module, ABC):
 
     @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by what they are ("latents", "conditioning", ...), those that are learned only."""
+        """Parameters by what they are ("latents", "spread", "conditioning"), those that are learned only."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an artefact stores of them, on the CPU: all but the labels, which it has, and empty tensors."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return {name: value for name, value in state.items() if name != "labels" and value.numel()}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -61,16 +72,14 @@ CodesFactory = Callable[[Tensor, Tensor, Tensor, Tensor], Codes]
 """Builds codes from (labels, latents, conditioning, noise)."""
 
 
-class PointCodes(Codes):
-    """One latent, one condition and one fixed noise tensor per image (LD3M, arXiv 2403.03881, section 3).
-
-    The noise is drawn once and kept, so the distilled set is a fixed artefact.
+class LocatedCodes(Codes, ABC):
+    """Codes that each have a latent of their own, a condition and fixed noise.
 
     Args:
         labels: (N,), int64.
         latents: Z, (N, c, h, w).
-        conditioning: c, (N, L, D); every image has its own copy of its class's row.
-        noise: n, (N, c, h, w).
+        conditioning: c, (N, L, D); every code has its own copy of its class's row.
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion. Drawn once and kept.
         learn_latents: optimise Z.
         learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
     """
@@ -91,8 +100,8 @@ class PointCodes(Codes):
         self.register_buffer("noise", noise.clone())
         self.register_buffer("labels", labels.clone())
 
-    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Codes of `rows`; points have no spread, so `generator` draws nothing."""
+    def centres(self, rows: Tensor) -> CodeBatch:
+        """The codes of `rows` (n,) at their latents, with graph."""
         return CodeBatch(self.latents[rows], self.conditioning[rows], self.noise[rows], self.labels[rows])
 
     def set_latents(self, rows: Tensor, latents: Tensor) -> None:

@@ -1,0 +1,144 @@
+"""Gaussians: the codes of D3, each a distribution of latents."""
+
+import math
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from ldd.codes.base import CodeBatch, LocatedCodes
+from ldd.errors import UserError
+from ldd.seeding import normal_rows
+
+
+@final
+class GaussianCodes(LocatedCodes):
+    """A Gaussian over latents per code (D3, arXiv 2403.00999, as released), with a condition and fixed noise each.
+
+    A draw is z = mean + exp(l / 2) * e + sum_j F_j f_j with e and f standard normal: l the log-variances, F the
+    `rank` factors. The mean decodes to one fixed image; the noise of the reverse process is never drawn anew, so
+    that codes without variance are `PointCodes` bit for bit. Of the options, D3 has the diagonal variance; a
+    low-rank one on a frozen generator's latents is after arXiv 2505.06647.
+
+    Log-variances are clamped to `log_variance_range`. A value outside keeps the gradients that lead back.
+
+    Args:
+        labels: (N,), int64; several codes of a class are its mixture, in equal parts.
+        latents: means, (N, c, h, w).
+        conditioning: c, (N, L, D); every code has its own copy of its class's row.
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
+        variance: `diagonal` (one number per element of the latent), `channel` (one per channel) or `none`.
+        rank: number of factors beside it; they start at zero.
+        log_variance: start of every log-variance, natural logarithm.
+        log_variance_range: bounds of the log-variance (published: none).
+        learn_latents: optimise the means.
+        learn_spread: optimise log-variances and factors.
+        learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+
+    Raises:
+        UserError: a negative rank, an empty range, or a start outside of it.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        latents: Tensor,
+        conditioning: Tensor,
+        noise: Tensor,
+        variance: Literal["diagonal", "channel", "none"] = "diagonal",
+        rank: int = 0,
+        log_variance: float = 0.0,
+        log_variance_range: tuple[float, float] = (-10.0, 2.0),
+        learn_latents: bool = True,
+        learn_spread: bool = True,
+        learn_conditioning: bool = True,
+    ) -> None:
+        super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning)
+        low, high = log_variance_range
+        if rank < 0:
+            raise UserError(f"codes.rank ({rank}) must be at least 0")
+        if not low < high:
+            raise UserError(
+                f"codes.log_variance_range ({low:g}, {high:g}) must be a lower and a higher number"
+            )
+        if not low <= log_variance <= high or not math.isfinite(log_variance):
+            raise UserError(
+                f"codes.log_variance ({log_variance:g}) must lie in codes.log_variance_range ({low:g}, {high:g})"
+            )
+        self.range = (low, high)
+        self.log_variance: nn.Parameter | None = None
+        self.factors: nn.Parameter | None = None
+        if variance != "none":
+            shape = latents.shape if variance == "diagonal" else (*latents.shape[:2], 1, 1)
+            self.log_variance = nn.Parameter(
+                latents.new_full(shape, log_variance), requires_grad=learn_spread
+            )
+        if rank:
+            shape = (len(latents), rank, *latents.shape[1:])
+            self.factors = nn.Parameter(latents.new_zeros(shape), requires_grad=learn_spread)
+        self.stochastic = self.log_variance is not None or self.factors is not None
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """A draw of each row, see `Codes.forward`; None takes the means."""
+        batch = self.centres(rows)
+        if generator is None or not self.stochastic:
+            return batch
+        shape = batch.latents.shape[1:]
+        rank = 0 if self.factors is None else self.factors.shape[1]
+        drawn = normal_rows(rows, shape.numel() + rank, generator).to(batch.latents)
+        latents = batch.latents
+        if self.log_variance is not None:
+            deviation = (clamp(self.log_variance[rows], *self.range) / 2).exp()
+            latents = latents + deviation * drawn[:, : shape.numel()].unflatten(1, shape)
+        if self.factors is not None:
+            latents = latents + torch.einsum("nr,nrchw->nchw", drawn[:, shape.numel() :], self.factors[rows])
+        return batch._replace(latents=latents)
+
+    def set_log_variance(self, rows: Tensor, log_variance: Tensor) -> None:
+        """Start the log-variances of `rows` (n,) at values (n, c, h, w), clamped; a channel takes its mean variance.
+
+        Raises:
+            UserError: these codes have none.
+        """
+        if self.log_variance is None:
+            raise UserError("codes.variance (none) has no log-variance to start; choose diagonal or channel")
+        if self.log_variance.shape[2:] != log_variance.shape[2:]:
+            log_variance = log_variance.exp().mean((2, 3), keepdim=True).log()
+        with torch.no_grad():
+            self.log_variance[rows] = log_variance.to(self.log_variance).clamp(*self.range)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The learned ones of `latents`, `spread` (log-variances and factors) and `conditioning`."""
+        spread = [p for p in (self.log_variance, self.factors) if p is not None and p.requires_grad]
+        return super().groups() | ({"spread": spread} if spread else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As of every code, with the log-variances as they are used, clamped."""
+        stored = super().tensors()
+        if "log_variance" in stored:
+            stored["log_variance"] = stored["log_variance"].clamp(*self.range)
+        return stored
+
+    def mean_deviation(self) -> Tensor:
+        """Standard deviation of one element of a latent, mean over all of them (0-d, without graph)."""
+        variance = self.latents.new_zeros(1) if self.log_variance is None else self._variance()
+        if self.factors is not None:
+            variance = variance + self.factors.detach().square().sum(1)
+        return variance.sqrt().mean()
+
+    def _variance(self) -> Tensor:
+        assert self.log_variance is not None
+        return self.log_variance.detach().clamp(*self.range).exp()
+
+
+def clamp(values: Tensor, low: float, high: float) -> Tensor:
+    """`values` clamped; where they are outside, only gradients whose descent leads back inside pass."""
+    shift = values - values.detach()  # zero, with the gradient
+
+    def inward(gradient: Tensor) -> Tensor:
+        outward = ((values <= low) & (gradient > 0)) | ((values >= high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0)
+
+    if shift.requires_grad:
+        shift.register_hook(inward)
+    return values.detach().clamp(low, high) + shift
