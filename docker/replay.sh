@@ -11,7 +11,7 @@ root=${1:?usage: replay.sh ROOT [COMMAND...]}
 shift
 user=root directory=/ entry=""
 certificates=/etc/ssl/certs/ca-certificates.crt
-environment=(LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PIP_CERT=$certificates)
+environment=(LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "PIP_CERT=$certificates")
 
 inside() { # inside USER COMMAND...: run it in the root as the image would
   local as=$1 home
