@@ -12,10 +12,19 @@ from ldd import seeding
 from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
+from ldd.data.real import RealImages
 from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
 from ldd.initializers import Initializer, RealEncodings
-from ldd.memory import Checkpointing, ChunkSize, MemoryPlan, check_chunk_size, peak_memory_mib
+from ldd.memory import (
+    SHARE_FOR_REAL_IMAGES,
+    Checkpointing,
+    ChunkSize,
+    MemoryPlan,
+    check_chunk_size,
+    free_bytes,
+    peak_memory_mib,
+)
 from ldd.objectives import Objective, Term
 from ldd.priors import Prior
 from ldd.quirks import NO_QUIRKS, Quirks
@@ -84,6 +93,9 @@ class Distiller(L.LightningModule):
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
+        self._number = 0  # num_steps_done, without asking the device
+        self._resident: tuple[RealImages, RealImages] | None = None
+        self._labels_on_host: tuple[Tensor, Tensor] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
 
     def _new_codes(self, factory: CodesFactory) -> Codes:
@@ -97,14 +109,16 @@ class Distiller(L.LightningModule):
 
     # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
 
-    def synthesise(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def synthesise(
+        self, rows: Tensor, generator: torch.Generator | None = None, step: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph.
 
-        A step passes the `generator` of its draws; without one they are as the artefact has them.
+        A step passes the `generator` of its draws and its number; without them they are as the artefact has them.
         """
         latents, conditioning, noise, labels = self.codes(rows, generator)
         quirks = NO_QUIRKS if generator is None else self.quirks  # the artefact has none
-        noise = quirks.noise(noise, rows, len(self.codes), self.seed, int(self.num_steps_done))
+        noise = quirks.noise(noise, rows, len(self.codes), self.seed, step)
         images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
         return quirks.shift(quirks.clamp(images), self.data_spec), labels
 
@@ -124,17 +138,30 @@ class Distiller(L.LightningModule):
                 counted = True
             self._log(term)
         self.num_steps_done += 1
+        self._number += 1
         self.seconds += time.perf_counter() - started
 
     def context(self) -> DistillationStep:
         """The current step, for the objective."""
         return DistillationStep(
-            self,
-            self._data.core_set,
-            int(self.num_steps_done),
-            self.trainer.global_rank,
-            self.trainer.world_size,
+            self, self._core_set(), self._number, self.trainer.global_rank, self.trainer.world_size
         )
+
+    def _core_set(self) -> RealImages:
+        """The real images, on the device where they leave enough room there for everything else."""
+        core_set = self._data.core_set
+        if self._resident is None or self._resident[0] is not core_set:
+            fits = core_set.nbytes <= SHARE_FOR_REAL_IMAGES * free_bytes(self.device)
+            self._resident = core_set, core_set.to(self.device) if fits else core_set
+        return self._resident[1]
+
+    @property
+    def labels_on_host(self) -> Tensor:
+        """Labels of all codes, (N,) on the CPU."""
+        labels = self.codes.labels
+        if self._labels_on_host is None or self._labels_on_host[0] is not labels:
+            self._labels_on_host = labels, labels.cpu()
+        return self._labels_on_host[1]
 
     def configure_optimizers(self) -> list[Optimizer]:
         """The objective's own; Lightning sees them in this order."""
@@ -194,6 +221,7 @@ class Distiller(L.LightningModule):
     def on_train_start(self) -> None:
         """The prior stays as it is, whatever mode the trainer set."""
         self.prior.eval()
+        self._number = int(self.num_steps_done)
 
     def initialise(self) -> None:
         """Let the initialiser set all codes, once in a run.

@@ -15,6 +15,9 @@ from ldd.errors import UserError
 SHARE_OF_FREE_MEMORY = 0.5
 """What a plan may fill: backward needs room for gradients beside the saved activations."""
 
+SHARE_FOR_REAL_IMAGES = 0.25
+"""What the real images may take of a device's free memory; a larger core-set stays on the host."""
+
 ChunkSize = Literal["auto"] | int
 Checkpointing = Literal["auto", "always", "never"]
 
