@@ -105,7 +105,10 @@ class DistillationStep:
         if not plan.checkpoint:
             return torch.cat([synthesise(*chunk) for chunk in chunks])
         return torch.cat(
-            [checkpoint(synthesise, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+            [
+                checkpoint(synthesise, *chunk, use_reentrant=False, preserve_rng_state=False)
+                for chunk in chunks
+            ]
         )
 
     def _plan(

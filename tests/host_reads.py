@@ -15,18 +15,18 @@ WAITS = {"item", "tolist", "cpu", "numpy", "nonzero", "unique", "masked_select",
 class HostReads(TorchFunctionMode):
     """Notes, in `found`, each read of a device tensor and each blocking copy to the device, with its line.
 
-    `marked` tensors are on the device, and so is what is computed from them; `.to(a device)` copies there.
+    `marked` tensors are on the device, and so is what is computed from them or made with `device=`; `.to(a device)`
+    copies there.
     """
 
     def __init__(self, marked):
         super().__init__()
         self.found = []
         self._marked = WeakValueDictionary()
-        for tensor in marked:
-            self._mark(tensor)
+        self._mark(list(marked))
 
-    def _mark(self, value):
-        for tensor in tree_flatten(value)[0]:
+    def _mark(self, values):
+        for tensor in tree_flatten(values)[0]:
             if isinstance(tensor, torch.Tensor):
                 self._marked[id(tensor)] = tensor
 
@@ -35,31 +35,32 @@ class HostReads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        flat = tree_flatten((args, kwargs))[0]
-        # What is made with `device=` is made there.
-        from_device = any(map(self._is_marked, flat)) or isinstance(kwargs.get("device"), torch.device)
         name = getattr(func, "__name__", "")
         result = func(*args, **kwargs)
+        flat = tree_flatten((args, kwargs))[0]
+        marked = any(map(self._is_marked, flat))
         if name == "to" and not self._is_marked(args[0]):
-            if not (any(map(self._is_marked, flat)) or any(isinstance(value, torch.device) for value in flat)):
-                return result
-            result = result.clone() if result is args[0] else result
-            if not kwargs.get("non_blocking", any(value is True for value in args)):  # `Module.to` gives it by position
-                self._note("blocking to")
-        elif not from_device:
+            return self._send(result, args, kwargs, marked)
+        if not marked and not isinstance(kwargs.get("device"), torch.device):
             return result
-        elif name in WAITS:
+        masked = any(isinstance(value, torch.Tensor) and value.dtype == torch.bool for value in flat[1:])
+        if name in WAITS or name == "new_tensor" or (name in ("__getitem__", "__setitem__") and masked):
             self._note(name)
+        if name not in WAITS:
+            self._mark(result)
+        return result
+
+    def _send(self, result, args, kwargs, to_a_marked_one):
+        if not to_a_marked_one and not any(
+            isinstance(value, torch.device) for value in (*args, *kwargs.values())
+        ):
             return result
-        elif name == "new_tensor":
-            self._note(name)
-        elif name in ("__getitem__", "__setitem__"):
-            if any(isinstance(value, torch.Tensor) and value.dtype == torch.bool for value in flat[1:]):
-                self._note(f"{name} with a mask")
+        if not kwargs.get("non_blocking", any(value is True for value in args)):  # a module gives it by place
+            self._note("blocking to")
+        result = result.clone() if result is args[0] else result
         self._mark(result)
         return result
 
     def _note(self, name):
         frames = [frame for frame in traceback.extract_stack() if "/ldd/" in frame.filename]
-        line = frames[-1].line if frames else ""
-        self.found.append(f"{name}: {line}")
+        self.found.append(f"{name}: {frames[-1].line if frames else ''}")
