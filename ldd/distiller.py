@@ -22,6 +22,7 @@ from ldd.memory import (
     ChunkSize,
     MemoryPlan,
     check_chunk_size,
+    device_name,
     free_bytes,
     peak_memory_mib,
 )
@@ -206,6 +207,23 @@ class Distiller(L.LightningModule):
                 sync_dist=many,
                 reduce_fx="sum" if many else "mean",
             )
+
+    def memory_facts(self) -> dict[str, object]:
+        """What the memory of a pass depends on, as plain JSON values: a plan found for the same ones serves again."""
+        prior, device = self.prior, self.device
+        sizes = (self.data_spec.num_classes, self.data_spec.image_size)
+        return {
+            "prior": [str(type(prior)), repr(prior), prior.latent_shape, prior.num_steps],
+            "guidance": getattr(prior, "guidance_scale", None),
+            "objective": str(type(self.objective)),
+            "networks": [repr(factory(*sizes)) for factory in self.objective.matching_networks()],
+            "image_size": self.data_spec.image_size,
+            "codes": [str(type(self.codes)), str(self.codes.dtype)],
+            "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),
+            "settings": [self.chunk_size, self.checkpointing],
+            "device": device_name(device),
+            "torch": torch.__version__,
+        }
 
     # Start and end
 

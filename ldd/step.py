@@ -11,7 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from ldd import seeding
 from ldd.classes import DataSpec, Labelled
 from ldd.data.real import RealImages
-from ldd.memory import MemoryPlan, free_bytes, make_plan, saved_bytes
+from ldd.memory import (
+    SHARE_BESIDE_OTHERS,
+    SHARE_OF_FREE_MEMORY,
+    Cost,
+    MemoryPlan,
+    free_bytes,
+    make_plan,
+)
+from ldd.memory_plans import recall_plan
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import Embed
 
@@ -100,7 +108,7 @@ class DistillationStep:
             images, _ = self._distiller.synthesise(chunk, generator, self.step)
             return images if then is None else then(images, self.all_labels_on_host[chunk_on_host])
 
-        plan = self._plan(synthesise, rows, on_host)
+        plan = self._plan(synthesise, rows, on_host, whole=then is not None)
         chunks = zip(rows.split(plan.chunk), on_host.split(plan.chunk), strict=True)
         if not plan.checkpoint:
             return torch.cat([synthesise(*chunk) for chunk in chunks])
@@ -112,19 +120,34 @@ class DistillationStep:
         )
 
     def _plan(
-        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor
+        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
     ) -> MemoryPlan:
         distiller = self._distiller
         if distiller.memory_plan is None:
-            # Measured once and then kept (also in checkpoints): another chunk size would change the rounding.
-            fixed = distiller.chunk_size != "auto" and distiller.checkpointing != "auto"
-            first = rows[:1], on_host[:1]
-            per_image = 0 if fixed else saved_bytes(lambda: synthesise(*first), distiller.parameters())
-            distiller.memory_plan = make_plan(
-                distiller.chunk_size,
-                distiller.checkpointing,
-                len(rows),
-                per_image,
-                free_bytes(distiller.device),
-            )
+            # Found once and then kept (also in checkpoints): another chunk size would change the rounding.
+            distiller.memory_plan = self._find_plan(synthesise, rows, on_host, whole=whole)
         return distiller.memory_plan
+
+    def _find_plan(
+        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
+    ) -> MemoryPlan:
+        """The plan for these rows; `whole` if nothing of the objective's comes after what is measured here."""
+        distiller = self._distiller
+        chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
+        if chunk_size != "auto" and checkpointing != "auto":
+            return MemoryPlan(chunk_size, checkpointing == "always")
+        everything = (*distiller.codes.parameters(), *distiller.prior.trainable())
+        learned = [parameter for parameter in everything if parameter.requires_grad]
+
+        def run(n: int) -> None:
+            with torch.enable_grad():
+                output = synthesise(rows[:n], on_host[:n])
+                torch.autograd.grad(output.sum(), learned, allow_unused=True)
+
+        share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
+        budget = share * free_bytes(distiller.device)
+        return recall_plan(
+            {**distiller.memory_facts(), "images": len(rows)},
+            lambda: Cost.measure(run, len(rows)),
+            lambda cost: make_plan(chunk_size, checkpointing, len(rows), cost, budget),
+        )

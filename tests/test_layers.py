@@ -10,7 +10,8 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes seeding files memory preview manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
+    "errors classes seeding files memory memory_plans preview manifest contents networks".split()  # noqa: SIM905
+    + "priors augment distilled formats".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905
