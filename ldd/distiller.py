@@ -44,11 +44,16 @@ class Distiller(L.LightningModule):
         initializer: where codes start; None takes `RealEncodings`.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
         checkpointing: recompute activations in backward; "auto" only when memory asks.
+        channels_last: lay images and features out by pixel, not by channel; the same up to rounding. Which is faster
+            depends on device, networks and precision: measure.
+        compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
+            same up to rounding; the first step takes minutes.
         quirks: defects of the released code to reproduce; none by default.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
-        UserError: sizes of data and prior that differ, an unknown class, IPC below 1.
+        UserError: sizes of data and prior that differ, an unknown class, IPC below 1, an unknown backend, or a prior
+            that has nothing to compile.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Distiller(L.LightningModule):
         initializer: Initializer | None = None,
         chunk_size: ChunkSize = "auto",
         checkpointing: Checkpointing = "auto",
+        channels_last: bool = False,
+        compile: str | None = None,
         quirks: Quirks = NO_QUIRKS,
         seed: int = 0,
     ) -> None:
@@ -84,6 +91,11 @@ class Distiller(L.LightningModule):
         self.initializer = RealEncodings() if initializer is None else initializer
         self.chunk_size = chunk_size
         self.checkpointing: Checkpointing = checkpointing
+        self.compile_backend = compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
+        if compile is not None:
+            compile_networks(prior, compile)
         self.quirks = quirks
         self.seed = seed
         self.memory_plan: MemoryPlan | None = None
@@ -220,7 +232,7 @@ class Distiller(L.LightningModule):
             "image_size": self.data_spec.image_size,
             "codes": [str(type(self.codes)), str(self.codes.dtype)],
             "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),
-            "settings": [self.chunk_size, self.checkpointing],
+            "settings": [self.chunk_size, self.checkpointing, str(self.memory_format), self.compile_backend],
             "device": device_name(device),
             "torch": torch.__version__,
         }
@@ -329,6 +341,22 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
+
+
+def compile_networks(prior: Prior, backend: str) -> None:
+    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
+
+    Raises:
+        UserError: no such backend, or no networks.
+    """
+    backends = torch.compiler.list_backends(exclude_tags=None)
+    if backend not in backends:
+        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
+    networks = list(prior.networks())
+    if not networks:
+        raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
+    for network in networks:
+        network.compile(fullgraph=True, backend=backend)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

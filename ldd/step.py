@@ -68,7 +68,8 @@ class DistillationStep:
             if isinstance(module, _DropoutNd):  # noise that neither a rank nor a recomputation could repeat
                 module.eval()
         device, dtype = self._distiller.device, self._distiller.codes.dtype
-        return network.to(device, dtype, non_blocking=True).requires_grad_(False)
+        network = network.to(device, dtype, non_blocking=True)
+        return network.to(memory_format=self._distiller.memory_format).requires_grad_(False)
 
     def real(self, label: int, n: int) -> Tensor:
         """N different real images of a class, (n, C, H, W) in [-1, 1]."""

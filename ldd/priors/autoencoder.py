@@ -1,11 +1,12 @@
 """A pre-trained autoencoder alone: codes live in its latent space, without a diffusion model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.priors.direct import DirectPrior
@@ -67,6 +68,10 @@ class AutoencoderPrior(DirectPrior):
         self.latent_shape = (channels, image_size // self.factor, image_size // self.factor)
         self.licence = card.licence if card is not None else read_licence(root)
         self.eval()
+
+    def networks(self) -> Iterable[nn.Module]:
+        """The decoder."""
+        return (self.autoencoder.decoder,)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
