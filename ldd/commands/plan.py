@@ -155,7 +155,8 @@ def make(cli: PlanCLI) -> Plan:
         cli.folder,
         cli.max_steps,
         len(clock.steps),
-        pictures + 1 if pictures else 0,
+        checkpoints=checkpoints,
+        previews=pictures + 1 if pictures else 0,
         initial=initial,
         rows=evaluation.students * cli.evaluations,
     )

@@ -100,7 +100,7 @@ def size_of(path: Path) -> int:
 
 
 def run_bytes(
-    run: Path, steps: int, probed: int, previews: int, *, initial: bool, rows: int
+    run: Path, steps: int, probed: int, *, checkpoints: int, previews: int, initial: bool, rows: int
 ) -> dict[str, int]:
     """Bytes of each part of a run's folder after `steps` steps, from one of `probed` steps in `run`.
 
@@ -108,7 +108,8 @@ def run_bytes(
         run: the short run.
         steps: of the planned run.
         probed: of the short run.
-        previews: pictures of the planned run.
+        checkpoints: how often the planned run saves; the last two stay.
+        previews: its pictures.
         initial: the codes before the first step are kept, too.
         rows: of evaluation.csv.
     """
@@ -119,7 +120,7 @@ def run_bytes(
     artefact = size_of(run / "distilled")
     logs = size_of(run / "logs")
     return {
-        "checkpoints": 2 * checkpoint,
+        "checkpoints": min(2, checkpoints) * checkpoint,
         "artefact": artefact,
         "initial": artefact if initial else 0,
         "previews": round(previews * picture) + size_of(run / "previews" / "loss.png"),
@@ -201,7 +202,9 @@ def measure_evaluation(
         lesson,
         probes,
         given,
-        Labelled(data.test_images.images, data.test_images.labels),
+        Labelled(
+            *(part[:: protocol.test_every] for part in (data.test_images.images, data.test_images.labels))
+        ),
         device=device,
         num_workers=callback.num_workers,
     )
