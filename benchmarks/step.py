@@ -1,13 +1,17 @@
 """One training step of distribution matching against its floor and against the published two-pass scheme.
 
-    python -m benchmarks.step [--json] [--prior embedded:digits] [--device cpu] [--precision float32|bfloat16]
+    python -m benchmarks.step [--json] [--prior embedded:digits] [--device cpu]
+        [--precision float32|bfloat16] [--channels-last] [--compile inductor]
 
 Floor: the arithmetic that cannot be avoided, timed piece by piece in the same run: S guided U-Net forwards and
 input-gradient backwards, one decode both ways, the matching network forward on the real batch and both ways on the
 synthetic one. `step_over_generator_floor` leaves the matching network out.
 Two passes: the scheme of the released LD3M code on the same prior, images and network: synthesis without gradient,
 loss and gradient per class, then synthesis again in chunks of 10 with every U-Net call checkpointed.
-All figures are medians over interleaved repetitions.
+Precision, layout and compilation are those of our step and its floor; two passes are float32 and as written, always.
+All times are medians over interleaved repetitions. `peak_memory_mib` is the whole process's (or the device's);
+`distribution_growth` says how much more than its codes and images a step takes at the most images per class than at
+the fewest, at a fixed chunk (`benchmarks.memory`).
 """
 
 import argparse
@@ -15,11 +19,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.memory import measure as measure_memory
 from ldd.data import DistillationData
 from ldd.distiller import Distiller
 from ldd.memory import peak_memory_mib
@@ -31,25 +37,46 @@ from ldd.step import DistillationStep
 class Setting:
     """A distiller on digits (or on the prior's own classes with random images), ready to step."""
 
-    def __init__(self, prior: str, num_steps: int, real_batch: int, ipc: int, device: str) -> None:
+    def __init__(
+        self,
+        prior: str,
+        num_steps: int,
+        real_batch: int,
+        ipc: int,
+        device: torch.device,
+        *,
+        bfloat16: bool = False,
+        channels_last: bool = False,
+        compile: str | None = None,
+    ) -> None:
         self.data = DistillationData()
         self.data.setup()
         self.prior = LatentDiffusionPrior(prior, num_steps=num_steps)
         self.objective = DistributionMatching(real_batch=real_batch)
-        self.model = Distiller(self.prior, self.objective, self.data.spec, images_per_class=ipc).to(device)
+        self.model = Distiller(
+            self.prior,
+            self.objective,
+            self.data.spec,
+            images_per_class=ipc,
+            channels_last=channels_last,
+            compile=compile,
+        ).to(device)
+        self.real = self.data.core_set.to(device)
         self.model.initializer(
             self.model.codes, self.model.prior, self.data.core_set, torch.Generator().manual_seed(0)
         )
         self.optimizer = self.objective.optimizers(self.model.codes, self.prior)["codes"]
-        self.context = DistillationStep(self.model, self.data.core_set, 0)
+        self.context = DistillationStep(self.model, self.real, 0)
+        self.precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=bfloat16)
 
     def step(self) -> None:
         """What `Distiller.training_step` does, without the trainer."""
-        context = DistillationStep(self.model, self.data.core_set, 0)
-        for term in self.objective.terms(context):
-            self.optimizer.zero_grad()
-            term.value.backward()
-            self.optimizer.step()
+        with self.precision():
+            context = DistillationStep(self.model, self.real, 0)
+            for term in self.objective.terms(context):
+                self.optimizer.zero_grad()
+                term.value.backward()
+                self.optimizer.step()
 
 
 def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
@@ -81,7 +108,13 @@ def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
         leaf = images.clone().requires_grad_()
         torch.autograd.grad(network.embed(leaf).sum(), leaf)
 
-    return {"unet": unet, "decode": decode, "match_real": match_real, "match_synthetic": match_synthetic}
+    parts = {"unet": unet, "decode": decode, "match_real": match_real, "match_synthetic": match_synthetic}
+
+    def in_precision(part: Callable[[], None]) -> None:
+        with setting.precision():
+            part()
+
+    return {name: partial(in_precision, part) for name, part in parts.items()}
 
 
 def two_pass_step(setting: Setting, chunk: int = 10) -> None:
@@ -152,17 +185,30 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--memory-at", default="1,10,50", help="images per class at which memory is measured; empty for not"
+    )
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--channels-last", action="store_true", help="of our step only")
+    parser.add_argument("--compile", default=None, help="backend of torch.compile, of our step only")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    setting = Setting(
+    work = (
         arguments.prior,
         arguments.num_steps,
         arguments.real_batch,
         arguments.images_per_class,
-        arguments.device,
+        device,
     )
+    options = {
+        "bfloat16": arguments.precision == "bfloat16",
+        "channels_last": arguments.channels_last,
+        "compile": arguments.compile,
+    }
+    setting = Setting(*work, **options)
+    plain = Setting(*work) if any(options.values()) else setting
     seconds = measure(
-        {"step": setting.step, "two_pass": lambda: two_pass_step(setting), **floor_parts(setting)},
+        {"step": setting.step, "two_pass": lambda: two_pass_step(plain), **floor_parts(setting)},
         arguments.repetitions,
         device,
     )
@@ -177,8 +223,17 @@ def main() -> None:
         "peak_memory_mib": peak_memory_mib(device),
         "threads": torch.get_num_threads(),
     }
+    if arguments.memory_at:
+        figures |= measure_memory(
+            ["distribution"],
+            [int(size) for size in arguments.memory_at.split(",")],
+            prior=arguments.prior,
+            chunk=10,
+            real_batch=arguments.real_batch,
+            device=device,
+        )
     for name, value in figures.items():
-        print(f"{name:<28}{value:.4g}")
+        print(f"{name:<45}{value:.4g}")
     if arguments.json:
         print(json.dumps(figures))
 

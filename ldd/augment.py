@@ -42,7 +42,7 @@ class Draws:
         return len(self.strategy)
 
     def __getitem__(self, index: Tensor) -> "Draws":
-        """Those at `index` (m,): with labels, every image takes the draws of its class."""
+        """Those at `index` (m,), on the CPU or waited for: with labels, every image takes its class's draws."""
         index = index.cpu()
         return Draws(self.strategy[index], self.uniform[index])
 

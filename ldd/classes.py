@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -68,14 +69,21 @@ class DataSpec:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as the networks see them; the only place where normalisation happens."""
-        mean = images.new_tensor(self.mean).view(-1, 1, 1)
-        std = images.new_tensor(self.std).view(-1, 1, 1)
+        mean, std = (_per_channel(value, images.device, images.dtype) for value in (self.mean, self.std))
         return ((images + 1) / 2 - mean) / std
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(C, 1, 1) on the device, sent there once: the host waits for each number that it sends."""
+    with torch.inference_mode(False):  # made in a validation, used in training too
+        return torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    images = images.to(torch.float32, copy=True)  # also of float bytes: what follows changes it in place
+    return images.div_(127.5).sub_(1)
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from ldd.errors import UserError
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
     "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
+    "plan": ("ldd.commands.plan", "predict a run's time, memory and disk from a few of its own steps"),
     "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
     "prior": ("ldd.commands.prior", "train a prior on your own data, convert a checkpoint, draw samples"),

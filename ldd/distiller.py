@@ -12,10 +12,20 @@ from ldd import seeding
 from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
+from ldd.data.real import RealImages
 from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
 from ldd.initializers import Initializer, RealEncodings
-from ldd.memory import Checkpointing, ChunkSize, MemoryPlan, check_chunk_size, peak_memory_mib
+from ldd.memory import (
+    SHARE_FOR_REAL_IMAGES,
+    Checkpointing,
+    ChunkSize,
+    MemoryPlan,
+    check_chunk_size,
+    device_name,
+    free_bytes,
+    peak_memory_mib,
+)
 from ldd.objectives import Objective, Term
 from ldd.priors import Prior
 from ldd.quirks import NO_QUIRKS, Quirks
@@ -34,11 +44,16 @@ class Distiller(L.LightningModule):
         initializer: where codes start; None takes `RealEncodings`.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
         checkpointing: recompute activations in backward; "auto" only when memory asks.
+        channels_last: lay images and features out by pixel, not by channel; the same up to rounding. Which is faster
+            depends on device, networks and precision: measure.
+        compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
+            same up to rounding; the first step takes minutes.
         quirks: defects of the released code to reproduce; none by default.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
-        UserError: sizes of data and prior that differ, an unknown class, IPC below 1.
+        UserError: sizes of data and prior that differ, an unknown class, IPC below 1, an unknown backend, or a prior
+            that has nothing to compile.
     """
 
     def __init__(
@@ -51,6 +66,8 @@ class Distiller(L.LightningModule):
         initializer: Initializer | None = None,
         chunk_size: ChunkSize = "auto",
         checkpointing: Checkpointing = "auto",
+        channels_last: bool = False,
+        compile: str | None = None,
         quirks: Quirks = NO_QUIRKS,
         seed: int = 0,
     ) -> None:
@@ -74,6 +91,11 @@ class Distiller(L.LightningModule):
         self.initializer = RealEncodings() if initializer is None else initializer
         self.chunk_size = chunk_size
         self.checkpointing: Checkpointing = checkpointing
+        self.compile_backend = compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
+        if compile is not None:
+            compile_networks(prior, compile)
         self.quirks = quirks
         self.seed = seed
         self.memory_plan: MemoryPlan | None = None
@@ -84,6 +106,9 @@ class Distiller(L.LightningModule):
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
+        self._number = 0  # num_steps_done, without asking the device
+        self._resident: tuple[RealImages, RealImages] | None = None
+        self._labels_on_host: tuple[Tensor, Tensor] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
 
     def _new_codes(self, factory: CodesFactory) -> Codes:
@@ -97,14 +122,16 @@ class Distiller(L.LightningModule):
 
     # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
 
-    def synthesise(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def synthesise(
+        self, rows: Tensor, generator: torch.Generator | None = None, step: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph.
 
-        A step passes the `generator` of its draws; without one they are as the artefact has them.
+        A step passes the `generator` of its draws and its number; without them they are as the artefact has them.
         """
         latents, conditioning, noise, labels = self.codes(rows, generator)
         quirks = NO_QUIRKS if generator is None else self.quirks  # the artefact has none
-        noise = quirks.noise(noise, rows, len(self.codes), self.seed, int(self.num_steps_done))
+        noise = quirks.noise(noise, rows, len(self.codes), self.seed, step)
         images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
         return quirks.shift(quirks.clamp(images), self.data_spec), labels
 
@@ -124,17 +151,30 @@ class Distiller(L.LightningModule):
                 counted = True
             self._log(term)
         self.num_steps_done += 1
+        self._number += 1
         self.seconds += time.perf_counter() - started
 
     def context(self) -> DistillationStep:
         """The current step, for the objective."""
         return DistillationStep(
-            self,
-            self._data.core_set,
-            int(self.num_steps_done),
-            self.trainer.global_rank,
-            self.trainer.world_size,
+            self, self._core_set(), self._number, self.trainer.global_rank, self.trainer.world_size
         )
+
+    def _core_set(self) -> RealImages:
+        """The real images, on the device where they leave enough room there for everything else."""
+        core_set = self._data.core_set
+        if self._resident is None or self._resident[0] is not core_set:
+            fits = core_set.nbytes <= SHARE_FOR_REAL_IMAGES * free_bytes(self.device)
+            self._resident = core_set, core_set.to(self.device) if fits else core_set
+        return self._resident[1]
+
+    @property
+    def labels_on_host(self) -> Tensor:
+        """Labels of all codes, (N,) on the CPU."""
+        labels = self.codes.labels
+        if self._labels_on_host is None or self._labels_on_host[0] is not labels:
+            self._labels_on_host = labels, labels.cpu()
+        return self._labels_on_host[1]
 
     def configure_optimizers(self) -> list[Optimizer]:
         """The objective's own; Lightning sees them in this order."""
@@ -180,6 +220,23 @@ class Distiller(L.LightningModule):
                 reduce_fx="sum" if many else "mean",
             )
 
+    def memory_facts(self) -> dict[str, object]:
+        """What the memory of a pass depends on, as plain JSON values: a plan found for the same ones serves again."""
+        prior, device = self.prior, self.device
+        sizes = (self.data_spec.num_classes, self.data_spec.image_size)
+        return {
+            "prior": [str(type(prior)), repr(prior), prior.latent_shape, prior.num_steps],
+            "guidance": getattr(prior, "guidance_scale", None),
+            "objective": str(type(self.objective)),
+            "networks": [repr(factory(*sizes)) for factory in self.objective.matching_networks()],
+            "image_size": self.data_spec.image_size,
+            "codes": [str(type(self.codes)), str(self.codes.dtype)],
+            "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),
+            "settings": [self.chunk_size, self.checkpointing, str(self.memory_format), self.compile_backend],
+            "device": device_name(device),
+            "torch": torch.__version__,
+        }
+
     # Start and end
 
     def setup(self, stage: str) -> None:
@@ -194,6 +251,7 @@ class Distiller(L.LightningModule):
     def on_train_start(self) -> None:
         """The prior stays as it is, whatever mode the trainer set."""
         self.prior.eval()
+        self._number = int(self.num_steps_done)
 
     def initialise(self) -> None:
         """Let the initialiser set all codes, once in a run.
@@ -280,6 +338,22 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
+
+
+def compile_networks(prior: Prior, backend: str) -> None:
+    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
+
+    Raises:
+        UserError: no such backend, or no networks.
+    """
+    backends = torch.compiler.list_backends(exclude_tags=None)
+    if backend not in backends:
+        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
+    networks = list(prior.networks())
+    if not networks:
+        raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
+    for network in networks:
+        network.compile(fullgraph=True, backend=backend)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

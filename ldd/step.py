@@ -11,7 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from ldd import seeding
 from ldd.classes import DataSpec, Labelled
 from ldd.data.real import RealImages
-from ldd.memory import MemoryPlan, free_bytes, make_plan, saved_bytes
+from ldd.memory import (
+    SHARE_BESIDE_OTHERS,
+    SHARE_OF_FREE_MEMORY,
+    Cost,
+    MemoryPlan,
+    free_bytes,
+    make_plan,
+)
+from ldd.memory_plans import recall_plan
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import Embed
 
@@ -35,12 +43,15 @@ class DistillationStep:
         self.step = step
         self.spec: DataSpec = distiller.data_spec
         self.classes = torch.arange(rank, self.spec.num_classes, world_size)
-        labels = distiller.codes.labels
+        labels = distiller.labels_on_host
         own = (labels % world_size == rank).nonzero().flatten()
-        self.rows = own[torch.argsort(labels[own], stable=True)]
-        self.labels = labels[self.rows]
+        self._rows_on_host = own[torch.argsort(labels[own], stable=True)]
+        self.rows = self._rows_on_host.to(distiller.codes.labels.device, non_blocking=True)
+        self.labels = distiller.codes.labels[self.rows]
+        self.labels_on_host = labels[self._rows_on_host]
         self.num_codes = len(labels)
-        self.all_labels = labels
+        self.all_labels = distiller.codes.labels
+        self.all_labels_on_host = labels
         self.core_set = real
         self._distiller = distiller
         self._world_size = world_size
@@ -56,17 +67,25 @@ class DistillationStep:
         for module in network.modules():
             if isinstance(module, _DropoutNd):  # noise that neither a rank nor a recomputation could repeat
                 module.eval()
-        return network.to(self._distiller.device, self._distiller.codes.dtype).requires_grad_(False)
+        device, dtype = self._distiller.device, self._distiller.codes.dtype
+        network = network.to(device, dtype, non_blocking=True)
+        return network.to(memory_format=self._distiller.memory_format).requires_grad_(False)
 
     def real(self, label: int, n: int) -> Tensor:
         """N different real images of a class, (n, C, H, W) in [-1, 1]."""
-        images = self.core_set.draw(label, n, self.generator("real", label), wanted="objective.real_batch")
-        return images.to(self._distiller.device, self._distiller.codes.dtype)
+        return self._draw([label], n)
 
-    def real_classes(self, n: int) -> Labelled:
-        """N different real images of each class of the shard, class-major."""
-        labels = self.classes.repeat_interleave(n).to(self._distiller.device)
-        return Labelled(torch.cat([self.real(label, n) for label in self.classes.tolist()]), labels)
+    def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
+        """N different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
+        classes = self.classes if classes is None else classes
+        labels = classes.repeat_interleave(n).to(self._distiller.device, non_blocking=True)
+        return Labelled(self._draw(classes.tolist(), n), labels)
+
+    def _draw(self, labels: list[int], n: int) -> Tensor:
+        generators = [self.generator("real", label) for label in labels]
+        device = self._distiller.device
+        images = self.core_set.draw_classes(labels, n, generators, device, wanted="objective.real_batch")
+        return images.to(self._distiller.codes.dtype)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as networks see them."""
@@ -83,34 +102,54 @@ class DistillationStep:
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
         generator_seed = self.generator("codes").initial_seed()
+        on_host = self._rows_on_host if rows is self.rows else rows.cpu()
 
-        def synthesise(chunk: Tensor) -> Tensor:
+        def synthesise(chunk: Tensor, chunk_on_host: Tensor) -> Tensor:
             # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
             generator = torch.Generator().manual_seed(generator_seed)
-            images, labels = self._distiller.synthesise(chunk, generator)
-            return images if then is None else then(images, labels)
+            images, _ = self._distiller.synthesise(chunk, generator, self.step)
+            return images if then is None else then(images, self.all_labels_on_host[chunk_on_host])
 
-        plan = self._plan(synthesise, rows)
+        plan = self._plan(synthesise, rows, on_host, whole=then is not None)
+        chunks = zip(rows.split(plan.chunk), on_host.split(plan.chunk), strict=True)
         if not plan.checkpoint:
-            return torch.cat([synthesise(chunk) for chunk in rows.split(plan.chunk)])
+            return torch.cat([synthesise(*chunk) for chunk in chunks])
         return torch.cat(
             [
-                checkpoint(synthesise, chunk, use_reentrant=False, preserve_rng_state=False)
-                for chunk in rows.split(plan.chunk)
+                checkpoint(synthesise, *chunk, use_reentrant=False, preserve_rng_state=False)
+                for chunk in chunks
             ]
         )
 
-    def _plan(self, synthesise: Callable[[Tensor], Tensor], rows: Tensor) -> MemoryPlan:
+    def _plan(
+        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
+    ) -> MemoryPlan:
         distiller = self._distiller
         if distiller.memory_plan is None:
-            # Measured once and then kept (also in checkpoints): another chunk size would change the rounding.
-            fixed = distiller.chunk_size != "auto" and distiller.checkpointing != "auto"
-            per_image = 0 if fixed else saved_bytes(lambda: synthesise(rows[:1]), distiller.parameters())
-            distiller.memory_plan = make_plan(
-                distiller.chunk_size,
-                distiller.checkpointing,
-                len(rows),
-                per_image,
-                free_bytes(distiller.device),
-            )
+            # Found once and then kept (also in checkpoints): another chunk size would change the rounding.
+            distiller.memory_plan = self._find_plan(synthesise, rows, on_host, whole=whole)
         return distiller.memory_plan
+
+    def _find_plan(
+        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
+    ) -> MemoryPlan:
+        """The plan for these rows; `whole` if nothing of the objective's comes after what is measured here."""
+        distiller = self._distiller
+        chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
+        if chunk_size != "auto" and checkpointing != "auto":
+            return MemoryPlan(chunk_size, checkpointing == "always")
+        everything = (*distiller.codes.parameters(), *distiller.prior.trainable())
+        learned = [parameter for parameter in everything if parameter.requires_grad]
+
+        def run(n: int) -> None:
+            with torch.enable_grad():
+                output = synthesise(rows[:n], on_host[:n])
+                torch.autograd.grad(output.sum(), learned, allow_unused=True)
+
+        share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
+        budget = share * free_bytes(distiller.device)
+        return recall_plan(
+            {**distiller.memory_facts(), "images": len(rows)},
+            lambda: Cost.measure(run, len(rows)),
+            lambda cost: make_plan(chunk_size, checkpointing, len(rows), cost, budget),
+        )

@@ -14,6 +14,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Plans remembered from earlier runs of this machine stay out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_prior_folder() -> Callable[..., Path]:
     """`tiny_prior_folder(path, vq=False, ...)` writes a prior folder of random weights, see `tiny_prior`."""

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from ldd.distiller import Distiller
 from ldd.errors import UserError
@@ -23,6 +25,7 @@ class Preview(L.Callback):
             raise UserError(f"preview.every_n_steps ({every_n_steps}) must be 0 or more")
         self.every_n_steps = every_n_steps
         self._losses: list[float] = []
+        self._not_read: list[Tensor] = []  # of the latest steps, 0-d: no step waits for its own loss
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The codes as they start."""
@@ -33,7 +36,7 @@ class Preview(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Remember the loss; draw when it is time."""
-        self._losses.append(float(trainer.callback_metrics["train/loss"]))
+        self._not_read.append(trainer.callback_metrics["train/loss"].detach().clone())
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
 
@@ -43,11 +46,17 @@ class Preview(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far, so that a resumed run draws all of it."""
-        return {"losses": self._losses}
+        return {"losses": self._curve()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The curve of the run so far."""
         self._losses = list(state_dict["losses"])
+
+    def _curve(self) -> list[float]:
+        if self._not_read:
+            self._losses += torch.stack(self._not_read).tolist()
+            self._not_read = []
+        return self._losses
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.every_n_steps or not trainer.is_global_zero:
@@ -58,9 +67,9 @@ class Preview(L.Callback):
         folder = Path(trainer.default_root_dir) / "previews"
         with atomic_file(folder / f"step-{trainer.global_step:06d}.png") as beside:
             picture.save(beside, format="PNG")
-        if self._losses:
+        if self._curve():
             with atomic_file(folder / "loss.png") as beside:
-                draw_curve(self._losses).save(beside, format="PNG")
+                draw_curve(self._curve()).save(beside, format="PNG")
         for logger in trainer.loggers:
             log_image = getattr(logger, "log_image", None)  # W&B and MLflow have it, the others do not
             if log_image is not None:

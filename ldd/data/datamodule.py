@@ -44,6 +44,7 @@ class DistillationData(LightningDataModule):
 
     Attributes:
         classes: the K classes, ordered by label.
+        cache_dir: as given.
         source: where the images come from, restricted to the subset.
         spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.
@@ -80,7 +81,7 @@ class DistillationData(LightningDataModule):
         whole = source(root)
         self.source: Source = whole if subset is None else Subset(whole, subset)
         self._pruner = pruner
-        self._cache_dir = cache_dir
+        self.cache_dir = cache_dir
         self.on_error: OnError = on_error
         self.seed = seed
         self._splits: dict[Split, RealImages] = {}
@@ -101,7 +102,7 @@ class DistillationData(LightningDataModule):
         Raises:
             UserError: as `setup`.
         """
-        if self._cache_dir is not None:
+        if self.cache_dir is not None:
             for split in get_args(Split):
                 self._load(split)
 
@@ -166,6 +167,6 @@ class DistillationData(LightningDataModule):
 
     def _load(self, split: Split) -> RealImages:
         if split not in self._splits:
-            size, cache_dir, on_error = self.spec.image_size, self._cache_dir, self.on_error
+            size, cache_dir, on_error = self.spec.image_size, self.cache_dir, self.on_error
             self._splits[split] = load_split(self.source, split, size, cache_dir, on_error)
         return self._splits[split]

@@ -8,6 +8,8 @@ from torch import Tensor
 from ldd.classes import Labelled, to_unit_range
 from ldd.errors import UserError
 
+_WANTED = "the number of different images"
+
 
 class RealImages:
     """The images of one split, class-major, in memory or in a mapped file.
@@ -76,17 +78,45 @@ class RealImages:
             reason = f"class {label}; lower it" if self.explain is None else self.explain(label, n)
             raise UserError(f"{wanted} ({n}) is more than the {self.counts[label]} real images of {reason}")
 
-    def draw(
-        self, label: int, n: int, generator: torch.Generator, wanted: str = "the number of different images"
-    ) -> Tensor:
+    def draw(self, label: int, n: int, generator: torch.Generator, wanted: str = _WANTED) -> Tensor:
         """`n` different images of a class, (n, 3, H, W) float32 in [-1, 1].
 
         Raises:
             UserError: as `require`.
         """
+        return self.draw_classes([label], n, [generator], wanted=wanted)
+
+    def draw_classes(
+        self,
+        labels: Sequence[int],
+        n: int,
+        generators: Sequence[torch.Generator],
+        device: torch.device | None = None,
+        wanted: str = _WANTED,
+    ) -> Tensor:
+        """`n` different images of each of K' classes, (K' n, 3, H, W) float32 in [-1, 1], in one gather.
+
+        Args:
+            labels: the K' classes.
+            n: images of each.
+            generators: CPU generator of each class.
+            device: where they are wanted; None for where this object holds them.
+            wanted: the setting that asks for them, for the message.
+
+        Raises:
+            UserError: as `require`.
+        """
+        chosen = [self._choose(*each, n, wanted) for each in zip(labels, generators, strict=True)]
+        return self._gather(torch.cat(chosen), device)
+
+    def _choose(self, label: int, generator: torch.Generator, n: int, wanted: str) -> Tensor:
         self.require(label, n, wanted)
-        chosen = self._starts[label] + torch.randperm(self.counts[label], generator=generator)[:n]
-        return to_unit_range(self._store[self._rows[chosen]])
+        return self._starts[label] + torch.randperm(self.counts[label], generator=generator)[:n]
+
+    def _gather(self, chosen: Tensor, device: torch.device | None = None) -> Tensor:
+        rows = self._rows[chosen].to(self._store.device, non_blocking=True)
+        # Sent as bytes: a quarter of what floats take.
+        return to_unit_range(self._store[rows].to(device, non_blocking=True))
 
     def batch(self, n: int, generator: torch.Generator) -> Labelled:
         """`n` different images from all classes together, float32 in [-1, 1], with labels (n,).
@@ -99,7 +129,21 @@ class RealImages:
                 f"a batch of {n} is more than the {len(self)} images there are; use a smaller batch"
             )
         chosen = torch.randperm(len(self), generator=generator)[:n]
-        return Labelled(to_unit_range(self._store[self._rows[chosen]]), self.labels[chosen])
+        return Labelled(self._gather(chosen), self.labels[chosen])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return len(self) * self._store[:1].nbytes if len(self) else 0
+
+    def to(self, device: torch.device) -> "RealImages":
+        """The same with the images on `device` (this object if they are there); labels and keys stay on the CPU."""
+        if device == self._store.device:
+            return self
+        part = RealImages.__new__(RealImages)
+        part._store = self.images.to(device)
+        part._index(torch.arange(len(self)), self.labels, self.keys, self.num_classes)
+        return part
 
     def select(self, indices: Tensor) -> "RealImages":
         """The images at `indices` ((m,) int64, all different, any order), again ordered by class; copies none."""

@@ -112,7 +112,13 @@ class Protocol:
 
     def __post_init__(self) -> None:
         # One epoch would end within the warm-up.
-        limits = {"epochs": 2, "full_data_epochs": 2, "batch_size": 1, "full_data_batch_size": 1, "test_every": 1}
+        limits = {
+            "epochs": 2,
+            "full_data_epochs": 2,
+            "batch_size": 1,
+            "full_data_batch_size": 1,
+            "test_every": 1,
+        }
         for name, least in limits.items():
             value = getattr(self, name)
             if value is not None and value < least:

@@ -16,7 +16,7 @@ from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
 
 Embed = Callable[[Tensor, Tensor], Tensor]
-"""Maps images (n, C, H, W) in [-1, 1] and their labels (n,) to something per image, (n, ...)."""
+"""Maps images (n, C, H, W) in [-1, 1] and their labels, (n,) on the CPU, to something per image, (n, ...)."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,18 @@ class Term:
 class StepContext(Protocol):
     """One step as an objective sees it. All classes are dealt over ranks; every rank makes the same draws.
 
+    What is known beforehand is there on the host too: asking the device for it would wait for all its work.
+
     Attributes:
         step: training step, from 0.
         spec: classes, image size and normalisation.
         classes: labels of this rank's shard, (K',) int64 on the CPU.
         rows: this rank's codes, (N',) int64, class-major.
         labels: their labels, (N',).
+        labels_on_host: the same on the CPU.
         num_codes: N, over all ranks.
         all_labels: labels of all codes, (N,).
+        all_labels_on_host: the same on the CPU.
         core_set: the real images that are matched.
     """
 
@@ -55,8 +59,10 @@ class StepContext(Protocol):
     classes: Tensor
     rows: Tensor
     labels: Tensor
+    labels_on_host: Tensor
     num_codes: int
     all_labels: Tensor
+    all_labels_on_host: Tensor
     core_set: RealImages
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
@@ -68,8 +74,8 @@ class StepContext(Protocol):
     def real(self, label: int, n: int) -> Tensor:
         """N different real images of a class, (n, C, H, W) in [-1, 1]."""
 
-    def real_classes(self, n: int) -> Labelled:
-        """N different real images of each class of the shard, class-major."""
+    def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
+        """N different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images (n, C, H, W) in [-1, 1] of code `rows`, with graph and in chunks.

@@ -76,9 +76,10 @@ class DistributionMatching(Objective):
         if any(isinstance(module, _BatchNorm) for module in network.modules()):
             yield self._joint_term(context, embed)
             return
-        real = context.real_classes(self.real_batch)
+        images = context.real_classes(self.real_batch).images
+        labels = context.classes.repeat_interleave(self.real_batch)
         with torch.no_grad():
-            parts = zip(real.images.split(self.real_chunk), real.labels.split(self.real_chunk), strict=True)
+            parts = zip(images.split(self.real_chunk), labels.split(self.real_chunk), strict=True)
             real_features = torch.cat([embed(*part) for part in parts])
         synthetic_features = context.decode(context.rows, then=embed)
         num_classes = len(context.classes)
@@ -93,11 +94,11 @@ class DistributionMatching(Objective):
         own = context.decode(context.rows)
         leaf = context.gather(own).requires_grad_()
         with torch.no_grad():
-            images = torch.cat([context.real(label, self.real_batch) for label in range(num_classes)])
-            labels = torch.arange(num_classes, device=images.device).repeat_interleave(self.real_batch)
-            real = embed(images, labels)
-        order = torch.argsort(context.all_labels, stable=True)
-        synthetic = embed(leaf[order], context.all_labels[order])
+            classes = torch.arange(num_classes)
+            images = context.real_classes(self.real_batch, classes).images
+            real = embed(images, classes.repeat_interleave(self.real_batch))
+        labels, order = context.all_labels_on_host.sort(stable=True)
+        synthetic = embed(leaf[order.to(leaf.device, non_blocking=True)], labels)
         loss = mean_distance(real.unflatten(0, (num_classes, -1)), synthetic.unflatten(0, (num_classes, -1)))
         (gradient,) = torch.autograd.grad(loss, leaf)
         share = len(context.rows) / context.num_codes

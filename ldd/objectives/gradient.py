@@ -97,7 +97,7 @@ class GradientMatching(Objective):
         total = images.new_zeros(())
         for label in context.classes.tolist():
             real = self._real_gradient(network, view(context.real(label, self.real_batch), label), label)
-            own = (context.labels == label).nonzero().flatten()
+            own = (context.labels_on_host == label).nonzero().flatten().to(leaf.device, non_blocking=True)
             synthetic = loss_gradient(network, view(leaf[own], label), label, create_graph=True)
             loss = self.distance(real, synthetic, self.epsilon)
             # Freed class by class: memory holds the second-order graph of one class only.

@@ -129,7 +129,7 @@ class TrajectoryMatching(Objective):
         # Half-precision codes do not make half-precision students: their steps would vanish in the weights.
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         network = found.network.to(images)
-        start, target = self._draw_expert(context, found.experts).to(images)
+        start, target = self._draw_expert(context, found.experts).to(images, non_blocking=True)
         loss = StudentLoss(
             network,
             images_to_batch=lambda batch, draws: self.augmentation(context.normalise(batch), draws),
@@ -184,7 +184,7 @@ class TrajectoryMatching(Objective):
         while len(batches) < self.syn_steps:
             for rows in torch.randperm(total, generator=order).split(size):
                 draws = self.augmentation.draw(len(rows), augmentation, one_strategy=True)
-                batches.append((rows.to(context.rows.device), draws))
+                batches.append((rows.to(context.rows.device, non_blocking=True), draws))
         return batches[: self.syn_steps]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:

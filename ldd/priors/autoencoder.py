@@ -1,11 +1,12 @@
 """A pre-trained autoencoder alone: codes live in its latent space, without a diffusion model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.priors.direct import DirectPrior
@@ -68,6 +69,10 @@ class AutoencoderPrior(DirectPrior):
         self.licence = card.licence if card is not None else read_licence(root)
         self.eval()
 
+    def networks(self) -> Iterable[nn.Module]:
+        """The decoder."""
+        return (self.autoencoder.decoder,)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Scaled latents (N, c, h, w) of images in [-1, 1], no gradient."""
@@ -76,7 +81,10 @@ class AutoencoderPrior(DirectPrior):
         return (z.to(images.dtype) - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of scaled latents, not clamped; a VQModel quantises first (straight-through) unless told not to."""
+        """Images (N, 3, H, W) of scaled latents, not clamped.
+
+        A VQModel quantises first (straight-through) unless told not to.
+        """
         images: Tensor = self.autoencoder.decode(self._unscale(latents), **self._decoding).sample
         return images.to(latents.dtype)
 

@@ -35,6 +35,10 @@ class Prior(nn.Module, ABC):
         """Parameters that are optimised, checkpointed and exported with the codes; none for a frozen prior."""
         return ()
 
+    def networks(self) -> Iterable[nn.Module]:
+        """Networks that every step runs, each by one plain call: what `Distiller(compile=...)` compiles; none."""
+        return ()
+
     @abstractmethod
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
         """Rows of this prior's class table for the data's classes, (K,) int64.

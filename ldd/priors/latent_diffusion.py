@@ -1,12 +1,12 @@
 """A latent diffusion model as prior: what LD3M distils through."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
 import torch
 from diffusers import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldd.classes import ClassInfo
 from ldd.priors.autoencoder import AutoencoderPrior
@@ -107,6 +107,10 @@ class LatentDiffusionPrior(Prior):
     def unet(self) -> ModelMixin:
         """The denoising network, whichever its architecture."""
         return self.denoiser.network
+
+    def networks(self) -> Iterable[nn.Module]:
+        """The denoising network and the decoder."""
+        return (self.denoiser.network, *self.autoencoder.networks())
 
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
         """Rows of the prior's conditions (K,) int64: by `classes` of the constructor, WordNet id or name.

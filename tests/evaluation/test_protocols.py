@@ -130,7 +130,8 @@ def test_not_a_protocol(tmp_path, text):
 @pytest.mark.parametrize("name", ["ldm3", "missing/file.yaml"])
 def test_unknown_protocol(name):
     with pytest.raises(
-        UserError, match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, ld3m-short, quick"
+        UserError,
+        match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, ld3m-short, quick",
     ):
         Protocol.load(name)
 

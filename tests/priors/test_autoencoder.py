@@ -78,7 +78,7 @@ def test_vq_decodes_as_they_are_on_request(tmp_path):
 
 def test_decoding_unquantised_needs_a_codebook(tmp_path):
     saved(tmp_path, AutoencoderKL)
-    with pytest.raises(UserError, match="quantise_decoded=false has no effect: .* has no codebook"):
+    with pytest.raises(UserError, match=r"quantise_decoded=false has no effect: .* has no codebook"):
         AutoencoderPrior(str(tmp_path), quantise_decoded=False)
 
 
