@@ -169,7 +169,7 @@ class RunCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit` in a folder that is now this run's."""
-        if self.options.ckpt_path is None and self.trainer.is_global_zero:
+        if self.options.get("ckpt_path") is None and self.trainer.is_global_zero:  # plan has no such option
             for path in self._found(Path(self.trainer.default_root_dir)):
                 if path.is_dir():
                     shutil.rmtree(path)
