@@ -46,12 +46,12 @@ def test_peak_bytes_counts_what_lives_at_one_time():
     assert peak_bytes(one_after_the_other) == 400
 
     def with_backward():
-        y = x.sin()  # 400 bytes
-        z = y.sin()  # and 400
-        torch.autograd.grad(z.sum(), x)  # the sum's 4; cos(y) and the gradients of z and y, cos(x) follow
+        y = x.sin()
+        z = y.sin()
+        torch.autograd.grad(z.sum(), x)
 
-    # y, z, the sum, its gradient (4, expanded), then cos(y) beside its product: two more of 400.
-    assert peak_bytes(with_backward) == 4 * 400 + 8
+    # y, z, the gradient of y, cos(x) and their product at the end; the sum and its gradient are 4 bytes each.
+    assert peak_bytes(with_backward) == 5 * 400 + 8
 
 
 def test_cost_is_linear_in_the_images():
