@@ -10,7 +10,8 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes seeding files memory preview manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
+    "errors classes cores seeding files memory".split()  # noqa: SIM905
+    + "preview manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905

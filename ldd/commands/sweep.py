@@ -1,39 +1,44 @@
 """`latentdd sweep`: one run for each combination of named settings and each seed, then a table and a plot."""
 
 import shlex
-import signal
-import subprocess
 import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import rich
 from jsonargparse import ArgumentParser
 
-from ldd.commands.sweep_file import Sweep
+from ldd.commands.sweep_file import Cell, Sweep
 from ldd.commands.sweep_results import Results
+from ldd.commands.sweep_running import LOG_NAME, TOLD_TO_STOP, Runs
 from ldd.errors import UserError
 
-_STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1}
+_LAST_LINES = 15  # of a cell that failed beside others
 
 
-def sweep(config: str, out: str, dry_run: bool = False, extra: Sequence[str] = ()) -> None:
-    """Run every cell that is not finished, one after the other, and write sweep.csv and sweep.png.
+def sweep(config: str, out: str, jobs: int = 1, dry_run: bool = False, extra: Sequence[str] = ()) -> None:
+    """Run every cell that is not finished, and write sweep.csv and sweep.png.
 
-    The same command continues a sweep that was stopped: finished cells are skipped, and the one that was running goes
-    on from its last checkpoint. Options of `latentdd fit` for all cells follow `--`:
+    The same command continues a sweep that was stopped: finished cells are skipped, and those that were running go on
+    from their last checkpoints. Options of `latentdd fit` for all cells follow `--`:
     `latentdd sweep --config configs/ablations/skip.yaml --out runs/skip -- --trainer.max_steps 500`.
 
     Args:
         config: sweep file.
         out: folder of the sweep.
+        jobs: cells at a time. More than one share the cores of the machine: each has its part in threads (unless
+            OMP_NUM_THREADS is set) and in evaluation.num_workers (unless that is given), and writes what it says to
+            output.log in its folder.
         dry_run: print the commands of the cells that are not finished and run none.
         extra: options of `latentdd fit` for all cells.
 
     Raises:
         UserError: a bad sweep file, a folder of another sweep, or cells that failed (after all others were run).
-        KeyboardInterrupt: a cell was told to stop, and has.
+        KeyboardInterrupt: a cell was told to stop, and all have.
     """
+    if jobs < 1:
+        raise UserError(f"jobs ({jobs}) must be at least 1: so many cells run at a time")
     loaded = Sweep.load(config)
     cells = loaded.cells(out, extra)
     waiting = [cell for cell in cells if not cell.finished]
@@ -41,18 +46,16 @@ def sweep(config: str, out: str, dry_run: bool = False, extra: Sequence[str] = (
         print("\n".join(shlex.join(["latentdd", *cell.command()]) for cell in waiting))
         return
     failed = []
-    for number, cell in enumerate(waiting, 1):
-        rich.print(
-            f"[bold]cell {number} of {len(waiting)}:[/bold] {', '.join(filter(None, cell.names))}, seed {cell.seed}"
-        )
-        cell.note(finished=False)
-        code = run_fit(cell.command())
-        if code < 0 or code in _STOPPED:
-            raise KeyboardInterrupt
-        if code or not (cell.folder / "evaluation.json").is_file():
-            failed.append(cell.folder)
-        else:
-            cell.note(finished=True)
+    runs: Runs[Cell] = Runs(jobs)
+    with closing(runs(_announced(waiting))) as ended:
+        for cell, code in ended:
+            complete = not code and (cell.folder / "evaluation.json").is_file()
+            if complete:
+                cell.note(finished=True)
+            elif code not in TOLD_TO_STOP:
+                failed.append(cell.folder)
+            if jobs > 1:
+                _tell_the_end(cell, complete)
     done = [(cell.names, cell.seed, cell.folder) for cell in cells if cell.folder not in failed]
     results = Results.collect(tuple(loaded.axes), done, tuple(loaded.references))
     if results.rows:
@@ -65,24 +68,18 @@ def sweep(config: str, out: str, dry_run: bool = False, extra: Sequence[str] = (
         )
 
 
-def run_fit(arguments: Sequence[str]) -> int:
-    """Exit code of `latentdd ARGUMENTS` in a process of its own, which frees its memory whatever happens.
+def _announced(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[str], Path]]:
+    for number, cell in enumerate(cells, 1):
+        rich.print(f"[bold]cell {number} of {len(cells)}:[/bold] {cell}")
+        cell.note(finished=False)
+        yield cell, cell.command(), cell.folder
 
-    Signals that would end this process are passed on and waited for, so that the run keeps its last step.
-    """
-    # A session of its own: Ctrl-C in a terminal would otherwise reach the run twice, and stop it at once.
-    process = subprocess.Popen([sys.executable, "-m", "ldd", *arguments], start_new_session=True)
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, forward) for number in caught}
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _tell_the_end(cell: Cell, complete: bool) -> None:
+    log = cell.folder / LOG_NAME
+    print(f"{cell}: {'finished' if complete else 'not finished'}; what it said is in {log}")
+    if not complete:
+        print("\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:]), file=sys.stderr)
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
@@ -94,7 +91,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog=f"latentdd {verb}",
         description=(sweep.__doc__ or "").partition("\n\n    Args")[0],
-        usage="latentdd sweep --config SWEEP.yaml --out DIR [--dry_run true] [-- options of latentdd fit]",
+        usage="latentdd sweep --config SWEEP.yaml --out DIR [--jobs N] [--dry_run true] [-- options of latentdd fit]",
     )
     parser.add_function_arguments(sweep, skip={"extra"}, as_positional=False)
     sweep(**vars(parser.parse_args(own)), extra=extra)

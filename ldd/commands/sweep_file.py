@@ -34,6 +34,10 @@ class Cell:
     folder: Path
     arguments: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """Names and seed."""
+        return f"{', '.join(filter(None, self.names))}, seed {self.seed}"
+
     @property
     def finished(self) -> bool:
         """Whether a sweep ran it to its end, evaluation included.

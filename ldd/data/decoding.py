@@ -1,6 +1,5 @@
 """From image files to squares of bytes: every oddity of real files is settled here, once."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
+from ldd.cores import available_cores
 from ldd.data.sources import Item, Source, UnreadableImage
 from ldd.errors import UserError
 
@@ -114,7 +114,7 @@ def decode_all(
         return np.ascontiguousarray(square.numpy())
 
     kept, left_out = [], []
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = available_cores()
     shown = len(items) >= _SHOW_PROGRESS_FROM and getattr(rank_zero_only, "rank", 0) == 0
     shown = shown and get_console().is_terminal
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -18,6 +18,7 @@ from joblib.externals.loky import get_reusable_executor
 from torch import Tensor, distributed
 
 from ldd.classes import Labelled
+from ldd.cores import available_cores
 from ldd.errors import UserError
 from ldd.evaluation.students import Lesson, Outcome, Student
 
@@ -100,8 +101,7 @@ def count_workers(num_workers: NumWorkers) -> int:
         UserError: fewer than 1.
     """
     if num_workers == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_workers < 1:
         raise UserError(f"num_workers ({num_workers}) must be 'auto' or at least 1")
     return num_workers

@@ -2,16 +2,27 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 import yaml
 
 import ldd
 from ldd import cli
 from ldd.commands import sweep as verb
+from ldd.commands import sweep_running
 from ldd.commands.sweep_results import Results
+from ldd.commands.sweep_running import LOG_NAME, Runs
+from ldd.cores import available_cores
+from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 
 ROOT = Path(ldd.__file__).parent.parent
@@ -75,12 +86,14 @@ def here(monkeypatch):
     """Cells run in this process; the list of what was run."""
     done = []
 
-    def run(arguments):
-        done.append(arguments)
-        return cli.main(arguments)
+    class Here(Runs):
+        def __call__(self, commands):
+            for name, arguments, _ in commands:
+                done.append(arguments)
+                yield name, cli.main(arguments)
 
     monkeypatch.setattr(sys, "argv", ["latentdd"])
-    monkeypatch.setattr(verb, "run_fit", run)
+    monkeypatch.setattr(verb, "Runs", Here)
     return done
 
 
@@ -210,22 +223,99 @@ def test_the_plot_has_a_line_an_order_and_a_level_a_reference(tmp_path):
     assert [str(cell) for cell in shown.columns[0].cells] == ["0.1", "0.1", "0.5", "0.5", "whole"]
 
 
-def test_a_failing_cell_does_not_stop_the_others(tmp_path, monkeypatch):
-    (tmp_path / "a.yaml").touch()
-    config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
-    ran = []
-    monkeypatch.setattr(verb, "run_fit", lambda arguments: ran.append(arguments) or 2)
-    with pytest.raises(UserError, match=r"2 of 2 cells failed .*one/seed-0, .*two/seed-0"):
-        verb.sweep(str(config), str(tmp_path / "out"))
-    assert len(ran) == 2
-    monkeypatch.setattr(verb, "run_fit", lambda arguments: 130)
-    with pytest.raises(KeyboardInterrupt):
-        verb.sweep(str(config), str(tmp_path / "out"))
-
-
-def test_exit_code_of_a_run_of_its_own(monkeypatch):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_cell_does_not_stop_the_others(jobs, tmp_path, monkeypatch, capfd):
+    """Real processes, which fail since the recipe is empty; what they say is shown either way."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert verb.run_fit(["no-such-verb"]) == 2
+    (tmp_path / "a.yaml").write_text("model: {chunk_sise: 3}")
+    config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
+    with pytest.raises(UserError, match=r"2 of 2 cells failed .*one/seed-0, .*two/seed-0"):
+        verb.sweep(str(config), str(tmp_path / "out"), jobs)
+    assert capfd.readouterr().err.count("chunk_sise") == 2
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / "out" / name / "seed-0" / "cell.json").read_text())["finished"] is False
+        assert (tmp_path / "out" / name / "seed-0" / LOG_NAME).exists() == (jobs > 1)
+    with pytest.raises(UserError, match=r"jobs \(0\) must be at least 1"):
+        verb.sweep(str(config), str(tmp_path / "out"), 0)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_ctrl_c_reaches_all_cells_and_each_can_be_continued(small, tmp_path):
+    """Two cells at once, which would run for hours; the third is never started."""
+    config, extra = small
+    content = yaml.safe_load(config.read_text())
+    content["axes"]["steps"]["3"] = content["axes"]["steps"][1]
+    config.write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    extra += ["--trainer.max_steps", "100000", "--checkpoint.every_n_steps", "2"]
+    command = ["sweep", "--config", str(config), "--out", str(out), "--jobs", "2", "--", *extra]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ldd", *command],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folders = [out / name / "seed-5" for name in ("1", "2")]
+    wait_for(lambda: all((folder / "checkpoints" / "last.ckpt").is_file() for folder in folders), process)
+    runs = psutil.Process(process.pid).children()
+    share = str(max(1, available_cores() // 2))
+    assert [run.environ()["OMP_NUM_THREADS"] for run in runs] == [share, share]
+    for run in runs:
+        arguments = run.cmdline()
+        assert arguments[arguments.index("fit") + 1 :][:2] == ["--evaluation.num_workers", share]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert not [run for run in runs if run.is_running()]
+    assert not (out / "3").exists()
+    for cell in verb.Sweep.load(config).cells(out, extra)[:2]:
+        assert not cell.finished
+        assert cell.command()[-2:] == ["--ckpt_path", "last"]
+        saved = torch.load(cell.folder / "checkpoints" / "last.ckpt", weights_only=True)
+        distilled = DistilledSet.load(cell.folder)
+        assert torch.equal(saved["state_dict"]["codes.latents"], distilled.codes["latents"])
+        assert "stopped by signal 2" in (cell.folder / LOG_NAME).read_text()
+
+
+def test_a_run_that_is_told_to_stop_stops_the_others(tmp_path, monkeypatch):
+    """Sleeping processes in the place of runs; a number of threads that the user set is kept."""
+    script = "import os, sys, time; print(os.environ['OMP_NUM_THREADS'], flush=True); time.sleep(float(sys.argv[-1]))"
+    started = []
+
+    def sleep(command, **options):
+        started.append(Popen([sys.executable, "-c", script, command[-1]], **options))
+        return started[-1]
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(sweep_running.subprocess, "Popen", sleep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    names = iter("abcd")
+
+    def commands():
+        for seconds in ("0", "60", "60", "60"):
+            name = next(names)
+            (tmp_path / name).mkdir()
+            yield name, ["fit", seconds], tmp_path / name
+
+    found = Runs(2)(commands())
+    assert next(found) == ("a", 0)
+    log = tmp_path / "c" / LOG_NAME
+    threading.Timer(1.0, lambda: started[2].terminate()).start()
+    assert sorted(item for item in [next(found), next(found)]) == [("b", -15), ("c", -15)]
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+    assert next(names) == "d"
+    assert log.read_text() == "7\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
