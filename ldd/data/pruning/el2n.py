@@ -5,14 +5,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldd.classes import DataSpec
+from ldd.data.pruning.ensemble import EnsemblePruner
 from ldd.data.pruning.hashing import CACHE_DIR
 from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.trained import TrainedPruner
 from ldd.data.pruning.training import ScoringNetwork
-from ldd.errors import UserError
 
 
-class EL2NPruner(TrainedPruner):
+class EL2NPruner(EnsemblePruner):
     """Ranks images by the length of the error vector early in training (Paul et al., NeurIPS 2021, arXiv 2107.07075).
 
     The score is the mean over networks of |softmax(logits) - one-hot label|; published with 10 networks after 20 of 200
@@ -32,6 +31,7 @@ class EL2NPruner(TrainedPruner):
     """
 
     columns = ("el2n",)
+    description = "el2n over {} networks,"
 
     def __init__(
         self,
@@ -43,19 +43,7 @@ class EL2NPruner(TrainedPruner):
         training: ScoringNetwork = ScoringNetwork(epochs=2),  # noqa: B008 - frozen
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
-        super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
-        if networks < 1:
-            raise UserError(f"networks={networks}: at least 1 is needed")
-        self.networks = networks
-
-    @property
-    def pieces(self) -> int:
-        """Networks."""
-        return self.networks
-
-    def settings(self) -> str:
-        """Networks."""
-        return f"el2n over {self.networks} networks,"
+        super().__init__(keep, order, scope, skip_easiest, networks, training, cache_dir)
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Error lengths (M, 1) under one network."""

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from ldd.classes import DataSpec
+from ldd.data.pruning.ensemble import EnsemblePruner
 from ldd.data.pruning.hashing import CACHE_DIR
 from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.trained import TrainedPruner
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
 
 
-class ForgettingPruner(TrainedPruner):
+class ForgettingPruner(EnsemblePruner):
     """Ranks images by forgetting events (Toneva et al., ICLR 2019, arXiv 1812.05159); published keeping the hard ones.
 
     An event is an image that was classified rightly after one epoch and wrongly after the next; an image that is never
@@ -32,6 +32,7 @@ class ForgettingPruner(TrainedPruner):
     """
 
     columns = ("forgetting",)
+    description = "forgetting of {} networks,"
 
     def __init__(
         self,
@@ -43,21 +44,9 @@ class ForgettingPruner(TrainedPruner):
         training: ScoringNetwork = ScoringNetwork(epochs=20),  # noqa: B008 - frozen
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
-        super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
-        if networks < 1:
-            raise UserError(f"networks={networks}: at least 1 is needed")
+        super().__init__(keep, order, scope, skip_easiest, networks, training, cache_dir)
         if training.epochs < 2:
             raise UserError(f"training.epochs={training.epochs}: nothing can be forgotten in fewer than 2")
-        self.networks = networks
-
-    @property
-    def pieces(self) -> int:
-        """Networks."""
-        return self.networks
-
-    def settings(self) -> str:
-        """Networks."""
-        return f"forgetting of {self.networks} networks,"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Events (M, 1) of one network."""

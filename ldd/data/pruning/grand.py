@@ -6,17 +6,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from ldd.classes import DataSpec
-from ldd.data.pruning.hashing import CACHE_DIR
-from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.trained import TrainedPruner
-from ldd.data.pruning.training import ScoringNetwork
-from ldd.errors import UserError
+from ldd.data.pruning.ensemble import EnsemblePruner
 from ldd.networks import Network
 
 _AT_ONCE = 16  # images whose gradients are held at one time, each as large as the network
 
 
-class GraNdPruner(TrainedPruner):
+class GraNdPruner(EnsemblePruner):
     """Ranks images by the length of their loss gradient (Paul et al., NeurIPS 2021, arXiv 2107.07075).
 
     The score is the mean over freshly initialised networks of |d cross-entropy / d weights|, all weights together, in
@@ -36,30 +32,7 @@ class GraNdPruner(TrainedPruner):
     """
 
     columns = ("grand",)
-
-    def __init__(
-        self,
-        keep: float,
-        order: Order = "hard",
-        scope: Scope = "class",
-        skip_easiest: float = 0.0,
-        networks: int = 10,
-        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
-        cache_dir: str | None = CACHE_DIR,
-    ) -> None:
-        super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
-        if networks < 1:
-            raise UserError(f"networks={networks}: at least 1 is needed")
-        self.networks = networks
-
-    @property
-    def pieces(self) -> int:
-        """Networks."""
-        return self.networks
-
-    def settings(self) -> str:
-        """Networks."""
-        return f"grand over {self.networks} networks at initialisation,"
+    description = "grand over {} networks at initialisation,"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Gradient lengths (M, 1) under one network."""
