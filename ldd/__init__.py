@@ -58,13 +58,37 @@ if TYPE_CHECKING:
         stored_codes as stored_codes,
     )
     from ldd.data import (
+        CrossFittedLossPruner as CrossFittedLossPruner,
+    )
+    from ldd.data import (
         DigitsSource as DigitsSource,
     )
     from ldd.data import (
         DistillationData as DistillationData,
     )
     from ldd.data import (
+        EL2NPruner as EL2NPruner,
+    )
+    from ldd.data import (
         FolderSource as FolderSource,
+    )
+    from ldd.data import (
+        ForgettingPruner as ForgettingPruner,
+    )
+    from ldd.data import (
+        GraNdPruner as GraNdPruner,
+    )
+    from ldd.data import (
+        HerdingPruner as HerdingPruner,
+    )
+    from ldd.data import (
+        KCenterPruner as KCenterPruner,
+    )
+    from ldd.data import (
+        ListPruner as ListPruner,
+    )
+    from ldd.data import (
+        LossPruner as LossPruner,
     )
     from ldd.data import (
         Pruner as Pruner,
@@ -73,7 +97,25 @@ if TYPE_CHECKING:
         RandomPruner as RandomPruner,
     )
     from ldd.data import (
+        RankedPruner as RankedPruner,
+    )
+    from ldd.data import (
+        ScoreFacts as ScoreFacts,
+    )
+    from ldd.data import (
+        ScoreTable as ScoreTable,
+    )
+    from ldd.data import (
+        ScoringNetwork as ScoringNetwork,
+    )
+    from ldd.data import (
         Source as Source,
+    )
+    from ldd.data import (
+        StratifiedPruner as StratifiedPruner,
+    )
+    from ldd.data import (
+        TablePruner as TablePruner,
     )
     from ldd.distilled import DistilledSet as DistilledSet
     from ldd.distiller import Distiller as Distiller
@@ -159,7 +201,28 @@ _HOMES = {
     "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview"),
     "ldd.classes": ("ClassInfo", "DataSpec", "Labelled"),
     "ldd.codes": ("CodeBatch", "Codes", "GaussianCodes", "PointCodes", "stored_codes"),
-    "ldd.data": ("DigitsSource", "DistillationData", "FolderSource", "Pruner", "RandomPruner", "Source"),
+    "ldd.data": (
+        "CrossFittedLossPruner",
+        "DigitsSource",
+        "DistillationData",
+        "EL2NPruner",
+        "FolderSource",
+        "ForgettingPruner",
+        "GraNdPruner",
+        "HerdingPruner",
+        "KCenterPruner",
+        "ListPruner",
+        "LossPruner",
+        "Pruner",
+        "RandomPruner",
+        "RankedPruner",
+        "ScoreFacts",
+        "ScoreTable",
+        "ScoringNetwork",
+        "Source",
+        "StratifiedPruner",
+        "TablePruner",
+    ),
     "ldd.distilled": ("DistilledSet",),
     "ldd.distiller": ("Distiller",),
     "ldd.errors": ("NonFiniteError", "UserError"),
@@ -188,21 +251,29 @@ __all__ = (
     "Codes",
     "ConvNet",
     "CrossArchitecture",
+    "CrossFittedLossPruner",
     "DataSpec",
     "DigitsSource",
     "DistillationData",
     "DistilledSet",
     "Distiller",
     "DistributionMatching",
+    "EL2NPruner",
     "Export",
     "FolderSource",
+    "ForgettingPruner",
     "GaussianCodes",
     "GaussianLatents",
+    "GraNdPruner",
     "GradientMatching",
+    "HerdingPruner",
     "Initializer",
+    "KCenterPruner",
     "Labelled",
     "LastCheckpoints",
     "LatentDiffusionPrior",
+    "ListPruner",
+    "LossPruner",
     "Network",
     "NetworkFactory",
     "NonFiniteError",
@@ -215,12 +286,18 @@ __all__ = (
     "Pruner",
     "Quirks",
     "RandomPruner",
+    "RankedPruner",
     "RealEncodings",
     "Report",
     "ResNet18",
+    "ScoreFacts",
+    "ScoreTable",
+    "ScoringNetwork",
     "SiameseAugmentation",
     "Source",
     "StepContext",
+    "StratifiedPruner",
+    "TablePruner",
     "Term",
     "TrajectoryMatching",
     "UserError",
