@@ -203,13 +203,8 @@ class Distiller(L.LightningModule):
         """
         if self.initialised:
             return
-        counts = self._data.core_set.counts
         for info in self.data_spec.classes:
-            if counts[info.label] < self.images_per_class:
-                raise UserError(
-                    f"images_per_class ({self.images_per_class}) is more than the {counts[info.label]} images of "
-                    f"class {info.name!r} after pruning; lower it or keep more images"
-                )
+            self._data.core_set.require(info.label, self.images_per_class, "images_per_class")
         self.initializer(self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial"))
         self.initialised.fill_(True)
 
@@ -247,6 +242,8 @@ class Distiller(L.LightningModule):
             },
         )
         described.manifest["step"] = int(self.num_steps_done)
+        if pruning := self._data.pruning_record():
+            described.manifest["pruning"] = pruning
         return described
 
     # Checkpoints: codes, optimizers, step and memory plan; never the frozen prior.

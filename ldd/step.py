@@ -60,7 +60,7 @@ class DistillationStep:
 
     def real(self, label: int, n: int) -> Tensor:
         """N different real images of a class, (n, C, H, W) in [-1, 1]."""
-        images = self.core_set.draw(label, n, self.generator("real", label))
+        images = self.core_set.draw(label, n, self.generator("real", label), wanted="objective.real_batch")
         return images.to(self._distiller.device, self._distiller.codes.dtype)
 
     def real_classes(self, n: int) -> Labelled:

@@ -7,7 +7,7 @@ from small_runs import NARROW, fit, matching
 from ldd.callbacks import LastCheckpoints
 from ldd.callbacks.checkpoint import find_last
 from ldd.classes import DataSpec
-from ldd.data import DistillationData
+from ldd.data import DistillationData, RandomPruner
 from ldd.distilled import DistilledSet
 from ldd.distiller import Distiller
 from ldd.errors import NonFiniteError, UserError
@@ -136,9 +136,30 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_codes(prior, digits, tmp_
 
 
 def test_more_images_than_a_class_has(prior, digits, tmp_path):
-    with pytest.raises(UserError, match=r"images_per_class \(500\) is more than the \d+ images of class '0'"):
+    with pytest.raises(
+        UserError,
+        match=r"images_per_class \(500\) is more than the \d+ real images of class 'digit-0'; lower it, or add",
+    ):
         fit(prior, matching(), tmp_path, 1, digits, images_per_class=500)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "setting"), [("images_per_class", {"images_per_class": 20}), ("objective.real_batch", {})]
+)
+def test_more_images_than_pruning_leaves(prior, tmp_path, wanted, setting):
+    """The share that the message names works, and the next smaller one does not."""
+    objective = matching(real_batch=4 if setting else 20)
+    text = rf"{wanted} \(20\) is more than the \d+ real images of class '[\w-]+' after pruning \(of \d+\); lower it"
+    with pytest.raises(UserError, match=text) as error:
+        fit(prior, objective, tmp_path, 1, DistillationData(pruner=RandomPruner(0.1)), **setting)
+    share = float(str(error.value).rpartition("or use at least keep=")[2])
+    counts = []
+    for keep in (share, round(share - 1e-4, 4)):
+        data = DistillationData(pruner=RandomPruner(keep))
+        data.setup()
+        counts.append(min(data.core_set.counts))
+    assert counts == [20, 19]
 
 
 def test_settings_that_do_not_fit(digits, prior, tmp_path):
@@ -181,5 +202,8 @@ def test_float64_runs(tiny_prior_path, digits, tmp_path):
 
 
 def test_real_batch_larger_than_a_class(prior, tmp_path):
-    with pytest.raises(UserError, match=r"class 0 has \d+ real images but 400 different ones are needed"):
+    with pytest.raises(
+        UserError,
+        match=r"objective.real_batch \(400\) is more than the \d+ real images of class 'digit-0'; lower it",
+    ):
         fit(prior, matching(real_batch=400), tmp_path, 1, DistillationData())

@@ -1,7 +1,8 @@
 """The data of a run: source -> subset -> prune -> cache -> class-balanced batches of bytes."""
 
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import asdict
+from typing import Any, get_args
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -122,7 +123,20 @@ class DistillationData(LightningDataModule):
             table = self._pruner.score(self.source, list(items), self.spec, self.seed)
             kept = self._pruner.keep(table)
             self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
+        self.train_images.explain = self.core_set.explain = self._explain
         self._ready = True
+
+    def pruning_record(self) -> dict[str, Any] | None:
+        """What pruning did, as plain values; None without it."""
+        if self._pruner is None or self.prune_table is None:
+            return None
+        return {
+            "pruner": type(self._pruner).__name__,
+            **asdict(self.prune_table.facts),
+            "data_fingerprint": self.prune_table.fingerprint,
+            "images_per_class": self.train_images.counts,
+            "kept_per_class": self.core_set.counts,
+        }
 
     def train_dataloader(self) -> DataLoader[int]:
         """Step numbers: one epoch is the whole run, so that validation comes at its end."""
@@ -132,6 +146,15 @@ class DistillationData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[int]:
         """One item, so that Lightning validates once."""
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
+
+    def _explain(self, label: int, needed: int) -> str:
+        """Name of a class that cannot give `needed` images, and what to do."""
+        name, whole = f"class {self.classes[label].wnid!r}", self.train_images.counts[label]
+        if self._pruner is None or self.prune_table is None or needed > whole:
+            return f"{name}; lower it, or add images"
+        keep = self._pruner.smallest_keep(self.prune_table, needed)
+        cure = "prune less" if keep is None else f"use at least keep={keep:g}"
+        return f"{name} after pruning (of {whole}); lower it, or {cure}"
 
     def _load(self, split: Split) -> RealImages:
         if split not in self._splits:

@@ -1,6 +1,6 @@
 """Real images of one split, held as bytes and ordered by class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,11 @@ class RealImages:
 
     Attributes:
         counts: K numbers of images per class.
+        explain: given a label and a number that its class cannot give, the class's name and the cure, for messages;
+            None where nobody knows more than the label.
     """
+
+    explain: Callable[[int, int], str] | None = None
 
     def __init__(self, images: Tensor, labels: Tensor, keys: Sequence[str], num_classes: int) -> None:
         assert images.dtype == torch.uint8, "images are held as bytes"
@@ -58,17 +62,25 @@ class RealImages:
             return self._store[int(rows[0]) : int(rows[-1]) + 1]
         return self._store[rows]
 
-    def draw(self, label: int, n: int, generator: torch.Generator) -> Tensor:
+    def require(self, label: int, n: int, wanted: str) -> None:
+        """Refuse a class of fewer than `n` images; `wanted` is the setting that asks for them.
+
+        Raises:
+            UserError: the setting with its value, the class and, after pruning, the smallest share that works.
+        """
+        if n > self.counts[label]:
+            reason = f"class {label}; lower it" if self.explain is None else self.explain(label, n)
+            raise UserError(f"{wanted} ({n}) is more than the {self.counts[label]} real images of {reason}")
+
+    def draw(
+        self, label: int, n: int, generator: torch.Generator, wanted: str = "the number of different images"
+    ) -> Tensor:
         """`n` different images of a class, (n, 3, H, W) float32 in [-1, 1].
 
         Raises:
-            UserError: the class has fewer than `n` images.
+            UserError: as `require`.
         """
-        if n > self.counts[label]:
-            raise UserError(
-                f"class {label} has {self.counts[label]} real images but {n} different ones are needed; "
-                "ask for fewer (real batch, images per class) or keep more in pruning"
-            )
+        self.require(label, n, wanted)
         chosen = self._starts[label] + torch.randperm(self.counts[label], generator=generator)[:n]
         return to_unit_range(self._store[self._rows[chosen]])
 

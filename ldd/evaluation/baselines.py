@@ -82,7 +82,8 @@ class RandomReal(Baseline):
         drawn: list[Tensor] = []
         for label, n in enumerate(setting.counts):
             draws = generator(setting.seed, "random real", repeat, label)
-            drawn.append(to_bytes(setting.data.train_images.draw(label, n, draws)))
+            images = setting.data.train_images.draw(label, n, draws, wanted="random_real: images per class")
+            drawn.append(to_bytes(images))
         labels = torch.arange(len(setting.counts)).repeat_interleave(torch.tensor(setting.counts))
         return Labelled(torch.cat(drawn), labels)
 

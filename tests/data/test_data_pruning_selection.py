@@ -124,6 +124,15 @@ def test_the_smallest_keep_is_the_smallest(counts, needed):
     assert keep <= 1e-4 or any(exact_floor(round(keep - 1e-4, 4), count) < needed for count in counts)
 
 
+def test_the_share_that_works_leaves_room_for_what_is_skipped():
+    """Ten images a class: a half of them after the easiest half, but not seven."""
+    table = table_of([0.0] * 10, [1.0] * 10)
+    window = Selection(0.2, skip_easiest=0.5)
+    assert window.smallest_keep(table, 5) == 0.5
+    assert window.smallest_keep(table, 7) is None
+    assert Selection(0.2, scope="global").smallest_keep(table, 5) == 0.75
+
+
 def test_random_choice_follows_from_the_seed():
     items = [Item(f"{label}/{i}", label) for label in range(2) for i in range(50)]
     pruner, spec = RandomPruner(0.5), type("Spec", (), {"classes": class_infos(2)})

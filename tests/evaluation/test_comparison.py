@@ -53,7 +53,10 @@ def test_random_real_is_drawn_anew_per_repeat(setting):
 
 
 def test_random_real_from_a_class_that_is_too_small(setting):
-    with pytest.raises(UserError, match="class 1 has 8 real images but 9 different ones are needed"):
+    with pytest.raises(
+        UserError,
+        match=r"random_real: images per class \(9\) is more than the 8 real images of class 1; lower it",
+    ):
         RandomReal().set_for(0, Setting(setting.data, [1, 9, 1], seed=0))
 
 

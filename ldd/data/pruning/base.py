@@ -38,6 +38,10 @@ class Pruner(ABC):
             UserError: a class would be left empty.
         """
 
+    def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
+        """Smallest share kept that leaves `needed` images in every class; None: none does, or it takes no share."""
+        return None
+
 
 class RankedPruner(Pruner):
     """Keeps one end of an order.
@@ -60,3 +64,7 @@ class RankedPruner(Pruner):
     def keep(self, table: ScoreTable) -> Tensor:
         """Indices (m,) int64, ascending, of the items kept; see `Selection`."""
         return self.selection(table)
+
+    def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
+        """As `Selection.smallest_keep`."""
+        return self.selection.smallest_keep(table, needed)

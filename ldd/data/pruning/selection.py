@@ -81,6 +81,11 @@ class Selection:
 
     def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
         """Smallest share (four decimals) that leaves `needed` images in every class that has any; None if none does."""
+        keep = self._smallest_keep(table, needed)
+        fits = keep is not None and as_fraction(self.skip_easiest) + as_fraction(keep) <= 1
+        return keep if fits else None
+
+    def _smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
         if self.scope == "class":
             return smallest_keep(table.counts, needed)
         order, places, _ = self._places(table)

@@ -67,6 +67,12 @@ class StratifiedPruner(TablePruner):
             kept += self._draw(table.values[mine], mine, exact_floor(self.selection.keep, count), label)
         return torch.tensor(sorted(kept))
 
+    def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
+        """Of the images that are not left out as hardest."""
+        keep = super().smallest_keep(table, needed)
+        fits = keep is not None and as_fraction(self.skip_hardest) + as_fraction(keep) <= 1
+        return keep if fits else None
+
     def _draw(self, values: Floats, rows: npt.NDArray[np.int64], budget: int, label: int) -> list[int]:
         chosen: list[int] = []
         members = [group for group in strata_of(values, self.strata) if len(group)]
