@@ -162,6 +162,18 @@ def test_more_images_than_pruning_leaves(prior, tmp_path, wanted, setting):
     assert counts == [20, 19]
 
 
+def test_the_manifest_says_what_pruning_did(prior, digits, tmp_path):
+    data = DistillationData(pruner=RandomPruner(0.25), seed=3)
+    model = fit(prior, matching(), tmp_path, 1, data)
+    record = DistilledSet.load(tmp_path / "distilled").manifest["pruning"]
+    assert record == model.distilled_set().manifest["pruning"]
+    assert record["images_per_class"] == digits.train_images.counts
+    assert record["kept_per_class"] == [n // 4 for n in digits.train_images.counts]
+    assert (record["pruner"], record["criterion"], record["seed"]) == ("RandomPruner", "random", 3)
+    assert record["data_fingerprint"] == data.prune_table.fingerprint
+    assert "pruning" not in fit(prior, matching(), tmp_path / "whole", 1, digits).distilled_set().manifest
+
+
 def test_settings_that_do_not_fit(digits, prior, tmp_path):
     with pytest.raises(UserError, match=r"data.image_size \(32\) differs from the prior's image_size \(64\)"):
         Distiller(PixelPrior(64), matching(), digits.spec)

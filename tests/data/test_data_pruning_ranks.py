@@ -7,11 +7,23 @@ import pytest
 import torch
 import torch.distributed as dist
 from pruning_cases import NoiseSource, spec_of
+from torchvision.models import get_model
 
-from ldd.data import CrossFittedLossPruner, ScoringNetwork
+from ldd.data import CrossFittedLossPruner, LossPruner, ScoringNetwork
 from ldd.data.pruning.ranks import dealt, merged, shared
 from ldd.errors import UserError
 from ldd.networks import ConvNet
+from ldd.seeding import seeded
+
+
+def by_classifier(folder, cache):
+    """A pruner by a classifier with random weights, the same for both ranks."""
+    path = folder / "weights.pt"
+    if not path.exists():
+        with seeded(0):
+            torch.save(get_model("mobilenet_v3_small", num_classes=2).state_dict(), path)
+    sizes = {"resize": 36, "crop": 32, "device": "cpu", "precision": "float32"}
+    return LossPruner(0.5, classifier="mobilenet_v3_small", weights=str(path), cache_dir=cache, **sizes)
 
 
 def pruner(cache):
@@ -22,7 +34,10 @@ def pruner(cache):
 def of_rank(rank, folder, queue):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     source = NoiseSource(4, 5)
-    table = pruner(f"{folder}/cache").score(source, source.items("train"), spec_of(source), seed=0)
+    tables = [
+        made.score(source, source.items("train"), spec_of(source), seed=0)
+        for made in (pruner(f"{folder}/cache"), by_classifier(folder, f"{folder}/cache"))
+    ]
 
     def fail(pieces):
         raise UserError(f"rank {rank} cannot") if 1 in pieces else SystemExit(0)
@@ -33,17 +48,20 @@ def of_rank(rank, folder, queue):
     except UserError as error:
         message = str(error)
     dist.barrier()
-    queue.put((rank, table.values.tolist(), message))
+    queue.put((rank, [table.values.tolist() for table in tables], message))
     dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_ranks_agree_with_one(tmp_path):
     source = NoiseSource(4, 5)
-    alone = pruner(None).score(source, source.items("train"), spec_of(source), seed=0)
+    alone = [
+        made.score(source, source.items("train"), spec_of(source), seed=0)
+        for made in (pruner(None), by_classifier(tmp_path, None))
+    ]
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    processes = [context.Process(target=of_rank, args=(rank, str(tmp_path), queue)) for rank in range(2)]
+    processes = [context.Process(target=of_rank, args=(rank, tmp_path, queue)) for rank in range(2)]
     for process in processes:
         process.start()
     results = sorted(queue.get(timeout=120) for _ in processes)
@@ -51,7 +69,8 @@ def test_two_ranks_agree_with_one(tmp_path):
         process.join(timeout=60)
     for rank, (number, values, message) in enumerate(results):
         assert number == rank
-        assert torch.tensor(values).sub(torch.tensor(alone.values)).abs().max() < 1e-5
+        for mine, table in zip(values, alone, strict=True):
+            assert torch.tensor(mine).sub(torch.tensor(table.values)).abs().max() < 1e-5
         assert message == "rank 1 cannot"
 
 
