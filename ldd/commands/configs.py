@@ -7,13 +7,17 @@ from pathlib import Path
 import ldd
 from ldd.commands.plain import run_function
 from ldd.errors import UserError
+from ldd.files import atomic_folder
 
 
 def configs(copy: str | None = None) -> None:
     """List the shipped configuration files, or copy them to a folder.
 
     Args:
-        copy: folder to copy them to; it must not exist.
+        copy: folder to copy them to, all or none; it must not exist.
+
+    Raises:
+        UserError: it exists, or cannot be written.
     """
     root = configs_folder()
     if copy is None:
@@ -22,10 +26,8 @@ def configs(copy: str | None = None) -> None:
     target = Path(copy)
     if target.exists():
         raise UserError(f"--copy ({copy}) exists; name a new folder")
-    try:
-        shutil.copytree(root, target)
-    except OSError as error:
-        raise UserError(f"--copy ({copy}): {error.strerror or error}; choose a writable folder") from error
+    with atomic_folder(target, durable=False) as beside:
+        shutil.copytree(root, beside, dirs_exist_ok=True)
     print(f"copied to {target}")
 
 

@@ -41,6 +41,9 @@ MAY_CHANGE = ("data.root", "data.cache_dir", "model.chunk_size", "model.checkpoi
 """Settings that a resumed run may change: where the data lies, and how memory is used."""
 
 
+_LOGS = "logs"  # folder of our own logger's files
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
 
@@ -62,7 +65,7 @@ class RunCLI(LightningCLI):
         run_files: what marks a folder as holding a run, and what `--overwrite` removes.
     """
 
-    run_files: tuple[str, ...] = ("checkpoints", "config.yaml")
+    run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
 
     def __init__(
@@ -154,7 +157,7 @@ class RunCLI(LightningCLI):
                 f"trainer.default_root_dir ({trainer.default_root_dir}): {error.strerror}; choose a writable folder"
             ) from error
         if trainer.logger in (None, True):
-            kwargs["logger"] = CSVLogger(trainer.default_root_dir, name="logs")
+            kwargs["logger"] = CSVLogger(trainer.default_root_dir, name=_LOGS)
         given = self._get(self.config_init, "trainer").callbacks or []
         callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
         if trainer.enable_progress_bar is not False and not any(

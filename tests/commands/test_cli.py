@@ -143,6 +143,7 @@ def test_overwrite_replaces_a_run(small, tmp_path, here):
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
     assert here(*arguments, 0, "--overwrite")[0] == 0
     assert not (tmp_path / "checkpoints").exists()
+    assert not list((tmp_path / "logs").glob("*/metrics.csv"))  # no step, nothing to log
     assert DistilledSet.load(tmp_path).images_per_class == 1
 
 
@@ -225,6 +226,21 @@ def test_inspect_export_and_configs(run, tmp_path, here, capsys):
         ROOT / "configs" / "quickstart.yaml"
     ).read_text()
     assert here("configs", "--copy", tmp_path / "configs")[0] == 2
+    (tmp_path / "file").touch()
+    code, errors = here("configs", "--copy", tmp_path / "file" / "configs")
+    assert code == 2
+    assert "cannot write" in errors
+
+
+def test_a_copy_of_the_configs_that_breaks_off_leaves_nothing(tmp_path, here, monkeypatch):
+    def broken(root, target, **options):
+        (target / "quickstart.yaml").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", broken)
+    code, errors = here("configs", "--copy", tmp_path / "configs")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert "No space left on device; free some space" in errors
 
 
 @pytest.mark.parametrize(
