@@ -69,37 +69,55 @@ def record_experts(
         UserError: a number out of range, an unknown device, too little disk space, weights that became NaN.
     """
     _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
-    place = _as_device(device)
+    place, strategies = _as_device(device), SiameseAugmentation(augmentation)
+    optimisation = learning_rate, momentum, weight_decay
+    training = ExpertTraining(epochs, batch_size, *optimisation, strategies.strategies, seed)
     data.setup()
-    strategies = SiameseAugmentation(augmentation)
-    with seeded(seed, "expert", first_expert):
-        sample = network(data.spec.num_classes, data.spec.image_size)
-    real = data.core_set
-    training = ExpertTraining(
-        epochs, batch_size, learning_rate, momentum, weight_decay, strategies.strategies, seed
-    )
-    setting = ExpertSetting.of(data.spec, real.keys, real.labels, sample)
     wanted = range(first_expert, first_expert + num_experts)
-    recording = Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
+    recording = _recording(data, network, training, wanted, out)
+    _record_missing(recording, wanted, data, network, strategies, place, progress)
+    losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
+    print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
+    return recording.folder
+
+
+def _recording(
+    data: DistillationData, network: NetworkFactory, training: ExpertTraining, wanted: range, out: str
+) -> Trajectories:
+    """The recording that these experts belong to, whatever of it is there already."""
+    with seeded(training.seed, "expert", wanted.start):
+        sample = network(data.spec.num_classes, data.spec.image_size)
+    setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, sample)
+    return Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
+
+
+def _record_missing(
+    recording: Trajectories,
+    wanted: range,
+    data: DistillationData,
+    network: NetworkFactory,
+    augmentation: SiameseAugmentation,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Train and write the experts that are not there yet."""
+    training = recording.training
     missing = [expert for expert in wanted if not recording.is_whole(expert)]
     _check_disk(recording, missing, len(wanted))
     recording.write_index()
-    images, labels = real.images.to(place), real.labels.to(place)
-    with _bar(len(missing) * epochs, shown=progress) as tick:
+    images, labels = data.core_set.images.to(device), data.core_set.labels.to(device)
+    with _bar(len(missing) * training.epochs, shown=progress) as tick:
         for done, expert in enumerate(missing):
             snapshots, losses = train_expert(
-                network, data.spec, images, labels, training, strategies, expert, tick
+                network, data.spec, images, labels, training, augmentation, expert, tick
             )
             try:
                 recording.write(expert, snapshots, losses)
             except UserError as error:
-                kept = num_experts - len(missing) + done
+                kept = len(wanted) - len(missing) + done
                 raise UserError(
-                    f"{error}. {kept} of {num_experts} experts are kept; the same command continues with the rest"
+                    f"{error}. {kept} of {len(wanted)} experts are kept; the same command continues with the rest"
                 ) from error
-    losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
-    print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
-    return recording.folder
 
 
 def train_expert(
@@ -133,18 +151,7 @@ def train_expert(
     with seeded(training.seed, "expert", expert):
         student: Network = network(spec.num_classes, spec.image_size)
     student.to(images.device)
-    first = parameters_to_vector(student.parameters()).detach()
-    snapshots = torch.empty(training.epochs + 1, len(first))
-    losses = torch.empty(training.epochs)
-    snapshots[0] = first
-
-    def keep(epoch: int, loss: Tensor) -> None:
-        # Copied into rows: a detached parameter would go on changing with the training.
-        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
-        losses[epoch] = loss
-        if tick:
-            tick(loss)
-
+    snapshots, losses, keep = _keeper(student, training.epochs, tick)
     train_classifier(
         student,
         images,
@@ -167,6 +174,24 @@ def train_expert(
             f"expert {expert}: weights became NaN or infinite with learning_rate {training.learning_rate:g}; lower it"
         )
     return snapshots, losses
+
+
+def _keeper(
+    student: Network, epochs: int, tick: Tick | None
+) -> tuple[Tensor, Tensor, Callable[[int, Tensor], None]]:
+    """Snapshots (E + 1, P), of which the first is filled, losses (E,), and what fills both after each epoch."""
+    first = parameters_to_vector(student.parameters()).detach()
+    snapshots, losses = torch.empty(epochs + 1, len(first)), torch.empty(epochs)
+    snapshots[0] = first
+
+    def keep(epoch: int, loss: Tensor) -> None:
+        # Copied into rows: a detached parameter would go on changing with the training.
+        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
+        losses[epoch] = loss
+        if tick:
+            tick(loss)
+
+    return snapshots, losses, keep
 
 
 def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) -> None:
