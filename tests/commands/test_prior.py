@@ -293,7 +293,8 @@ def train(*arguments):
 def test_a_killed_training_resumes_to_the_same_prior(capsys, tmp_path):
     folder = "--trainer.default_root_dir"
     code, shown = latentdd(capsys, "prior", "train", *RUN, folder, tmp_path / "whole")
-    assert (code, shown.splitlines()[-1]) == (0, f"prior written to {tmp_path / 'whole' / 'prior'}")
+    assert code == 0
+    assert f"prior written to {tmp_path / 'whole' / 'prior'}" in shown.splitlines()
     killed = start(train, folder, tmp_path / "run", "--trainer.callbacks", f"{__name__}.Kill")
     assert killed.result() is None
     assert not (tmp_path / "run" / "prior").exists()
