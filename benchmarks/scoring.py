@@ -2,21 +2,25 @@
 
     python -m benchmarks.scoring --root ROOT --weights FILE [--json] [--classifier mobilenet_v2] [--images 400]
 
-The loop is that of the released scoring script: one image at a time, decoded by Pillow, resized to 224 x 224 and
-normalised by torchvision's transforms, a forward pass that records gradients, cross-entropy. Both take turns on the
-same slices of the images, and both rates are totals over all turns. `--threads` is torch's for the loop, and the number
-of threads of the scorer; files are in the page cache for both.
+The loop is that of the released scoring script: torchvision's `ImageFolder` resizes to 224 x 224 and normalises, a
+`DataLoader` without workers gives one image at a time, a forward pass that records gradients, cross-entropy. Both take
+turns on the same slices of the images, and both rates are totals over all turns. `--threads` is torch's for the loop,
+and the number of threads of the scorer; files are in the page cache for both. `--weights random` measures without
+trained weights: the times are the same, the losses mean nothing.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.datasets import ImageFolder
+from torchvision.models import get_model
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from ldd.data import FolderSource, Item, LossPruner
@@ -24,16 +28,24 @@ from ldd.data.pruning.classifier import class_outputs
 from ldd.data.pruning.scoring import Scorer, find_device
 
 
-def published_loop(network: nn.Module, transform: Compose, paths: list[Path], targets: list[int]) -> Tensor:
+def published_loop(network: nn.Module, images: Dataset[tuple[Tensor, int]], targets: list[int]) -> Tensor:
     """Losses (N,) one by one."""
     losses = []
     device = next(network.parameters()).device
-    for path, target in zip(paths, targets, strict=True):
-        with Image.open(path) as image:
-            pixels = transform(image.convert("RGB"))
-        logits = network(pixels[None].to(device))
+    for (pixels, _), target in zip(DataLoader(images, batch_size=1), targets, strict=True):
+        logits = network(pixels.to(device))
         losses.append(F.cross_entropy(logits, torch.tensor([target], device=device)).item())
     return torch.tensor(losses, dtype=torch.float64)
+
+
+def weights_file(classifier: str, weights: str, folder: str) -> str:
+    """`weights`, or for "random" a state dict with random values in `folder`."""
+    if weights != "random":
+        return weights
+    torch.manual_seed(0)
+    path = Path(folder) / f"{classifier}.pt"
+    torch.save(get_model(classifier, weights=None).state_dict(), path)
+    return str(path)
 
 
 def main() -> None:
@@ -42,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", required=True, help="folder with train/<wnid>/ and val/<wnid>/")
-    parser.add_argument("--weights", required=True, help="published weights by name, or a state dict")
+    parser.add_argument("--weights", required=True, help="published by name, a state dict, or random")
     parser.add_argument("--classifier", default="mobilenet_v2")
     parser.add_argument("--mean", type=float, nargs=3, default=[0.5, 0.5, 0.5])
     parser.add_argument("--std", type=float, nargs=3, default=[0.5, 0.5, 0.5])
@@ -55,21 +67,28 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device = find_device(arguments.device)
-
     source = FolderSource(arguments.root)
     items = source.items("train")
     items = items[:: max(1, len(items) // arguments.images)][: arguments.images]
-    pruner = LossPruner(
-        0.5,
-        classifier=arguments.classifier,
-        weights=arguments.weights,
-        resize=(224, 224),
-        crop=224,
-        mean=tuple(arguments.mean),
-        std=tuple(arguments.std),
-        cache_dir=None,
-    )
+    with TemporaryDirectory() as folder:
+        pruner = LossPruner(
+            0.5,
+            classifier=arguments.classifier,
+            weights=weights_file(arguments.classifier, arguments.weights, folder),
+            resize=(224, 224),
+            crop=224,
+            mean=tuple(arguments.mean),
+            std=tuple(arguments.std),
+            cache_dir=None,
+        )
+        compare(arguments, source, items, pruner)
+
+
+def compare(
+    arguments: argparse.Namespace, source: FolderSource, items: list[Item], pruner: LossPruner
+) -> None:
+    """Time both on the same images and print the figures."""
+    device = find_device(arguments.device)
     outputs = class_outputs(source.classes, pruner.classifier.outputs, arguments.classifier)
     targets = [int(outputs[item.label]) for item in items]
     batch_size = arguments.batch_size if arguments.batch_size == "auto" else int(arguments.batch_size)
@@ -78,9 +97,13 @@ def main() -> None:
     )
     network = pruner.classifier.load().to(device)
     transform = Compose([Resize((224, 224)), ToTensor(), Normalize(arguments.mean, arguments.std)])
+    images = ImageFolder(str(Path(arguments.root) / "train"), transform)
+    places = {
+        str(Path(path).relative_to(arguments.root)): place for place, (path, _) in enumerate(images.samples)
+    }
 
     def slow(part: list[Item], wanted: list[int]) -> Tensor:
-        return published_loop(network, transform, [Path(arguments.root) / item.key for item in part], wanted)
+        return published_loop(network, Subset(images, [places[item.key] for item in part]), wanted)
 
     def fast(part: list[Item], wanted: list[int]) -> Tensor:
         return torch.cat([batch[:, 0] for batch in scorer(source, part, wanted)])
