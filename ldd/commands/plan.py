@@ -24,6 +24,7 @@ from ldd.commands.planning import (
     run_bytes,
     since_start,
 )
+from ldd.data import DistillationData
 from ldd.distiller import Distiller
 from ldd.errors import UserError
 from ldd.memory import peak_memory_mib
@@ -76,6 +77,8 @@ class PlanCLI(DistillationCLI):
         arguments: of `latentdd plan`.
     """
 
+    program = "latentdd plan"
+
     def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
         self.folder = folder
         self.clock = StepClock()
@@ -121,6 +124,10 @@ class PlanCLI(DistillationCLI):
         trainer.callbacks.insert(0, self.clock)
         return trainer
 
+    def probe(self) -> None:
+        """Run the few steps."""
+        self._call(self.trainer.fit, model=self.model, datamodule=self.datamodule)
+
 
 def _evaluations(interval: int | float | None, steps: int) -> int:
     """Validations of a run of one epoch."""
@@ -132,8 +139,10 @@ def _evaluations(interval: int | float | None, steps: int) -> int:
 def make(cli: PlanCLI) -> Plan:
     """Run the few steps and a few epochs of each evaluation network, and work out the rest."""
     clock, trainer, model, data = cli.clock, cli.trainer, cli.model, cli.datamodule
+    assert isinstance(model, Distiller)
+    assert isinstance(data, DistillationData)
     before = since_start() - time.perf_counter()
-    cli.fit(model=model, datamodule=data)
+    cli.probe()
     closing = time.perf_counter() - clock.ended
     device = trainer.strategy.root_device
     peak = peak_memory_mib(device)

@@ -16,6 +16,7 @@ class PriorTrainingCLI(RunCLI):
 
     run_files = (*RunCLI.run_files, "prior", "samples")
     seeded = (*RunCLI.seeded, "samples.seed")
+    program = "latentdd prior train"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Section `samples`, and `--ckpt_path` (a subcommand of LightningCLI would have it)."""

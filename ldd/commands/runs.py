@@ -63,10 +63,12 @@ class RunCLI(LightningCLI):
 
     Attributes:
         run_files: what marks a folder as holding a run, and what `--overwrite` removes.
+        program: what its help calls it.
     """
 
     run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
+    program: str = "latentdd"
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class RunCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={**TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "latentdd" if arguments is None else "latentdd prior train"},
+            parser_kwargs={"prog": self.program},
             run=arguments is None,
             args=None if arguments is None else list(arguments),
         )
@@ -169,7 +171,7 @@ class RunCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit` in a folder that is now this run's."""
-        if self.options.get("ckpt_path") is None and self.trainer.is_global_zero:  # plan has no such option
+        if self.options.ckpt_path is None and self.trainer.is_global_zero:
             for path in self._found(Path(self.trainer.default_root_dir)):
                 if path.is_dir():
                     shutil.rmtree(path)
