@@ -10,7 +10,7 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes cores seeding files memory".split()  # noqa: SIM905
+    "errors classes cores seeding files sharing ranks memory".split()  # noqa: SIM905
     + "preview manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],

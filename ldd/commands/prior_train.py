@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from ldd.callbacks.prior_samples import PriorSamples
 from ldd.commands.runs import RunCLI
 from ldd.priors.training import PriorTraining
 
@@ -13,10 +14,12 @@ from ldd.priors.training import PriorTraining
 class PriorTrainingCLI(RunCLI):
     """One run of `PriorTraining`; its result is `<run>/prior`."""
 
-    run_files = (*RunCLI.run_files, "prior")
+    run_files = (*RunCLI.run_files, "prior", "samples")
+    seeded = (*RunCLI.seeded, "samples.seed")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """`--ckpt_path` (a subcommand of LightningCLI would have it)."""
+        """Section `samples`, and `--ckpt_path` (a subcommand of LightningCLI would have it)."""
+        parser.add_lightning_class_args(PriorSamples, "samples")
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."

@@ -37,7 +37,7 @@ EXPECTED_WARNINGS = (
 )
 
 
-MAY_CHANGE = ("data.root", "data.cache_dir", "model.chunk_size", "model.checkpointing")
+MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_size", "model.checkpointing")
 """Settings that a resumed run may change: where the data lies, and how memory is used."""
 
 

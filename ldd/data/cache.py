@@ -1,12 +1,8 @@
 """Decoding a split to squares of bytes: into memory, or into a file on disk that ranks and runs share."""
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from ldd.data.sources import Item, Source, Split
 from ldd.errors import UserError
 from ldd.files import atomic_file, write_json
 from ldd.memory import free_bytes
+from ldd.sharing import build_once, map_file
 
 _FORMAT = 1  # of the index
 
@@ -49,12 +46,22 @@ def load_split(
     return entry.build(on_error) if found is None else found
 
 
+def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
+    """Hash of everything the decoded pixels of `items` follow from on this machine, in 64 hex digits.
+
+    Labels, names, sizes and times of change of the files, image size, and the recipe.
+    """
+    digest = hashlib.sha256(json.dumps([_FORMAT, RECIPE, image_size, len(source.classes)]).encode())
+    for item in items:
+        digest.update(f"{item.label}\t{item.key}\t{source.revision(item)}\n".encode())
+    return digest.hexdigest()
+
+
 class CacheEntry:
     """A decoded split on disk: `<split>-<size>px-<key>.bin`, the images one after the other, and `.json`, its index.
 
-    The key is a hash of everything the pixels follow from: labels, names, sizes and times of change of the files,
-    image size, and the recipe. So an edited image, another subset or another size never meets a stale file; old
-    files may be deleted at any time. Both files are written beside and renamed, the index last.
+    The key is that of `pixels_key`. So an edited image, another subset or another size never meets a stale file;
+    old files may be deleted at any time. Both files are written beside and renamed, the index last.
 
     Args:
         folder: where entries lie.
@@ -67,12 +74,8 @@ class CacheEntry:
     def __init__(
         self, folder: Path, source: Source, split: Split, items: Sequence[Item], image_size: int
     ) -> None:
-        digest = hashlib.sha256(json.dumps([_FORMAT, RECIPE, image_size, len(source.classes)]).encode())
-        for item in items:
-            digest.update(f"{item.label}\t{item.key}\t{source.revision(item)}\n".encode())
-        self.key = digest.hexdigest()
+        self.key = pixels_key(source, items, image_size)
         self._source, self._split, self._items, self._size = source, split, items, image_size
-        self._folder = folder
         self.data = folder / f"{split}-{image_size}px-{self.key[:16]}.bin"
         self.index = self.data.with_suffix(".json")
 
@@ -88,12 +91,9 @@ class CacheEntry:
             index = json.loads(self.index.read_text(encoding="utf-8"))
             keys, counts = list(index["keys"]), list(index["counts"])
             left_out = [LeftOut(**entry) for entry in index["left_out"]]
-            expected, found = len(keys) * self._bytes_each, self.data.stat().st_size
-            if index["key"] != self.key or sum(counts) != len(keys) or expected != found:
-                raise ValueError(f"{found} bytes instead of {expected}")
-            images = torch.empty(0, dtype=torch.uint8)
-            if expected:  # a file without bytes cannot be mapped
-                images = torch.from_file(str(self.data), shared=False, size=expected, dtype=torch.uint8)
+            if index["key"] != self.key or sum(counts) != len(keys):
+                raise ValueError("another index")
+            images = map_file(self.data, len(keys) * self._bytes_each, torch.uint8)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             rank_zero_warn(f"the cache {self.data} is damaged ({error}); it is built again")
             return None
@@ -108,24 +108,13 @@ class CacheEntry:
             UserError: an unreadable image, a class of which none can be read, a folder that cannot be written, or
                 a full disk; nothing half-written stays.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cache_dir={str(self._folder)!r} cannot be created ({error.strerror}); choose another folder"
-            ) from error
-        with _one_at_a_time(self.data.with_suffix(".lock")) as alone:
-            done = self.open(on_error)
-            if done is not None:
-                return done
-            if alone:  # so whatever lies beside was left by a process that was killed
-                for stale in self._folder.glob(f".{self.data.stem}.*.tmp"):
-                    stale.unlink(missing_ok=True)
-            self._check_space()
-            self._write(on_error)
-        built = self.open(on_error)
-        assert built is not None, "just written"
-        return built
+        return build_once(
+            self.data,
+            find=lambda: self.open(on_error),
+            write=lambda: self._write(on_error),
+            num_bytes=len(self._items) * self._bytes_each,
+            contents=f"{len(self._items)} images at {self._size} px",
+        )
 
     def _write(self, on_error: OnError) -> None:
         rank_zero_info(f"decoding {len(self._items)} images into {self.data}")
@@ -147,14 +136,6 @@ class CacheEntry:
                 "keys": [item.key for item in kept],
             },
         )
-
-    def _check_space(self) -> None:
-        needed, free = len(self._items) * self._bytes_each, shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise UserError(
-                f"cache_dir={str(self._folder)!r}: {len(self._items)} images at {self._size} px need "
-                f"{needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; free some space or choose another disk"
-            )
 
     @property
     def _bytes_each(self) -> int:
@@ -179,48 +160,3 @@ def _in_memory(source: Source, items: Sequence[Item], image_size: int, on_error:
     report_left_out(left_out, on_error)
     labels = torch.tensor([item.label for item in kept], dtype=torch.int64)
     return RealImages(images[: len(kept)], labels, [item.key for item in kept], len(source.classes))
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[bool]:
-    """Wait for the lock file `path`; yields False where the file system has no locks (then both do the work).
-
-    A process that dies loses its lock. The file goes when its holder is done, so whoever waited on it makes sure
-    that what it holds is still the file of that name.
-    """
-    while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise UserError(
-                f"cache_dir={str(path.parent)!r} cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        try:
-            locked = _lock(descriptor, path)
-            if locked and not _is_open_at(descriptor, path):
-                continue
-            try:
-                yield locked
-            finally:
-                path.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(descriptor)
-
-
-def _is_open_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, path: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        rank_zero_info(f"another process is building {path.with_suffix('.bin')}; waiting for it")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True

@@ -7,7 +7,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ldd.classes import ClassInfo, DataSpec
-from ldd.data.cache import load_split
+from ldd.data.cache import load_split, pixels_key
 from ldd.data.decoding import OnError
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
@@ -123,6 +123,14 @@ class DistillationData(LightningDataModule):
             kept = self._pruner.keep(table)
             self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
         self._ready = True
+
+    def core_set_key(self) -> str:
+        """Hash of everything the pixels of the core-set follow from, as in the names of decoded splits.
+
+        After `setup`. It tells caches of what is computed from the images whether they are these.
+        """
+        items = map(Item, self.core_set.keys, self.core_set.labels.tolist())
+        return pixels_key(self.source, items, self.spec.image_size)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Step numbers: one epoch is the whole run, so that validation comes at its end."""

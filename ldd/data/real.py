@@ -48,6 +48,10 @@ class RealImages:
         """All of them, (M, 3, H, W) uint8: the store itself, or a copy of what was selected from it."""
         return self._part(0, len(self))
 
+    def take(self, places: Tensor) -> Tensor:
+        """The images at `places` ((n,) int64, any order), (n, 3, H, W) uint8, in memory of their own."""
+        return self._store[self._rows[places]]
+
     def of_class(self, label: int) -> Tensor:
         """One class's images, (n, 3, H, W) uint8: a view where they lie side by side, else a copy."""
         return self._part(self._starts[label], self._starts[label + 1])

@@ -1,6 +1,5 @@
 """A latent diffusion model as prior: what LD3M distils through."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -10,13 +9,22 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ldd.classes import ClassInfo
-from ldd.errors import UserError
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import Guide, Prior
 from ldd.priors.denoisers import Denoiser
 from ldd.priors.denoisers_folder import load_denoiser
 from ldd.priors.loading import Init, load_scheduler, locate, read_json
-from ldd.priors.reverse import Predict, Schedule, Skip, check_skip, ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.reverse import (
+    Predict,
+    Schedule,
+    Skip,
+    check_guidance,
+    check_skip,
+    ddim_invert,
+    ddim_sample,
+    guided,
+    modified_reverse,
+)
 
 _COMPONENTS = ("unet", "transformer", "vae", "vqvae")
 _TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
@@ -74,7 +82,7 @@ class LatentDiffusionPrior(Prior):
     ) -> None:
         super().__init__()
         check_skip(skip)
-        _check_guidance(guidance_scale)
+        check_guidance(guidance_scale)
         folder = locate(str(path_or_hub_id), _COMPONENTS, _TEXT)
         self.schedule = Schedule(load_scheduler(folder / "scheduler"))
         self.schedule.steps(num_steps)  # refuses a bad number of steps before the weights are read
@@ -157,7 +165,7 @@ class LatentDiffusionPrior(Prior):
             UserError: guidance_scale, num_steps or strength out of range, or strength without start.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        _check_guidance(scale)
+        check_guidance(scale)
         conditioning = self.embed(rows)
         noise = torch.randn(len(rows), *self.latent_shape, generator=generator).to(conditioning)
         return ddim_sample(
@@ -178,23 +186,7 @@ class LatentDiffusionPrior(Prior):
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """The guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
         null = self.null(len(conditioning)).to(conditioning)
-
-        def network(x: Tensor, timestep: int, conditions: Tensor) -> Tensor:
-            output: Tensor = self.denoiser(x, timestep, conditions)
-            return output
-
-        def guided(x: Tensor, timestep: int) -> Tensor:
-            without, given = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning])).chunk(2)
-            return without + scale * (given - without)
-
-        if scale in (0, 1) or not conditioning.shape[1]:
-            return lambda x, timestep: network(x, timestep, conditioning if scale else null)
-        return guided
-
-
-def _check_guidance(scale: float) -> None:
-    if not 0 <= scale < math.inf:
-        raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
+        return guided(self.denoiser, conditioning, null, scale)
 
 
 def _trained_size(folder: Path, latent_size: int | None) -> int | None:

@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, final, get_args
 
+import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
@@ -35,6 +36,9 @@ from ldd.errors import UserError
 Skip = Literal["clean", "noised", "none"]
 Predict = Callable[[Tensor, int], Tensor]
 """`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
+
+Network = Callable[[Tensor, int, Tensor], Tensor]
+"""`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -134,6 +138,35 @@ class Schedule:
         else:
             x0, e = output, (x - signal * output) / spread
         return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e
+
+
+def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -> Predict:
+    """A network under classifier-free guidance, e = e_u + s (e_c - e_u) (Ho and Salimans 2022, equation 6).
+
+    Args:
+        network: the conditional network; both halves are one batch of 2N, at scales 0 and 1 only the half that counts.
+        conditioning: of e_c, (N, L, D).
+        null: of e_u, (N, L, D).
+        scale: s.
+    """
+
+    def predict(x: Tensor, timestep: int) -> Tensor:
+        without, given = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning])).chunk(2)
+        return without + scale * (given - without)
+
+    if scale in (0, 1) or not conditioning.shape[1]:
+        return lambda x, timestep: network(x, timestep, conditioning if scale else null)
+    return predict
+
+
+def check_guidance(scale: float) -> None:
+    """Refuse a guidance scale that is negative or not finite.
+
+    Raises:
+        UserError: with what it may be.
+    """
+    if not 0 <= scale < math.inf:
+        raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
 
 
 def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:

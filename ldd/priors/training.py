@@ -1,61 +1,52 @@
 """Training a class-conditional latent diffusion prior on one's own images (`latentdd prior train`).
 
 Two phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net
-on latents that are encoded once. Every batch follows from (seed, step), so a run resumes from its step.
+on latents that are encoded once. Every batch follows from (seed, step), so a run resumes from its step. Several ranks
+share each batch: rank r takes every R-th of its images and gradients are summed, so that the losses and weights are
+those of one rank up to float32 rounding.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast, final
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from ldd.classes import DataSpec, to_unit_range
+from ldd.classes import DataSpec, to_bytes, to_unit_range
 from ldd.errors import NonFiniteError, UserError
 from ldd.priors.architectures import AutoencoderShape, DenoiserShape
 from ldd.priors.autoencoder import AutoencoderPrior
+from ldd.priors.latents import CHUNK, Images, LatentCache, Views, encode_views, fingerprint
+from ldd.priors.measured import Measured
+from ldd.priors.noise_prediction import Denoiser, learning_rate, moving_average, noise_error
+from ldd.priors.reconstruction import decode_scaled, encode_scaled, pixel_error, reconstruction_loss
 from ldd.priors.views import AffineViews
 from ldd.priors.writing import count, write_prior
+from ldd.ranks import sum_gradients, sum_over_ranks
 from ldd.seeding import generator, seeded
 
-_CHUNK = 256  # images encoded at once
-_WARM_UP = 100  # steps over which a learning rate rises
-_MEASURED = ("seconds", "autoencoder_loss", "loss", "val_loss", "val_autoencoder_loss")
 _VALIDATION_DRAWS = 8  # (noise, time) pairs per selection image
+_PRECISIONS = ("32-true", "bf16-mixed")
 
 
-class Images(Protocol):
-    """What is asked of `RealImages`: images (M, 3, H, W) uint8 and labels (M,)."""
+class Data(Protocol):
+    """What is asked of `DistillationData`: two splits after `setup`, and the content key of one for the cache.
 
-    images: Tensor
-    labels: Tensor
-
-
-class Denoiser(nn.Module):
-    """U-Net with its class table; rows 0..K-1 are the classes, row K is the null condition.
-
-    Args:
-        unet: conditioned on one token of its `cross_attention_dim`.
-        num_classes: K.
+    Attributes:
+        core_set: what is learned from.
+        selection_images: what the validation losses are measured on.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, num_classes: int) -> None:
-        super().__init__()
-        self.unet = unet
-        self.class_embedding = nn.Embedding(num_classes + 1, unet.config.cross_attention_dim)
+    core_set: Images
+    selection_images: Images
 
-    def forward(self, latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
-        """Predicted noise (N, c, h, w) of noisy latents (N, c, h, w) at timesteps (N,) under class rows (N,)."""
-        tokens = self.class_embedding(rows)[:, None]
-        noise: Tensor = self.unet(latents, timesteps, encoder_hidden_states=tokens).sample
-        return noise
+    def core_set_key(self) -> str:
+        """Hash of everything the core-set's pixels follow from."""
 
 
 @final
@@ -81,6 +72,8 @@ class PriorTraining(LightningModule):
         ema_decay: of the moving average, reached gradually as min(ema_decay, (1 + n) / (10 + n)).
         augmentation: altered views of the training images; null for none.
         views: latents encoded of each training image, the first of them unaltered.
+        mirror: encode the mirror image of each view too (not for digits or letters).
+        cache_dir: folder for latents, shared by ranks and runs and mapped into memory; null keeps them in memory.
         beta_start, beta_end: ends of the noise schedule (scaled-linear, 1,000 steps).
         licence: terms of the trained weights; null names the data's.
         seed: of initial weights and every draw.
@@ -107,6 +100,8 @@ class PriorTraining(LightningModule):
         ema_decay: float = 0.999,
         augmentation: AffineViews | None = None,
         views: int = 1,
+        mirror: bool = False,
+        cache_dir: str | None = None,
         beta_start: float = 0.0015,
         beta_end: float = 0.0195,
         licence: str | None = None,
@@ -114,7 +109,7 @@ class PriorTraining(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        _check(isinstance(autoencoder, str), autoencoder_steps, class_dropout, views, augmentation)
+        _check(isinstance(autoencoder, str), autoencoder_steps, class_dropout)
         self.spec = data_spec
         self.frozen: AutoencoderPrior | None = None
         if isinstance(autoencoder, str):
@@ -126,7 +121,8 @@ class PriorTraining(LightningModule):
             channels, side = autoencoder.latent_channels, autoencoder.latent_size(data_spec.image_size)
         with seeded(seed, "denoiser weights"):
             self.denoiser = Denoiser(unet.build(channels, side), data_spec.num_classes)
-        self.average = AveragedModel(self.denoiser, avg_fn=_moving_average(ema_decay)).requires_grad_(False)
+        self._latent_shape = (channels, side, side)
+        self.average = AveragedModel(self.denoiser, avg_fn=moving_average(ema_decay)).requires_grad_(False)
         self.scheduler = DDIMScheduler(
             num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=beta_start, beta_end=beta_end,
             prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False,
@@ -136,15 +132,14 @@ class PriorTraining(LightningModule):
         self._batch, self._weight_decay = batch_size, weight_decay
         self._rates = (autoencoder_lr, lr)
         self._kl_weight, self._class_dropout = kl_weight, class_dropout
-        self._augmentation, self._views, self._seed = augmentation, views, seed
+        self._views, self._seed = Views(views, augmentation, mirror, seed), seed
+        self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._licence = (
             licence if licence is not None else f"weights learned from data under: {data_spec.licence}"
         )
         self._latents: Tensor | None = None
         self._rows: Tensor
-        # How long and how well: kept in checkpoints, told by the model card.
-        self.measured: Tensor
-        self.register_buffer("measured", torch.full((len(_MEASURED),), torch.nan, dtype=torch.float64))
+        self.measured = Measured()
 
     def configure_optimizers(self) -> list[Optimizer]:
         """AdamW for each phase."""
@@ -155,9 +150,15 @@ class PriorTraining(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse trainer settings that this training cannot honour."""
-        if self.trainer.world_size > 1:
+        if self.trainer.precision not in _PRECISIONS:
+            # float16 needs a loss scaler; averages of half-precision weights would stand still.
             raise UserError(
-                f"prior training runs on one device, not on {self.trainer.world_size}; use trainer.devices=1"
+                f"trainer.precision={self.trainer.precision} cannot train a prior; use {' or '.join(_PRECISIONS)}"
+            )
+        if self.trainer.world_size > min(self._batch, self._autoencoder_batch):
+            raise UserError(
+                f"trainer.devices: {self.trainer.world_size} ranks cannot share batches of {self._batch} latents and "
+                f"{self._autoencoder_batch} images; raise batch_size and autoencoder_batch_size, or use fewer devices"
             )
         if self.trainer.max_steps <= self._autoencoder_steps:
             raise UserError(
@@ -177,115 +178,155 @@ class PriorTraining(LightningModule):
         with seeded(self._seed, "dropout", step, device=self.device):
             if step < first:
                 loss, optimizer, rate = self._autoencoder_loss(step), optimizers[0], self._rates[0]
-                rate *= _schedule(step, first)
+                rate *= learning_rate(step, first)
             else:
                 loss, optimizer, rate = self._denoiser_loss(step), optimizers[-1], self._rates[1]
-                rate *= _schedule(step - first, self.trainer.max_steps - first)
-        if not torch.isfinite(loss):
+                rate *= learning_rate(step - first, self.trainer.max_steps - first)
+        total = sum_over_ranks(loss.detach().clone())
+        if not torch.isfinite(total):
             raise NonFiniteError(
-                f"step {step}: the training loss of the prior is {loss.item()}; lower lr or autoencoder_lr"
+                f"step {step}: the training loss of the prior is {total.item()}; lower lr or autoencoder_lr"
             )
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        loss.backward()  # not manual_backward: DDP would wait for the gradients of the other phase's network
+        sum_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
         self.clip_gradients(optimizer.optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         optimizer.step()
         if step >= first:
             self.average.update_parameters(self.denoiser)
-        self._record("autoencoder_loss" if step < first else "loss", loss.detach())
-        seconds = self.measured[_MEASURED.index("seconds")]
-        seconds.copy_(seconds.nan_to_num() + time.perf_counter() - started)
+        self._record("autoencoder_loss" if step < first else "loss", total)
+        self.measured.add_seconds(time.perf_counter() - started)
 
     def _autoencoder_loss(self, step: int) -> Tensor:
+        """This rank's part of the loss: its images' sum over the number of all."""
         draws = generator(self._seed, "autoencoder", step)
-        real = self._split("train_images")
-        images = to_unit_range(
-            real.images[torch.randint(len(real.images), (self._autoencoder_batch,), generator=draws)]
-        )
-        images = images.to(self.device)
-        if self._augmentation is not None:
-            images = self._augmentation(images, draws)
-        posterior = self.autoencoder.encode(images).latent_dist
-        latents = posterior.sample(generator=draws)
-        reconstruction: Tensor = self.autoencoder.decode(latents).sample
-        divergence: Tensor = posterior.kl().mean() / latents[0].numel()
-        return l1_loss(reconstruction, images) + self._kl_weight * divergence
+        real = self._data.core_set
+        chosen = torch.randint(len(real.labels), (self._autoencoder_batch,), generator=draws)
+        images = self._images(real, chosen)
+        if self._views.augmentation is not None:
+            images = self._views.augmentation(images, draws)
+        noise = torch.randn(len(images), *self._latent_shape, generator=draws).to(self.device)
+        mine, noise = self._share(images), self._share(noise)
+        loss = reconstruction_loss(self.autoencoder, mine, noise, self._kl_weight)
+        return loss * (len(mine) / len(images))
 
     def _denoiser_loss(self, step: int) -> Tensor:
+        """This rank's part of the loss."""
         if self._latents is None:
-            self._latents, self._rows = self._encode_training_images()
+            self._latents = self._encode_training_images()
+            self._rows = self._data.core_set.labels.repeat(len(self._views))
         draws = generator(self._seed, "denoiser", step)
         chosen = torch.randint(len(self._latents), (self._batch,), generator=draws)
         rows = self._rows[chosen].clone()
         rows[torch.rand(self._batch, generator=draws) < self._class_dropout] = self.spec.num_classes
-        return self._noise_error(self.denoiser, self._latents[chosen.to(self.device)], rows, draws)
+        noise, timesteps = self._noise(self._batch, draws)
+        mine = [self._share(t) for t in (self._latents[chosen], noise, timesteps, rows)]
+        return self._noise_error(self.denoiser, *mine) * (len(mine[0]) / self._batch)
+
+    def _noise(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(n, *self._latent_shape, generator=draws)
+        return noise, torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=draws)
 
     def _noise_error(
-        self, denoiser: nn.Module, latents: Tensor, rows: Tensor, draws: torch.Generator
+        self, denoiser: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor
     ) -> Tensor:
-        noise = torch.randn(latents.shape, generator=draws).to(latents)
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=draws)
-        timesteps = timesteps.to(self.device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        predicted: Tensor = denoiser(noisy, timesteps, rows.to(self.device))
-        return mse_loss(predicted, noise)
+        here = [tensor.to(self.device) for tensor in (latents, noise, timesteps, rows)]
+        return noise_error(denoiser, self.scheduler, *here)
+
+    def _images(self, real: Images, places: Tensor) -> Tensor:
+        return to_unit_range(real.take(places)).to(self.device)
+
+    def _share(self, batch: Tensor) -> Tensor:
+        return batch[self.trainer.global_rank :: self.trainer.world_size]
 
     # Latents
 
-    @torch.no_grad()
-    def _encode_training_images(self) -> tuple[Tensor, Tensor]:
-        """Scaled latents of all views of the training images, and their class rows, view-major."""
+    def _encode_training_images(self) -> Tensor:
+        """Scaled latents of all views of the training images, on the CPU, in the order of `encode_views`."""
+        real = self._data.core_set
         if self.frozen is None:
             # Nothing trains the autoencoder from here on. Its unit of measure is the spread of plain latents.
             self.autoencoder.eval().requires_grad_(False)
             self.autoencoder.register_to_config(scaling_factor=1.0)
-            plain = self._encode("train_images", view=0)
+            plain = self._encode(real)
             self.autoencoder.register_to_config(scaling_factor=float(1 / plain.std()))
-        latents = torch.cat([self._encode("train_images", view) for view in range(self._views)])
-        return latents, self._split("train_images").labels.repeat(self._views)
+        parts = encode_views(self._encoder, real, self._views, self.device)
+        if self._cache_dir is None:
+            return torch.cat(list(parts))
+        cache = LatentCache(
+            self._cache_dir,
+            self._data.core_set_key(),
+            fingerprint(self.autoencoder if self.frozen is None else self.frozen.autoencoder),
+            self._views,
+            (len(real.labels) * len(self._views), *self._latent_shape),
+            self.spec.image_size,
+        )
+        return cache.load(parts)
 
-    def _encode(self, split: str, view: int) -> Tensor:
-        parts = []
-        for number, chunk in enumerate(self._split(split).images.split(_CHUNK)):
-            images = to_unit_range(chunk).to(self.device)
-            if view > 0 and self._augmentation is not None:
-                images = self._augmentation(images, generator(self._seed, "view", view, number))
-            if self.frozen is not None:
-                parts.append(self.frozen.encode(images))
-            else:
-                mode = self.autoencoder.encode(images).latent_dist.mode()
-                parts.append(mode.float() * self.autoencoder.config.scaling_factor)
-        return torch.cat(parts)
+    def _encode(self, real: Images) -> Tensor:
+        """Scaled latents of images as they are, on the CPU."""
+        return torch.cat(list(encode_views(self._encoder, real, Views(), self.device)))
 
-    def _split(self, name: str) -> Images:
-        return cast(Images, getattr(self.trainer.datamodule, name))  # type: ignore[attr-defined]
+    def _encoder(self, images: Tensor) -> Tensor:
+        if self.frozen is not None:
+            return self.frozen.encode(images)
+        return encode_scaled(self.autoencoder, images)
+
+    @property
+    def _data(self) -> Data:
+        return cast(Data, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     # The end of a run
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Errors on the selection split: noise (averaged weights, fixed draws), and pixels of a trained autoencoder."""
-        if self.trainer.sanity_checking or self._latents is None:
+        split, draws = self._data.selection_images, generator(self._seed, "validation")
+        if self.trainer.sanity_checking or self._latents is None or not len(split.labels):
             return
-        split, draws = self._split("selection_images"), generator(self._seed, "validation")
-        latents = self._encode("selection_images", view=0)
-        errors = [
-            self._noise_error(self.average, latents, split.labels, draws) for _ in range(_VALIDATION_DRAWS)
-        ]
-        self._record("val_loss", torch.stack(errors).mean())
+        latents = self._encode(split)
+        error = torch.zeros((), device=self.device)
+        for number in range(_VALIDATION_DRAWS):
+            noise, timesteps = self._noise(len(latents), draws)
+            if number % self.trainer.world_size == self.trainer.global_rank:
+                parts = zip(*(t.split(CHUNK) for t in (latents, noise, timesteps, split.labels)), strict=True)
+                errors = [self._noise_error(self.average, *part) * len(part[0]) for part in parts]
+                error += torch.stack(errors).sum() / (_VALIDATION_DRAWS * len(latents))
+        self._record("val_loss", sum_over_ranks(error))
         if self.frozen is None:
-            decoded = [self.autoencoder.decode(part / self.autoencoder.config.scaling_factor).sample
-                       for part in latents.split(_CHUNK)]  # fmt: skip
-            error = l1_loss(torch.cat(decoded), to_unit_range(split.images).to(self.device))
-            self._record("val_autoencoder_loss", error)
+            errors = [
+                pixel_error(self.autoencoder, latents[places].to(self.device), self._images(split, places))
+                * len(places)
+                for places in torch.arange(len(latents)).split(CHUNK)
+            ]
+            self._record("val_autoencoder_loss", torch.stack(errors).sum() / len(latents))
+
+    @torch.no_grad()
+    def draw(
+        self, label: int, n: int, draws: torch.Generator, *, num_steps: int, guidance_scale: float
+    ) -> Tensor | None:
+        """Images (n, 3, H, W) uint8 of one class by the averaged weights; None before the denoiser has any.
+
+        Raises:
+            UserError: num_steps or guidance_scale out of range.
+        """
+        if int(self.average.n_averaged) == 0:
+            return None
+        averaged = cast(Denoiser, self.average.module)
+        latents = averaged.sample(
+            torch.full((n,), label), draws, self.scheduler, num_steps=num_steps, guidance_scale=guidance_scale
+        )
+        if self.frozen is not None:
+            return to_bytes(self.frozen.decode(latents)).cpu()
+        return to_bytes(decode_scaled(self.autoencoder, latents)).cpu()
 
     def _record(self, name: str, value: Tensor) -> None:
-        kept = self.measured[_MEASURED.index(name)]
+        self.measured.record(name, value)
         validation = name.startswith("val_")
-        kept.copy_(value if validation or kept.isnan() else kept.lerp(value.double(), 0.02))
-        self.log(
-            f"val/{name[4:]}" if validation else f"train/{name}", value, prog_bar=not validation, batch_size=1
-        )
+        key = f"val/{name[4:]}" if validation else f"train/{name}"
+        # The same on all ranks.
+        self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop a frozen autoencoder's weights."""
@@ -320,10 +361,7 @@ class PriorTraining(LightningModule):
         )
 
     def _facts(self, averaged: Denoiser, command: str | None) -> dict[str, str]:
-        def number(name: str) -> str:
-            value = float(self.measured[_MEASURED.index(name)])
-            return "not measured" if value != value else f"{value:.4g}"
-
+        number = self.measured.text
         facts = {"command": f"`{command}`"} if command is not None else {}
         facts |= {
             "seed": str(self._seed),
@@ -343,12 +381,10 @@ class PriorTraining(LightningModule):
                 f"{count(self.frozen.autoencoder)} parameters, pre-trained; {self.frozen.licence}"
             )
         place = f"cpu (threads: {torch.get_num_threads()})" if self.device.type == "cpu" else self.device.type
-        return facts | {"seconds": f"{float(self.measured[0]):.0f} of training on {place}"}
+        return facts | {"seconds": f"{float(self.measured.seconds):.0f} of training on {place}"}
 
 
-def _check(
-    frozen: bool, autoencoder_steps: int, class_dropout: float, views: int, augmentation: AffineViews | None
-) -> None:
+def _check(frozen: bool, autoencoder_steps: int, class_dropout: float) -> None:
     if frozen and autoencoder_steps != 0:
         raise UserError(
             f"autoencoder_steps={autoencoder_steps} with a pre-trained autoencoder, which stays frozen; use 0"
@@ -361,24 +397,3 @@ def _check(
         raise UserError(
             f"class_dropout={class_dropout} is not a share; use a number from 0 to below 1, such as 0.1"
         )
-    if views < 1 or (views > 1 and augmentation is None):
-        raise UserError(
-            f"views={views} needs an augmentation that makes them differ; set augmentation, or views=1"
-        )
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: rises over the warm-up (at most a fifth of the phase), then a half cosine."""
-    warm_up = min(_WARM_UP, max(1, steps // 5))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    angle = torch.pi * (step - warm_up) / max(1, steps - warm_up)
-    return float(0.5 * (1 + torch.cos(torch.tensor(angle))))
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    def average(averaged: Tensor, current: Tensor, number: Tensor | int) -> Tensor:
-        now = min(decay, (1 + float(number)) / (10 + float(number)))
-        return averaged.lerp(current, 1 - now)
-
-    return average

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldd import sharing
 from ldd.data import DistillationData, FolderSource, RealImages, Subset, UnreadableImage
 from ldd.data import cache as cache_module
 from ldd.data.cache import load_split
@@ -152,7 +153,7 @@ def test_a_cache_that_may_only_be_read_is_used(root, folder, monkeypatch):
     expected = load(root, folder)
     for path in [*folder.iterdir(), folder]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    monkeypatch.setattr(cache_module, "_one_at_a_time", None)  # even root must not try to write
+    monkeypatch.setattr(sharing, "_one_at_a_time", None)  # even root must not try to write
     assert same(load(root, folder), expected)
     folder.chmod(0o755)
 
@@ -168,7 +169,7 @@ def test_a_folder_that_cannot_be_used_is_named(root, tmp_path):
 def test_too_little_disk_space_is_refused_before_anything_is_decoded(root, folder, monkeypatch):
     forbid_reading(monkeypatch)
 
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    monkeypatch.setattr(sharing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     with pytest.raises(
         UserError, match=r"22 images at 512 px need 0\.02 GiB and 0\.00 GiB are free; free some space"
     ):
@@ -250,7 +251,7 @@ def test_the_data_module_builds_in_prepare_data_and_maps_in_setup(root, folder, 
 
 
 def test_without_locks_two_builders_at_once_do_no_harm(root, folder, monkeypatch):
-    monkeypatch.setattr(cache_module, "_lock", lambda descriptor, path: False)
+    monkeypatch.setattr(sharing, "_lock", lambda descriptor, path: False)
     expected, found = load_split(FolderSource(root), "train", 8), []
     threads = [Thread(target=lambda: found.append(load(root, folder))) for _ in range(4)]
     for thread in threads:
