@@ -17,6 +17,7 @@ import torch
 import yaml
 from diffusers import DDIMScheduler, ModelMixin
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -82,10 +83,13 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
         Exception
     ) as error:  # the hub client passes on its HTTP library's errors, which differ between releases
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cure = "check the id and the network"
+        if isinstance(error, GatedRepoError):
+            cure = "it is gated: accept its terms on its page and log in (`hf auth login`)"
         raise UserError(
             f"path_or_hub_id={path_or_hub_id!r}: no such folder here, and the hub model of that id could not "
-            f"be fetched ({reason}); check the id and the network, or download it elsewhere "
-            f"(`hf download {path_or_hub_id}`) and give the local folder"
+            f"be fetched ({reason}); {cure}, or download it elsewhere (`hf download {path_or_hub_id}`) and give the "
+            "local folder"
         ) from error
 
 

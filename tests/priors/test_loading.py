@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
 from ldd.errors import UserError
@@ -145,6 +146,22 @@ def test_unreachable_hub(monkeypatch):
         UserError, match=r"'nobody/nothing': no such folder here, and the hub .* give the local folder"
     ):
         LatentDiffusionPrior("nobody/nothing")
+
+
+def test_gated_model(monkeypatch):
+    class Refused(GatedRepoError):
+        def __init__(self):  # without the answer of a server
+            Exception.__init__(self, "Cannot access gated repo\nAccess to model owner/gated is restricted.")
+
+    def snapshot_download(name, allow_patterns):
+        raise Refused
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    expected = (
+        r"\(Cannot access gated repo\); it is gated: .* log in \(`hf auth login`\), .* give the local folder"
+    )
+    with pytest.raises(UserError, match=expected):
+        LatentDiffusionPrior("owner/gated")
 
 
 def test_hub_id_is_downloaded_without_needless_weights(folder, monkeypatch):

@@ -7,12 +7,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from lightning import Callback, Trainer
+from PIL import Image
+from processes import run_ranks, torchrun_variables
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import interpolate
 
+from ldd.callbacks.prior_samples import PriorSamples
 from ldd.classes import ClassInfo, DataSpec
-from ldd.data import DigitsSource, DistillationData
+from ldd.data import DigitsSource, DistillationData, RandomPruner
 from ldd.errors import UserError
+from ldd.preview import draw_grid
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior
 from ldd.priors.architectures import AutoencoderShape, DenoiserShape
 from ldd.priors.loading import locate
@@ -54,17 +58,21 @@ class Losses(Callback):
             self.autoencoder.append(float(metrics["train/autoencoder_loss"]))
 
 
-def fit(data, steps, folder, ckpt_path=None, **changes):
+def fit(data, steps, folder, ckpt_path=None, precision="32-true", callbacks=(), ranks=1, **changes):
     model, losses = PriorTraining(data_spec=data.spec, **{**TINY, **changes}), Losses()
     trainer = Trainer(
         accelerator="cpu",
+        precision=precision,
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        use_distributed_sampler=False,
         max_steps=steps,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[losses],
+        callbacks=[losses, *callbacks],
         default_root_dir=folder,
     )
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
@@ -171,6 +179,143 @@ def test_a_pre_trained_autoencoder_stays_as_it_is(trained, data, tmp_path):
     images = data.test_images.draw(0, 2, generator(0))
     assert (after.encode(images) - before.encode(images)).abs().max() < 1e-5
     assert "pre-trained" in (tmp_path / "prior" / "README.md").read_text()
+
+
+def same_weights(first, second):
+    return all(value.equal(second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_cached_latents_change_nothing(trained, data, tmp_path):
+    whole, losses, _ = trained
+    for _ in range(2):
+        model, found, _ = fit(data, 60, tmp_path, cache_dir=str(tmp_path / "latents"))
+        assert found.denoiser == losses.denoiser
+        assert same_weights(model.average, whole.average)
+    assert len(list((tmp_path / "latents").glob("latents-16px-*.bin"))) == 1
+
+
+def test_mirror_images_are_a_second_set(data, tmp_path):
+    model, _, _ = fit(data, 13, tmp_path, views=1, augmentation=None, mirror=True)
+    latents, n = model._latents, len(data.train_images)
+    assert latents.shape == (2 * n, 4, 8, 8)
+    assert model._rows.equal(data.train_images.labels.repeat(2))
+    images = (data.train_images.images[:5] / 127.5 - 1).flip(-1)
+    scale = model.autoencoder.config.scaling_factor
+    with torch.no_grad():
+        expected = model.autoencoder.encode(images).latent_dist.mode() * scale
+    assert (latents[n : n + 5] - expected).abs().max() < 1e-5
+
+
+def test_a_pruned_core_set_is_what_is_learned(tmp_path):
+    pruned = DistillationData(image_size=16, pruner=RandomPruner(0.25))
+    pruned.setup()
+    pruned.train_images = None
+    model, _, _ = fit(pruned, 14, tmp_path)
+    assert len(model._latents) == 2 * len(pruned.core_set) < 600
+    key = pruned.core_set_key()
+    pruned.core_set = pruned.core_set.select(torch.arange(100))
+    assert pruned.core_set_key() != key
+
+
+def test_bfloat16(trained, data, tmp_path):
+    """Networks run in half precision, weights and averages do not, and the losses are those of float32 but for that."""
+    _, losses, _ = trained
+    seen = set()
+
+    class Note(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 1:
+                module.denoiser.unet.conv_in.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+
+    model, found, _ = fit(data, 60, tmp_path, precision="bf16-mixed", callbacks=[Note()])
+    assert torch.bfloat16 in seen
+    assert {tensor.dtype for tensor in model.average.module.state_dict().values()} == {torch.float32}
+    assert model._latents.dtype == torch.float32
+    assert found.autoencoder[0] == pytest.approx(losses.autoencoder[0], rel=0.02)
+    assert sum(found.denoiser[-8:]) == pytest.approx(sum(losses.denoiser[-8:]), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions_are_refused(data, tmp_path, precision):
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision} .*; use 32-true or bf16-mixed"):
+        fit(data, 14, tmp_path, precision=precision)
+
+
+def of_rank(folder, ranks):
+    """Losses and averaged weights of one rank; 25 of 32 latents and 9 of 16 images are not halves."""
+    torch.set_num_threads(1)
+    data = DistillationData(image_size=16)
+    folder = folder / str(ranks)
+    model, losses, _ = fit(
+        data, 40, folder, ranks=ranks, batch_size=25, autoencoder_batch_size=9, cache_dir=str(folder / "cache"),
+        callbacks=[PriorSamples(every_n_steps=20, per_class=1, num_steps=2)],
+    )  # fmt: skip
+    weights = {name: value.numpy() for name, value in model.average.state_dict().items()}
+    measured = [model.measured.text(name) for name in ("loss", "val_loss", "val_autoencoder_loss")]
+    return losses.autoencoder + losses.denoiser, weights, measured
+
+
+def test_two_ranks_train_as_one(tmp_path):
+    (losses, weights, measured), *_ = [of_rank(tmp_path, 1)]
+    both = run_ranks(of_rank, tmp_path, 2, environments=torchrun_variables(2))
+    # Each of the ranks logs (rank 0) or keeps (both) what one alone does, but for the order of sums.
+    for name, value in both[0][1].items():
+        assert (value == both[1][1][name]).all(), name
+        assert abs(value - weights[name]).max() < 2e-4, name
+    assert both[0][0] == pytest.approx(losses, rel=1e-4)
+    assert [float(text) for text in both[0][2]] == pytest.approx([float(text) for text in measured], rel=1e-3)
+    # One process writes: one cache, one picture a time, no leftovers.
+    assert sorted(path.name for path in (tmp_path / "2" / "samples").iterdir()) == [
+        "step-000020.png",
+        "step-000040.png",
+    ]
+    assert sorted(path.suffix for path in (tmp_path / "2" / "cache").iterdir()) == [".bin", ".json"]
+    with pytest.raises(AssertionError, match="2 ranks cannot share batches of 1 latents and 16 images"):
+        run_ranks(too_many_ranks, tmp_path, environments=torchrun_variables(2))
+
+
+def too_many_ranks(folder):
+    fit(DistillationData(image_size=16), 14, folder, ranks=2, batch_size=1)
+
+
+def test_samples_are_those_of_the_saved_prior(trained, data, tmp_path):
+    """Up to the half precision of the folder."""
+    model, _, folder = trained
+    prior = LatentDiffusionPrior(str(folder / "prior"))
+    for guidance in (1.0, 2.0):
+        drawn = model.draw(3, 4, generator(1), num_steps=5, guidance_scale=guidance)
+        latents = prior.sample(torch.full((4,), 3), generator(1), num_steps=5, guidance_scale=guidance)
+        with torch.no_grad():
+            expected = (prior.decode(latents).clamp(-1, 1) + 1) * 127.5
+        assert (drawn.float() - expected).abs().mean() < 1
+    assert (
+        PriorTraining(data_spec=data.spec, **TINY).draw(3, 1, generator(1), num_steps=5, guidance_scale=1)
+        is None
+    )
+
+
+def test_sample_pictures(data, tmp_path):
+    samples = PriorSamples(every_n_steps=8, per_class=2, num_steps=2)
+    model, _, _ = fit(data, 18, tmp_path, callbacks=[samples])
+    pictures = sorted((tmp_path / "samples").iterdir())
+    assert [path.name for path in pictures] == [
+        "step-000016.png",
+        "step-000018.png",
+    ]  # step 8 is the autoencoder's
+    images = [
+        model.draw(i, 2, generator(0, "prior sample", f"digit-{i}"), num_steps=2, guidance_scale=2)
+        for i in range(10)
+    ]
+    expected = draw_grid(torch.cat(images), torch.arange(10).repeat_interleave(2), data.classes)
+    assert Image.open(pictures[-1]).tobytes() == expected.tobytes()
+    fit(data, 14, tmp_path / "off", callbacks=[PriorSamples(every_n_steps=0)])
+    assert not (tmp_path / "off" / "samples").exists()
+    for arguments, message in (({"every_n_steps": -1}, "must be 0 or more"), ({"per_class": 11}, "must be 1 to 10"),
+                               ({"guidance_scale": -1}, "guidance_scale=-1 must be")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            PriorSamples(**arguments)
+    with pytest.raises(UserError, match="num_steps=2000 exceeds the 1000 timesteps"):
+        fit(data, 14, tmp_path, callbacks=[PriorSamples(num_steps=2000)])
 
 
 def spec(image_size=16):
