@@ -99,7 +99,8 @@ def check_chunk_size(chunk_size: ChunkSize) -> None:
 
 def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes that tensors made while `function` runs (its backward included) hold at one time, on any device."""
-    with _LiveBytes() as live:
+    live = _LiveBytes()
+    with live:
         function()
     return live.peak
 
@@ -108,7 +109,7 @@ class _LiveBytes(TorchDispatchMode):
     """Counts storages from the operation that makes them until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._now = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import rich
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
@@ -121,12 +122,18 @@ class PlanCLI(DistillationCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - LightningCLI's signature
         """With the clock before all other callbacks, so that their work is not in a step's time."""
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.insert(0, self.clock)
+        callbacks_of(trainer).insert(0, self.clock)
         return trainer
 
     def probe(self) -> None:
         """Run the few steps."""
         self._call(self.trainer.fit, model=self.model, datamodule=self.datamodule)
+
+
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """All of a trainer's callbacks."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _evaluations(interval: int | float | None, steps: int) -> int:
@@ -148,15 +155,16 @@ def make(cli: PlanCLI) -> Plan:
     peak = peak_memory_mib(device)
     assert model.memory_plan is not None
     evaluation, initial = EvaluationCost(), False
-    evaluator = next((c for c in trainer.callbacks if isinstance(c, CrossArchitecture)), None)
+    callbacks = callbacks_of(trainer)
+    evaluator = next((c for c in callbacks if isinstance(c, CrossArchitecture)), None)
     if cli.evaluations and evaluator is not None:
         evaluation, initial = (
             measure_evaluation(evaluator, model.distilled_set(), data, device),
             evaluator.initial,
         )
-    pictures = _events([c.every_n_steps for c in trainer.callbacks if isinstance(c, Preview)], cli.max_steps)
+    pictures = _events([c.every_n_steps for c in callbacks if isinstance(c, Preview)], cli.max_steps)
     checkpoints = _events(
-        [c.every_n_steps for c in trainer.callbacks if isinstance(c, LastCheckpoints)], cli.max_steps
+        [c.every_n_steps for c in callbacks if isinstance(c, LastCheckpoints)], cli.max_steps
     )
     # The end of the short run writes one picture, one checkpoint and the artefact.
     distillation = cli.max_steps * (clock.seconds_per_step + clock.gap) + max(pictures, checkpoints) * closing
