@@ -1,6 +1,7 @@
 """Codes from what an artefact stored of them."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def stored_codes(tensors: Mapping[str, Tensor], labels: Tensor) -> Codes:
         raise UserError(f"codes of {n} labels have shapes {shapes}, which do not belong together")
     if log_variance is None and factors is None:
         return PointCodes(labels, *parts)
-    kind = (
+    kind: Literal["diagonal", "channel", "none"] = (
         "none" if log_variance is None else "diagonal" if log_variance.shape == latents.shape else "channel"
     )
     bounds = (-torch.inf, torch.inf)  # stored ones are clamped

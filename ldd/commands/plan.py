@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import rich
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
@@ -122,7 +123,7 @@ class PlanCLI(DistillationCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:  # noqa: ANN401 - LightningCLI's signature
         """With the clock before all other callbacks, so that their work is not in a step's time."""
         trainer = super().instantiate_trainer(**kwargs)
-        callbacks_of(trainer).insert(0, self.clock)
+        trainer.callbacks.insert(0, self.clock)  # type: ignore[attr-defined]
         return trainer
 
     def probe(self) -> None:
@@ -155,7 +156,7 @@ def make(cli: PlanCLI) -> Plan:
     peak = peak_memory_mib(device)
     assert model.memory_plan is not None
     evaluation, initial = EvaluationCost(), False
-    callbacks = callbacks_of(trainer)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     evaluator = next((c for c in callbacks if isinstance(c, CrossArchitecture)), None)
     if cli.evaluations and evaluator is not None:
         evaluation, initial = (

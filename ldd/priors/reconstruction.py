@@ -30,7 +30,8 @@ def reconstruction_loss(
 def encode_scaled(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
     """Posterior modes (N, c, h, w) of images (N, 3, H, W), in float32 and in the autoencoder's unit of measure."""
     mode: Tensor = autoencoder.encode(images).latent_dist.mode()
-    return mode.float() * autoencoder.config.scaling_factor
+    scaled: Tensor = mode.float() * autoencoder.config.scaling_factor
+    return scaled
 
 
 def decode_scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
