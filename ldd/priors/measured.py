@@ -18,11 +18,6 @@ class Measured(nn.Module):
         super().__init__()
         self.register_buffer("values", torch.full((len(_NAMES),), torch.nan, dtype=torch.float64))
 
-    @property
-    def seconds(self) -> float:
-        """Of all steps."""
-        return float(self.values[_NAMES.index("seconds")])
-
     def add_seconds(self, seconds: float) -> None:
         """Seconds of one step."""
         kept = self.values[_NAMES.index("seconds")]
@@ -38,3 +33,8 @@ class Measured(nn.Module):
         """A number with four digits, or "not measured"."""
         value = float(self.values[_NAMES.index(name)])
         return "not measured" if value != value else f"{value:.4g}"
+
+    def duration(self, device: torch.device) -> str:
+        """Seconds of training, and on what."""
+        place = f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
+        return f"{float(self.values[_NAMES.index('seconds')]):.0f} of training on {place}"

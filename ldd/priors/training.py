@@ -336,10 +336,8 @@ class PriorTraining(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop a frozen autoencoder's weights."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            key: value for key, value in state.items() if not key.startswith("frozen.")
-        }
+        state = checkpoint["state_dict"].items()
+        checkpoint["state_dict"] = {name: value for name, value in state if not name.startswith("frozen.")}
 
     def save_prior(self, folder: Path | str, command: str | None = None) -> Path:
         """Write the prior folder with averaged weights in half precision, and a model card of the facts.
@@ -383,8 +381,7 @@ class PriorTraining(LightningModule):
         )
         origin = trained if self.frozen is None else f"pre-trained; {self.frozen.licence}"
         facts["autoencoder"] = f"{count(self._autoencoder)} parameters, {origin}"
-        place = f"cpu (threads: {torch.get_num_threads()})" if self.device.type == "cpu" else self.device.type
-        return facts | {"seconds": f"{float(self.measured.seconds):.0f} of training on {place}"}
+        return facts | {"seconds": self.measured.duration(self.device)}
 
 
 def _check(frozen: bool, autoencoder_steps: int, class_dropout: float) -> None:
