@@ -11,6 +11,7 @@ from ldd.distilled import DistilledSet
 from ldd.evaluation import Protocol, Report
 from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.baselines import baselines_by_name
+from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.comparison import INITIAL
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
@@ -27,13 +28,15 @@ def evaluate(
     seed: int = 0,
     baselines: str = "random_real,full_real",
     num_workers: NumWorkers = "auto",
+    other_data: bool = False,
 ) -> None:
     """Train networks on a distilled set and on the sets beside it, test them, and write and print the comparison.
 
     Args:
         path: folder of a distilled set, or of a run.
         data: real images: the test split, and what baselines draw from.
-        out: folder for evaluation.csv and evaluation.json; results that are there already are kept.
+        out: folder for evaluation.csv and evaluation.json; results that are there already are kept, and may not be of
+            another set of the same training step.
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
@@ -41,16 +44,20 @@ def evaluate(
         baselines: names, separated by commas, out of random_real and full_real, or dotted names of classes. The codes
             before the first step join in where their folder `initial` lies beside the set.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
+        other_data: the test split is another than the set was made beside, on purpose.
 
     Raises:
         UserError: a set, data, protocol or folder that cannot be used.
     """
     distilled = DistilledSet.load(path)
+    if not other_data:
+        refuse_other_test_split(distilled, data.spec)
     chosen = baselines_by_name(baselines)
     recipe = Protocol.load(protocol)
     earlier = Report.read(out)
     if earlier is not None:
         earlier.check_protocol(recipe.id, recipe.hash)
+        earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
     check_writable(out)
     report = run_evaluation(
         distilled,

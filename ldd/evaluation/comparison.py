@@ -19,6 +19,7 @@ from ldd.classes import Labelled
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation.baselines import DEFAULT_BASELINES, Baseline, EvaluationData, FixedSet, Setting
+from ldd.evaluation.belonging import identity
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.report import DISTILLED, Report, Row
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
@@ -137,6 +138,7 @@ def evaluate(
         "repeats": repeats,
         "images_per_set": {name: len(given[name, 0].labels) for name, _ in given},
         "test_images": len(test.labels),
+        "sets": {str(step): identity(distilled)},
         "test_split_fingerprint": data.spec.fingerprint,
         "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
         "device": str(device),

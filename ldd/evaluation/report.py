@@ -5,9 +5,11 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,8 @@ REFERENCE = "random_real"
 """The set that the distilled one is measured against: real images at an equal budget."""
 
 MEAN_UNSEEN = "mean_unseen"
+
+_TEXT_WIDTH = 120  # columns
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ class Report:
     Attributes:
         rows: one per trained network; those of the latest evaluation come last.
         protocols: hash of each protocol by its id.
-        facts: what else the JSON file says of the latest evaluation (test split, device, ...).
+        facts: what else the JSON file says of the latest evaluation (test split, device, ...); `sets`, the identity of
+            the distilled set by step, is of all evaluations.
     """
 
     rows: tuple[Row, ...]
@@ -177,7 +182,9 @@ class Report:
         """These rows after those of `earlier` that they do not replace."""
         new = {row.key for row in self.rows}
         kept = tuple(row for row in earlier.rows if row.key not in new)
-        return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, self.facts)
+        sets = {**earlier.facts.get("sets", {}), **self.facts.get("sets", {})}
+        facts = {**self.facts, "sets": sets} if sets else self.facts
+        return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, facts)
 
     def check_protocol(self, name: str, contents: str) -> None:
         """Refuse to mix two protocols under one id.
@@ -193,6 +200,23 @@ class Report:
             raise UserError(
                 f"protocol {name} has changed since {CSV_NAME} was written (hash {self.protocols[name]}, now "
                 f"{contents}); give the changed protocol an id of its own, or evaluate into another folder"
+            )
+
+    def check_set(self, step: int, identity: str) -> None:
+        """Refuse to replace the rows of another distilled set.
+
+        Args:
+            step: of the set that is to be evaluated.
+            identity: its hash.
+
+        Raises:
+            UserError: rows of that step come from other images or labels.
+        """
+        there = self.facts.get("sets", {}).get(str(step), identity)
+        if there != identity:
+            raise UserError(
+                f"{CSV_NAME} holds the results of another distilled set of step {step} (its identity is {there}, this "
+                f"one's {identity}), which would be replaced; evaluate into another folder"
             )
 
     def write(self, folder: Path | str) -> None:
@@ -247,12 +271,20 @@ class Report:
                 rows = tuple(map(Row.from_text, lines))
                 if tuple(lines.fieldnames or ()) != COLUMNS:
                     raise ValueError(f"its columns are {lines.fieldnames}")
-            protocols = json.loads(summary.read_text())["protocols"] if summary.is_file() else {}
+            known = json.loads(summary.read_text()) if summary.is_file() else {"protocols": {}}
+            protocols, sets = dict(known["protocols"]), dict(known.get("sets", {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
             ) from error
-        return cls(rows, protocols)
+        return cls(rows, protocols, {"sets": sets} if sets else {})
+
+    def __str__(self) -> str:
+        """The table as plain text."""
+        console = Console(file=StringIO(), width=_TEXT_WIDTH, color_system=None)
+        with console.capture() as captured:
+            console.print(self.table())
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def table(self) -> Table:
         """Mean and standard deviation in %, networks down, sets across."""

@@ -43,13 +43,35 @@ def test_evaluate_an_artefact_or_its_run(compare, tmp_path, capsys):
     assert "random_real" in capsys.readouterr().out
     by_run = compare(tmp_path / "run")
     assert [(r.set, r.accuracy) for r in by_run.rows] == [(r.set, r.accuracy) for r in by_artefact.rows]
-    initial = compare(tmp_path / "run" / "initial")
-    assert [r.set for r in initial.rows] == [
-        "initial",
-        "distilled",
-        "random_real",
-        "full_real",
-    ]  # kept, then new
+    with pytest.raises(
+        UserError, match=r"holds the results of another distilled set of step 0 .* another folder"
+    ):
+        compare(tmp_path / "run" / "initial")
+    assert Report.read(tmp_path / "out") == by_run
+
+
+def test_another_set_of_another_step_stands_beside_the_first(compare, tmp_path):
+    first = compare(baselines="")
+    later = small_set(2, seed=4)
+    later.manifest["step"] = 7
+    both = compare(later.save(tmp_path / "later"), baselines="")
+    assert [row.step for row in both.rows] == [0, 7]
+    assert both.rows[0] == first.rows[0]
+    assert len(both.facts["sets"]) == 2
+    with pytest.raises(UserError, match="another distilled set of step 0"):
+        compare(small_set(2, seed=5).save(tmp_path / "other"), baselines="")
+
+
+def test_a_set_is_tested_beside_its_own_data_only(compare, tmp_path):
+    """Both fingerprints are shown; on purpose it may be tested elsewhere."""
+    path = small_set(2, test_split_fingerprint="e" * 32).save(tmp_path / "elsewhere")
+    text = f"made beside the test split {'e' * 32}, and that of --data is {'f' * 32}: .* --other_data true"
+    with pytest.raises(UserError, match=text):
+        compare(path, baselines="")
+    assert not (tmp_path / "out").exists()
+    assert [row.set for row in compare(path, baselines="", other_data=True).rows] == ["distilled"]
+    own = small_set(2, test_split_fingerprint=SPEC.fingerprint).save(tmp_path / "own")
+    assert compare(own, baselines="").rows  # the same images and labels
 
 
 def test_evaluate_with_chosen_networks_and_baselines(compare):

@@ -55,6 +55,20 @@ def test_mean_unseen_is_over_unseen_networks_per_repeat():
     )
 
 
+def test_a_report_reads_as_a_table():
+    text = str(report())
+    (line,) = [line for line in text.splitlines() if line.startswith("│ a ")]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+        "a",
+        "55.0 ± 5.0",
+        "30.0 ± 5.0",
+        "95.0",
+        "+25.0",
+    ]
+    assert "protocol quick, step 100" in text
+    assert "\x1b" not in text
+
+
 def test_gains():
     gains = report().gains()
     assert gains == pytest.approx({"seen": 0.4, "a": 0.25, "b": 0.1, "mean_unseen": 0.4 - 0.225})

@@ -1,6 +1,5 @@
 """Losses of many images under a classifier, in batches: decoding and network at once, and nothing kept in memory."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
+from ldd.cores import available_cores
 from ldd.data.pruning.preprocessing import Preprocessing
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
@@ -89,7 +89,7 @@ class Scorer:
                 lambda batch: self.measure(self.read(source, batch[0]), batch[1]), batches, threads
             )
             return
-        threads = os.cpu_count() or 1
+        threads = available_cores()
         for pixels, (_, wanted) in zip(
             _in_threads(lambda batch: self.read(source, batch[0]), batches, threads), batches, strict=True
         ):
