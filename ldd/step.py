@@ -1,6 +1,7 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,7 +143,9 @@ class DistillationStep:
         learned = [parameter for parameter in everything if parameter.requires_grad]
 
         def run(n: int) -> None:
-            with torch.enable_grad():
+            # Not compiled: the count of tensors wants to see each operation.
+            eager = torch.compiler.set_stance("force_eager") if distiller.compile_backend else nullcontext()
+            with torch.enable_grad(), eager:
                 output = synthesise(rows[:n], on_host[:n])
                 torch.autograd.grad(output.sum(), learned, allow_unused=True)
 

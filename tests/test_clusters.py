@@ -39,7 +39,7 @@ def test_slurm_options_are_those_of_fit(fit_parser):  # noqa: F811
         assert found.trainer.accelerator == "gpu"
         assert found.trainer.enable_progress_bar is False
         several = script.name != "array.sbatch"
-        assert (found.trainer.devices, found.trainer.num_nodes) == ((4, 2) if several else (1, 1))
+        assert (int(found.trainer.devices), found.trainer.num_nodes) == ((4, 2) if several else (1, 1))
 
 
 def test_kubernetes_arguments_are_those_of_fit(fit_parser, monkeypatch):  # noqa: F811
