@@ -1,7 +1,7 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -144,7 +144,9 @@ class DistillationStep:
 
         def run(n: int) -> None:
             # Not compiled: the count of tensors wants to see each operation.
-            eager = torch.compiler.set_stance("force_eager") if distiller.compile_backend else nullcontext()
+            eager: AbstractContextManager[object] = (
+                torch.compiler.set_stance("force_eager") if distiller.compile_backend else nullcontext()
+            )
             # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
             seen = distiller.codes.register_forward_hook(lambda module, given, batch: batches.append(batch))
             with torch.enable_grad(), eager, seen:
