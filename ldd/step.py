@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldd import seeding
 from ldd.classes import DataSpec, Labelled
+from ldd.codes import CodeBatch
 from ldd.data.real import RealImages
 from ldd.memory import (
     SHARE_BESIDE_OTHERS,
@@ -138,13 +139,15 @@ class DistillationStep:
         chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
         if chunk_size != "auto" and checkpointing != "auto":
             return MemoryPlan(chunk_size, checkpointing == "always")
-        everything = (*distiller.codes.parameters(), *distiller.prior.trainable())
-        learned = [parameter for parameter in everything if parameter.requires_grad]
+        batches: list[CodeBatch] = []
 
         def run(n: int) -> None:
-            with torch.enable_grad():
+            # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
+            seen = distiller.codes.register_forward_hook(lambda module, given, batch: batches.append(batch))
+            with torch.enable_grad(), seen:
                 output = synthesise(rows[:n], on_host[:n])
-                torch.autograd.grad(output.sum(), learned, allow_unused=True)
+                ends = [end for end in (*batches.pop(), *distiller.prior.trainable()) if end.requires_grad]
+                torch.autograd.grad(output.sum(), ends, allow_unused=True)
 
         share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
         budget = share * free_bytes(distiller.device)
