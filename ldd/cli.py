@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 import ldd
-from ldd.errors import UserError
+from ldd.errors import LostRankError, UserError
 
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
@@ -57,10 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Lightning's parser reads (and warns about) the process's own arguments.
     sys.argv = [sys.argv[0], verb, *rest]  # DDP starts its other ranks with these
     try:
+        importlib.import_module("ldd.commands.yaml_text").guard_yaml()
         importlib.import_module(VERBS[verb][0]).main(verb, rest)
     except UserError as error:
         print(f"latentdd {verb}: error: {error}", file=sys.stderr)
         return 2
+    except UnicodeDecodeError as error:
+        print(f"latentdd {verb}: error: a configuration file is no UTF-8 text ({error})", file=sys.stderr)
+        return 2
+    except LostRankError as error:
+        print(f"latentdd {verb}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"latentdd {verb}: interrupted", file=sys.stderr)
         return 130

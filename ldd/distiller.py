@@ -201,10 +201,13 @@ class Distiller(L.LightningModule):
 
     def _refuse_non_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(norm + term.value.detach()):
+        value = term.value.detach().clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(value)  # so that no rank goes on alone
+        if not torch.isfinite(norm + value):
             raise NonFiniteError(
                 f"step {int(self.num_steps_done)}: the {term.name} loss of {type(self.objective).__name__} is "
-                f"{term.value.item():g} with gradient norm {norm.item():g}; the codes before this step are kept. "
+                f"{value.item():g} with gradient norm {norm.item():g}; the codes before this step are kept. "
                 "Lower the objective's learning rates (lr_...), or use trainer.precision 32-true"
             )
 
@@ -247,6 +250,10 @@ class Distiller(L.LightningModule):
     def on_fit_start(self) -> None:
         """Set the codes unless a checkpoint has."""
         self.initialise()
+        if self.trainer.world_size > 1:
+            # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold those of rank 0.
+            for value in self.codes.state_dict().values():
+                torch.distributed.broadcast(value, 0)
 
     def on_train_start(self) -> None:
         """The prior stays as it is, whatever mode the trainer set."""

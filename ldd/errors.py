@@ -1,4 +1,4 @@
-"""The two ways a run may end that are not a defect of the program."""
+"""The ways a run may end that are not a defect of the program."""
 
 
 class UserError(ValueError):
@@ -11,3 +11,7 @@ class UserError(ValueError):
 
 class NonFiniteError(UserError):
     """A loss or a gradient became NaN or infinite; the last good codes have been kept."""
+
+
+class LostRankError(RuntimeError):
+    """Another process of a distributed run has ended, so that this one cannot go on."""

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -13,11 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldd.errors import UserError
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp(?P<old>\.old)?")
+"""Names that `_create_beside` and `_swap` give."""
 
 
 @contextmanager
@@ -75,6 +80,29 @@ def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Delete what killed processes left of `atomic_file` and `atomic_folder`; only for a folder of one writer.
+
+    A folder that was moved aside for a new one which never came is put back.
+    """
+    for path in Path(folder).glob(".*.tmp*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        if found["old"] and not path.with_name(found["name"]).exists():
+            os.replace(path, path.with_name(found["name"]))
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sync_file(path: Path | str) -> None:
+    """Wait until a file's bytes are on disk."""
+    with open(path, "rb") as opened:
+        os.fsync(opened.fileno())
+
+
 def check_writable(folder: Path | str) -> None:
     """Refuse a folder before hours of work are done for it, not after; it is made where it is missing.
 
@@ -111,6 +139,24 @@ def write_json(path: Path | str, value: Any) -> None:  # noqa: ANN401 - anything
         beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
+    """The value in a JSON file that anybody may have written.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON (NaN and Infinity are none either); the message ends with `cure`.
+    """
+    return _read_text(path, "JSON", cure, lambda text: json.loads(text, parse_constant=_refuse_constant))
+
+
+def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
+    """The value in a YAML file that anybody may have written; nothing but plain values is made of it.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, or contains itself; the message ends with `cure`.
+    """
+    return _read_text(path, "YAML", cure, _parse_yaml)
+
+
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as one safetensors file, atomically; the same tensors give the same bytes.
 
@@ -144,6 +190,28 @@ def sha256(path: Path | str) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_text(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
+    except (
+        Exception
+    ) as error:  # what the text leads the parser to: RecursionError, AttributeError, OverflowError...
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise UserError(f"{path} cannot be read as {form} ({reason}); {cure}") from error
+
+
+def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - what is in it
+    value = yaml.safe_load(text)
+    json.dumps(
+        value, default=str, skipkeys=True
+    )  # a list that is its own element is refused here, not met later
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
@@ -192,8 +260,7 @@ def _create_beside(target: Path) -> tuple[Path, int]:
 def _settle(file: Path, mode: int, *, sync: bool = True) -> None:
     """Ordinary permissions (safetensors and tempfile leave 0600), and the bytes on disk before any rename."""
     if sync:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
+        sync_file(file)
     os.chmod(file, mode)
 
 

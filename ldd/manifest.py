@@ -13,7 +13,7 @@ from unicodedata import category
 from ldd import __version__
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
-from ldd.files import sha256
+from ldd.files import read_json, sha256
 
 Manifest = dict[str, Any]
 
@@ -139,10 +139,7 @@ def read(path: Path) -> Manifest:
     Raises:
         UserError: damaged, incomplete, or of a version that is not known here; the message names the file.
     """
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy the artefact again or export it anew") from error
+    manifest = read_json(path, "copy the artefact again or export it anew")
     try:
         return check(upgrade(manifest))
     except UserError as error:
@@ -204,10 +201,6 @@ def check(manifest: Mapping[str, Any]) -> Manifest:
             "every image would carry a wrong name"
         )
     return plain
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _shown(value: object) -> str:

@@ -1,6 +1,7 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,10 +84,17 @@ class DistillationStep:
         return Labelled(self._draw(classes.tolist(), n), labels)
 
     def _draw(self, labels: list[int], n: int) -> Tensor:
+        wanted = "objective.real_batch"
+        if n > self._fewest:  # refused on every rank, not only on the one that has the class
+            for label in range(self.spec.num_classes):
+                self.core_set.require(label, n, wanted)
         generators = [self.generator("real", label) for label in labels]
-        device = self._distiller.device
-        images = self.core_set.draw_classes(labels, n, generators, device, wanted="objective.real_batch")
+        images = self.core_set.draw_classes(labels, n, generators, self._distiller.device, wanted)
         return images.to(self._distiller.codes.dtype)
+
+    @cached_property
+    def _fewest(self) -> int:
+        return min(self.core_set.counts)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as networks see them."""
@@ -102,6 +110,9 @@ class DistillationStep:
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
+        if not len(rows):
+            # More ranks than classes: this one makes an image for its shape, and keeps none of it.
+            return self.decode(torch.zeros(1, dtype=torch.int64, device=rows.device), then)[:0]
         generator_seed = self.generator("codes").initial_seed()
         on_host = self._rows_on_host if rows is self.rows else rows.cpu()
 
@@ -111,7 +122,7 @@ class DistillationStep:
             images, _ = self._distiller.synthesise(chunk, generator, self.step)
             return images if then is None else then(images, self.all_labels_on_host[chunk_on_host])
 
-        plan = self._plan(synthesise, rows, on_host, whole=then is not None)
+        plan = self._plan(synthesise, whole=then is not None)
         chunks = zip(rows.split(plan.chunk), on_host.split(plan.chunk), strict=True)
         if not plan.checkpoint:
             return torch.cat([synthesise(*chunk) for chunk in chunks])
@@ -122,37 +133,44 @@ class DistillationStep:
             ]
         )
 
-    def _plan(
-        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
-    ) -> MemoryPlan:
+    def _plan(self, synthesise: Callable[[Tensor, Tensor], Tensor], *, whole: bool) -> MemoryPlan:
         distiller = self._distiller
         if distiller.memory_plan is None:
             # Found once and then kept (also in checkpoints): another chunk size would change the rounding.
-            distiller.memory_plan = self._find_plan(synthesise, rows, on_host, whole=whole)
+            distiller.memory_plan = self._agreed(self._find_plan(synthesise, whole=whole))
         return distiller.memory_plan
 
-    def _find_plan(
-        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
-    ) -> MemoryPlan:
-        """The plan for these rows; `whole` if nothing of the objective's comes after what is measured here."""
+    def _find_plan(self, synthesise: Callable[[Tensor, Tensor], Tensor], *, whole: bool) -> MemoryPlan:
+        """The plan for a rank's codes; `whole` if nothing of the objective's comes after what is measured here."""
         distiller = self._distiller
         chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
         if chunk_size != "auto" and checkpointing != "auto":
             return MemoryPlan(chunk_size, checkpointing == "always")
         batches: list[CodeBatch] = []
+        sample = torch.arange(min(2, self.num_codes))
+        most = int(torch.bincount(self.all_labels_on_host % self._world_size).max())  # codes of one rank
 
         def run(n: int) -> None:
             # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
             seen = distiller.codes.register_forward_hook(lambda module, given, batch: batches.append(batch))
             with torch.enable_grad(), seen:
-                output = synthesise(rows[:n], on_host[:n])
+                output = synthesise(sample[:n].to(self.rows.device), sample[:n])
                 ends = [end for end in (*batches.pop(), *distiller.prior.trainable()) if end.requires_grad]
                 torch.autograd.grad(output.sum(), ends, allow_unused=True)
 
         share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
         budget = share * free_bytes(distiller.device)
         return recall_plan(
-            {**distiller.memory_facts(), "images": len(rows)},
-            lambda: Cost.measure(run, len(rows)),
-            lambda cost: make_plan(chunk_size, checkpointing, len(rows), cost, budget),
+            {**distiller.memory_facts(), "images": most},
+            lambda: Cost.measure(run, len(sample)),
+            lambda cost: make_plan(chunk_size, checkpointing, most, cost, budget),
         )
+
+    def _agreed(self, plan: MemoryPlan) -> MemoryPlan:
+        """One plan for all ranks, in which the one with the least memory fits: a checkpoint holds only one."""
+        if self._world_size == 1:
+            return plan
+        numbers = torch.tensor([plan.chunk, not plan.checkpoint], device=self._distiller.device)
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN)
+        chunk, keep = numbers.tolist()
+        return MemoryPlan(chunk, not keep)

@@ -6,10 +6,11 @@ or training lie side by side and are never mistaken for each other.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from ldd.classes import DataSpec
 from ldd.errors import UserError
-from ldd.files import write_json, write_tensors
+from ldd.files import read_json, write_json, write_tensors
 from ldd.networks import Network
 
 INDEX = "index.json"
 FORMAT_VERSION = 1
+_MOST = 2**53  # of anything that an index counts
 HOW_TO_RECORD = (
     "record some by `latentdd experts --config configs/experts/digits.yaml` with this run's data and network"
 )
@@ -138,6 +140,9 @@ class ExpertTraining:
     seed: int
 
 
+Facts = TypeVar("Facts", ExpertSetting, ExpertTraining)
+
+
 class Trajectories:
     """A recording: the weights of experts 0..n-1 after 0..E epochs.
 
@@ -181,15 +186,19 @@ class Trajectories:
         """
         path = folder / INDEX
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json(path, f"delete {folder} and record the experts anew")
             if index["format_version"] != FORMAT_VERSION:
                 raise UserError(
                     f"{path} has format_version {index['format_version']}, this version of latentdd reads "
                     f"{FORMAT_VERSION}; record the experts anew"
                 )
-            setting = ExpertSetting(**_with_tuples(index["setting"]))
-            training = ExpertTraining(**_with_tuples(index["training"]))
-            return cls(folder, setting, training, int(index["num_experts"]))
+            setting = _checked(ExpertSetting(**_with_tuples(index["setting"])))
+            training = _checked(ExpertTraining(**_with_tuples(index["training"])))
+            num_experts = index["num_experts"]
+            for count in (num_experts, training.epochs, setting.num_parameters):
+                if not (type(count) is int and 0 < count < _MOST):
+                    raise ValueError(f"{count!r} is no number of experts, epochs or parameters")
+            return cls(folder, setting, training, num_experts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -236,28 +245,39 @@ class Trajectories:
         Raises:
             UserError: the file is missing or damaged.
         """
+        shape = [self.training.epochs + 1, self.setting.num_parameters]
+        with self._opened(expert, "parameters", shape) as rows:
+            return torch.cat([rows[epoch : epoch + 1] for epoch in epochs])
+
+    def losses(self, expert: int) -> Tensor:
+        """Mean training loss of each epoch, (E,) float32.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        with self._opened(expert, "losses", [self.training.epochs]) as losses:
+            values: Tensor = losses[:].clone()
+            return values
+
+    @contextmanager
+    def _opened(self, expert: int, name: str, shape: list[int]) -> Iterator[Any]:
+        """A tensor of an expert's file, of which only what is indexed is read."""
         path = self.path(expert)
         try:
             with safe_open(path, framework="pt") as file:
-                rows = file.get_slice("parameters")
-                if rows.get_shape() != [self.training.epochs + 1, self.setting.num_parameters]:
-                    raise ValueError(f"shape {rows.get_shape()}")
-                return torch.cat([rows[epoch : epoch + 1] for epoch in epochs])
+                found = file.get_slice(name)
+                if (found.get_dtype(), found.get_shape()) != ("F32", shape):
+                    raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not F32 {shape}")
+                yield found
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 f"{path} is missing or damaged ({error}); the command that recorded the experts records it again"
             ) from error
 
-    def losses(self, expert: int) -> Tensor:
-        """Mean training loss of each epoch, (E,)."""
-        with safe_open(self.path(expert), framework="pt") as file:
-            losses: Tensor = file.get_tensor("losses").clone()
-        return losses
-
     def is_whole(self, expert: int) -> bool:
-        """Whether an expert's file is there and not truncated (only its header is read)."""
+        """Whether an expert's file is there and not truncated (little more than its header is read)."""
         try:
-            return self.path(expert).exists() and len(self.read(expert, [0])) == 1
+            return self.path(expert).exists() and len(self.read(expert, [0])) == len(self.losses(expert)[:1])
         except UserError:
             return False
 
@@ -298,6 +318,19 @@ def find_trajectories(root: str, setting: ExpertSetting, num_experts: int | None
             f"that records them finish, or set objective.num_experts to {max(there, 1)} or less"
         )
     return Trajectories(found.folder, found.setting, found.training, wanted)
+
+
+def _checked(facts: Facts) -> Facts:
+    """The same, if each value is of its field's kind."""
+    for field in fields(facts):
+        value, kinds = getattr(facts, field.name), get_args(field.type)
+        kind = kinds[0] if kinds else field.type
+        if bool(kinds) != isinstance(value, tuple) or not all(
+            isinstance(part, int | float if kind is float else kind) and not isinstance(part, bool)
+            for part in (value if kinds else (value,))
+        ):
+            raise ValueError(f"{field.name} is {value!r}")
+    return facts
 
 
 def _facts(setting: ExpertSetting, training: ExpertTraining) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import lightning as L
 
+import ldd
 from ldd.callbacks import Export, LastCheckpoints
 from ldd.data import DistillationData
 from ldd.distiller import Distiller
@@ -12,7 +13,24 @@ from ldd.networks import ConvNet
 from ldd.objectives import DistributionMatching, Objective
 from ldd.priors import Prior
 
+ROOT = Path(ldd.__file__).parent.parent
 NARROW = partial(ConvNet, width=8)
+
+
+def small_arguments(prior: Path) -> list[object]:
+    """The quickstart with a tiny prior and network, without evaluation, for the command line in folder `ROOT`."""
+    return [
+        *("--config", "configs/quickstart.yaml", "--model.prior.path_or_hub_id", prior),
+        *(
+            "--model.prior.num_steps",
+            2,
+            "--model.objective.real_batch",
+            4,
+            "--model.objective.network.width",
+            8,
+        ),
+        *("--trainer.limit_val_batches", 0, "--checkpoint.every_n_steps", 2),
+    ]
 
 
 class StopAtThree(L.Callback):
@@ -38,9 +56,13 @@ def fit(
     ckpt_path: Path | None = None,
     callbacks: tuple[L.Callback, ...] = (),
     precision: str = "32-true",
+    ranks: int = 1,
     **arguments,
 ) -> Distiller:
-    """Run `steps` training steps in folder `run` with checkpoints every two steps and the artefact exported."""
+    """Run `steps` training steps in folder `run` with checkpoints every two steps and the artefact exported.
+
+    With several `ranks` each of their processes calls this.
+    """
     model = Distiller(prior, objective, data.spec, **arguments)
     trainer = L.Trainer(
         max_steps=steps,
@@ -52,6 +74,9 @@ def fit(
         enable_model_summary=False,
         limit_val_batches=0,
         precision=precision,
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        use_distributed_sampler=False,
         callbacks=[LastCheckpoints(every_n_steps=2), Export(), *callbacks],
     )
     trainer.fit(model, data, ckpt_path=ckpt_path)

@@ -1,19 +1,24 @@
 """Checkpoints that survive: the last two, written at the end of a step, atomically; signals wait for that end."""
 
 import os
+import secrets
 import signal
 import threading
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import distributed
 
 from ldd.errors import NonFiniteError, UserError
-from ldd.files import atomic_file
+from ldd.files import atomic_file, remove_leftovers, sync_file
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -22,10 +27,14 @@ class LastCheckpoints(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt` and the one before it, `previous.ckpt`.
 
     SIGINT, SIGTERM and SIGUSR1 set a flag; the step in flight is finished, its checkpoint written, and the run
-    stops. A second SIGINT stops at once.
+    stops. A second SIGINT stops at once. With several ranks a signal to one of them stops all after the same step.
+    While the codes are evaluated a signal stops at once: they have been saved, and so has every student that is done.
 
     Args:
         every_n_steps: training steps between checkpoints; the last step always has one.
+
+    Attributes:
+        received: the signal that stopped the run, or None.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -34,33 +43,47 @@ class LastCheckpoints(Checkpoint):
             raise UserError(f"checkpoint.every_n_steps ({every_n_steps}) must be at least 1")
         self.every_n_steps = every_n_steps
         self.received: int | None = None
-        self._in_step = False
+        self._evaluating = False
         self._saved_step = -1
         self._handlers: dict[int, Any] = {}
+        self._ranks: distributed.ProcessGroup | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write where `atomic_file` says, unless the user has chosen how checkpoints are written."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _InPlace()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals."""
         self._saved_step = trainer.global_step
+        self.received = None
+        if trainer.is_global_zero:
+            remove_leftovers(_folder(trainer))
+        if trainer.world_size > 1:
+            # On the host: asking the device every step would wait for all its work.
+            self._ranks = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
-    ) -> None:
-        """From here a signal waits."""
-        self._in_step = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Save when it is time; stop when a signal came."""
         due = trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps
-        if due or self.received is not None:
+        self._stop_if_told(trainer)
+        if due:
             self._save(trainer)
-        self._in_step = False
-        if self.received is not None:
-            rank_zero_info(f"stopped by signal {self.received}; resume with --ckpt_path last")
-            raise KeyboardInterrupt
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what is about to be evaluated; from here a signal stops at once."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_if_told(trainer)
+            self._save(trainer)
+            self._evaluating = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Signals wait for the end of a step again."""
+        self._evaluating = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save what another callback's stop has not; give the signals back."""
@@ -84,16 +107,28 @@ class LastCheckpoints(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved_step:
             return
-        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        last = _folder(trainer) / "last.ckpt"
         with atomic_file(last) if trainer.is_global_zero else nullcontext(last) as beside:
             # Collective: every rank calls it, rank 0 writes.
             trainer.save_checkpoint(beside, weights_only=False)
             if trainer.is_global_zero and last.exists():
-                os.replace(last, last.with_name("previous.ckpt"))
+                sync_file(beside)  # before the older of the two goes
+                _keep(last, last.with_name("previous.ckpt"))
         self._saved_step = trainer.global_step
 
+    def _stop_if_told(self, trainer: L.Trainer) -> None:
+        """Every rank asks at the same time, so that all stop after the same step."""
+        told = torch.tensor(self.received or 0)
+        if self._ranks is not None:
+            distributed.all_reduce(told, distributed.ReduceOp.MAX, group=self._ranks)
+        if told:
+            self.received = int(told)
+            self._save(trainer)
+            rank_zero_info(f"stopped by signal {self.received}; resume with --ckpt_path last")
+            raise KeyboardInterrupt
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        at_once = not self._in_step or (self.received is not None and number == signal.SIGINT)
+        at_once = self._evaluating or (self.received is not None and number == signal.SIGINT)
         self.received = number
         if at_once:
             raise KeyboardInterrupt
@@ -102,19 +137,71 @@ class LastCheckpoints(Checkpoint):
     def _restore_signals(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
+        self._handlers, self._evaluating, self._ranks = {}, False, None
+
+
+class _InPlace(TorchCheckpointIO):
+    """Lightning's own writes to the folder of temporary files first, which may be on another disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        torch.save(checkpoint, path)
 
 
 def find_last(run: Path) -> Path:
-    """The newest checkpoint of a run folder.
+    """The newest whole checkpoint of a run folder; a damaged one is passed over, with a warning.
 
     Raises:
         UserError: there is none.
     """
+    damaged: list[str] = []
     for name in ("last.ckpt", "previous.ckpt"):
         path = run / "checkpoints" / name
-        if path.is_file():
+        if not path.is_file():
+            continue
+        fault = find_fault(path)
+        if fault is None:
+            if damaged:
+                rank_zero_warn(f"{damaged[0]}; going on from the one before, {path}")
             return path
+        damaged.append(f"{path} is damaged ({fault})")
+    if damaged:
+        raise UserError(
+            f"ckpt_path (last): {'; '.join(damaged)}; start the run anew with --overwrite, or restore a checkpoint"
+        )
     raise UserError(
         f"ckpt_path (last): no checkpoint in {run / 'checkpoints'}; drop --ckpt_path to start the run"
     )
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being read, in words; None where every byte is as it was written.
+
+    Nothing in the file is executed: its archive's checksums are compared, then it is read as plain data.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            changed = archive.testzip()
+        if changed is not None:
+            return f"its part {changed} has other bytes than were written"
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged archive raises whatever the damaged field leads to
+        return (str(error) or repr(error)).partition("\n")[0]
+    if not isinstance(content, dict) or not {"state_dict", "loops", "global_step"} <= set(content):
+        return "no checkpoint of a run"
+    return None
+
+
+def _keep(last: Path, previous: Path) -> None:
+    """Let `previous` be what `last` is, without a moment in which there is no `last`."""
+    link = previous.with_name(f".{previous.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.link(last, link)
+        os.replace(link, previous)
+    except OSError:  # a file system without links
+        os.replace(last, previous)
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints"

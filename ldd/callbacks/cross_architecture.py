@@ -17,6 +17,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report, Row, evaluate
 from ldd.evaluation.baselines import DEFAULT_BASELINES
 from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.networks import NetworkFactory
@@ -39,6 +40,7 @@ class Distils(Interface):
 class CrossArchitecture(L.Callback):
     """Evaluates the codes at every validation, at the end of a fit without one, and at `Trainer.validate`.
 
+    Every network that has been tested is kept in `<run>/evaluated/`, so that a run which is killed trains none twice.
     Writes `<run>/initial/` (the codes before the first step), `<run>/evaluation.csv` and `<run>/evaluation.json`, logs
     `val/accuracy/<network>` and `val/accuracy/mean_unseen` and prints a table at the end. The sets that do not depend
     on the step are evaluated once per process and their rows carry the step of the latest comparison.
@@ -87,9 +89,11 @@ class CrossArchitecture(L.Callback):
             _earlier(trainer, self.protocol)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the codes as they start; on resume those of the first start stay."""
+        """Save the codes as they start; on resume make up for an evaluation in which the run was killed."""
         if trainer.global_step == 0:
             self._save_initial(trainer, pl_module)
+        elif _switched_on(trainer) and self._is_owed(trainer, int(_distils(pl_module).num_steps_done)):
+            self._evaluate(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the codes as they are."""
@@ -110,6 +114,14 @@ class CrossArchitecture(L.Callback):
             self._evaluate(trainer, pl_module)
         self._show(trainer)
 
+    def _is_owed(self, trainer: L.Trainer, step: int) -> bool:
+        # Lightning takes a checkpoint of a step with a validation for one that was made after it.
+        if trainer.global_step % trainer.val_check_batch:
+            return False
+        earlier = _earlier(trainer, self.protocol)
+        done = () if earlier is None else earlier.rows
+        return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
+
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
@@ -128,6 +140,7 @@ class CrossArchitecture(L.Callback):
             baselines=self.baselines if self._beside is None else (),
             initial=self._load_initial(trainer) if self._beside is None else None,
             step=step,
+            records=Path(trainer.default_root_dir) / FOLDER,
             num_workers=self.num_workers,
             device=pl_module.device,
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 
 from ldd.distiller import Distiller
 from ldd.errors import NonFiniteError
+from ldd.files import read_yaml
 
 
 class Export(L.Callback):
@@ -76,4 +76,4 @@ class Export(L.Callback):
 
 def _resolved_config(run: Path) -> dict[str, Any] | None:
     path = run / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    return read_yaml(path) if path.is_file() else None

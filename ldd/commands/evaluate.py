@@ -13,6 +13,7 @@ from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.baselines import baselines_by_name
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.records import FOLDER
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
@@ -36,7 +37,8 @@ def evaluate(
         path: folder of a distilled set, or of a run.
         data: real images: the test split, and what baselines draw from.
         out: folder for evaluation.csv and evaluation.json; results that are there already are kept, and may not be of
-            another set of the same training step.
+            another set of the same training step. Each network that has been tested is kept in its folder `evaluated`,
+            so that a command that was killed goes on where it was.
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
@@ -68,6 +70,7 @@ def evaluate(
         seed,
         baselines=chosen,
         initial=_initial_beside(Path(path)),
+        records=Path(out) / FOLDER,
         num_workers=num_workers,
     )
     (report if earlier is None else report.after(earlier)).write(out)

@@ -12,7 +12,15 @@ from ldd.distiller import Distiller
 class DistillationCLI(RunCLI):
     """The two Lightning verbs, with sections for evaluation, artefact and pictures."""
 
-    run_files = (*RunCLI.run_files, "distilled", "initial", "evaluation.csv", "evaluation.json", "previews")
+    run_files = (
+        *RunCLI.run_files,
+        "distilled",
+        "initial",
+        "evaluation.csv",
+        "evaluation.json",
+        "evaluated",
+        "previews",
+    )
     seeded = (*RunCLI.seeded, "evaluation.seed")
 
     @staticmethod

@@ -1,6 +1,7 @@
 """What every trained run shares: seed and data's facts linked, a guarded folder, logs inside it, exit codes."""
 
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
-from ldd.callbacks.checkpoint import LastCheckpoints, find_last
+from ldd.callbacks.checkpoint import LastCheckpoints, find_fault, find_last
+from ldd.commands.stopping import (
+    is_lost_connection,
+    rank_started_by_lightning,
+    requeue,
+    signals_interrupt,
+)
 from ldd.data import DistillationData
-from ldd.errors import UserError
-from ldd.files import atomic_file
+from ldd.errors import LostRankError, UserError
+from ldd.files import atomic_file, read_yaml, remove_leftovers
+from ldd.parent import end_with_parent
 
 TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -69,6 +78,7 @@ class RunCLI(LightningCLI):
     run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
     program: str = "latentdd"
+    _starts_again = False
 
     def __init__(
         self,
@@ -107,27 +117,47 @@ class RunCLI(LightningCLI):
         return options
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path last`; refuse a folder that already holds a run."""
+        """Resolve `--ckpt_path`; refuse a folder that already holds a run."""
         run = Path(self.options.trainer.default_root_dir)
-        if self.subcommand == "validate" and self.options.ckpt_path is None:
-            self.options.ckpt_path = "last"
-        if self.options.ckpt_path == "last":
-            self.options.ckpt_path = str(find_last(run))
-        elif self.options.ckpt_path is not None and not Path(self.options.ckpt_path).is_file():
-            raise UserError(
-                f"ckpt_path ({self.options.ckpt_path}) does not exist; name a checkpoint file, or 'last'"
-            )
+        resumed = self._resolve_checkpoint(run)
         if "weights_only" in self.options and self.options.weights_only is None:
             self.options.weights_only = True  # somebody else's checkpoint must not run code
         if self.subcommand == "validate":
             return
-        if self.options.ckpt_path is not None:
+        if resumed:
             self._refuse_other_settings(run)
         elif self._found(run) and not self.options.overwrite:
             raise UserError(
                 f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
                 "it with --overwrite, or choose another folder"
             )
+
+    def _resolve_checkpoint(self, run: Path) -> bool:
+        """Put a file, or None to start, in the place of `--ckpt_path`; whether an earlier run is gone on with."""
+        options = self.options
+        if self.subcommand == "validate" and options.ckpt_path is None:
+            options.ckpt_path = "last"
+        if options.ckpt_path == "auto":
+            options.ckpt_path = "last" if self._found(run) else None
+        if options.ckpt_path is None:
+            return False
+        if options.ckpt_path == "last":
+            begun = self.subcommand != "validate" and (run / "config.yaml").is_file()
+            if begun and not any((run / "checkpoints").glob("*.ckpt")):
+                rank_zero_info(f"the run in {run} was stopped before its first checkpoint; it starts again")
+                options.ckpt_path, self._starts_again = None, True
+            else:
+                options.ckpt_path = str(find_last(run))
+            return True
+        if not Path(options.ckpt_path).is_file():
+            raise UserError(
+                f"ckpt_path ({options.ckpt_path}) does not exist; name a checkpoint file, or 'last'"
+            )
+        if fault := find_fault(Path(options.ckpt_path)):
+            raise UserError(
+                f"ckpt_path ({options.ckpt_path}) is damaged ({fault}); name another checkpoint file, or 'last'"
+            )
+        return True
 
     def _found(self, run: Path) -> list[Path]:
         return [run / name for name in self.run_files if (run / name).exists()]
@@ -137,7 +167,7 @@ class RunCLI(LightningCLI):
         path = run / "config.yaml"
         if not path.is_file():
             return
-        before = dict(_settings(yaml.safe_load(path.read_text())))
+        before = dict(_settings(read_yaml(path)))
         now = dict(
             _settings(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
         )
@@ -171,12 +201,18 @@ class RunCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit` in a folder that is now this run's."""
+        run = Path(self.trainer.default_root_dir)
         if self.options.ckpt_path is None and self.trainer.is_global_zero:
-            for path in self._found(Path(self.trainer.default_root_dir)):
+            for path in self._found(run):
+                if self._starts_again and path.name == "config.yaml":
+                    continue  # by which ranks that start later know it too
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+        if self.trainer.is_global_zero:
+            for folder in (run, *filter(Path.is_dir, run.iterdir())):
+                remove_leftovers(folder)
         self._call(self.trainer.fit, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
@@ -185,17 +221,30 @@ class RunCLI(LightningCLI):
 
     def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401
         # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
+        if (rank := rank_started_by_lightning(self.trainer)) > 0:
+            end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
         try:
-            function(**kwargs)
+            with signals_interrupt() as received:
+                function(**kwargs)
         except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
             raise UserError(f"trainer: {error}") from error
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not is_lost_connection(error):
+                raise
+            raise LostRankError(
+                f"rank {self.trainer.global_rank} stops: another rank has ended, or does not answer "
+                f"({str(error).partition(chr(10))[0]}); what that one printed tells why. The last checkpoint is kept: "
+                "resume with --ckpt_path last"
+            ) from error
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            received = [
-                c.received for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoints)
-            ]
-            raise SystemExit(128 + (received[0] or 2)) from None
+            callbacks = self.trainer.checkpoint_callbacks
+            received += [c.received for c in callbacks if isinstance(c, LastCheckpoints) and c.received]
+            number = received[-1] if received else signal.SIGINT
+            if number == signal.SIGUSR1 and self.trainer.is_global_zero:
+                requeue()
+            raise SystemExit(128 + number) from None
 
 
 def _settings(config: dict[str, Any]) -> Iterator[tuple[str, object]]:

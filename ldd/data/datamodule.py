@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any, get_args
 
 from lightning import LightningDataModule
@@ -76,8 +77,10 @@ class DistillationData(LightningDataModule):
         super().__init__()
         if image_size < 1:
             raise UserError(f"image_size={image_size} is not a size; use a number of pixels such as 32")
-        if min(std) <= 0:
+        if not all(0 < value < float("inf") for value in std):
             raise UserError(f"std={list(std)} must be above 0 in each channel")
+        if not all(map(isfinite, mean)):
+            raise UserError(f"mean={list(mean)} must be a number in each channel")
         whole = source(root)
         self.source: Source = whole if subset is None else Subset(whole, subset)
         self._pruner = pruner

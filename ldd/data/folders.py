@@ -170,7 +170,7 @@ def _from_table(file: Path, names: Sequence[str]) -> list[ClassInfo]:
             (str(row["wnid"]), int(str(row.get("id", place))), str(row.get("name") or row["wnid"]))
             for place, row in enumerate(rows)
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
             f"{file} is not a table of classes ({type(error).__name__}: {error}); each row needs wnid (the folder's "
             "name) and may have id (a whole number) and name; rename the file if it is meant for something else"

@@ -107,7 +107,7 @@ class RealImages:
             UserError: as `require`.
         """
         chosen = [self._choose(*each, n, wanted) for each in zip(labels, generators, strict=True)]
-        return self._gather(torch.cat(chosen), device)
+        return self._gather(torch.cat([self._rows.new_empty(0), *chosen]), device)
 
     def _choose(self, label: int, generator: torch.Generator, n: int, wanted: str) -> Tensor:
         self.require(label, n, wanted)

@@ -2,6 +2,9 @@
 
 import hashlib
 
+import torch
+from torch import Tensor
+
 from ldd.classes import DataSpec
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
@@ -14,9 +17,15 @@ def identity(distilled: DistilledSet) -> str:
     digest = hashlib.sha256()
     for part in (distilled.images, distilled.labels, distilled.soft_labels, distilled.weights):
         if part is not None:
-            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            digest.update(part.contiguous().numpy())
+            add_tensor(digest, part)
     return digest.hexdigest()[:_SHOWN]
+
+
+def add_tensor(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    """Let a hash go over a tensor's type, shape and bytes."""
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for part in tensor.detach().cpu().contiguous().flatten().split(2**26):
+        digest.update(part.view(torch.uint8).numpy().data)
 
 
 def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines import DEFAULT_BASELINES, Baseline, EvaluationData, FixedSet, Setting
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
+from ldd.evaluation.records import Records
 from ldd.evaluation.report import DISTILLED, Report, Row
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
@@ -43,6 +45,7 @@ def evaluate(
     baselines: Sequence[Baseline] = DEFAULT_BASELINES,
     initial: DistilledSet | None = None,
     step: int | None = None,
+    records: Path | str | None = None,
     num_workers: NumWorkers = "auto",
     device: Device = "auto",
     progress: bool = True,
@@ -64,6 +67,8 @@ def evaluate(
         baselines: sets to compare with.
         initial: the codes before their first step, compared as `initial`.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
+        records: folder in which every tested student is kept at once, and found by later calls: an evaluation that
+            was killed goes on where it was. None keeps none.
         num_workers: worker processes on a CPU.
         device: where to train; "auto" takes the accelerator if there is one.
         progress: show a progress bar.
@@ -108,16 +113,21 @@ def evaluate(
     device = pick_device() if device == "auto" else device
     every = slice(None, None, protocol.test_every)
     test = Labelled(data.test_images.images[every], data.test_images.labels[every])
-    with _progress_bar(len(students), shown=progress) as done:
-        outcomes = run_students(
-            lesson,
-            students,
-            given,
-            test,
-            device=device,
-            num_workers=num_workers,
-            done=done,
+    kept = None if records is None else Records(records, lesson, given, test, device)
+    outcomes = {} if kept is None else kept.find(students)
+    with _progress_bar(len(students), len(outcomes), shown=progress) as shown:
+
+        def done(student: Student, outcome: Outcome) -> None:
+            if kept is not None:
+                kept.add(student, outcome)
+            shown(student, outcome)
+
+        missing = [student for student in students if student not in outcomes]
+        outcomes |= run_students(
+            lesson, missing, given, test, device=device, num_workers=num_workers, done=done
         )
+    if kept is not None:
+        kept.merge()
     step = int(distilled.manifest.get("step", 0)) if step is None else step
     rows = tuple(
         Row(
@@ -131,7 +141,7 @@ def evaluate(
             seconds=outcome.seconds,
             protocol=protocol.id,
         )
-        for student, outcome in outcomes.items()
+        for student, outcome in ((student, outcomes[student]) for student in students)
     )
     facts = {
         "seed": seed,
@@ -185,10 +195,10 @@ def _class_of(lesson: Lesson, name: str) -> str:
 
 
 @contextmanager
-def _progress_bar(total: int, *, shown: bool) -> Iterator[Done]:
+def _progress_bar(total: int, done_before: int, *, shown: bool) -> Iterator[Done]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, disable=not shown) as bar:
-        task = bar.add_task("evaluating", total=total)
+        task = bar.add_task("evaluating", total=total, completed=done_before)
 
         def done(student: Student, outcome: Outcome) -> None:
             latest = f"evaluating: {student.network} on {student.set} {100 * outcome.accuracy:.1f} %"

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from ldd.augment import SiameseAugmentation
 from ldd.errors import UserError
+from ldd.files import read_yaml
 from ldd.networks import Network, NetworkFactory
 
 FOLDER = Path(__file__).with_name("protocols")
@@ -143,11 +142,7 @@ class Protocol:
                 f"protocol ({name_or_path}) is not known; choose from {', '.join(shipped())} or give the path of a "
                 "YAML file"
             )
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"protocol ({path}) cannot be read as YAML: {error}") from error
-        return cls._from_content(path, content)
+        return cls._from_content(path, read_yaml(path, "a protocol is a YAML file such as the shipped ones"))
 
     @classmethod
     def _from_content(cls, path: Path, content: object) -> Self:

@@ -1,7 +1,6 @@
 """Results of an evaluation: rows, their means, and the files and the table that show them."""
 
 import csv
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldd.errors import UserError
-from ldd.files import atomic_file, write_json
+from ldd.files import atomic_file, read_json, write_json
 
 CSV_NAME = "evaluation.csv"
 JSON_NAME = "evaluation.json"
@@ -271,9 +270,9 @@ class Report:
                 rows = tuple(map(Row.from_text, lines))
                 if tuple(lines.fieldnames or ()) != COLUMNS:
                     raise ValueError(f"its columns are {lines.fieldnames}")
-            known = json.loads(summary.read_text()) if summary.is_file() else {"protocols": {}}
+            known = read_json(summary) if summary.is_file() else {"protocols": {}}
             protocols, sets = dict(known["protocols"]), dict(known.get("sets", {}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise UserError(
                 f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
             ) from error

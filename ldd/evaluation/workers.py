@@ -1,8 +1,6 @@
 """Dealing students: over ranks, then over worker processes on a CPU or one after another on an accelerator."""
 
 import os
-import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -21,6 +19,7 @@ from ldd.classes import Labelled
 from ldd.cores import available_cores
 from ldd.errors import UserError
 from ldd.evaluation.students import Lesson, Outcome, Student
+from ldd.parent import end_with_parent
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -191,24 +190,10 @@ def _work(
     test: tuple[Array, Array],
 ) -> tuple[Student, Outcome]:
     """What a worker process runs."""
-    _end_with_parent()
+    end_with_parent()
     numerics.apply()
     return student, lesson.run(student, Labelled(*map(_tensor, training)), Labelled(*map(_tensor, test)))
 
 
 def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array))  # a copy: what joblib maps is read-only
-
-
-def _end_with_parent() -> None:
-    """Let this worker end within a second of its parent, even one that was killed without a chance to say so."""
-    if any(thread.name == "end with parent" for thread in threading.enumerate()):
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()

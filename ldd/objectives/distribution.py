@@ -12,7 +12,7 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory
 from ldd.objectives.base import Embed, Objective, StepContext, Term
-from ldd.objectives.optimizers import code_rates, sgd_on_codes
+from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
 from ldd.priors import Prior
 
 
@@ -58,6 +58,7 @@ class DistributionMatching(Objective):
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
+        check_sgd(self.rates, momentum)
         self.real_batch = real_batch
         self.network = network
         self.augmentation = SiameseAugmentation(augmentation)
@@ -82,9 +83,10 @@ class DistributionMatching(Objective):
             parts = zip(images.split(self.real_chunk), labels.split(self.real_chunk), strict=True)
             real_features = torch.cat([embed(*part) for part in parts])
         synthetic_features = context.decode(context.rows, then=embed)
-        num_classes = len(context.classes)
+        num_classes, images_per_class = len(context.classes), context.num_codes // context.spec.num_classes
         loss = mean_distance(
-            real_features.unflatten(0, (num_classes, -1)), synthetic_features.unflatten(0, (num_classes, -1))
+            real_features.unflatten(0, (num_classes, self.real_batch)),
+            synthetic_features.unflatten(0, (num_classes, images_per_class)),
         )
         yield Term("distribution", loss, ("codes",))
 

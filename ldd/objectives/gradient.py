@@ -15,7 +15,7 @@ from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import code_rates, sgd_on_codes
+from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
 from ldd.priors import Prior
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
@@ -67,8 +67,12 @@ class GradientMatching(Objective):
         for name, value in {**counts, "real_batch": real_batch, "real_chunk": real_chunk}.items():
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
+        check_sgd({"network": lr_network}, 0.0)
+        if not 0 <= epsilon < float("inf"):
+            raise UserError(f"objective.epsilon ({epsilon}) must be a number of 0 or more")
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
+        check_sgd(self.rates, momentum)
         self.real_batch = real_batch
         self.network = network
         self.outer_loop = outer_loop
@@ -103,8 +107,8 @@ class GradientMatching(Objective):
             # Freed class by class: memory holds the second-order graph of one class only.
             loss.backward()
             total += loss.detach()
-        assert leaf.grad is not None
-        yield Term("gradient", (images * leaf.grad).sum(), ("codes",), report=total)
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
+        yield Term("gradient", (images * gradient).sum(), ("codes",), report=total)
         if (context.step + 1) % self.outer_loop:
             self._train(network, context)
 

@@ -17,6 +17,24 @@ def code_rates(latents: float, conditioning: float, spread: float | None) -> dic
     }
 
 
+def check_sgd(learning_rates: Mapping[str, float], momentum: float, momentum_name: str = "momentum") -> None:
+    """Refuse settings of SGD that no run can use.
+
+    Args:
+        learning_rates: by what they are of; the argument is `lr_<name>`.
+        momentum: of all of them.
+        momentum_name: what the argument is called.
+
+    Raises:
+        UserError: a rate that is negative, infinite or NaN, or a momentum outside [0, 1).
+    """
+    for name, rate in learning_rates.items():
+        if not 0 <= rate < float("inf"):
+            raise UserError(f"objective.lr_{name} ({rate}) must be a number of 0 or more")
+    if not 0 <= momentum < 1:
+        raise UserError(f"objective.{momentum_name} ({momentum}) must be at least 0 and below 1")
+
+
 def sgd_on_codes(codes: Codes, learning_rates: Mapping[str, float], momentum: float) -> SGD:
     """SGD with one learning rate per group of codes (LD3M: momentum 0.5, no decay, no schedule).
 

@@ -16,7 +16,7 @@ from ldd.data.real import RealImages
 from ldd.errors import NonFiniteError, UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import code_rates, sgd_on_codes
+from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
 from ldd.priors import Prior
 from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
 
@@ -98,9 +98,11 @@ class TrajectoryMatching(Objective):
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
+        check_sgd({"step_size": lr_step_size}, momentum_step_size, "momentum_step_size")
         self.trajectories = trajectories
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
+        check_sgd(self.rates, momentum)
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch
         self.syn_steps = syn_steps

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel, VQModel
 
 from ldd.errors import UserError
+from ldd.files import read_yaml
 
 _UNCONDITIONAL = "__is_unconditional__"
 _SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
@@ -71,12 +71,7 @@ def read_original(path: Path | str) -> Original:
     Raises:
         UserError: missing or other file, missing entry, or a setting that has no counterpart in diffusers.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"config ({path}) cannot be read ({error}); give the YAML that came with the checkpoint"
-        ) from error
+    document = read_yaml(path, "give the YAML that came with the checkpoint as config")
     try:
         return _build(_at(document, "model", "params"))
     except UserError as error:

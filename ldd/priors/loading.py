@@ -5,7 +5,6 @@ from safetensors or, where a published model has none, from `.bin` files by torc
 components come back in float32, frozen and in eval mode.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldd import files
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
 from ldd.seeding import seeded
@@ -116,12 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, unreadable, or not a JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); restore it from where the prior came from"
-        ) from error
+    value = files.read_json(path, "restore it from where the prior came from")
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; restore it from where the prior came from")
     return value
@@ -252,17 +247,30 @@ def read_card(folder: Path, *, table: bool = True) -> PriorCard:
         card = {"classes": [], "null_class": -1} | card
     try:
         classes = [
-            ClassInfo(label=row, id=int(entry["id"]), wnid=str(entry["wnid"]), name=str(entry["name"]))
+            ClassInfo(label=row, id=_whole(entry["id"]), wnid=_name(entry["wnid"]), name=_name(entry["name"]))
             for row, entry in enumerate(card["classes"])
         ]
-        return PriorCard(
-            classes, int(card["null_class"]), int(card["image_size"]), str(card.get("licence", "unknown"))
-        )
+        null_class, image_size = _whole(card["null_class"]), _whole(card["image_size"])
+        if image_size < 1 or (table and null_class < 0):
+            raise ValueError(f"image_size {image_size}, null_class {null_class}")
+        return PriorCard(classes, null_class, image_size, str(card.get("licence", "unknown")))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
             "name), null_class and image_size"
         ) from error
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
+        raise ValueError(f"{value!r} is no number of a row, a class or pixels")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no name")
+    return str(value)
 
 
 def read_licence(folder: Path) -> str:
@@ -272,7 +280,7 @@ def read_licence(folder: Path) -> str:
     head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         facts = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
+    except Exception:  # a date that is none, say: the parser raises whatever the text leads it to
         facts = None
     licence = (facts.get("license_name") or facts.get("license")) if isinstance(facts, dict) else None
     return str(licence) if licence else "unknown"

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from small_runs import ROOT, small_arguments
 
 import ldd
 from ldd import cli
 from ldd.distilled import DistilledSet
-
-ROOT = Path(ldd.__file__).parent.parent
 
 
 def latentdd(*arguments, cwd=ROOT, module=False):
@@ -34,19 +33,7 @@ def latentdd(*arguments, cwd=ROOT, module=False):
 
 @pytest.fixture(scope="module")
 def small(tiny_prior_path):
-    """The quickstart with a tiny prior and network, without evaluation."""
-    return [
-        *("--config", "configs/quickstart.yaml", "--model.prior.path_or_hub_id", tiny_prior_path),
-        *("--model.prior.num_steps", 2, "--model.objective.real_batch", 4),
-        *(
-            "--model.objective.network.width",
-            8,
-            "--trainer.limit_val_batches",
-            0,
-            "--checkpoint.every_n_steps",
-            2,
-        ),
-    ]
+    return small_arguments(tiny_prior_path)
 
 
 @pytest.fixture(scope="module")

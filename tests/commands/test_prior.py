@@ -14,7 +14,7 @@ import yaml
 from lightning import Callback
 from original_ldm import build, checkpoint_of, config_of, randomise
 from PIL import Image
-from processes import start
+from processes import Started
 from tiny_denoisers import text_pipeline
 from torch.nn.functional import interpolate
 
@@ -295,7 +295,7 @@ def test_a_killed_training_resumes_to_the_same_prior(capsys, tmp_path):
     code, shown = latentdd(capsys, "prior", "train", *RUN, folder, tmp_path / "whole")
     assert code == 0
     assert f"prior written to {tmp_path / 'whole' / 'prior'}" in shown.splitlines()
-    killed = start(train, folder, tmp_path / "run", "--trainer.callbacks", f"{__name__}.Kill")
+    killed = Started(train, folder, tmp_path / "run", "--trainer.callbacks", f"{__name__}.Kill")
     assert killed.result() is None
     assert not (tmp_path / "run" / "prior").exists()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

@@ -283,7 +283,7 @@ def test_missing_files_and_bad_folders(case, tmp_path):
         made.convert("file/prior")
     with pytest.raises(UserError, match=r"checkpoint \(none.ckpt\) does not exist"):
         read_state("none.ckpt")
-    with pytest.raises(UserError, match=r"config \(none.yaml\) cannot be read"):
+    with pytest.raises(UserError, match=r"none.yaml cannot be read as YAML .* as config"):
         read_original("none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"no section 'model\.params'"):

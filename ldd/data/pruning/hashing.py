@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared, this_rank
-from ldd.data.pruning.store import Store
 from ldd.data.sources import Item, Source
+from ldd.store import Store
 
 CACHE_DIR = "~/.cache/latentdd/scores"
 """Where hashes and scores are kept unless another folder is named."""

@@ -1,6 +1,5 @@
 """The published way to say which images are kept: a JSON list of paths per class, percentage and order."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from ldd.data.pruning.selection import Order, Selection, as_fraction
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
-from ldd.files import write_json
+from ldd.files import read_json, write_json
 
 _ORDERS: dict[Order, str] = {"easy": "asc", "hard": "desc"}
 _LEAST_PARTS = 2  # the class's folder and the file: what layouts of one data set agree in
@@ -78,10 +77,7 @@ class ListPruner(Pruner):
 
     def _paths(self) -> Iterator[str]:
         for file in self.files:
-            try:
-                paths = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UserError(f"cannot read {file}: {error}; make the list again") from error
+            paths = read_json(file, "make the list again")
             if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
                 raise UserError(f"{file} is no list of paths; make it again")
             yield from paths

@@ -18,10 +18,10 @@ from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared, this_rank
 from ldd.data.pruning.scoring import BatchSize, Device, Precision, Scorer, find_device, resolved
 from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.store import Store
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
+from ldd.store import Store
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again

@@ -18,10 +18,10 @@ from ldd.data.pruning.hashing import hash_items
 from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared, this_rank
 from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.store import Store
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.sources import Item, Source
+from ldd.store import Store
 
 
 class TrainedPruner(RankedPruner):

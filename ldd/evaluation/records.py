@@ -1,0 +1,127 @@
+"""Students that have been tested already: kept one by one, so that no evaluation trains one twice."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor, distributed
+
+from ldd import __version__
+from ldd.classes import Labelled
+from ldd.evaluation.belonging import add_tensor
+from ldd.evaluation.protocols import dotted_name
+from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
+from ldd.evaluation.workers import Sets
+from ldd.store import Store
+
+FOLDER = "evaluated"
+"""Where a run's folder keeps them."""
+
+
+class Records:
+    """Outcomes by everything they follow from: a set's bytes, protocol, network, repeat and seed, the test images.
+
+    Also by the versions of this package and of torch, by the kind of device, and by how exact its products are; so a
+    record is never stale, and its folder may be deleted at any time. Several processes may add to it.
+
+    Args:
+        folder: where they are kept.
+        lesson: what the students share.
+        sets: what they learn from.
+        test: the test images.
+        device: where they are trained.
+    """
+
+    def __init__(
+        self, folder: Path | str, lesson: Lesson, sets: Sets, test: Labelled, device: torch.device
+    ) -> None:
+        self._store = Store(Path(folder), {"accuracy": pa.float64(), "seconds": pa.float64()})
+        self._lesson = lesson
+        self._sets, self._test = sets, test  # held, since digests are remembered by identity
+        self._digests: dict[int, str] = {}
+        self._networks = {name: self._network(name) for name in lesson.factories}
+        self._common = {
+            "versions": [__version__, str(torch.__version__)],
+            "device": [device.type, torch.get_float32_matmul_precision(), str(torch.get_default_dtype())],
+            "protocol": lesson.protocol.hash,
+            "spec": [lesson.spec.image_size, lesson.spec.num_classes, lesson.spec.mean, lesson.spec.std],
+            "seed": lesson.seed,
+            "test": self._digest(test),
+        }
+
+    def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
+        """Those that have been tested; under torch.distributed what rank 0 finds, on every rank."""
+        found: dict[Student, Outcome] = {}
+        rank = _rank()
+        if not rank:
+            rows = self._store.find([self._key(student) for student in students]).to_pylist()
+            found = {
+                student: Outcome(row["accuracy"], row["seconds"])
+                for student, row in zip(students, rows, strict=True)
+                if row["accuracy"] is not None
+            }
+        if rank is not None:
+            everyone = [found]
+            distributed.broadcast_object_list(everyone, 0)
+            found = everyone[0]
+        return found
+
+    def add(self, student: Student, outcome: Outcome) -> None:
+        """Keep one.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        values = {name: pa.array([value], pa.float64()) for name, value in asdict(outcome).items()}
+        self._store.add([self._key(student)], **values)
+
+    def merge(self) -> None:
+        """Let rank 0 put all of them into one file, once every rank has added its own.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if not _rank():
+            self._store.merge()
+
+    def _key(self, student: Student) -> str:
+        facts = {
+            **self._common,
+            "set": self._digest(self._sets[student.set, student.repeat]),
+            "network": [student.network, self._networks[student.network]],
+            "student": [student.repeat, student.epochs, student.batch_size],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _network(self, name: str) -> str:
+        """Of a network's code, layers and first weights, whatever factory makes it."""
+        network = fresh_network(self._lesson.factories[name], self._lesson.spec, self._lesson.seed, name, 0)
+        try:
+            source = inspect.getsource(inspect.getmodule(type(network)) or type(network))
+        except OSError:  # typed in by hand
+            source = ""
+        digest = hashlib.sha256(f"{dotted_name(type(network))}\n{network!r}\n{source}".encode())
+        for value in network.state_dict().values():
+            add_tensor(digest, value)
+        return digest.hexdigest()
+
+    def _digest(self, tensors: Iterable[Tensor | None]) -> str:
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            if tensor is not None and id(tensor) not in self._digests:
+                own = hashlib.sha256()
+                add_tensor(own, tensor)
+                self._digests[id(tensor)] = own.hexdigest()
+            digest.update(b"-" if tensor is None else self._digests[id(tensor)].encode())
+        return digest.hexdigest()
+
+
+def _rank() -> int | None:
+    """Of this process in a distributed run, which torch.distributed knows of; None without one."""
+    known = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if known else None
