@@ -1,6 +1,6 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ldd.distiller import Distiller
 
 
+Synthesis = Callable[[Tensor, Tensor], Tensor]
+"""Rows of codes, and the same on the CPU, to images or what an objective makes of them."""
+
+
 class DistillationStep:
     """The `StepContext` that `Distiller` hands to its objective.
 
@@ -45,14 +49,15 @@ class DistillationStep:
         self.classes = torch.arange(rank, self.spec.num_classes, world_size)
         labels = distiller.labels_on_host
         own = (labels % world_size == rank).nonzero().flatten()
-        self._rows_on_host = own[torch.argsort(labels[own], stable=True)]
-        self.rows = self._rows_on_host.to(distiller.codes.labels.device, non_blocking=True)
+        self.rows_on_host = own[torch.argsort(labels[own], stable=True)]
+        self.rows = self.rows_on_host.to(distiller.codes.labels.device, non_blocking=True)
         self.labels = distiller.codes.labels[self.rows]
-        self.labels_on_host = labels[self._rows_on_host]
+        self.labels_on_host = labels[self.rows_on_host]
         self.num_codes = len(labels)
         self.all_labels = distiller.codes.labels
         self.all_labels_on_host = labels
         self.core_set = real
+        self.stochastic = distiller.codes.stochastic
         self._distiller = distiller
         self._world_size = world_size
 
@@ -91,55 +96,76 @@ class DistillationStep:
         """Images in [-1, 1] as networks see them."""
         return self.spec.normalise(images)
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...)."""
-        everyone = own.new_zeros(self.num_codes, *own.shape[1:])
-        everyone[self.rows] = own.detach()
+    def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
+        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
+
+        With `at` (n',) and `total`: values (total, ...) of anything else of which this rank has those at `at`.
+        """
+        at, total = self.rows if at is None else at, self.num_codes if total is None else total
+        everyone = own.new_zeros(total, *own.shape[1:])
+        everyone[at] = own.detach()
         if self._world_size > 1:
             torch.distributed.all_reduce(everyone)
         return everyone
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
-        generator_seed = self.generator("codes").initial_seed()
-        on_host = self._rows_on_host if rows is self.rows else rows.cpu()
+        on_host = self.rows_on_host if rows is self.rows else rows.cpu()
+        return self._decode([(rows, on_host)], then, "codes")[0]
 
-        def synthesise(chunk: Tensor, chunk_on_host: Tensor) -> Tensor:
+    def decode_batches(
+        self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
+    ) -> list[Tensor]:
+        """As `decode`, for each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
+        pairs = [(rows.to(self.rows.device, non_blocking=True), rows) for rows in batches]
+        return self._decode(pairs, then, purpose)
+
+    def _decode(
+        self, batches: Sequence[tuple[Tensor, Tensor]], then: Embed | None, purpose: str
+    ) -> list[Tensor]:
+        syntheses = [self._synthesis(purpose, number, then) for number in range(len(batches))]
+        plan = self._plan(syntheses[0], batches, purpose, whole=then is not None)
+        decoded = []
+        for synthesise, (rows, on_host) in zip(syntheses, batches, strict=True):
+            # Where images depend on each other, a batch is decoded whole.
+            chunk = max(1, len(rows)) if self._distiller.prior.batch_dependent else plan.chunk
+            parts = zip(rows.split(chunk), on_host.split(chunk), strict=True)
+            made = [_call(synthesise, *part, recompute=plan.checkpoint) for part in parts]
+            decoded.append(made[0] if len(made) == 1 else torch.cat(made))
+        return decoded
+
+    def _synthesis(self, purpose: str, number: int, then: Embed | None) -> Synthesis:
+        seed = self.generator(f"{purpose} {number}" if number else purpose).initial_seed()
+
+        def synthesise(rows: Tensor, on_host: Tensor) -> Tensor:
             # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
-            generator = torch.Generator().manual_seed(generator_seed)
-            images, _ = self._distiller.synthesise(chunk, generator, self.step)
-            return images if then is None else then(images, self.all_labels_on_host[chunk_on_host])
+            generator = torch.Generator().manual_seed(seed)
+            images, _ = self._distiller.synthesise(rows, generator, self.step)
+            return images if then is None else then(images, self.all_labels_on_host[on_host])
 
-        plan = self._plan(synthesise, rows, on_host, whole=then is not None)
-        chunks = zip(rows.split(plan.chunk), on_host.split(plan.chunk), strict=True)
-        if not plan.checkpoint:
-            return torch.cat([synthesise(*chunk) for chunk in chunks])
-        return torch.cat(
-            [
-                checkpoint(synthesise, *chunk, use_reentrant=False, preserve_rng_state=False)
-                for chunk in chunks
-            ]
-        )
+        return synthesise
 
     def _plan(
-        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
+        self, synthesise: Synthesis, batches: Sequence[tuple[Tensor, Tensor]], purpose: str, *, whole: bool
     ) -> MemoryPlan:
-        distiller = self._distiller
-        if distiller.memory_plan is None:
+        plans = self._distiller.memory_plans
+        if purpose not in plans:
             # Found once and then kept (also in checkpoints): another chunk size would change the rounding.
-            distiller.memory_plan = self._find_plan(synthesise, rows, on_host, whole=whole)
-        return distiller.memory_plan
+            plans[purpose] = self._find_plan(synthesise, batches, purpose, whole=whole)
+        return plans[purpose]
 
     def _find_plan(
-        self, synthesise: Callable[[Tensor, Tensor], Tensor], rows: Tensor, on_host: Tensor, *, whole: bool
+        self, synthesise: Synthesis, batches: Sequence[tuple[Tensor, Tensor]], purpose: str, *, whole: bool
     ) -> MemoryPlan:
-        """The plan for these rows; `whole` if nothing of the objective's comes after what is measured here."""
+        """The plan for these batches; `whole` if nothing of the objective's comes after what is measured here."""
         distiller = self._distiller
         chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
         if chunk_size != "auto" and checkpointing != "auto":
             return MemoryPlan(chunk_size, checkpointing == "always")
         everything = (*distiller.codes.parameters(), *distiller.prior.trainable())
         learned = [parameter for parameter in everything if parameter.requires_grad]
+        rows, on_host = max(batches, key=lambda batch: len(batch[1]))
+        num_images = sum(len(batch) for batch, _ in batches)
 
         def run(n: int) -> None:
             with torch.enable_grad():
@@ -149,7 +175,14 @@ class DistillationStep:
         share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
         budget = share * free_bytes(distiller.device)
         return recall_plan(
-            {**distiller.memory_facts(), "images": len(rows)},
+            {**distiller.memory_facts(), "images": num_images, "purpose": purpose},
             lambda: Cost.measure(run, len(rows)),
-            lambda cost: make_plan(chunk_size, checkpointing, len(rows), cost, budget),
+            lambda cost: make_plan(chunk_size, checkpointing, num_images, cost, budget),
         )
+
+
+def _call(synthesise: Synthesis, rows: Tensor, on_host: Tensor, *, recompute: bool) -> Tensor:
+    if not recompute:
+        return synthesise(rows, on_host)
+    made: Tensor = checkpoint(synthesise, rows, on_host, use_reentrant=False, preserve_rng_state=False)
+    return made

@@ -15,8 +15,8 @@ LAYERS = [
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905
-    "distiller step".split(),  # noqa: SIM905
-    "callbacks federation report experts".split(),  # noqa: SIM905
+    "distiller step experts".split(),  # noqa: SIM905
+    "callbacks federation report".split(),  # noqa: SIM905
     "commands cli".split(),  # noqa: SIM905
     ["__main__"],
 ]
