@@ -27,7 +27,7 @@ from ldd.memory import (
     peak_memory_mib,
 )
 from ldd.objectives import CODES, DECODER, Objective, Term
-from ldd.priors import Prior
+from ldd.priors import Prior, compile_networks
 from ldd.quirks import NO_QUIRKS, Quirks
 from ldd.step import DistillationStep
 
@@ -380,22 +380,6 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
-
-
-def compile_networks(prior: Prior, backend: str) -> None:
-    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
-
-    Raises:
-        UserError: no such backend, or no networks.
-    """
-    backends = torch.compiler.list_backends(exclude_tags=None)
-    if backend not in backends:
-        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
-    networks = list(prior.networks())
-    if not networks:
-        raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
-    for network in networks:
-        network.compile(fullgraph=True, backend=backend)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import Guide, Prior
+from ldd.priors.compiling import compile_networks
 from ldd.priors.deconvolution import DeconvolutionPrior
 from ldd.priors.direct import DirectPrior
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "Skip",
     "Step",
+    "compile_networks",
     "ddim_invert",
     "ddim_sample",
     "modified_reverse",
