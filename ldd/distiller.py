@@ -15,6 +15,7 @@ from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
+from ldd.evaluation.labels import Labeller, Labels
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
 from ldd.memory import (
     SHARE_FOR_REAL_IMAGES,
@@ -27,7 +28,7 @@ from ldd.memory import (
     peak_memory_mib,
 )
 from ldd.objectives import CODES, DECODER, Objective, Term
-from ldd.priors import Prior, compile_networks
+from ldd.priors import Prior, compile_networks, identify
 from ldd.quirks import NO_QUIRKS, Quirks
 from ldd.step import DistillationStep
 
@@ -50,6 +51,7 @@ class Distiller(L.LightningModule):
         compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
             same up to rounding; the first step takes minutes.
         quirks: defects of the released code to reproduce; none by default.
+        labels: where the set's soft labels come from; None leaves it with hard ones, which distillation itself uses.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
@@ -70,6 +72,7 @@ class Distiller(L.LightningModule):
         channels_last: bool = False,
         compile: str | None = None,
         quirks: Quirks = NO_QUIRKS,
+        labels: Labels | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,6 +107,8 @@ class Distiller(L.LightningModule):
         if compile is not None:
             compile_networks(prior, compile)
         self.quirks = quirks
+        self.labels = labels
+        self.labeller: Labeller | None = None
         self.seed = seed
         self.memory_plans: dict[str, MemoryPlan] = {}
         self.codes = self._new_codes(codes)
@@ -117,6 +122,7 @@ class Distiller(L.LightningModule):
         self._resident: tuple[RealImages, RealImages] | None = None
         self._labels_on_host: tuple[Tensor, Tensor] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
+        self._identity: dict[str, Any] | None = None
 
     def _new_codes(self, factory: CodesFactory) -> Codes:
         labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
@@ -278,7 +284,8 @@ class Distiller(L.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Set the codes unless a checkpoint has."""
+        """Find what labels the set, and set the codes unless a checkpoint has."""
+        self._choose_labels()
         self.initialise()
 
     def on_train_start(self) -> None:
@@ -300,6 +307,15 @@ class Distiller(L.LightningModule):
             self.prior.reset_trained()  # the same on every rank
         self.initializer(self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial"))
         self.initialised.fill_(True)
+
+    def on_validation_start(self) -> None:
+        """Find what labels the set, where no fit has."""
+        self._choose_labels()
+
+    def _choose_labels(self) -> None:
+        if self.labels is not None and self.labeller is None:
+            counts = [self.images_per_class] * self.data_spec.num_classes
+            self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
@@ -335,11 +351,17 @@ class Distiller(L.LightningModule):
             stages={
                 "distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}
             },
+            prior=self._prior_facts(),
         )
         described.manifest["step"] = int(self.num_steps_done)
         if pruning := self._data.pruning_record():
             described.manifest["pruning"] = pruning
-        return described
+        return described if self.labeller is None else self.labeller.label(described)
+
+    def _prior_facts(self) -> dict[str, Any]:
+        if self._identity is None:
+            self._identity = identify(self.prior)
+        return self._identity
 
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 

@@ -10,9 +10,10 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes cores seeding files sharing ranks memory memory_plans preview manifest contents".split()  # noqa: SIM905
-    + "networks priors augment distilled formats".split(),  # noqa: SIM905
-    "codes trajectories quirks".split()  # noqa: SIM905
+    "errors classes cores processes seeding files sharing ranks memory memory_plans".split()  # noqa: SIM905
+    + "preview manifest contents networks priors augment distilled".split()  # noqa: SIM905
+    + "storage soft_labels formats".split(),  # noqa: SIM905
+    "codes trajectories quirks sampling".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905
     "distiller step experts".split(),  # noqa: SIM905

@@ -8,13 +8,16 @@ import rich
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
-from ldd.evaluation import Protocol, Report
+from ldd.errors import UserError
+from ldd.evaluation import Labeller, Labels, Protocol, Report, dimensions
 from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.baselines import baselines_by_name
-from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.comparison import INITIAL, pick_device
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
+
+_LABEL_FACTS = ("recording", "network", "expert", "epoch", "temperature", "top_k", "precision")
 
 
 def evaluate(
@@ -25,7 +28,8 @@ def evaluate(
     protocol: str = "ld3m",
     repeats: int = 5,
     seed: int = 0,
-    baselines: str = "random_real,full_real",
+    baselines: str | None = None,
+    labels: Labels | None = None,
     num_workers: NumWorkers = "auto",
 ) -> None:
     """Train networks on a distilled set and on the sets beside it, test them, and write and print the comparison.
@@ -38,20 +42,27 @@ def evaluate(
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
         seed: of everything random.
-        baselines: names, separated by commas, out of random_real and full_real, or dotted names of classes. The codes
-            before the first step join in where their folder `initial` lies beside the set.
+        baselines: names, separated by commas, out of random_real (as many real images), full_real, random_real_bytes
+            and random_real_bytes_soft (as many real images as the set's bytes pay for, with hard and with soft labels),
+            or dotted names of classes; null takes what fits the set. The codes before the first step join in where
+            their folder `initial` lies beside the set.
+        labels: the experts that labelled the set (as model.labels of its run has them), for random_real_bytes_soft.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
 
     Raises:
         UserError: a set, data, protocol or folder that cannot be used.
     """
     distilled = DistilledSet.load(path)
-    chosen = baselines_by_name(baselines)
+    chosen = None if baselines is None else baselines_by_name(baselines)
     recipe = Protocol.load(protocol)
     earlier = Report.read(out)
     if earlier is not None:
         earlier.check_protocol(recipe.id, recipe.hash)
     check_writable(out)
+    labeller = None
+    if labels is not None:
+        data.setup()
+        labeller = find_labeller(labels, distilled, data, seed, num_workers)
     report = run_evaluation(
         distilled,
         networks,
@@ -61,10 +72,35 @@ def evaluate(
         seed,
         baselines=chosen,
         initial=_initial_beside(Path(path)),
+        labeller=labeller,
         num_workers=num_workers,
     )
     (report if earlier is None else report.after(earlier)).write(out)
-    rich.print(report.table())
+    rich.print(report.table(), dimensions.table(report))
+
+
+def find_labeller(
+    labels: Labels, distilled: DistilledSet, data: DistillationData, seed: int, num_workers: NumWorkers
+) -> Labeller:
+    """What labels images as `distilled` was labelled, or, where that has hard labels only, as chosen for its size.
+
+    Raises:
+        UserError: no experts that fit, or others than those that labelled the set.
+    """
+    labeller = labels.choose(data, distilled.counts, seed, pick_device(), num_workers)
+    was = distilled.manifest.get("labels")
+    if was is not None and distilled.soft_labels is not None:
+        changed = [
+            name for name, value in labeller.facts.items() if name in _LABEL_FACTS and value != was.get(name)
+        ]
+        if changed:
+            shown = "; ".join(
+                f"{name}: {was.get(name)!r}, --labels: {labeller.facts[name]!r}" for name in changed
+            )
+            raise UserError(
+                f"--labels: other labels than the set has ({shown}); give the settings and experts of its run"
+            )
+    return labeller
 
 
 def _initial_beside(path: Path) -> DistilledSet | None:

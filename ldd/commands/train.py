@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ldd import __version__
-from ldd.classes import DataSpec, Labelled
+from ldd.classes import DataSpec
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
@@ -19,6 +20,7 @@ from ldd.evaluation import Protocol
 from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.students import as_input, fresh_network, train_student
+from ldd.evaluation.training_set import TrainingSet
 from ldd.files import atomic_file, check_writable
 from ldd.networks import NetworkFactory, accuracy
 
@@ -32,6 +34,8 @@ def train(
     data: DistillationData | None = None,
 ) -> None:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
+
+    It learns from the soft labels where the set has them.
 
     Args:
         path: folder of a distilled set, or of a run.
@@ -57,7 +61,7 @@ def train(
     device = pick_device()
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        Labelled(distilled.images.to(device), distilled.labels.to(device)),
+        _training_set(distilled, device),
         spec,
         recipe,
         epochs=recipe.epochs,
@@ -88,6 +92,12 @@ def train(
             normalise=functools.partial(as_input, spec),
         )
         print(f"accuracy on {len(test)} test images: {100 * score:.1f} %")
+
+
+def _training_set(distilled: DistilledSet, device: torch.device) -> TrainingSet:
+    soft = distilled.soft_labels
+    labels = distilled.labels if soft is None else soft.float()
+    return TrainingSet(distilled.images.to(device), labels.to(device))
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

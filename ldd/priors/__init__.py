@@ -5,6 +5,7 @@ from ldd.priors.base import Guide, Prior
 from ldd.priors.compiling import compile_networks
 from ldd.priors.deconvolution import DeconvolutionPrior
 from ldd.priors.direct import DirectPrior
+from ldd.priors.identity import identify
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
 from ldd.priors.pixel import PixelPrior
@@ -25,5 +26,6 @@ __all__ = [
     "compile_networks",
     "ddim_invert",
     "ddim_sample",
+    "identify",
     "modified_reverse",
 ]

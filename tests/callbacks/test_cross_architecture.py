@@ -27,6 +27,8 @@ class Data(SmallData, L.LightningDataModule):
 class StandIn(L.LightningModule):
     """Codes that brighten by one grey level per step."""
 
+    labeller = None
+
     def __init__(self):
         super().__init__()
         self.shift = torch.nn.Parameter(torch.zeros(()))
