@@ -137,9 +137,9 @@ class RunCLI(LightningCLI):
         path = run / "config.yaml"
         if not path.is_file():
             return
-        before = dict(_settings(yaml.safe_load(path.read_text())))
+        before = dict(settings_of(yaml.safe_load(path.read_text())))
         now = dict(
-            _settings(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
+            settings_of(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
         )
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
@@ -198,7 +198,7 @@ class RunCLI(LightningCLI):
             raise SystemExit(128 + (received[0] or 2)) from None
 
 
-def _settings(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
+def settings_of(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """What a run's result depends on, flat, by dotted name."""
     parts = [(name, config.get(name)) for name in ("seed_everything", "model", "data")]
     while parts:
