@@ -30,6 +30,7 @@ from ldd.memory import (
 from ldd.objectives import CODES, DECODER, Objective, Term
 from ldd.priors import Prior, compile_networks, identify
 from ldd.quirks import NO_QUIRKS, Quirks
+from ldd.sampling import draw
 from ldd.step import DistillationStep
 
 
@@ -332,6 +333,11 @@ class Distiller(L.LightningModule):
             images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
             self._last_set = step, self._describe(images)
         return self._last_set[1]
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
+        rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+        return draw(self.codes, self.prior, rows, generator)
 
     def _describe(self, images: Tensor) -> DistilledSet:
         factories = self.objective.matching_networks()

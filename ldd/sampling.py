@@ -99,7 +99,9 @@ def prior_of(distilled: DistilledSet) -> Prior:
     try:
         return known[name](**(config.get("init_args") or {}))
     except TypeError as error:
-        raise UserError(f"the prior of the set's manifest cannot be built: {error}; give the prior") from error
+        raise UserError(
+            f"the prior of the set's manifest cannot be built: {error}; give the prior"
+        ) from error
 
 
 def _copy(generator: torch.Generator | None) -> torch.Generator | None:

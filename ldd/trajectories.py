@@ -18,7 +18,7 @@ from torch import Tensor
 from ldd.classes import DataSpec
 from ldd.errors import UserError
 from ldd.files import write_json, write_tensors
-from ldd.networks import Network
+from ldd.networks import Network, NetworkFactory
 
 INDEX = "index.json"
 FORMAT_VERSION = 1
@@ -136,6 +136,23 @@ class ExpertTraining:
     weight_decay: float
     augmentation: tuple[str, ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class ExpertNeed:
+    """Expert trajectories that an objective or labels read.
+
+    Attributes:
+        trajectories: folder they lie in.
+        network: their network.
+        num_experts: how many; None for all that are there.
+        epochs: how many at least.
+    """
+
+    trajectories: str
+    network: NetworkFactory
+    num_experts: int | None
+    epochs: int
 
 
 class Trajectories:

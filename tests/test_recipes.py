@@ -22,7 +22,10 @@ from ldd.priors.training import PriorTraining
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
-COMPONENTS = {**dict.fromkeys(("prior", "objective", "codes", "initializer", "labels"), "model"), "pruner": "data"}
+COMPONENTS = {
+    **dict.fromkeys(("prior", "objective", "codes", "initializer", "labels"), "model"),
+    "pruner": "data",
+}
 """Folder, which is also the option's name -> the section that the option is in."""
 QUICKSTART = CONFIGS / "quickstart.yaml"
 RECIPES = [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("paper/*.yaml")]

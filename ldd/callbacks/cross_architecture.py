@@ -38,6 +38,9 @@ class Distils(Interface):
     def distilled_set(self) -> DistilledSet:
         """The codes as they are now, as they would be saved."""
 
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw of every code, (N, 3, H, W) uint8; asked for only where the codes have a spread."""
+
 
 class CrossArchitecture(L.Callback):
     """Evaluates the codes at every validation, at the end of a fit without one, and at `Trainer.validate`.
@@ -131,6 +134,7 @@ class CrossArchitecture(L.Callback):
             self.seed,
             baselines=self.baselines if self._beside is None else (),
             initial=self._load_initial(trainer) if self._beside is None else None,
+            sampler=distils.sample,
             labeller=distils.labeller,
             step=step,
             num_workers=self.num_workers,

@@ -9,21 +9,20 @@ from ldd.data import DistillationData
 from ldd.distiller import Distiller
 from ldd.errors import UserError
 from ldd.experts import record_experts
-from ldd.objectives import ExpertNeed
 from ldd.seeding import seeded
-from ldd.trajectories import ExpertSetting, find_trajectories
+from ldd.trajectories import ExpertNeed, ExpertSetting, find_trajectories
 
 
 class RecordExperts(L.Callback):
-    """Before the first step, records the experts that the objective reads and that are not there.
+    """Before the first step, records the experts that the objective and the labels read and that are not there.
 
-    They are trained on the run's core-set, with the network and into the folder that the objective names, so that
+    They are trained on the run's core-set, with the network and into the folder that their reader names, so that
     recipe and experts cannot differ. An interrupted recording goes on where it stopped; one process records while the
     others wait. Experts shared by many runs are better recorded once, by `latentdd experts`.
 
     Args:
         num_experts: how many; 0 records none. An objective's own `num_experts` may ask for fewer, not more.
-        epochs: passes over the core-set; None takes as many as the objective reads.
+        epochs: passes over the core-set; None takes as many as are read.
         batch_size: images per step.
         learning_rate: of SGD, constant.
         momentum: of SGD.
@@ -60,34 +59,60 @@ class RecordExperts(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record what is missing, unless no step is taken."""
-        if not self.num_experts or trainer.max_steps == 0:
+        if not self.num_experts:
             return
         assert isinstance(pl_module, Distiller)
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
-        needs = pl_module.objective.experts()
-        if not needs:
+        needs = needs_of(pl_module, steps=trainer.max_steps != 0)
+        if not needs and trainer.max_steps != 0:
             raise UserError(
                 f"experts.num_experts ({self.num_experts}): {type(pl_module.objective).__name__} reads no experts; set "
                 "it to 0, or give the objective a folder (trajectories)"
             )
         if trainer.is_global_zero:
-            # Two terms that read the same experts need the longer of their epochs.
-            for need in sorted(needs, key=lambda need: -need.epochs):
-                self._record(need, pl_module, data, bar=trainer.progress_bar_callback is not None)
+            shown = trainer.progress_bar_callback is not None
+            self.record(needs, data, str(pl_module.device), progress=shown)
         trainer.strategy.barrier()
 
-    def _record(self, need: ExpertNeed, distiller: Distiller, data: DistillationData, bar: bool) -> None:
-        epochs = need.epochs if self.epochs is None else self.epochs
+    def record(
+        self,
+        needs: Sequence[ExpertNeed],
+        data: DistillationData,
+        device: str = "auto",
+        *,
+        epochs: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """Record what is missing of what `needs` name.
+
+        Args:
+            needs: of the objective, of the labels.
+            data: set up; its core-set is what the experts learn.
+            device: where they train.
+            epochs: at least so many where these settings name none.
+            progress: show a bar with the loss and the time left.
+
+        Raises:
+            UserError: see the class.
+        """
+        # Readers of the same experts need the longer of their epochs.
+        epochs = max([epochs, *(need.epochs for need in needs)])
+        for need in needs:
+            self._record(need, data, epochs if self.epochs is None else self.epochs, device, progress)
+
+    def _record(
+        self, need: ExpertNeed, data: DistillationData, epochs: int, device: str, progress: bool
+    ) -> None:
         for name, given, asked in (
             ("num_experts", self.num_experts, need.num_experts or 1),
             ("epochs", epochs, need.epochs),
         ):
             if given < asked:
                 raise UserError(
-                    f"experts.{name} ({given}) is less than the {asked} that the objective reads; raise it"
+                    f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; raise it"
                 )
-        if self._is_there(need, distiller, data):
+        if self._is_there(need, data):
             return
         record_experts(
             data,
@@ -100,12 +125,12 @@ class RecordExperts(L.Callback):
             weight_decay=self.weight_decay,
             augmentation=self.augmentation,
             seed=self.seed,
-            device=str(distiller.device),
+            device=device,
             out=need.trajectories,
-            progress=bar,
+            progress=progress,
         )
 
-    def _is_there(self, need: ExpertNeed, distiller: Distiller, data: DistillationData) -> bool:
+    def _is_there(self, need: ExpertNeed, data: DistillationData) -> bool:
         with seeded(self.seed, "expert's layers"):  # only they matter here
             network = need.network(data.spec.num_classes, data.spec.image_size)
         setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, network)
@@ -114,3 +139,9 @@ class RecordExperts(L.Callback):
         except UserError:  # none, or not all of them
             return False
         return found.training.epochs >= need.epochs
+
+
+def needs_of(model: Distiller, *, steps: bool = True) -> list[ExpertNeed]:
+    """What a run reads: its labels, and, where it takes any `steps`, its objective."""
+    of_labels = () if model.labels is None else model.labels.experts()
+    return [*(model.objective.experts() if steps else ()), *of_labels]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rich
+import torch
 
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
@@ -16,6 +17,7 @@ from ldd.evaluation.comparison import INITIAL, pick_device
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
+from ldd.sampling import StoredSampler
 
 _LABEL_FACTS = ("recording", "network", "expert", "epoch", "temperature", "top_k", "precision")
 
@@ -72,11 +74,22 @@ def evaluate(
         seed,
         baselines=chosen,
         initial=_initial_beside(Path(path)),
+        sampler=stored_sampler(distilled, recipe, pick_device()),
         labeller=labeller,
         num_workers=num_workers,
     )
     (report if earlier is None else report.after(earlier)).write(out)
     rich.print(report.table(), dimensions.table(report))
+
+
+def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
+    """Draws of a set's codes, where it has a spread and the protocol wants any.
+
+    Raises:
+        UserError: codes that cannot be decoded here.
+    """
+    wanted = distilled.is_distribution and protocol.samples
+    return StoredSampler(distilled, device=device) if wanted else None
 
 
 def find_labeller(

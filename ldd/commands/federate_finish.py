@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import rich
 
+from ldd.commands.evaluate import stored_sampler
 from ldd.commands.federate_plan import Plan
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Labeller, Report, dimensions
@@ -54,6 +55,7 @@ def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> No
         evaluation.repeats,
         evaluation.seed,
         baselines=evaluation.baselines,
+        sampler=stored_sampler(merged, evaluation.protocol, pick_device()),
         labeller=labeller,
         num_workers=evaluation.num_workers,
     )

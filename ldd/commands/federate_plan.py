@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ldd import cli
+from ldd.callbacks.experts import needs_of
 from ldd.commands.recipe import Recipe
 from ldd.commands.resume import fit_or_resume
 from ldd.errors import UserError
-from ldd.experts import NeedsExperts
 from ldd.federation import ClassPartition
 from ldd.federation.jobs import Job
 from ldd.files import check_writable, holds_files, write_json
@@ -143,12 +143,13 @@ class Plan:
 
     def _record(self) -> int:
         """Record the experts that label, or see that they are there."""
-        labels = self.recipe.model.labels
-        if isinstance(labels, NeedsExperts) and self.recipe.experts.num_experts:
-            self.recipe.experts.record(self.recipe.data, [labels])
-        self.recipe.data.setup()
-        assert labels is not None
-        labels.check(self.recipe.data)
+        model, data = self.recipe.model, self.recipe.data
+        assert model.labels is not None
+        data.setup()
+        if self.recipe.experts.num_experts:
+            epochs = max([need.epochs for need in needs_of(model)], default=1)
+            self.recipe.experts.record(model.labels.experts(), data, epochs=epochs)
+        model.labels.check(data)
         return 0
 
 

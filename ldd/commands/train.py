@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldd import __version__
 from ldd.classes import DataSpec
+from ldd.commands.evaluate import stored_sampler
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
@@ -20,7 +21,7 @@ from ldd.evaluation import Protocol
 from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.students import as_input, fresh_network, train_student
-from ldd.evaluation.training_set import TrainingSet
+from ldd.evaluation.training_set import TrainingSet, draw_samples
 from ldd.files import atomic_file, check_writable
 from ldd.networks import NetworkFactory, accuracy
 
@@ -35,7 +36,7 @@ def train(
 ) -> None:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
 
-    It learns from the soft labels where the set has them.
+    It learns from the soft labels where the set has them, and from new draws where its codes have a spread.
 
     Args:
         path: folder of a distilled set, or of a run.
@@ -61,7 +62,7 @@ def train(
     device = pick_device()
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        _training_set(distilled, device),
+        _training_set(distilled, recipe, device, seed),
         spec,
         recipe,
         epochs=recipe.epochs,
@@ -94,10 +95,15 @@ def train(
         print(f"accuracy on {len(test)} test images: {100 * score:.1f} %")
 
 
-def _training_set(distilled: DistilledSet, device: torch.device) -> TrainingSet:
-    soft = distilled.soft_labels
+def _training_set(
+    distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int
+) -> TrainingSet:
+    soft, sampler = distilled.soft_labels, stored_sampler(distilled, protocol, device)
     labels = distilled.labels if soft is None else soft.float()
-    return TrainingSet(distilled.images.to(device), labels.to(device))
+    samples = None
+    if sampler is not None:
+        samples = draw_samples(sampler, protocol, len(labels), distilled.image_size, seed).to(device)
+    return TrainingSet(distilled.images.to(device), labels.to(device), samples)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

@@ -99,7 +99,9 @@ class RandomReal(Baseline):
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
         """Draws without replacement; the classes' draws follow from (seed, repeat, label)."""
         wanted = "random_real: images per class"
-        return draw_real(setting.data.train_images, setting.counts, wanted, setting.seed, "random real", repeat)
+        return draw_real(
+            setting.data.train_images, setting.counts, wanted, setting.seed, "random real", repeat
+        )
 
 
 @final
@@ -162,16 +164,15 @@ class EqualBytes(Baseline):
         return setting.labeller
 
 
-def draw_real(
-    images: "RealImages", counts: Sequence[int], wanted: str, seed: int, *key: object
-) -> Labelled:
+def draw_real(images: "RealImages", counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
     """Different images of each class as uint8, class-major; the draws of a class follow from (seed, key, label).
 
     Args:
         images: of all classes.
         counts: K numbers of images.
         wanted: what asks for them, for messages.
-        seed, key: of the draws.
+        seed: of the draws.
+        *key: what else they depend on.
 
     Raises:
         UserError: a class has fewer.

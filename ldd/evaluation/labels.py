@@ -22,7 +22,7 @@ from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.seeding import derive_seed, seeded
 from ldd.soft_labels import Precision
 from ldd.storage import Amount
-from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
+from ldd.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
 
 MAX_CANDIDATES = 8
 """Epochs that are tried where nobody names them."""
@@ -109,6 +109,10 @@ class Labels(ABC):
             UserError: what it needs is missing.
         """
 
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """Expert trajectories that `choose` reads; a run may record them (`experts.num_experts`)."""
+        return ()
+
     @abstractmethod
     def check(self, data: EvaluationData) -> None:
         """Refuse now what `choose` would refuse later; `data` is set up.
@@ -136,7 +140,8 @@ class ExpertLabels(Labels):
         temperature: T.
         top_k: store so many of the largest probabilities; what is left of 1 is spread evenly. Null stores all.
         precision: of what is stored.
-        candidates: epochs that `auto` tries; null takes up to eight from 1 on, spread evenly on a logarithmic scale.
+        candidates: epochs that `auto` tries; null takes up to eight of those recorded, from 1 to the last, spread
+            evenly on a logarithmic scale (a run that records its experts itself: `experts.epochs` of them).
         protocol: by which `auto` trains students: a shipped protocol's name, or the path of a protocol file.
         repeats: students per candidate, each with other real images.
 
@@ -213,6 +218,11 @@ class ExpertLabels(Labels):
         tried = _means(outcomes)
         best = max(tried, key=lambda epoch: (tried[epoch], -epoch))
         return self._labeller(experts, data.spec, best, tried, device)
+
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """One recording, of as many epochs as are named."""
+        last = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
+        return (ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, last)),)
 
     def check(self, data: EvaluationData) -> None:
         """See `Labels.check`."""

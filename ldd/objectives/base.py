@@ -14,6 +14,7 @@ from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
+from ldd.trajectories import ExpertNeed as ExpertNeed
 
 CODES, DECODER = "codes", "decoder"
 """Names of optimizers. A term that names `CODES` steps `DECODER` as well, where the prior has trainable weights."""
@@ -39,23 +40,6 @@ class Term:
     optimizers: tuple[str, ...]
     report: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ExpertNeed:
-    """Expert trajectories that an objective reads.
-
-    Attributes:
-        trajectories: folder they lie in.
-        network: their network.
-        num_experts: how many; None for all that are there.
-        epochs: how many at least.
-    """
-
-    trajectories: str
-    network: NetworkFactory
-    num_experts: int | None
-    epochs: int
 
 
 class StepContext(Protocol):
