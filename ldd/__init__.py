@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ldd.callbacks import (
         Preview as Preview,
     )
+    from ldd.callbacks import (
+        RecordExperts as RecordExperts,
+    )
     from ldd.classes import (
         ClassInfo as ClassInfo,
     )
@@ -165,13 +168,25 @@ if TYPE_CHECKING:
         ViT as ViT,
     )
     from ldd.objectives import (
+        Alternating as Alternating,
+    )
+    from ldd.objectives import (
         DistributionMatching as DistributionMatching,
     )
     from ldd.objectives import (
         GradientMatching as GradientMatching,
     )
     from ldd.objectives import (
+        MaximumMeanDiscrepancy as MaximumMeanDiscrepancy,
+    )
+    from ldd.objectives import (
         Objective as Objective,
+    )
+    from ldd.objectives import (
+        RBFMixture as RBFMixture,
+    )
+    from ldd.objectives import (
+        Sinkhorn as Sinkhorn,
     )
     from ldd.objectives import (
         StepContext as StepContext,
@@ -186,7 +201,13 @@ if TYPE_CHECKING:
         AutoencoderPrior as AutoencoderPrior,
     )
     from ldd.priors import (
+        DeconvolutionPrior as DeconvolutionPrior,
+    )
+    from ldd.priors import (
         LatentDiffusionPrior as LatentDiffusionPrior,
+    )
+    from ldd.priors import (
+        NeckPrior as NeckPrior,
     )
     from ldd.priors import (
         PixelPrior as PixelPrior,
@@ -198,7 +219,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ldd.augment": ("SiameseAugmentation",),
-    "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview"),
+    "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview", "RecordExperts"),
     "ldd.classes": ("ClassInfo", "DataSpec", "Labelled"),
     "ldd.codes": ("CodeBatch", "Codes", "GaussianCodes", "PointCodes", "stored_codes"),
     "ldd.data": (
@@ -230,21 +251,33 @@ _HOMES = {
     "ldd.initializers": ("GaussianLatents", "Initializer", "RealEncodings"),
     "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
     "ldd.objectives": (
+        "Alternating",
         "DistributionMatching",
         "GradientMatching",
+        "MaximumMeanDiscrepancy",
         "Objective",
+        "RBFMixture",
+        "Sinkhorn",
         "StepContext",
         "Term",
         "TrajectoryMatching",
     ),
     "ldd.quirks": ("Quirks",),
-    "ldd.priors": ("AutoencoderPrior", "LatentDiffusionPrior", "PixelPrior", "Prior"),
+    "ldd.priors": (
+        "AutoencoderPrior",
+        "DeconvolutionPrior",
+        "LatentDiffusionPrior",
+        "NeckPrior",
+        "PixelPrior",
+        "Prior",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = (
     "VGG11",
     "AlexNet",
+    "Alternating",
     "AutoencoderPrior",
     "ClassInfo",
     "CodeBatch",
@@ -253,6 +286,7 @@ __all__ = (
     "CrossArchitecture",
     "CrossFittedLossPruner",
     "DataSpec",
+    "DeconvolutionPrior",
     "DigitsSource",
     "DistillationData",
     "DistilledSet",
@@ -274,6 +308,8 @@ __all__ = (
     "LatentDiffusionPrior",
     "ListPruner",
     "LossPruner",
+    "MaximumMeanDiscrepancy",
+    "NeckPrior",
     "Network",
     "NetworkFactory",
     "NonFiniteError",
@@ -285,15 +321,18 @@ __all__ = (
     "Protocol",
     "Pruner",
     "Quirks",
+    "RBFMixture",
     "RandomPruner",
     "RankedPruner",
     "RealEncodings",
+    "RecordExperts",
     "Report",
     "ResNet18",
     "ScoreFacts",
     "ScoreTable",
     "ScoringNetwork",
     "SiameseAugmentation",
+    "Sinkhorn",
     "Source",
     "StepContext",
     "StratifiedPruner",

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Per-channel statistics of ImageNet, for images in [0, 1], as published code has them."""
+
 
 class Labelled(NamedTuple):
     """A batch of images with labels, real or synthetic.

@@ -11,10 +11,12 @@ from torch.utils.data import Dataset
 
 from ldd import contents
 from ldd import manifest as manifests
+from ldd import soft_labels as soft
 from ldd.classes import ClassInfo, to_unit_range
 from ldd.errors import UserError
 from ldd.files import atomic_folder, holds_files, read_tensors, sha256, write_json, write_tensors
 from ldd.preview import draw_grid
+from ldd.storage import Amount, Storage
 
 IMAGES = "images.safetensors"
 OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
@@ -36,6 +38,8 @@ class DistilledSet:
         codes: what the images were decoded from, by name, or None.
         decoder: weights of a decoder that was trained with the codes, by name, or None.
         manifest: the facts of `manifest.json`; hashes and ledger bytes are filled in when saved.
+        label_top_k: store so many probabilities of each soft label; None stores all. They must be such as
+            `ldd.soft_labels.quantise` makes.
 
     Raises:
         UserError: a tensor of the wrong kind, shape or range; the message names it.
@@ -49,12 +53,14 @@ class DistilledSet:
     codes: dict[str, Tensor] | None = None
     decoder: dict[str, Tensor] | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    label_top_k: int | None = None
 
     def __post_init__(self) -> None:
         contents.check_images(self.images)
         contents.check_labels(self.labels, self.images, self.classes)
         if self.soft_labels is not None:
             contents.check_soft_labels(self.soft_labels, len(self.images), self.num_classes)
+            soft.stored(self.soft_labels, self.label_top_k)  # refuses what could not be stored
         if self.weights is not None:
             contents.check_weights(self.weights, len(self.images))
         contents.check_named("codes", self.codes)
@@ -70,6 +76,7 @@ class DistilledSet:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         soft_labels: Tensor | None = None,
+        label_top_k: int | None = None,
         weights: Tensor | None = None,
         codes: Mapping[str, Tensor] | None = None,
         decoder: Mapping[str, Tensor] | None = None,
@@ -79,6 +86,7 @@ class DistilledSet:
         licences: Mapping[str, str] | None = None,
         seen_networks: Sequence[str] = (),
         stages: Mapping[str, Mapping[str, float | None]] | None = None,
+        prior: Mapping[str, Any] | None = None,
     ) -> "DistilledSet":
         """A set from tensors (copied to the CPU).
 
@@ -89,6 +97,7 @@ class DistilledSet:
             mean: what networks subtract from images in [0, 1], per channel; the same for real images.
             std: what they divide by.
             soft_labels: (N, K) probabilities.
+            label_top_k: how many of each row are stored, see the class.
             weights: (N,) how much each image counts.
             codes: what the images were decoded from.
             decoder: weights of a trained decoder.
@@ -98,6 +107,7 @@ class DistilledSet:
             licences: terms of `prior` and `data`.
             seen_networks: dotted names of the networks used for matching; others are unseen.
             stages: cost of each stage, e.g. `{"distil": {"seconds": 61.0, "peak_memory_mib": 900.0}}`.
+            prior: the frozen weights that the codes need, as `ldd.priors.identify` tells them.
 
         Raises:
             UserError: a value of the wrong kind, shape or range, floats outside [-1, 1], NaN.
@@ -112,6 +122,7 @@ class DistilledSet:
             licences=licences or {},
             seen_networks=seen_networks,
             stages=stages or {},
+            prior=prior,
         )
         return cls(
             images=contents.as_bytes(images),
@@ -122,6 +133,7 @@ class DistilledSet:
             codes=contents.on_cpu(codes),
             decoder=contents.on_cpu(decoder),
             manifest=manifest,
+            label_top_k=label_top_k,
         )
 
     def save(self, path: Path | str) -> Path:
@@ -162,22 +174,24 @@ class DistilledSet:
         if IMAGES not in files:
             raise UserError(f"{folder / manifests.NAME} lists no {IMAGES}; copy the artefact again")
         tensors = read_tensors(files[IMAGES])
-        if not {"images", "labels"} <= set(tensors) <= {"images", "labels", "soft_labels", "weights"}:
+        if not {"images", "labels"} <= set(tensors) <= {"images", "labels", "weights", *soft.NAMES}:
             raise UserError(
-                f"{files[IMAGES]} must hold images, labels and at most soft_labels and weights, got "
+                f"{files[IMAGES]} must hold images, labels and at most soft labels and weights, got "
                 f"{', '.join(sorted(tensors)) or 'nothing'}; export the artefact anew"
             )
         optional = {key: read_tensors(files[name]) for key, name in OPTIONAL.items() if name in files}
+        classes = [ClassInfo(**info) for info in manifest["classes"]]
         try:
             loaded = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
-                classes=[ClassInfo(**info) for info in manifest["classes"]],
-                soft_labels=tensors.get("soft_labels"),
+                classes=classes,
+                soft_labels=soft.restored(tensors, len(classes)),
                 weights=tensors.get("weights"),
                 codes=optional.get("codes"),
                 decoder=optional.get("decoder"),
                 manifest=manifest,
+                label_top_k=soft.top_k_of(tensors),
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}; the artefact is damaged: export it anew") from error
@@ -222,6 +236,26 @@ class DistilledSet:
         }
         return {key: sum(t.nbytes for t in (tables[key] or {}).values()) for key in manifests.BYTES}
 
+    @property
+    def storage(self) -> Storage:
+        """Numbers and bytes of what training on the set needs, with the generator's where the manifest has them."""
+        generator = self.manifest.get("prior")
+        return Storage.of(
+            self.num_classes,
+            self.image_size,
+            images=self.images,
+            codes=self.codes,
+            decoder=self.decoder,
+            labels=[tensor for name, tensor in self._image_tensors().items() if name != "images"],
+            generator=None if generator is None else Amount(generator["floats"], generator["bytes"]),
+            form="codes" if self.is_distribution else "images",
+        )
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether the codes have a spread, so that they give other images each time; `images` are their means."""
+        return bool({"log_variance", "factors"} & (self.codes or {}).keys())
+
     def as_dataset(self) -> "DistilledDataset":
         """A torch data set of (float image in [-1, 1], label)."""
         return DistilledDataset(self)
@@ -239,6 +273,7 @@ class DistilledSet:
             "image_size": self.image_size,
             "classes": [info.to_dict() for info in self.classes],
             "bytes": sum(self.bytes.values()),
+            "storage": self.storage.to_dict(),
             "soft_labels": self.soft_labels is not None,
             "weights": self.weights is not None,
             "codes": {name: list(value.shape) for name, value in (self.codes or {}).items()},
@@ -246,10 +281,10 @@ class DistilledSet:
         }
 
     def _image_tensors(self) -> dict[str, Tensor]:
-        named = {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels}
-        return {
-            name: tensor for name, tensor in {**named, "weights": self.weights}.items() if tensor is not None
-        }
+        """What `images.safetensors` holds."""
+        probabilities = {} if self.soft_labels is None else soft.stored(self.soft_labels, self.label_top_k)
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"images": self.images, "labels": self.labels, **probabilities, **weights}
 
     def _optional(self) -> dict[str, dict[str, Tensor]]:
         return {k: v for k, v in {"codes": self.codes, "decoder": self.decoder}.items() if v is not None}

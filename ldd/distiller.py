@@ -15,7 +15,8 @@ from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
-from ldd.initializers import Initializer, RealEncodings
+from ldd.evaluation.labels import Labeller, Labels
+from ldd.initializers import GaussianLatents, Initializer, RealEncodings
 from ldd.memory import (
     SHARE_FOR_REAL_IMAGES,
     Checkpointing,
@@ -26,9 +27,10 @@ from ldd.memory import (
     free_bytes,
     peak_memory_mib,
 )
-from ldd.objectives import Objective, Term
-from ldd.priors import Prior
+from ldd.objectives import CODES, DECODER, Objective, Term
+from ldd.priors import Prior, compile_networks, identify
 from ldd.quirks import NO_QUIRKS, Quirks
+from ldd.sampling import draw
 from ldd.step import DistillationStep
 
 
@@ -36,12 +38,13 @@ class Distiller(L.LightningModule):
     """Optimises codes so that the images a frozen prior makes of them match the real ones.
 
     Args:
-        prior: frozen generator; its weights take no gradient and stay out of checkpoints.
+        prior: frozen generator; its weights take no gradient and stay out of checkpoints. Those that it calls
+            trainable (D3's decoders) start at random, are optimised with the codes, checkpointed and exported.
         objective: what is matched, with its learning rates.
         data_spec: classes, image size and normalisation, `DistillationData.spec` (linked on the command line).
         images_per_class: IPC; codes per class (with `GaussianCodes` the distributions, each shown by its mean).
         codes: how codes are parameterised.
-        initializer: where codes start; None takes `RealEncodings`.
+        initializer: where codes start; None takes `RealEncodings`, or `GaussianLatents` where the prior cannot encode.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
         checkpointing: recompute activations in backward; "auto" only when memory asks.
         channels_last: lay images and features out by pixel, not by channel; the same up to rounding. Which is faster
@@ -49,11 +52,12 @@ class Distiller(L.LightningModule):
         compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
             same up to rounding; the first step takes minutes.
         quirks: defects of the released code to reproduce; none by default.
+        labels: where the set's soft labels come from; None leaves it with hard ones, which distillation itself uses.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
-        UserError: sizes of data and prior that differ, an unknown class, IPC below 1, an unknown backend, or a prior
-            that has nothing to compile.
+        UserError: sizes of data and prior that differ, an unknown class, IPC below 1, an unknown backend, a prior that
+            has nothing to compile, or a chunk size for one whose images depend on those decoded with them.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Distiller(L.LightningModule):
         channels_last: bool = False,
         compile: str | None = None,
         quirks: Quirks = NO_QUIRKS,
+        labels: Labels | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,11 +89,17 @@ class Distiller(L.LightningModule):
                 f"({prior.image_size}); set one of them so that they agree"
             )
         check_chunk_size(chunk_size)
+        if prior.batch_dependent and chunk_size != "auto":
+            raise UserError(
+                f"chunk_size ({chunk_size}) would change the batch statistics of {type(prior).__name__}; set it to "
+                "auto, or choose preset: corrected"
+            )
         self.prior = prior
         self.objective = objective
         self.data_spec = data_spec
         self.images_per_class = images_per_class
-        self.initializer = RealEncodings() if initializer is None else initializer
+        default = RealEncodings() if prior.can_encode else GaussianLatents()
+        self.initializer = default if initializer is None else initializer
         self.chunk_size = chunk_size
         self.checkpointing: Checkpointing = checkpointing
         self.compile_backend = compile
@@ -97,8 +108,10 @@ class Distiller(L.LightningModule):
         if compile is not None:
             compile_networks(prior, compile)
         self.quirks = quirks
+        self.labels = labels
+        self.labeller: Labeller | None = None
         self.seed = seed
-        self.memory_plan: MemoryPlan | None = None
+        self.memory_plans: dict[str, MemoryPlan] = {}
         self.codes = self._new_codes(codes)
         self.num_steps_done: Tensor
         self.initialised: Tensor
@@ -110,6 +123,7 @@ class Distiller(L.LightningModule):
         self._resident: tuple[RealImages, RealImages] | None = None
         self._labels_on_host: tuple[Tensor, Tensor] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
+        self._identity: dict[str, Any] | None = None
 
     def _new_codes(self, factory: CodesFactory) -> Codes:
         labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
@@ -139,17 +153,22 @@ class Distiller(L.LightningModule):
         """All terms of one step; the loader's batch is not read (a resumed loader starts over)."""
         started = time.perf_counter()
         counted = False
+        losses: list[Tensor] = []
         for term in self.objective.terms(self.context()):
             for optimizer in self._optimizers.values():
                 optimizer.zero_grad()
             term.value.backward()
-            parameters = [p for name in term.optimizers for p in _parameters(self._optimizers[name])]
+            names = self._stepping(term)
+            parameters = [p for name in names for p in _parameters(self._optimizers[name])]
             self._sum_over_ranks(parameters)
             self._refuse_non_finite(term, parameters)
-            for name in term.optimizers:
+            for name in names:
                 self._step(name, count=not counted)
                 counted = True
-            self._log(term)
+            losses.append(self._log(term))
+        self._log_value("loss", torch.stack(losses).sum(), prog_bar=True)
+        for name, number in self.codes.statistics().items():
+            self._log_value(name, number / self.trainer.world_size)  # the same on every rank
         self.num_steps_done += 1
         self._number += 1
         self.seconds += time.perf_counter() - started
@@ -177,9 +196,24 @@ class Distiller(L.LightningModule):
         return self._labels_on_host[1]
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """The objective's own; Lightning sees them in this order."""
+        """The objective's own; Lightning sees them in this order.
+
+        Raises:
+            UserError: the prior has trainable weights, and the objective does not optimise them.
+        """
         self._optimizers = self.objective.optimizers(self.codes, self.prior)
+        held = {id(p) for optimizer in self._optimizers.values() for p in _parameters(optimizer)}
+        if any(id(parameter) not in held for parameter in self.prior.trainable()):
+            raise UserError(
+                f"{type(self.objective).__name__} does not optimise the trainable weights of "
+                f"{type(self.prior).__name__}; choose another objective or a frozen prior"
+            )
         return list(self._optimizers.values())
+
+    def _stepping(self, term: Term) -> list[str]:
+        # Codes and what decodes them move together; most priors are frozen and have no such optimizer.
+        decoders = [DECODER + name.removeprefix(CODES) for name in term.optimizers if name.startswith(CODES)]
+        return [*term.optimizers, *(name for name in decoders if name in self._optimizers)]
 
     def _step(self, name: str, *, count: bool) -> None:
         # Lightning counts every step of its wrapped optimizers; one per training step makes max_steps count those.
@@ -211,17 +245,18 @@ class Distiller(L.LightningModule):
                 "Lower the objective's learning rates (lr_...), or use trainer.precision 32-true"
             )
 
-    def _log(self, term: Term) -> None:
-        value = term.value if term.report is None else term.report
+    def _log(self, term: Term) -> Tensor:
+        """Log a term and what it measures beside; returns its value."""
+        value = (term.value if term.report is None else term.report).detach()
+        self._log_value(term.name, value)
+        for name, metric in term.metrics.items():
+            self._log_value(name, metric.detach())
+        return value
+
+    def _log_value(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
         many = self.trainer.world_size > 1
-        for name in ("train/loss", f"train/{term.name}"):
-            self.log(
-                name,
-                value.detach(),
-                prog_bar=name == "train/loss",
-                sync_dist=many,
-                reduce_fx="sum" if many else "mean",
-            )
+        reduce_fx = "sum" if many else "mean"
+        self.log(f"train/{name}", value, prog_bar=prog_bar, sync_dist=many, reduce_fx=reduce_fx)
 
     def memory_facts(self) -> dict[str, object]:
         """What the memory of a pass depends on, as plain JSON values: a plan found for the same ones serves again."""
@@ -243,12 +278,18 @@ class Distiller(L.LightningModule):
     # Start and end
 
     def setup(self, stage: str) -> None:
-        """Refuse settings that manual optimisation cannot honour."""
+        """Refuse settings that manual optimisation or the prior cannot honour."""
         if self.trainer.precision == "16-mixed":
             raise UserError("trainer.precision (16-mixed) needs a loss scaler; use bf16-mixed or 32-true")
+        if self.prior.batch_dependent and self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices: {type(self.prior).__name__} normalises over all images decoded together, which "
+                f"{self.trainer.world_size} processes would split; use one, or choose preset: corrected"
+            )
 
     def on_fit_start(self) -> None:
-        """Set the codes unless a checkpoint has."""
+        """Find what labels the set, and set the codes unless a checkpoint has."""
+        self._choose_labels()
         self.initialise()
         if self.trainer.world_size > 1:
             # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold those of rank 0.
@@ -270,8 +311,19 @@ class Distiller(L.LightningModule):
             return
         for info in self.data_spec.classes:
             self._data.core_set.require(info.label, self.images_per_class, "images_per_class")
+        with seeding.seeded(self.seed, "decoder", device=self.device):
+            self.prior.reset_trained()  # the same on every rank
         self.initializer(self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial"))
         self.initialised.fill_(True)
+
+    def on_validation_start(self) -> None:
+        """Find what labels the set, where no fit has."""
+        self._choose_labels()
+
+    def _choose_labels(self) -> None:
+        if self.labels is not None and self.labeller is None:
+            counts = [self.images_per_class] * self.data_spec.num_classes
+            self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
@@ -284,9 +336,15 @@ class Distiller(L.LightningModule):
         if self._last_set is None or self._last_set[0] != step:
             rows = torch.arange(len(self.codes), device=self.codes.labels.device)
             chunk = 64 if self.chunk_size == "auto" else self.chunk_size
+            chunk = len(rows) if self.prior.batch_dependent else chunk
             images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
             self._last_set = step, self._describe(images)
         return self._last_set[1]
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
+        rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+        return draw(self.codes, self.prior, rows, generator)
 
     def _describe(self, images: Tensor) -> DistilledSet:
         factories = self.objective.matching_networks()
@@ -298,6 +356,7 @@ class Distiller(L.LightningModule):
             mean=self.data_spec.mean,
             std=self.data_spec.std,
             codes=self.codes.tensors(),
+            decoder=self.prior.trained() or None,
             seed=self.seed,
             test_split_fingerprint=self.data_spec.fingerprint,
             licences={"prior": self.prior.licence, "data": self.data_spec.licence},
@@ -305,62 +364,57 @@ class Distiller(L.LightningModule):
             stages={
                 "distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}
             },
+            prior=self._prior_facts(),
         )
         described.manifest["step"] = int(self.num_steps_done)
         if pruning := self._data.pruning_record():
             described.manifest["pruning"] = pruning
-        return described
+        return described if self.labeller is None else self.labeller.label(described)
 
-    # Checkpoints: codes, optimizers, step and memory plan; never the frozen prior.
+    def _prior_facts(self) -> dict[str, Any]:
+        if self._identity is None:
+            self._identity = identify(self.prior)
+        return self._identity
+
+    # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the prior's frozen weights and add the memory plan."""
-        trained = {id(parameter) for parameter in self.prior.trainable()}
-        frozen = {f"prior.{name}" for name, p in self.prior.named_parameters() if id(p) not in trained}
-        frozen |= {f"prior.{name}" for name, _ in self.prior.named_buffers()}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-        if self.memory_plan is not None:
-            checkpoint["memory_plan"] = (self.memory_plan.chunk, self.memory_plan.checkpoint)
+        """Drop the prior's frozen weights and add the memory plans."""
+        trained = {f"prior.{name}" for name in self.prior.trained()}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            k: v for k, v in state.items() if k in trained or not k.startswith("prior.")
+        }
+        if self.memory_plans:
+            plans = {purpose: (plan.chunk, plan.checkpoint) for purpose, plan in self.memory_plans.items()}
+            checkpoint["memory_plans"] = plans
             checkpoint["memory_settings"] = (self.chunk_size, self.checkpointing)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run's shape.
 
         Raises:
-            UserError: codes missing, or of other shapes than this configuration makes.
+            UserError: codes or trained decoder missing, or of other shapes than this configuration makes.
         """
         state = checkpoint["state_dict"]
-        for name, value in self.codes.state_dict().items():
-            found = state.get(f"codes.{name}")
+        needed = {f"codes.{name}": value for name, value in self.codes.state_dict().items()}
+        needed |= {f"prior.{name}": value for name, value in self.prior.trained().items()}
+        for name, value in needed.items():
+            found = state.get(name)
             if found is None or found.shape != value.shape:
                 raise UserError(
-                    f"ckpt_path: codes.{name} is {'missing' if found is None else list(found.shape)}, this "
+                    f"ckpt_path: {name} is {'missing' if found is None else list(found.shape)}, this "
                     f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
                 )
         if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
-            self.memory_plan = MemoryPlan(*checkpoint["memory_plan"])
+            plans = checkpoint["memory_plans"]
+            self.memory_plans = {purpose: MemoryPlan(*plan) for purpose, plan in plans.items()}
 
     @property
     def _data(self) -> DistillationData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
-
-
-def compile_networks(prior: Prior, backend: str) -> None:
-    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
-
-    Raises:
-        UserError: no such backend, or no networks.
-    """
-    backends = torch.compiler.list_backends(exclude_tags=None)
-    if backend not in backends:
-        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
-    networks = list(prior.networks())
-    if not networks:
-        raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
-    for network in networks:
-        network.compile(fullgraph=True, backend=backend)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -37,6 +37,7 @@ def build(
     licences: Mapping[str, str],
     seen_networks: Sequence[str],
     stages: Mapping[str, Mapping[str, float | None]],
+    prior: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """A checked manifest of the current version; hashes and bytes are added when the artefact is written.
 
@@ -63,6 +64,7 @@ def build(
                 "bytes": dict.fromkeys(BYTES, 0),
                 "stages": {name: dict(figures) for name, figures in stages.items()},
             },
+            **({} if prior is None else {"prior": dict(prior)}),
         }
     )
 
@@ -187,8 +189,8 @@ def check(manifest: Mapping[str, Any]) -> Manifest:
     missing = [key for key in FIELDS if key not in manifest]
     if missing:
         raise UserError(f"missing {', '.join(missing)}; the manifest is incomplete: export the artefact anew")
-    for key, (needed, holds) in FIELDS.items():
-        if not holds(manifest[key]):
+    for key, (needed, holds) in {**FIELDS, **OPTIONAL_FIELDS}.items():
+        if key in manifest and not holds(manifest[key]):
             raise UserError(f"{key} must be {needed}, got {_shown(manifest[key])}")
     try:
         plain: Manifest = json.loads(json.dumps(manifest, allow_nan=False))
@@ -252,6 +254,19 @@ def _ledger(value: object) -> bool:
     return charged and figures
 
 
+def _digest(value: object) -> bool:
+    return _text(value) and bool(re.fullmatch("[0-9a-f]{64}", value))
+
+
+def _prior(value: object) -> bool:
+    kinds = {"class_path": _text, "image_size": _count, "floats": _count, "bytes": _count, "sha256": _digest}
+    return isinstance(value, dict) and set(value) == set(kinds) and all(kinds[k](v) for k, v in value.items())
+
+
+def _count(value: object) -> bool:
+    return _whole(value) and 0 <= value < 10**18
+
+
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "format_version": ("a whole number", _whole),
     "package_version": ("text", _text),
@@ -270,10 +285,20 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seen_networks": ("a list of dotted class names", lambda value: _list(value, _text)),
     "sha256": (
         "a mapping from file names to 64 hexadecimal digits",
-        lambda value: _map(
-            value, lambda digest: _text(digest) and bool(re.fullmatch("[0-9a-f]{64}", digest))
-        ),
+        lambda value: _map(value, _digest),
     ),
     "ledger": (f"{{bytes: {{{', '.join(BYTES)}}}, stages}} with whole numbers and figures", _ledger),
 }
 """Key -> (what it must be, in words; the same as a test). Other keys are kept as they are."""
+
+SUBTASKS = "subtasks"
+"""Key for what each part of a merged set was."""
+
+OPTIONAL_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "prior": ("{class_path, image_size, floats, bytes, sha256} of the frozen weights", _prior),
+    SUBTASKS: (
+        "a list of {classes, seed, step}, classes a list of wnids",
+        lambda value: _list(value, lambda part: isinstance(part, dict) and _list(part.get("classes"), _text)),
+    ),
+}
+"""The same for keys that may be missing."""

@@ -1,6 +1,6 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ldd.distiller import Distiller
 
 
+Synthesis = Callable[[Tensor, Tensor], Tensor]
+"""Rows of codes, and the same on the CPU, to images or what an objective makes of them."""
+
+
 class DistillationStep:
     """The `StepContext` that `Distiller` hands to its objective.
 
@@ -47,14 +51,15 @@ class DistillationStep:
         self.classes = torch.arange(rank, self.spec.num_classes, world_size)
         labels = distiller.labels_on_host
         own = (labels % world_size == rank).nonzero().flatten()
-        self._rows_on_host = own[torch.argsort(labels[own], stable=True)]
-        self.rows = self._rows_on_host.to(distiller.codes.labels.device, non_blocking=True)
+        self.rows_on_host = own[torch.argsort(labels[own], stable=True)]
+        self.rows = self.rows_on_host.to(distiller.codes.labels.device, non_blocking=True)
         self.labels = distiller.codes.labels[self.rows]
-        self.labels_on_host = labels[self._rows_on_host]
+        self.labels_on_host = labels[self.rows_on_host]
         self.num_codes = len(labels)
         self.all_labels = distiller.codes.labels
         self.all_labels_on_host = labels
         self.core_set = real
+        self.stochastic = distiller.codes.stochastic
         self._distiller = distiller
         self._world_size = world_size
 
@@ -100,71 +105,101 @@ class DistillationStep:
         """Images in [-1, 1] as networks see them."""
         return self.spec.normalise(images)
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...)."""
-        everyone = own.new_zeros(self.num_codes, *own.shape[1:])
-        everyone[self.rows] = own.detach()
+    def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
+        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
+
+        With `at` (n',) and `total`: values (total, ...) of anything else of which this rank has those at `at`.
+        """
+        at, total = self.rows if at is None else at, self.num_codes if total is None else total
+        everyone = own.new_zeros(total, *own.shape[1:])
+        everyone[at] = own.detach()
         if self._world_size > 1:
             torch.distributed.all_reduce(everyone)
         return everyone
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
-        if not len(rows):
-            # More ranks than classes: this one makes an image for its shape, and keeps none of it.
-            return self.decode(torch.zeros(1, dtype=torch.int64, device=rows.device), then)[:0]
-        generator_seed = self.generator("codes").initial_seed()
-        on_host = self._rows_on_host if rows is self.rows else rows.cpu()
+        on_host = self.rows_on_host if rows is self.rows else rows.cpu()
+        return self._decode([(rows, on_host)], then, "codes")[0]
 
-        def synthesise(chunk: Tensor, chunk_on_host: Tensor) -> Tensor:
+    def decode_batches(
+        self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
+    ) -> list[Tensor]:
+        """As `decode`, for each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
+        pairs = [(rows.to(self.rows.device, non_blocking=True), rows) for rows in batches]
+        return self._decode(pairs, then, purpose)
+
+    def _decode(
+        self, batches: Sequence[tuple[Tensor, Tensor]], then: Embed | None, purpose: str
+    ) -> list[Tensor]:
+        syntheses = [self._synthesis(purpose, number, then) for number in range(len(batches))]
+        num_images = sum(len(on_host) for _, on_host in batches)
+        plan = self._plan(syntheses[0], num_images, purpose, whole=then is not None)
+        decoded = []
+        for synthesise, (rows, on_host) in zip(syntheses, batches, strict=True):
+            keep = len(rows)
+            if not keep:  # a rank without codes here makes an image for its shape, and keeps none of it
+                on_host = torch.zeros(1, dtype=torch.int64)
+                rows = on_host.to(self.rows.device)
+            # Where images depend on each other, a batch is decoded whole.
+            chunk = len(rows) if self._distiller.prior.batch_dependent else plan.chunk
+            parts = zip(rows.split(chunk), on_host.split(chunk), strict=True)
+            made = [_call(synthesise, *part, recompute=plan.checkpoint) for part in parts]
+            whole = made[0] if len(made) == 1 else torch.cat(made)
+            decoded.append(whole if keep else whole[:0])
+        return decoded
+
+    def _synthesis(self, purpose: str, number: int, then: Embed | None) -> Synthesis:
+        seed = self.generator(f"{purpose} {number}" if number else purpose).initial_seed()
+
+        def synthesise(rows: Tensor, on_host: Tensor) -> Tensor:
             # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
-            generator = torch.Generator().manual_seed(generator_seed)
-            images, _ = self._distiller.synthesise(chunk, generator, self.step)
-            return images if then is None else then(images, self.all_labels_on_host[chunk_on_host])
+            generator = torch.Generator().manual_seed(seed)
+            images, _ = self._distiller.synthesise(rows, generator, self.step)
+            return images if then is None else then(images, self.all_labels_on_host[on_host])
 
-        plan = self._plan(synthesise, whole=then is not None)
-        chunks = zip(rows.split(plan.chunk), on_host.split(plan.chunk), strict=True)
-        if not plan.checkpoint:
-            return torch.cat([synthesise(*chunk) for chunk in chunks])
-        return torch.cat(
-            [
-                checkpoint(synthesise, *chunk, use_reentrant=False, preserve_rng_state=False)
-                for chunk in chunks
-            ]
-        )
+        return synthesise
 
-    def _plan(self, synthesise: Callable[[Tensor, Tensor], Tensor], *, whole: bool) -> MemoryPlan:
-        distiller = self._distiller
-        if distiller.memory_plan is None:
+    def _plan(self, synthesise: Synthesis, num_images: int, purpose: str, *, whole: bool) -> MemoryPlan:
+        plans = self._distiller.memory_plans
+        if purpose not in plans:
             # Found once and then kept (also in checkpoints): another chunk size would change the rounding.
-            distiller.memory_plan = self._agreed(self._find_plan(synthesise, whole=whole))
-        return distiller.memory_plan
+            most = self._most(num_images)
+            plans[purpose] = self._agreed(self._find_plan(synthesise, most, purpose, whole=whole))
+        return plans[purpose]
 
-    def _find_plan(self, synthesise: Callable[[Tensor, Tensor], Tensor], *, whole: bool) -> MemoryPlan:
-        """The plan for a rank's codes; `whole` if nothing of the objective's comes after what is measured here."""
+    def _find_plan(self, synthesise: Synthesis, num_images: int, purpose: str, *, whole: bool) -> MemoryPlan:
+        """The plan for so many images; `whole` if nothing of the objective's comes after what is measured here."""
         distiller = self._distiller
         chunk_size, checkpointing = distiller.chunk_size, distiller.checkpointing
         if chunk_size != "auto" and checkpointing != "auto":
             return MemoryPlan(chunk_size, checkpointing == "always")
-        batches: list[CodeBatch] = []
+        seen: list[CodeBatch] = []
         sample = torch.arange(min(2, self.num_codes))
-        most = int(torch.bincount(self.all_labels_on_host % self._world_size).max())  # codes of one rank
 
         def run(n: int) -> None:
             # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
-            seen = distiller.codes.register_forward_hook(lambda module, given, batch: batches.append(batch))
-            with torch.enable_grad(), seen:
+            hook = distiller.codes.register_forward_hook(lambda module, given, batch: seen.append(batch))
+            with torch.enable_grad(), hook:
                 output = synthesise(sample[:n].to(self.rows.device), sample[:n])
-                ends = [end for end in (*batches.pop(), *distiller.prior.trainable()) if end.requires_grad]
+                ends = [end for end in (*seen.pop(), *distiller.prior.trainable()) if end.requires_grad]
                 torch.autograd.grad(output.sum(), ends, allow_unused=True)
 
         share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
         budget = share * free_bytes(distiller.device)
         return recall_plan(
-            {**distiller.memory_facts(), "images": most},
+            {**distiller.memory_facts(), "images": num_images, "purpose": purpose},
             lambda: Cost.measure(run, len(sample)),
-            lambda cost: make_plan(chunk_size, checkpointing, most, cost, budget),
+            lambda cost: make_plan(chunk_size, checkpointing, num_images, cost, budget),
         )
+
+    def _most(self, number: int) -> int:
+        """The largest of all ranks' numbers, at least 1."""
+        if self._world_size == 1:
+            return max(1, number)
+        numbers = torch.tensor(max(1, number), device=self._distiller.device)
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+        return int(numbers)
 
     def _agreed(self, plan: MemoryPlan) -> MemoryPlan:
         """One plan for all ranks, in which the one with the least memory fits: a checkpoint holds only one."""
@@ -174,3 +209,10 @@ class DistillationStep:
         torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN)
         chunk, keep = numbers.tolist()
         return MemoryPlan(chunk, not keep)
+
+
+def _call(synthesise: Synthesis, rows: Tensor, on_host: Tensor, *, recompute: bool) -> Tensor:
+    if not recompute:
+        return synthesise(rows, on_host)
+    made: Tensor = checkpoint(synthesise, rows, on_host, use_reentrant=False, preserve_rng_state=False)
+    return made

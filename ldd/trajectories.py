@@ -19,7 +19,7 @@ from torch import Tensor
 from ldd.classes import DataSpec
 from ldd.errors import UserError
 from ldd.files import read_json, write_json, write_tensors
-from ldd.networks import Network
+from ldd.networks import Network, NetworkFactory
 
 INDEX = "index.json"
 FORMAT_VERSION = 1
@@ -138,6 +138,23 @@ class ExpertTraining:
     weight_decay: float
     augmentation: tuple[str, ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class ExpertNeed:
+    """Expert trajectories that an objective or labels read.
+
+    Attributes:
+        trajectories: folder they lie in.
+        network: their network.
+        num_experts: how many; None for all that are there.
+        epochs: how many at least.
+    """
+
+    trajectories: str
+    network: NetworkFactory
+    num_experts: int | None
+    epochs: int
 
 
 Facts = TypeVar("Facts", ExpertSetting, ExpertTraining)
@@ -282,42 +299,57 @@ class Trajectories:
             return False
 
 
-def find_trajectories(root: str, setting: ExpertSetting, num_experts: int | None = None) -> Trajectories:
+def find_trajectories(
+    root: str, setting: ExpertSetting, num_experts: int | None = None, section: str = "objective"
+) -> Trajectories:
     """The recording in `root`, or in one of its folders, that fits a run.
 
     Args:
         root: a recording's folder, or one that holds several.
         setting: of the run.
         num_experts: how many must be there; None takes as many as were to be recorded.
+        section: whose `trajectories` they are, for messages.
 
     Raises:
         UserError: no recording, none that fits (with what differs), several that do, or one with experts missing.
     """
-    base = Path(root).expanduser()
-    folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
-    if not folders:
-        state = "holds no expert trajectories" if base.is_dir() else "does not exist"
-        raise UserError(f"objective.trajectories ({root}) {state}; {HOW_TO_RECORD}")
-    recordings = [Trajectories.open(folder) for folder in folders]
+    recordings = recordings_in(root)
+    if not recordings:
+        state = "holds no expert trajectories" if Path(root).expanduser().is_dir() else "does not exist"
+        raise UserError(f"{section}.trajectories ({root}) {state}; {HOW_TO_RECORD}")
     fitting = [recording for recording in recordings if not recording.setting.differences(setting)]
     if not fitting:
         reasons = "; ".join(
             f"{r.folder.name} was recorded for {' and '.join(r.setting.differences(setting))}"
             for r in recordings
         )
-        raise UserError(f"objective.trajectories ({root}) does not fit this run: {reasons}. {HOW_TO_RECORD}")
+        raise UserError(f"{section}.trajectories ({root}) does not fit this run: {reasons}. {HOW_TO_RECORD}")
     if len(fitting) > 1:
         choices = "; ".join(f"{r.folder} ({_in_words(r.training)})" for r in fitting)
-        raise UserError(f"objective.trajectories ({root}) holds several that fit; name one of: {choices}")
+        raise UserError(f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}")
     found = fitting[0]
     wanted = found.num_experts if num_experts is None else num_experts
     there = next((i for i in range(wanted) if not found.path(i).exists()), wanted)
     if there < wanted:
+        most = f"{section}.num_experts to {max(there, 1)} or less"
+        if section == "labels":
+            most = f"labels.expert to one below {max(there, 1)}"
         raise UserError(
-            f"objective.trajectories ({found.folder}) holds the first {there} of {wanted} experts; let the command "
-            f"that records them finish, or set objective.num_experts to {max(there, 1)} or less"
+            f"{section}.trajectories ({found.folder}) holds the first {there} of {wanted} experts; let the command "
+            f"that records them finish, or set {most}"
         )
     return Trajectories(found.folder, found.setting, found.training, wanted)
+
+
+def recordings_in(root: str) -> list[Trajectories]:
+    """The recordings in `root`: itself, where it is one's folder, or those of its folders.
+
+    Raises:
+        UserError: one with a damaged index.
+    """
+    base = Path(root).expanduser()
+    folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
+    return [Trajectories.open(folder) for folder in folders]
 
 
 def _checked(facts: Facts) -> Facts:

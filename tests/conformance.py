@@ -12,7 +12,7 @@ import torch
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
 from ldd.priors import Prior
-from ldd.seeding import generator
+from ldd.seeding import generator, seeded
 
 
 class PriorConformance:
@@ -62,6 +62,10 @@ class PriorConformance:
     def test_encode(self, prior):
         shape = (2, 3, prior.image_size, prior.image_size)
         images = (2 * torch.rand(shape, generator=generator(0, "images")) - 1).requires_grad_()
+        if not prior.can_encode:
+            with pytest.raises(UserError, match="has no encoder; start codes with"):
+                prior.encode(images)
+            return
         latents = prior.encode(images)
         assert latents.shape == (2, *prior.latent_shape)
         assert latents.dtype == images.dtype
@@ -94,6 +98,30 @@ class PriorConformance:
         assert gradients[0].abs().max() > 0
         if conditioning.numel():
             assert gradients[1].flatten(1).abs().amax(1).gt(0).all()
+
+    def test_a_decoded_image_is_its_own_latents_unless_the_prior_says_otherwise(self, prior):
+        prior, latents = prior.double(), torch.randn(3, *prior.latent_shape, generator=generator(0)).double()
+        with torch.no_grad():
+            alone = torch.cat([prior.decode(latents[i : i + 1]) for i in range(3)])
+            distance = (prior.decode(latents) - alone).abs().max()
+        assert distance > 1e-3 if prior.batch_dependent else distance < 1e-9
+
+    def test_trainable_weights_start_anew_and_are_restored(self, prior):
+        first = {name: value.detach().clone() for name, value in prior.trained().items()}
+        assert all(value.requires_grad for value in prior.trained().values())
+        frozen = {name: value.clone() for name, value in prior.state_dict().items() if name not in first}
+        for _ in range(2):
+            with seeded(1, "decoder"):
+                prior.reset_trained()
+            second = {name: value.detach().clone() for name, value in prior.trained().items()}
+        assert all(not value.isnan().any() for value in second.values())
+        assert not first or any(not torch.equal(first[name], second[name]) for name in first)
+        prior.load_trained(first)
+        assert all(torch.equal(value, first[name]) for name, value in prior.trained().items())
+        now = prior.state_dict()
+        assert all(torch.equal(now[name], value) for name, value in frozen.items())
+        with pytest.raises(UserError, match=r"decoder: anything is \[3\], this \w+ needs none"):
+            prior.load_trained({**first, "anything": torch.zeros(3)})
 
     def test_denoise_and_decode_are_deterministic(self, prior, codes):
         with torch.no_grad():
@@ -128,7 +156,8 @@ class PriorConformance:
         prior.num_steps = min(prior.num_steps, 1)  # shape inference through a U-Net is slow
         latents, conditioning, noise = (code.to("meta") for code in codes)
         assert prior.decode(prior.denoise(latents, conditioning, noise)).device.type == "meta"
-        assert prior.encode(torch.zeros(1, 3, prior.image_size, prior.image_size, device="meta")).is_meta
+        if prior.can_encode:
+            assert prior.encode(torch.zeros(1, 3, prior.image_size, prior.image_size, device="meta")).is_meta
         if prior.num_steps:
             assert prior.embed(rows).is_meta
             assert prior.sample(rows, generator(0), num_steps=1).is_meta

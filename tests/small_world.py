@@ -44,6 +44,7 @@ class SmallData:
     def setup(self, stage=None):
         self.train_images = real(8, 1)
         self.core_set = self.train_images
+        self.selection_images = real(6, 5)
         self.test_images = real(10, 2)
 
 

@@ -10,13 +10,14 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes cores seeding files sharing ranks store parent memory memory_plans preview".split()  # noqa: SIM905
-    + "manifest contents networks priors augment distilled formats".split(),  # noqa: SIM905
-    "codes trajectories quirks".split()  # noqa: SIM905
+    "errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
+    + "preview manifest contents networks priors augment distilled".split()  # noqa: SIM905
+    + "storage soft_labels formats".split(),  # noqa: SIM905
+    "codes trajectories quirks sampling".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation".split(),  # noqa: SIM905
-    "distiller step".split(),  # noqa: SIM905
-    "callbacks federation report experts".split(),  # noqa: SIM905
+    "distiller step experts".split(),  # noqa: SIM905
+    "callbacks federation report".split(),  # noqa: SIM905
     "commands cli".split(),  # noqa: SIM905
     ["__main__"],
 ]

@@ -103,7 +103,7 @@ def test_a_step_takes_no_more_than_planned(monkeypatch, tmp_path, digits, object
         model = Distiller(PixelPrior(32), objective, digits.spec, images_per_class=20)
         step = DistillationStep(model, digits.core_set, 0)
         next(objective.terms(step))
-        found.append(model.memory_plan)
+        found.append(model.memory_plans["codes"])
     assert found[0].checkpoint
     assert found[0].chunk < 200
     assert abs(found[1].chunk - 2 * found[0].chunk) <= 0.1 * found[1].chunk + 1

@@ -22,7 +22,11 @@ from ldd.priors.training import PriorTraining
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
-COMPONENTS = {"prior": "model", "objective": "model", "pruner": "data"}
+COMPONENTS = {
+    **dict.fromkeys(("prior", "objective", "codes", "initializer", "labels"), "model"),
+    "pruner": "data",
+}
+"""Folder, which is also the option's name -> the section that the option is in."""
 QUICKSTART = CONFIGS / "quickstart.yaml"
 RECIPES = [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("paper/*.yaml")]
 
@@ -189,7 +193,19 @@ def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["latentdd"])
     small = [*SMALL, "--model.prior.path_or_hub_id", str(tiny_prior_path), "--model.prior.num_steps", "2"]
     width = ["--model.objective.init_args.network.init_args.width", "8"]
-    if path.stem == "trajectory":
+    if path.stem == "d3":
+        component = yaml.safe_load(path.read_text())
+        for objective in component["init_args"]["objectives"]:
+            objective["init_args"] |= {"trajectories": str(tmp_path / "experts")}
+            objective["init_args"]["network"]["init_args"] = {"width": 8, "depth": 2}
+        component["init_args"]["objectives"][0]["init_args"] |= {"max_start_epoch": 1, "syn_steps": 2}
+        component["init_args"]["objectives"][1]["init_args"] |= {"samples": 2}
+        path = tmp_path / "d3.yaml"
+        path.write_text(yaml.safe_dump(component))
+        small += ["--model.images_per_class", "2", "--experts.num_experts", "1"]
+    elif path.stem == "mmd":
+        small += ["--model.images_per_class", "2", "--model.objective.init_args.samples", "4", *width]
+    elif path.stem == "trajectory":
         out = str(tmp_path / "experts")
         recorded = ["--config", "configs/experts/digits.yaml", "--num_experts", "1", "--out", out]
         assert cli.main(["experts", *recorded, "--network.init_args.width", "8"]) == 0
@@ -201,3 +217,14 @@ def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, 
     assert cli.main(["fit", *config, *small, *run]) == 0
     codes = DistilledSet.load(tmp_path / "run").codes
     assert all(torch.isfinite(value).all() for value in codes.values())
+
+
+def test_d3_on_the_digits(tmp_path, monkeypatch):
+    """From nothing: the run records its experts, distils, and stores codes with the decoder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["latentdd"])
+    small = [*SMALL, "--experts.num_experts", "1", "--preview.every_n_steps", "1000"]
+    assert cli.main(["fit", "--config", str(CONFIGS / "d3_digits.yaml"), *small]) == 0
+    distilled = DistilledSet.load(tmp_path / "runs" / "d3_digits")
+    numbers = sum(value.numel() for part in (distilled.codes, distilled.decoder) for value in part.values())
+    assert numbers == 29_775 <= 10 * 3 * 32**2

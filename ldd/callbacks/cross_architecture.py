@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, Row, evaluate
-from ldd.evaluation.baselines import DEFAULT_BASELINES
+from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
 from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.report import DISTILLED
+from ldd.evaluation.report import DISTILLED, OF_A_STEP
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.networks import NetworkFactory
 
@@ -29,12 +29,18 @@ class Distils(Interface):
 
     Attributes:
         num_steps_done: 0-d tensor, training steps behind the codes; restored with the weights.
+        labeller: what gives the set its soft labels, or None.
     """
 
     num_steps_done: Tensor
 
+    labeller: Labeller | None
+
     def distilled_set(self) -> DistilledSet:
         """The codes as they are now, as they would be saved."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw of every code, (N, 3, H, W) uint8; asked for only where the codes have a spread."""
 
 
 class CrossArchitecture(L.Callback):
@@ -50,7 +56,8 @@ class CrossArchitecture(L.Callback):
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
-        baselines: sets to compare with; null takes random real images at an equal budget and the full real data.
+        baselines: sets to compare with; null takes random real images at an equal budget and the full real data, and,
+            where the set is more than images with hard labels, random real images for as many bytes.
         initial: compare with the codes before the first step.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         seed: of everything random in the evaluation (linked to `seed_everything` on the command line).
@@ -75,12 +82,12 @@ class CrossArchitecture(L.Callback):
         self.networks = networks
         self.protocol = Protocol.load(protocol)
         self.repeats = repeats
-        self.baselines = DEFAULT_BASELINES if baselines is None else tuple(baselines)
+        self.baselines = None if baselines is None else tuple(baselines)
         self.initial = initial
         self.num_workers = num_workers
         self.seed = seed
         self.report: Report | None = None
-        self._beside: tuple[Row, ...] | None = None
+        self._beside: Report | None = None
         self._evaluated_step: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -139,6 +146,8 @@ class CrossArchitecture(L.Callback):
             self.seed,
             baselines=self.baselines if self._beside is None else (),
             initial=self._load_initial(trainer) if self._beside is None else None,
+            sampler=distils.sample,
+            labeller=distils.labeller,
             step=step,
             records=Path(trainer.default_root_dir) / FOLDER,
             num_workers=self.num_workers,
@@ -146,11 +155,9 @@ class CrossArchitecture(L.Callback):
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
         if self._beside is None:
-            self._beside = tuple(row for row in report.rows if row.set != DISTILLED)
+            self._beside = replace(report, rows=tuple(row for row in report.rows if row.set not in OF_A_STEP))
         else:
-            report = replace(
-                report, rows=report.rows + tuple(replace(row, step=step) for row in self._beside)
-            )
+            report = report.beside(self._beside)
         self.report = report
         self._evaluated_step = step
         if trainer.is_global_zero:
@@ -183,7 +190,7 @@ class CrossArchitecture(L.Callback):
 
     def _show(self, trainer: L.Trainer) -> None:
         if self.report is not None and trainer.is_global_zero:
-            rich.print(self.report.table())
+            rich.print(self.report.table(), dimensions.table(self.report))
 
 
 def _switched_on(trainer: L.Trainer) -> bool:

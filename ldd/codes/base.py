@@ -59,6 +59,10 @@ class Codes(nn.Module, ABC):
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         return {name: value for name, value in state.items() if name != "labels" and value.numel()}
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Numbers to log as `train/<name>`, without graph."""
+        return {}
+
     @property
     def dtype(self) -> torch.dtype:
         """Of everything computed from these codes."""

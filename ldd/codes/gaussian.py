@@ -10,6 +10,9 @@ from ldd.codes.base import CodeBatch, LocatedCodes
 from ldd.errors import UserError
 from ldd.seeding import normal_rows
 
+Variance = Literal["diagonal", "channel", "none"]
+"""How many log-variances a code has: one per element of its latent, one per channel, none."""
+
 
 @final
 class GaussianCodes(LocatedCodes):
@@ -45,7 +48,7 @@ class GaussianCodes(LocatedCodes):
         latents: Tensor,
         conditioning: Tensor,
         noise: Tensor,
-        variance: Literal["diagonal", "channel", "none"] = "diagonal",
+        variance: Variance = "diagonal",
         rank: int = 0,
         log_variance: float = 0.0,
         log_variance_range: tuple[float, float] = (-10.0, 2.0),
@@ -119,12 +122,14 @@ class GaussianCodes(LocatedCodes):
             stored["log_variance"] = stored["log_variance"].clamp(*self.range)
         return stored
 
-    def mean_deviation(self) -> Tensor:
-        """Standard deviation of one element of a latent, mean over all of them (0-d, without graph)."""
+    def statistics(self) -> dict[str, Tensor]:
+        """`deviation`: the standard deviation of an element of a latent, mean over all of them."""
+        if not self.stochastic:
+            return {}
         variance = self.latents.new_zeros(1) if self.log_variance is None else self._variance()
         if self.factors is not None:
             variance = variance + self.factors.detach().square().sum(1)
-        return variance.sqrt().mean()
+        return {"deviation": variance.sqrt().mean()}
 
     def _variance(self) -> Tensor:
         assert self.log_variance is not None

@@ -1,13 +1,12 @@
 """Codes from what an artefact stored of them."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ldd.codes.base import Codes
-from ldd.codes.gaussian import GaussianCodes
+from ldd.codes.gaussian import GaussianCodes, Variance
 from ldd.codes.point import PointCodes
 from ldd.errors import UserError
 
@@ -45,9 +44,9 @@ def stored_codes(tensors: Mapping[str, Tensor], labels: Tensor) -> Codes:
         raise UserError(f"codes of {n} labels have shapes {shapes}, which do not belong together")
     if log_variance is None and factors is None:
         return PointCodes(labels, *parts)
-    kind: Literal["diagonal", "channel", "none"] = (
-        "none" if log_variance is None else "diagonal" if log_variance.shape == latents.shape else "channel"
-    )
+    kind: Variance = "none"
+    if log_variance is not None:
+        kind = "diagonal" if log_variance.shape == latents.shape else "channel"
     bounds = (-torch.inf, torch.inf)  # stored ones are clamped
     codes = GaussianCodes(
         labels,

@@ -4,19 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rich
+import torch
 
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
-from ldd.evaluation import Protocol, Report
+from ldd.errors import UserError
+from ldd.evaluation import Labeller, Labels, Protocol, Report, dimensions
 from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.baselines import baselines_by_name
 from ldd.evaluation.belonging import identity, refuse_other_test_split
-from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.comparison import INITIAL, pick_device
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
+from ldd.sampling import StoredSampler
+
+_LABEL_FACTS = ("recording", "network", "expert", "epoch", "temperature", "top_k", "precision")
 
 
 def evaluate(
@@ -27,7 +32,8 @@ def evaluate(
     protocol: str = "ld3m",
     repeats: int = 5,
     seed: int = 0,
-    baselines: str = "random_real,full_real",
+    baselines: str | None = None,
+    labels: Labels | None = None,
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
 ) -> None:
@@ -43,8 +49,11 @@ def evaluate(
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
         seed: of everything random.
-        baselines: names, separated by commas, out of random_real and full_real, or dotted names of classes. The codes
-            before the first step join in where their folder `initial` lies beside the set.
+        baselines: names, separated by commas, out of random_real (as many real images), full_real, random_real_bytes
+            and random_real_bytes_soft (as many real images as the set's bytes pay for, with hard and with soft labels),
+            or dotted names of classes; null takes what fits the set. The codes before the first step join in where
+            their folder `initial` lies beside the set.
+        labels: the experts that labelled the set (as model.labels of its run has them), for random_real_bytes_soft.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
 
@@ -54,13 +63,17 @@ def evaluate(
     distilled = DistilledSet.load(path)
     if not other_data:
         refuse_other_test_split(distilled, data.spec)
-    chosen = baselines_by_name(baselines)
+    chosen = None if baselines is None else baselines_by_name(baselines)
     recipe = Protocol.load(protocol)
     earlier = Report.read(out)
     if earlier is not None:
         earlier.check_protocol(recipe.id, recipe.hash)
         earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
     check_writable(out)
+    labeller = None
+    if labels is not None:
+        data.setup()
+        labeller = find_labeller(labels, distilled, data, seed, num_workers)
     report = run_evaluation(
         distilled,
         networks,
@@ -71,10 +84,46 @@ def evaluate(
         baselines=chosen,
         initial=_initial_beside(Path(path)),
         records=Path(out) / FOLDER,
+        sampler=stored_sampler(distilled, recipe, pick_device()),
+        labeller=labeller,
         num_workers=num_workers,
     )
     (report if earlier is None else report.after(earlier)).write(out)
-    rich.print(report.table())
+    rich.print(report.table(), dimensions.table(report))
+
+
+def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
+    """Draws of a set's codes, where it has a spread and the protocol wants any.
+
+    Raises:
+        UserError: codes that cannot be decoded here.
+    """
+    wanted = distilled.is_distribution and protocol.samples
+    return StoredSampler(distilled, device=device) if wanted else None
+
+
+def find_labeller(
+    labels: Labels, distilled: DistilledSet, data: DistillationData, seed: int, num_workers: NumWorkers
+) -> Labeller:
+    """What labels images as `distilled` was labelled, or, where that has hard labels only, as chosen for its size.
+
+    Raises:
+        UserError: no experts that fit, or others than those that labelled the set.
+    """
+    labeller = labels.choose(data, distilled.counts, seed, pick_device(), num_workers)
+    was = distilled.manifest.get("labels")
+    if was is not None and distilled.soft_labels is not None:
+        changed = [
+            name for name, value in labeller.facts.items() if name in _LABEL_FACTS and value != was.get(name)
+        ]
+        if changed:
+            shown = "; ".join(
+                f"{name}: {was.get(name)!r}, --labels: {labeller.facts[name]!r}" for name in changed
+            )
+            raise UserError(
+                f"--labels: other labels than the set has ({shown}); give the settings and experts of its run"
+            )
+    return labeller
 
 
 def _initial_beside(path: Path) -> DistilledSet | None:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from ldd.callbacks import CrossArchitecture, Export, Preview
+from ldd.callbacks import CrossArchitecture, Export, Preview, RecordExperts
 from ldd.commands.runs import RunCLI
 from ldd.distiller import Distiller
 
 
 class DistillationCLI(RunCLI):
-    """The two Lightning verbs, with sections for evaluation, artefact and pictures."""
+    """The two Lightning verbs, with sections for experts, evaluation, artefact and pictures."""
 
     run_files = (
         *RunCLI.run_files,
@@ -30,7 +30,8 @@ class DistillationCLI(RunCLI):
         return {verb: verbs[verb] for verb in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sections `evaluation`, `export` and `preview`."""
+        """Sections `experts`, `evaluation`, `export` and `preview`."""
+        parser.add_lightning_class_args(RecordExperts, "experts")
         parser.add_lightning_class_args(CrossArchitecture, "evaluation")
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Preview, "preview")

@@ -39,6 +39,8 @@ def _facts(path: str, summary: dict[str, Any]) -> Table:
         "classes": str(summary["num_classes"]),
         "images per class": _per_class(summary["images_per_class"]),
         "bytes": f"{summary['bytes']:,} ({charged})",
+        **{f"storage as {form}": _storage(figures) for form, figures in summary["storage"]["forms"].items()},
+        "frozen generator": _generator(summary["storage"]["parts"]["generator"]),
         "codes": ", ".join(f"{name} {tuple(shape)}" for name, shape in summary["codes"].items()) or "none",
         "soft labels": "yes" if summary["soft_labels"] else "no",
         "normalisation": "mean {mean}, std {std}".format(**summary["normalisation"]),
@@ -68,6 +70,22 @@ def _classes(summary: dict[str, Any]) -> Table:
 
 def _per_class(images: int | list[int]) -> str:
     return str(images) if isinstance(images, int) else f"{min(images)} to {max(images)}"
+
+
+def _storage(figures: dict[str, Any]) -> str:
+    with_generator = figures["ipc_equivalents_with_generator"]
+    others = [f"{figures['ipc_equivalents_without_labels']:.2f} without labels"]
+    if with_generator != figures["ipc_equivalents"]:
+        shown = "unknown" if with_generator is None else f"{with_generator:,.2f}"
+        others.append(f"{shown} with the frozen generator")
+    return (
+        f"{figures['floats']:,} floats, {figures['bytes']:,} bytes, {figures['ipc_equivalents']:.2f} IPC-equivalents "
+        f"({', '.join(others)}; {figures['ipc_equivalents_in_bytes']:.2f} in bytes)"
+    )
+
+
+def _generator(amount: dict[str, int] | None) -> str:
+    return "unknown" if amount is None else f"{amount['floats']:,} floats, {amount['bytes']:,} bytes"
 
 
 def _cost(stage: dict[str, float | None]) -> str:

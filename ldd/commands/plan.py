@@ -154,7 +154,7 @@ def make(cli: PlanCLI) -> Plan:
     closing = time.perf_counter() - clock.ended
     device = trainer.strategy.root_device
     peak = peak_memory_mib(device)
-    assert model.memory_plan is not None
+    assert model.memory_plans
     evaluation, initial = EvaluationCost(), False
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     evaluator = next((c for c in callbacks if isinstance(c, CrossArchitecture)), None)
@@ -182,8 +182,8 @@ def make(cli: PlanCLI) -> Plan:
     return Plan(
         device=str(device),
         steps=cli.max_steps,
-        chunk=model.memory_plan.chunk,
-        checkpointing=model.memory_plan.checkpoint,
+        chunk=min(found.chunk for found in model.memory_plans.values()),
+        checkpointing=any(found.checkpoint for found in model.memory_plans.values()),
         seconds_per_step=clock.seconds_per_step,
         setup_seconds=setup,
         distillation_seconds=distillation,

@@ -25,7 +25,7 @@ from ldd.evaluation.report import DISTILLED
 from ldd.evaluation.students import Lesson, Student
 from ldd.evaluation.workers import count_workers, run_students
 from ldd.memory import peak_memory_mib
-from ldd.objectives import TrajectoryMatching
+from ldd.objectives import Objective
 
 FLOAT_IN_CHECKPOINT = 9
 """Bytes by which the loss curve in a checkpoint grows with each step: a pickled float."""
@@ -142,11 +142,11 @@ def cache_bytes(data: DistillationData) -> int:
     return images * 3 * data.spec.image_size**2
 
 
-def expert_bytes(objective: object) -> int:
-    """Bytes of the recordings that trajectory matching reads; 0 for other objectives."""
-    if not isinstance(objective, TrajectoryMatching):
-        return 0
-    return size_of(Path(objective.trajectories).expanduser())
+def expert_bytes(objective: Objective) -> int:
+    """Bytes of the recordings that an objective reads; 0 for most."""
+    return sum(
+        size_of(Path(folder).expanduser()) for folder in {need.trajectories for need in objective.experts()}
+    )
 
 
 # Evaluation

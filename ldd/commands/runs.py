@@ -167,9 +167,9 @@ class RunCLI(LightningCLI):
         path = run / "config.yaml"
         if not path.is_file():
             return
-        before = dict(_settings(read_yaml(path)))
+        before = dict(settings_of(read_yaml(path)))
         now = dict(
-            _settings(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
+            settings_of(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
         )
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
@@ -247,7 +247,7 @@ class RunCLI(LightningCLI):
             raise SystemExit(128 + number) from None
 
 
-def _settings(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
+def settings_of(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """What a run's result depends on, flat, by dotted name."""
     parts = [(name, config.get(name)) for name in ("seed_everything", "model", "data")]
     while parts:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ldd.commands.resume import fit_or_resume
 from ldd.errors import UserError
 from ldd.files import write_json
 
@@ -63,10 +64,7 @@ class Cell:
 
     def command(self) -> list[str]:
         """Arguments of `latentdd`: a new run, or the continuation of one that was stopped."""
-        resume = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        folder = ("--seed_everything", str(self.seed), "--trainer.default_root_dir", str(self.folder))
-        how = ("--ckpt_path", "last") if resume else ("--overwrite", "true")
-        return ["fit", *self.arguments, *folder, *how]
+        return fit_or_resume(self.arguments, self.seed, self.folder)
 
 
 @dataclass(frozen=True)

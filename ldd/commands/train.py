@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ldd import __version__
-from ldd.classes import DataSpec, Labelled
+from ldd.classes import DataSpec
+from ldd.commands.evaluate import stored_sampler
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
@@ -19,6 +21,7 @@ from ldd.evaluation import Protocol
 from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.students import as_input, fresh_network, train_student
+from ldd.evaluation.training_set import TrainingSet, draw_samples
 from ldd.files import atomic_file, check_writable
 from ldd.networks import NetworkFactory, accuracy
 
@@ -32,6 +35,8 @@ def train(
     data: DistillationData | None = None,
 ) -> None:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
+
+    It learns from the soft labels where the set has them, and from new draws where its codes have a spread.
 
     Args:
         path: folder of a distilled set, or of a run.
@@ -57,7 +62,7 @@ def train(
     device = pick_device()
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        Labelled(distilled.images.to(device), distilled.labels.to(device)),
+        _training_set(distilled, recipe, device, seed),
         spec,
         recipe,
         epochs=recipe.epochs,
@@ -88,6 +93,17 @@ def train(
             normalise=functools.partial(as_input, spec),
         )
         print(f"accuracy on {len(test)} test images: {100 * score:.1f} %")
+
+
+def _training_set(
+    distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int
+) -> TrainingSet:
+    soft, sampler = distilled.soft_labels, stored_sampler(distilled, protocol, device)
+    labels = distilled.labels if soft is None else soft.float()
+    samples = None
+    if sampler is not None:
+        samples = draw_samples(sampler, protocol, len(labels), distilled.image_size, seed).to(device)
+    return TrainingSet(distilled.images.to(device), labels.to(device), samples)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

@@ -3,7 +3,7 @@
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 from typing import Protocol as Interface
 
@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from ldd.classes import DataSpec, Labelled, to_bytes
+from ldd.distilled import DistilledSet
 from ldd.errors import UserError
+from ldd.evaluation.training_set import TrainingSet
 from ldd.seeding import generator
+from ldd.storage import Amount, Storage
 
 if TYPE_CHECKING:  # worker processes import this file, and would wait for all that ldd.data imports
     from ldd.data.real import RealImages
+    from ldd.evaluation.labels import Labeller
 
 
 class EvaluationData(Interface):
@@ -23,11 +27,13 @@ class EvaluationData(Interface):
 
     Attributes:
         spec: classes, image size and normalisation.
-        train_images, test_images: two of the splits, here after `setup`.
+        train_images, core_set, selection_images, test_images: here after `setup`.
     """
 
     spec: DataSpec
     train_images: "RealImages"
+    core_set: "RealImages"
+    selection_images: "RealImages"
     test_images: "RealImages"
 
     def setup(self, stage: str | None = None) -> None:
@@ -42,11 +48,15 @@ class Setting:
         data: real images, set up.
         counts: K numbers of images per class of the distilled set: the budget.
         seed: of the evaluation.
+        bytes: that the distilled set takes in the form in which students use it: the other budget.
+        labeller: what gave the distilled set its soft labels, or None.
     """
 
     data: EvaluationData
     counts: Sequence[int]
     seed: int
+    bytes: int = 0
+    labeller: "Labeller | None" = None
 
 
 class Baseline(ABC):
@@ -63,12 +73,21 @@ class Baseline(ABC):
     full_data: bool = False
 
     @abstractmethod
-    def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """Images (N, 3, H, W) uint8 with labels (N,) for the students of one repeat, on the CPU.
+    def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
+        """Images (N, 3, H, W) uint8 with labels (N,) or (N, K) for the students of one repeat, on the CPU.
 
         Raises:
             UserError: the data cannot give such a set.
         """
+
+    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
+        """What one of its sets takes; to be overridden where labels are stored otherwise than `given` has them."""
+        return Storage.of(
+            setting.data.spec.num_classes,
+            given.images.shape[-1],
+            images=given.images,
+            labels=[given.labels],
+        )
 
 
 @final
@@ -79,13 +98,91 @@ class RandomReal(Baseline):
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
         """Draws without replacement; the classes' draws follow from (seed, repeat, label)."""
-        drawn: list[Tensor] = []
-        for label, n in enumerate(setting.counts):
-            draws = generator(setting.seed, "random real", repeat, label)
-            images = setting.data.train_images.draw(label, n, draws, wanted="random_real: images per class")
-            drawn.append(to_bytes(images))
-        labels = torch.arange(len(setting.counts)).repeat_interleave(torch.tensor(setting.counts))
-        return Labelled(torch.cat(drawn), labels)
+        wanted = "random_real: images per class"
+        return draw_real(
+            setting.data.train_images, setting.counts, wanted, setting.seed, "random real", repeat
+        )
+
+
+@final
+class EqualBytes(Baseline):
+    """As many random real images as the bytes of the distilled set pay for, its labels included; anew per repeat.
+
+    A real image is charged 3 x H x W bytes and 8 for its label, a soft label as it is stored. All classes get as many
+    images, or one more (drawn at random which); a class gives at most all that the training split has of it.
+
+    Args:
+        soft: with soft labels from what labelled the distilled set.
+    """
+
+    def __init__(self, soft: bool = False) -> None:
+        self.soft = soft
+        self.name = f"{RandomReal.name}_bytes{'_soft' * soft}"
+
+    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
+        """Draws without replacement; the classes' draws follow from (seed, repeat, label).
+
+        Raises:
+            UserError: too few bytes for one image, or soft labels without a labeller.
+        """
+        images, spec = setting.data.train_images, setting.data.spec
+        n = setting.bytes // (self._bytes_per_label(setting) + 3 * spec.image_size**2)
+        if n < 1:
+            raise UserError(
+                f"baselines: {self.name} has {setting.bytes} bytes, which is less than one real image; leave it out"
+            )
+        each, more = divmod(n, spec.num_classes)
+        order = torch.randperm(
+            spec.num_classes, generator=generator(setting.seed, self.name, repeat)
+        ).tolist()
+        counts = [each] * spec.num_classes
+        for label in order[:more]:
+            counts[label] += 1
+        counts = [min(count, there) for count, there in zip(counts, images.counts, strict=True)]
+        drawn, labels = draw_real(images, counts, self.name, setting.seed, self.name, repeat)
+        if not self.soft:
+            return TrainingSet(drawn, labels)
+        return TrainingSet(drawn, self._labeller(setting)(drawn).float())
+
+    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
+        """With soft labels as they are stored."""
+        spec, n = setting.data.spec, len(given.images)
+        floats = n * (self._labeller(setting).floats_per_label if self.soft else 0)
+        labels = Amount(floats, n * self._bytes_per_label(setting))
+        images = Amount.of([given.images], pixels=True)
+        return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
+
+    def _bytes_per_label(self, setting: Setting) -> int:
+        hard = torch.int64.itemsize
+        return hard + self._labeller(setting).bytes_per_label if self.soft else hard
+
+    def _labeller(self, setting: Setting) -> "Labeller":
+        if setting.labeller is None:
+            raise UserError(
+                f"baselines: {self.name} needs what labelled the distilled set; give --labels, or leave it out"
+            )
+        return setting.labeller
+
+
+def draw_real(images: "RealImages", counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
+    """Different images of each class as uint8, class-major; the draws of a class follow from (seed, key, label).
+
+    Args:
+        images: of all classes.
+        counts: K numbers of images.
+        wanted: what asks for them, for messages.
+        seed: of the draws.
+        *key: what else they depend on.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    drawn = [
+        to_bytes(images.draw(label, n, generator(seed, *key, label), wanted=wanted))
+        for label, n in enumerate(counts)
+        if n
+    ]
+    return Labelled(torch.cat(drawn), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
 
 @final
@@ -114,12 +211,12 @@ class FullReal(Baseline):
 
 @final
 class FixedSet(Baseline):
-    """A set that exists already: the distilled one itself, or the codes before their first step.
+    """Images that exist already.
 
     Args:
-        name: what results call it.
+        name: what results call them.
         images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, K) probabilities.
     """
 
     def __init__(self, name: str, images: Tensor, labels: Tensor) -> None:
@@ -131,17 +228,57 @@ class FixedSet(Baseline):
         return self._set
 
 
-DEFAULT_BASELINES: tuple[Baseline, ...] = (RandomReal(), FullReal())
-"""What an evaluation compares with unless told otherwise."""
+@final
+class StoredSet(Baseline):
+    """An artefact: the distilled set itself, or the codes before their first step.
+
+    Args:
+        name: what results call it.
+        distilled: the set.
+        soft: train on its soft labels, where it has them; else on its hard ones.
+        samples: (P, N, 3, H, W) uint8, draws of its codes, or None.
+    """
+
+    def __init__(
+        self, name: str, distilled: DistilledSet, *, soft: bool = True, samples: Tensor | None = None
+    ) -> None:
+        self.name = name
+        self._distilled = distilled if soft else replace(distilled, soft_labels=None, label_top_k=None)
+        probabilities = self._distilled.soft_labels
+        labels = distilled.labels if probabilities is None else probabilities.float()
+        self._set = TrainingSet(distilled.images, labels, samples)
+
+    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
+        """The same for every repeat."""
+        return self._set
+
+    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
+        """As the set itself tells it."""
+        return self._distilled.storage
+
+
+def default_baselines(distilled: DistilledSet, labeller: "Labeller | None" = None) -> tuple[Baseline, ...]:
+    """What an evaluation compares with unless told otherwise.
+
+    As many random real images, and all of them; where the set is more than images with hard labels, also as many random
+    real images as its bytes pay for, with hard labels and, given what labelled the set, with soft ones.
+    """
+    chosen: list[Baseline] = [RandomReal(), FullReal()]
+    if distilled.soft_labels is not None or distilled.is_distribution:
+        chosen.append(EqualBytes())
+    if distilled.soft_labels is not None and labeller is not None:
+        chosen.append(EqualBytes(soft=True))
+    return tuple(chosen)
 
 
 def baselines_by_name(names: str) -> tuple[Baseline, ...]:
-    """Baselines from a command line: `random_real,full_real`, or dotted names of classes; empty for none.
+    """Baselines from a command line: by name (`random_real,full_real`), or dotted names of classes; empty for none.
 
     Raises:
         UserError: a name that is neither.
     """
-    built_in = {baseline.name: baseline for baseline in DEFAULT_BASELINES}
+    known: tuple[Baseline, ...] = (RandomReal(), FullReal(), EqualBytes(), EqualBytes(soft=True))
+    built_in = {baseline.name: baseline for baseline in known}
     chosen: list[Baseline] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         try:

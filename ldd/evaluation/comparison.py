@@ -19,14 +19,17 @@ from rich.progress import (
 from ldd.classes import Labelled
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.baselines import DEFAULT_BASELINES, Baseline, EvaluationData, FixedSet, Setting
+from ldd.evaluation.baselines import Baseline, EvaluationData, Setting, StoredSet, default_baselines
 from ldd.evaluation.belonging import identity
+from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.records import Records
-from ldd.evaluation.report import DISTILLED, Report, Row
+from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
+from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
 from ldd.networks import NetworkFactory
+from ldd.seeding import derive_seed
 
 INITIAL = "initial"
 """Name of the codes as they were before the first step."""
@@ -42,8 +45,10 @@ def evaluate(
     repeats: int = 5,
     seed: int = 0,
     *,
-    baselines: Sequence[Baseline] = DEFAULT_BASELINES,
+    baselines: Sequence[Baseline] | None = None,
     initial: DistilledSet | None = None,
+    sampler: Sampler | None = None,
+    labeller: Labeller | None = None,
     step: int | None = None,
     records: Path | str | None = None,
     num_workers: NumWorkers = "auto",
@@ -52,7 +57,9 @@ def evaluate(
 ) -> Report:
     """Train every network `repeats` times on the set as saved and on each baseline, and test it.
 
-    Students see the images as uint8 gives them. All sets meet the same networks: initial weights, shuffling,
+    Students see the images as uint8 gives them, and learn from soft labels where a set has them; such a set is also
+    trained on with its hard labels, as `distilled_hard`. Where codes have a spread, draws of them stand beside or in
+    the place of the images, as the protocol says. All sets meet the same networks: initial weights, shuffling,
     augmentation and dropout follow from (seed, network, repeat). The same call gives the same accuracies, on a CPU
     with any number of workers. Under DDP every rank calls this; students are dealt over ranks, and each rank gets
     the whole report.
@@ -64,8 +71,10 @@ def evaluate(
         protocol: a shipped protocol's name, the path of a protocol file, or a protocol.
         repeats: networks of each kind for each set, unless a baseline says otherwise.
         seed: of everything random.
-        baselines: sets to compare with.
-        initial: the codes before their first step, compared as `initial`.
+        baselines: sets to compare with; None takes `default_baselines`.
+        initial: the codes before their first step, compared as `initial`; without draws.
+        sampler: draws of the set's codes, which a set whose codes have a spread needs.
+        labeller: what labelled the set, for real images with labels of the same kind.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
         records: folder in which every tested student is kept at once, and found by later calls: an evaluation that
             was killed goes on where it was. None keeps none.
@@ -75,7 +84,7 @@ def evaluate(
 
     Raises:
         UserError: an unknown protocol, settings out of range, a set whose classes or image size are not the data's,
-            a baseline that the data cannot give.
+            a baseline that the data cannot give, codes with a spread without a sampler.
     """
     protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
     if repeats < 1:
@@ -85,17 +94,15 @@ def evaluate(
     if not factories:
         raise UserError("networks is empty; name at least one, or leave it null for the protocol's")
     data.setup()
-    sets: list[Baseline] = [FixedSet(DISTILLED, distilled.images, distilled.labels), *baselines]
-    check_set(distilled, data)
-    if initial is not None:
-        check_set(initial, data)
-        sets.insert(1, FixedSet(INITIAL, initial.images, initial.labels))
+    for part in filter(None, (distilled, initial)):
+        check_set(part, data)
+    sets = _own_sets(distilled, initial, protocol, sampler, seed)
+    sets += default_baselines(distilled, labeller) if baselines is None else baselines
     _check_names(sets)
 
-    counts = torch.bincount(distilled.labels, minlength=data.spec.num_classes).tolist()
-    setting = Setting(data, counts, seed)
+    setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller)
     given = {
-        (part.name, repeat): part.set_for(repeat, setting)
+        (part.name, repeat): TrainingSet(*part.set_for(repeat, setting))
         for part in sets
         for repeat in range(part.repeats or repeats)
     }
@@ -143,6 +150,7 @@ def evaluate(
         )
         for student, outcome in ((student, outcomes[student]) for student in students)
     )
+    storages = {part.name: part.storage(given[part.name, 0], setting) for part in sets}
     facts = {
         "seed": seed,
         "repeats": repeats,
@@ -152,8 +160,43 @@ def evaluate(
         "test_split_fingerprint": data.spec.fingerprint,
         "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
         "device": str(device),
+        "labels": distilled.manifest.get("labels"),
+        "cost": {
+            student.set: {
+                "storage": storages[student.set].to_dict(),
+                "training": given[student.set, student.repeat]
+                .cost(protocol, student.epochs, student.batch_size or protocol.batch_size)
+                .to_dict(),
+            }
+            for student in students
+        },
     }
     return Report(rows, {protocol.id: protocol.hash}, facts)
+
+
+def _own_sets(
+    distilled: DistilledSet,
+    initial: DistilledSet | None,
+    protocol: Protocol,
+    sampler: Sampler | None,
+    seed: int,
+) -> list[Baseline]:
+    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
+    samples = None
+    if distilled.is_distribution and protocol.samples:
+        if sampler is None:
+            raise UserError(
+                f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
+                f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+            )
+        n, size = len(distilled.images), distilled.image_size
+        samples = draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
+    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
+    if distilled.soft_labels is not None:
+        sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
+    if initial is not None:
+        sets.append(StoredSet(INITIAL, initial))
+    return sets
 
 
 def check_set(distilled: DistilledSet, data: EvaluationData) -> None:

@@ -9,11 +9,11 @@ import inspect
 import json
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ldd.augment import SiameseAugmentation
 from ldd.errors import UserError
@@ -27,6 +27,10 @@ WARM_UP_START = 1e-7
 """Share of the learning rate at which the warm-up starts (the released GLaD and LD3M code)."""
 
 _PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
+_CHOICES = ("rates", "samples", "mean_images")  # fields that are checked rather than converted
+
+Rates = Literal["warm_up", "drop"]
+"""Courses of the learning rate, see `schedule` and `drop`."""
 
 
 def schedule(epoch: int, epochs: int) -> float:
@@ -40,6 +44,14 @@ def schedule(epoch: int, epochs: int) -> float:
     if epoch <= half:
         return WARM_UP_START + (1 - WARM_UP_START) * epoch / half
     return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
+
+
+def drop(epoch: int, epochs: int) -> float:
+    """The peak up to epoch floor(epochs / 2), a tenth of it from the next on (released MTT and D3 evaluation)."""
+    return 1.0 if epoch <= epochs // 2 else 0.1
+
+
+_RATES: dict[Rates, Callable[[int, int], float]] = {"warm_up": schedule, "drop": drop}
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,11 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a student is trained and tested: SGD with momentum, one schedule, siamese augmentation, hard labels.
+    """How a student is trained and tested: SGD with momentum, one schedule, siamese augmentation, cross-entropy.
 
-    The accuracy is that of the last epoch on the test split; no epoch, rate or network is chosen by it.
+    With soft labels q the loss is the mean of -sum_k q_k log p_k over a batch (as D3 and Qin et al., arXiv 2406.10485,
+    train), with hard ones the same with q one-hot. The accuracy is that of the last epoch on the test split; no epoch,
+    rate or network is chosen by it.
 
     Attributes:
         id: name that every result carries.
@@ -91,6 +105,11 @@ class Protocol:
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
         test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
+        rates: course of the learning rate: `warm_up` (`schedule`) or `drop` (`drop`).
+        samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
+            "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
+        mean_images: whether they take part beside the draws: `always`, `soft` (with soft labels only, as in D3's
+            released code) or `never`.
         source: where the numbers come from (prose; not part of the hash).
     """
 
@@ -107,6 +126,9 @@ class Protocol:
     weight_ema: bool = False
     full_data_batch_size: int | None = None
     test_every: int = 1
+    rates: Rates = "warm_up"
+    samples: int | Literal["fresh"] = "fresh"
+    mean_images: Literal["always", "soft", "never"] = "always"
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -122,6 +144,14 @@ class Protocol:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"protocol {self.id}: {name} ({value}) must be at least {least}")
+        choices = {"rates": tuple(_RATES), "mean_images": ("always", "soft", "never")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be one of {', '.join(known)}"
+                )
+        if self.samples != "fresh" and (not isinstance(self.samples, int) or self.samples < 0):
+            raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
         SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
         for name, value in {"lr": self.lr, **self.network_lr}.items():
             if not value > 0:
@@ -170,6 +200,7 @@ class Protocol:
                 weight_ema=bool(content.get("weight_ema", False)),
                 full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
                 test_every=int(content.get("test_every", 1)),
+                **{name: content[name] for name in _CHOICES if name in content},
                 source=str(content.get("source", "")),
             )
         except UserError:
@@ -194,6 +225,10 @@ class Protocol:
     def factories(self) -> dict[str, NetworkFactory]:
         """Builders of the default networks by name."""
         return {name: spec.factory() for name, spec in self.networks.items()}
+
+    def lr_at(self, epoch: int, epochs: int) -> float:
+        """Share of the peak learning rate in `epoch` (from 0) of `epochs`."""
+        return _RATES[self.rates](epoch, epochs)
 
     def peak_lr(self, network: type) -> float:
         """Peak learning rate of a network's class."""

@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Self
@@ -13,13 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ldd.errors import UserError
+from ldd.evaluation.dimensions import cost, recovery
 from ldd.files import atomic_file, read_json, write_json
 
 CSV_NAME = "evaluation.csv"
 JSON_NAME = "evaluation.json"
 DISTILLED = "distilled"
+DISTILLED_HARD = "distilled_hard"
+"""The distilled images with hard labels, where the set has soft ones."""
+
 REFERENCE = "random_real"
 """The set that the distilled one is measured against: real images at an equal budget."""
+
+OF_A_STEP = (DISTILLED, DISTILLED_HARD)
+"""Sets that another training step changes."""
 
 MEAN_UNSEEN = "mean_unseen"
 
@@ -55,8 +62,8 @@ class Row:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """New rows replace all earlier ones with their key; of all sets, only the distilled one differs by step."""
-        return self.step if self.set == DISTILLED else None, self.protocol, self.set, self.network
+        """New rows replace all earlier ones with their key; of all sets, only the distilled ones differ by step."""
+        return self.step if self.set in OF_A_STEP else None, self.protocol, self.set, self.network
 
     @classmethod
     def from_text(cls, text: Mapping[str, str]) -> Self:
@@ -185,6 +192,19 @@ class Report:
         facts = {**self.facts, "sets": sets} if sets else self.facts
         return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, facts)
 
+    def beside(self, others: "Report") -> "Report":
+        """These rows, then those of sets that do not depend on the step, as if of this step; facts of both."""
+        moved = tuple(replace(row, step=self.step) for row in others.rows)
+        merged = {
+            key: {**others.facts.get(key, {}), **self.facts.get(key, {})}
+            for key in ("images_per_set", "cost")
+        }
+        return Report(
+            self.rows + moved,
+            {**others.protocols, **self.protocols},
+            {**others.facts, **self.facts, **merged},
+        )
+
     def check_protocol(self, name: str, contents: str) -> None:
         """Refuse to mix two protocols under one id.
 
@@ -241,9 +261,11 @@ class Report:
             "accuracy": {s: {n: asdict(score) for n, score in of.items()} for s, of in scores.items()},
             MEAN_UNSEEN: {name: asdict(score) for name, score in self.mean_unseen().items()},
             f"gain_over_{REFERENCE}": self.gains(),
+            "recovery": recovery(self),
             "history": self._history(),
             "protocols": dict(self.protocols),
             **self.facts,
+            "cost": cost(self),
         }
 
     def _history(self) -> list[dict[str, Any]]:

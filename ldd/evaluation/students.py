@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from ldd.augment import SiameseAugmentation
 from ldd.classes import DataSpec, Labelled, to_unit_range
-from ldd.evaluation.protocols import Protocol, schedule
+from ldd.evaluation.protocols import Protocol
+from ldd.evaluation.training_set import TrainingSet, by_epoch
 from ldd.networks import NetworkFactory, accuracy, train_classifier
 from ldd.seeding import derive_seed, seeded
 
@@ -73,19 +74,19 @@ class Lesson:
     factories: Mapping[str, NetworkFactory]
     seed: int
 
-    def run(self, student: Student, training: Labelled, test: Labelled) -> Outcome:
+    def run(self, student: Student, training: Labelled | TrainingSet, test: Labelled) -> Outcome:
         """Train and test one student.
 
         Args:
             student: which.
-            training: (N, 3, H, W) uint8 with labels (N,), on the device to train on.
-            test: the test split in the same form, on the same device.
+            training: what it learns from, on the device to train on.
+            test: the test split, (M, 3, H, W) uint8 with labels (M,), on the same device.
         """
         device = training.images.device
         started = time.perf_counter()
         with torch.inference_mode(False), one_thread() if device.type == "cpu" else nullcontext():
             # Under Lightning's validation the labels are inference tensors, which a loss may not keep for backward.
-            training = Labelled(training.images, training.labels.clone())
+            training = training._replace(labels=training.labels.clone())
             network = fresh_network(
                 self.factories[student.network], self.spec, self.seed, student.network, student.repeat
             )
@@ -110,7 +111,7 @@ def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str,
 
 def train_student(
     network: nn.Module,
-    training: Labelled,
+    training: Labelled | TrainingSet,
     spec: DataSpec,
     protocol: Protocol,
     *,
@@ -122,7 +123,7 @@ def train_student(
 
     Args:
         network: freshly initialised, on the device of the images.
-        training: (N, 3, H, W) uint8 with labels (N,).
+        training: what it learns from, on the network's device.
         spec: gives the normalisation.
         protocol: gives everything else.
         epochs: passes over the images.
@@ -132,6 +133,7 @@ def train_student(
     Returns:
         What is to be tested: `network` itself, or the average of its weights where the protocol says so.
     """
+    training = TrainingSet(*training)
     average = EpochAverage(network) if protocol.weight_ema else None
     train_classifier(
         network,
@@ -145,11 +147,12 @@ def train_student(
             momentum=protocol.momentum,
             weight_decay=protocol.weight_decay,
         ),
-        scheduler=partial(LambdaLR, lr_lambda=lambda epoch: schedule(epoch, epochs)),
+        scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
         augmentation=SiameseAugmentation(protocol.augmentations),
         normalise=partial(as_input, spec),
         seed=seed,
         on_epoch=average.update if average else None,
+        by_epoch=by_epoch(training, protocol, epochs, seed),
     )
     return network if average is None else average.network
 

@@ -1,6 +1,7 @@
 """Dealing students: over ranks, then over worker processes on a CPU or one after another on an accelerator."""
 
 import os
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -19,12 +20,13 @@ from ldd.classes import Labelled
 from ldd.cores import available_cores
 from ldd.errors import UserError
 from ldd.evaluation.students import Lesson, Outcome, Student
+from ldd.evaluation.training_set import TrainingSet
 from ldd.parent import end_with_parent
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
-Sets = Mapping[tuple[str, int], Labelled]
-"""(set, repeat) -> images (N, 3, H, W) uint8 and labels (N,), on the CPU."""
+Sets = Mapping[tuple[str, int], Labelled | TrainingSet]
+"""(set, repeat) -> what its students learn from, on the CPU."""
 
 NumWorkers = int | Literal["auto"]
 """Worker processes on a CPU: 1 trains in this process; "auto" takes one per core, shared by the ranks of a machine."""
@@ -58,7 +60,7 @@ def run_students(
         lesson: what they share; with more than one worker its factories are pickled.
         students: the same list on every rank.
         sets: what they learn from.
-        test: the test split, in the same form as a set.
+        test: the test split, (M, 3, H, W) uint8 with labels (M,), on the CPU.
         device: where students are trained.
         num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
         done: called for each student of this rank.
@@ -109,13 +111,10 @@ def count_workers(num_workers: NumWorkers) -> int:
 def _here(
     lesson: Lesson, students: Sequence[Student], sets: Sets, test: Labelled, device: torch.device
 ) -> Results:
-    test = _to(device, test)
+    test = Labelled(*(part.to(device) for part in test))
     for student in students:
-        yield student, lesson.run(student, _to(device, sets[student.set, student.repeat]), test)
-
-
-def _to(device: torch.device, data: Labelled) -> Labelled:
-    return Labelled(data.images.to(device), data.labels.to(device))
+        parts = (None if part is None else part.to(device) for part in sets[student.set, student.repeat])
+        yield student, lesson.run(student, TrainingSet(*parts), test)  # type: ignore[arg-type]
 
 
 def _in_workers(
@@ -126,9 +125,9 @@ def _in_workers(
     _check_sendable(lesson)
     arrays: dict[int, Array] = {}
 
-    def shared(data: Labelled) -> tuple[Array, Array]:
+    def shared(data: Labelled | TrainingSet) -> tuple[Array | None, ...]:
         # One array object per tensor: joblib writes each object to its temporary file once.
-        return tuple(arrays.setdefault(id(part), part.numpy()) for part in data)  # type: ignore[return-value]
+        return tuple(None if part is None else arrays.setdefault(id(part), part.numpy()) for part in data)
 
     numerics, test_arrays = _Numerics.of_this_process(), shared(test)
     tasks = (
@@ -186,14 +185,18 @@ def _work(
     numerics: _Numerics,
     lesson: Lesson,
     student: Student,
-    training: tuple[Array, Array],
+    training: tuple[Array | None, ...],
     test: tuple[Array, Array],
 ) -> tuple[Student, Outcome]:
     """What a worker process runs."""
     end_with_parent()
     numerics.apply()
-    return student, lesson.run(student, Labelled(*map(_tensor, training)), Labelled(*map(_tensor, test)))
+    learned = TrainingSet(*(None if part is None else _tensor(part) for part in training))  # type: ignore[arg-type]
+    return student, lesson.run(student, learned, Labelled(*map(_tensor, test)))
 
 
 def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.array(array))  # a copy: what joblib maps is read-only
+    with warnings.catch_warnings():
+        # What joblib maps is read-only, and nobody writes to it; a copy might not fit into memory.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
-from ldd.classes import to_unit_range
+from ldd.classes import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
 from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.initializers.base import Initializer
 from ldd.priors import Prior
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of what `normalised_input` does, whatever the data's own normalisation is."""
 
 
 class RealEncodings(Initializer):

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.functional.classification import multiclass_stat_scores
 
 from ldd.augment import SiameseAugmentation
+from ldd.classes import Labelled
 from ldd.errors import UserError
 from ldd.seeding import generator, seeded
 
@@ -40,6 +41,7 @@ def train_classifier(
     normalise: Transform | None = None,
     seed: int = 0,
     on_epoch: Callable[[int, Tensor], None] | None = None,
+    by_epoch: Callable[[int], Labelled] | None = None,
 ) -> float:
     """Train `network` in place with cross-entropy; it is left in training mode.
 
@@ -57,6 +59,7 @@ def train_classifier(
         normalise: applied to each batch before augmentation.
         seed: of shuffling, augmentation and dropout.
         on_epoch: called after each epoch with its number (from 0) and mean loss, a 0-d tensor on the device.
+        by_epoch: gives the images and labels of an epoch (from 0) in the place of `images` and `labels`.
 
     Returns:
         Mean training loss over the images of the last epoch.
@@ -76,6 +79,8 @@ def train_classifier(
         steps = optimizer(network.parameters())
         schedule = scheduler(steps) if scheduler else None
         for epoch in range(epochs):
+            if by_epoch:
+                images, labels = by_epoch(epoch)
             network.train()
             total = torch.zeros((), device=images.device)
             with seeded(seed, "dropout", epoch, device=images.device):

@@ -1,8 +1,8 @@
 """What an objective is given in each step, and what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,6 +14,10 @@ from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
+from ldd.trajectories import ExpertNeed as ExpertNeed
+
+CODES, DECODER = "codes", "decoder"
+"""Names of optimizers. A term that names `CODES` steps `DECODER` as well, where the prior has trainable weights."""
 
 Embed = Callable[[Tensor, Tensor], Tensor]
 """Maps images (n, C, H, W) in [-1, 1] and their labels, (n,) on the CPU, to something per image, (n, ...)."""
@@ -26,14 +30,16 @@ class Term:
     Attributes:
         name: log key, `train/<name>` beside `train/loss`.
         value: scalar with graph (constant-memory forms return a surrogate whose gradient is the right one).
-        optimizers: names of the optimizers that step.
+        optimizers: names of the optimizers that step, see also `CODES`.
         report: the number to log where `value` is a surrogate.
+        metrics: further numbers to log, `train/<name>`; like the value they are summed over ranks.
     """
 
     name: str
     value: Tensor
     optimizers: tuple[str, ...]
     report: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class StepContext(Protocol):
@@ -46,24 +52,28 @@ class StepContext(Protocol):
         spec: classes, image size and normalisation.
         classes: labels of this rank's shard, (K',) int64 on the CPU.
         rows: this rank's codes, (N',) int64, class-major.
+        rows_on_host: the same on the CPU.
         labels: their labels, (N',).
         labels_on_host: the same on the CPU.
         num_codes: N, over all ranks.
         all_labels: labels of all codes, (N,).
         all_labels_on_host: the same on the CPU.
         core_set: the real images that are matched.
+        stochastic: whether draws of one code differ.
     """
 
     step: int
     spec: DataSpec
     classes: Tensor
     rows: Tensor
+    rows_on_host: Tensor
     labels: Tensor
     labels_on_host: Tensor
     num_codes: int
     all_labels: Tensor
     all_labels_on_host: Tensor
     core_set: RealImages
+    stochastic: bool
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
         """CPU generator derived from (seed, step, purpose, label)."""
@@ -83,8 +93,16 @@ class StepContext(Protocol):
         `then` is applied to each chunk inside its activation checkpoint, so that memory stays flat in n.
         """
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...)."""
+    def decode_batches(
+        self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
+    ) -> list[Tensor]:
+        """As `decode`, for each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
+
+    def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
+        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
+
+        With `at` (n',) and `total`: values (total, ...) of anything else of which this rank has those at `at`.
+        """
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as networks see them."""
@@ -103,8 +121,12 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Optimizers by the names that terms use."""
+        """Optimizers by the names that terms use, of the prior's trainable weights as well."""
 
     @abstractmethod
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
         """Networks used for matching: the evaluation marks all others as unseen."""
+
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """Expert trajectories that must be recorded before the first step; most objectives need none."""
+        return ()

@@ -11,8 +11,8 @@ from ldd.augment import OPERATIONS, SiameseAugmentation
 from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory
-from ldd.objectives.base import Embed, Objective, StepContext, Term
-from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
+from ldd.objectives.base import CODES, Embed, Objective, StepContext, Term
+from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
 
 
@@ -31,7 +31,10 @@ class DistributionMatching(Objective):
         lr_conditioning: SGD learning rate of c (published: 1).
         lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
             lr_latents.
-        momentum: of both.
+        momentum: of all of these.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
+            3e-4); without effect on a frozen prior.
+        weight_decay_decoder: of that Adam (published: 1e-5).
         real_batch: real images per class and step; a class with fewer is an error.
         network: the matching network, newly initialised each step and never trained.
         augmentation: differentiable siamese augmentation strategies; empty for none.
@@ -47,6 +50,8 @@ class DistributionMatching(Objective):
         lr_conditioning: float = 1.0,
         lr_spread: float | None = None,
         momentum: float = 0.5,
+        lr_decoder: float = 3e-4,
+        weight_decay_decoder: float = 1e-5,
         real_batch: int = 256,
         network: NetworkFactory = ConvNet,
         augmentation: Sequence[str] = tuple(OPERATIONS),
@@ -59,6 +64,7 @@ class DistributionMatching(Objective):
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         check_sgd(self.rates, momentum)
+        self.decoder_rates = (lr_decoder, weight_decay_decoder)
         self.real_batch = real_batch
         self.network = network
         self.augmentation = SiameseAugmentation(augmentation)
@@ -88,7 +94,7 @@ class DistributionMatching(Objective):
             real_features.unflatten(0, (num_classes, self.real_batch)),
             synthetic_features.unflatten(0, (num_classes, images_per_class)),
         )
-        yield Term("distribution", loss, ("codes",))
+        yield Term("distribution", loss, (CODES,))
 
     def _joint_term(self, context: StepContext, embed: Embed) -> Term:
         """Every rank computes the whole loss and sends its own images their part of the gradient."""
@@ -107,13 +113,13 @@ class DistributionMatching(Objective):
         return Term(
             "distribution",
             (own * gradient[context.rows]).sum(),
-            ("codes",),
+            (CODES,),
             report=share * loss.detach(),
         )
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group."""
-        return {"codes": sgd_on_codes(codes, self.rates, self.momentum)}
+        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
+        return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
         """The one matching network."""

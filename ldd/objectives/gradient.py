@@ -14,8 +14,8 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
-from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
+from ldd.objectives.base import CODES, Objective, StepContext, Term
+from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
@@ -32,7 +32,10 @@ class GradientMatching(Objective):
         lr_conditioning: SGD learning rate of c (published: 0.1).
         lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
             lr_latents.
-        momentum: of both.
+        momentum: of all of these.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
+            3e-4); without effect on a frozen prior.
+        weight_decay_decoder: of that Adam (published: 1e-5).
         real_batch: real images per class and step; a class with fewer is an error.
         network: the matching network.
         outer_loop: steps per network (published by LD3M: 1, so that it is never trained).
@@ -51,6 +54,8 @@ class GradientMatching(Objective):
         lr_conditioning: float = 0.1,
         lr_spread: float | None = None,
         momentum: float = 0.5,
+        lr_decoder: float = 3e-4,
+        weight_decay_decoder: float = 1e-5,
         real_batch: int = 256,
         network: NetworkFactory = ConvNet,
         outer_loop: int = 1,
@@ -73,6 +78,7 @@ class GradientMatching(Objective):
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         check_sgd(self.rates, momentum)
+        self.decoder_rates = (lr_decoder, weight_decay_decoder)
         self.real_batch = real_batch
         self.network = network
         self.outer_loop = outer_loop
@@ -108,7 +114,7 @@ class GradientMatching(Objective):
             loss.backward()
             total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
-        yield Term("gradient", (images * gradient).sum(), ("codes",), report=total)
+        yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)
         if (context.step + 1) % self.outer_loop:
             self._train(network, context)
 
@@ -152,8 +158,8 @@ class GradientMatching(Objective):
         self._trained = dict(state)
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group."""
-        return {"codes": sgd_on_codes(codes, self.rates, self.momentum)}
+        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
+        return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
         """The one matching network."""

@@ -2,10 +2,32 @@
 
 from collections.abc import Mapping
 
-from torch.optim import SGD
+from torch.optim import SGD, Adam, Optimizer
 
 from ldd.codes import Codes
 from ldd.errors import UserError
+from ldd.objectives.base import CODES, DECODER
+from ldd.priors import Prior
+
+
+def synthesis_optimizers(
+    codes: Codes,
+    prior: Prior,
+    learning_rates: Mapping[str, float],
+    momentum: float,
+    lr_decoder: float,
+    weight_decay_decoder: float,
+) -> dict[str, Optimizer]:
+    """SGD over the codes and, where the prior has trainable weights, Adam over those (D3 as released).
+
+    Raises:
+        UserError: as of `sgd_on_codes`.
+    """
+    decoder = list(prior.trainable())
+    found: dict[str, Optimizer] = {CODES: sgd_on_codes(codes, learning_rates, momentum)}
+    if decoder:
+        found[DECODER] = Adam(decoder, lr=lr_decoder, weight_decay=weight_decay_decoder)
+    return found
 
 
 def code_rates(latents: float, conditioning: float, spread: float | None) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Trajectory matching (MTT): training on the synthetic images should move a network as the real ones do."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,13 +11,13 @@ from torch.optim import SGD, Optimizer
 
 from ldd.augment import OPERATIONS, Draws, SiameseAugmentation
 from ldd.codes import Codes
-from ldd.data.real import RealImages
 from ldd.errors import NonFiniteError, UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
-from ldd.objectives.base import Objective, StepContext, Term
-from ldd.objectives.optimizers import check_sgd, code_rates, sgd_on_codes
+from ldd.objectives.base import CODES, ExpertNeed, Objective, StepContext, Term
+from ldd.objectives.experts import ExpertSearch
+from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
-from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
+from ldd.trajectories import Trajectories
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
 """`loss(theta, images, i)`: the student's scalar loss at weights theta (P,) in inner step i; repeatable."""
@@ -52,7 +51,10 @@ class TrajectoryMatching(Objective):
         lr_conditioning: SGD learning rate of c (published: 1000).
         lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
             lr_latents.
-        momentum: of both.
+        momentum: of all of these.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
+            3e-4); without effect on a frozen prior.
+        weight_decay_decoder: of that Adam (published: 1e-5).
         expert_epochs: epochs from start to target.
         max_start_epoch: start epochs are 0..max_start_epoch - 1.
         syn_steps: the student's steps.
@@ -63,6 +65,8 @@ class TrajectoryMatching(Objective):
         num_experts: use the first so many; None uses all that were to be recorded.
         network: the matching network, the one of the experts.
         augmentation: differentiable augmentation strategies, one per student step; empty for none.
+        draws: codes that are distributions are drawn anew in every `inner_step` (as D3 does), or once per `step`,
+            which needs that many times fewer decodings.
         unroll: form of the gradient, see above.
         halved_gradient: the released LD3M code's quirk: half of the gradient with respect to the images.
 
@@ -77,6 +81,8 @@ class TrajectoryMatching(Objective):
         lr_conditioning: float = 1000.0,
         lr_spread: float | None = None,
         momentum: float = 0.5,
+        lr_decoder: float = 3e-4,
+        weight_decay_decoder: float = 1e-5,
         expert_epochs: int = 2,
         max_start_epoch: int = 2,
         syn_steps: int = 10,
@@ -87,6 +93,7 @@ class TrajectoryMatching(Objective):
         num_experts: int | None = None,
         network: NetworkFactory = ConvNet,
         augmentation: Sequence[str] = tuple(OPERATIONS),
+        draws: Literal["inner_step", "step"] = "inner_step",
         unroll: Literal["constant_memory", "full"] = "constant_memory",
         halved_gradient: bool = False,
     ) -> None:
@@ -99,23 +106,25 @@ class TrajectoryMatching(Objective):
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
         check_sgd({"step_size": lr_step_size}, momentum_step_size, "momentum_step_size")
-        self.trajectories = trajectories
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         check_sgd(self.rates, momentum)
+        self.decoder_rates = (lr_decoder, weight_decay_decoder)
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch
+        need = ExpertNeed(trajectories, network, num_experts, max_start_epoch - 1 + expert_epochs)
+        words = f"max_start_epoch ({max_start_epoch}) and expert_epochs ({expert_epochs}) reach"
+        self._search = ExpertSearch(need, words)
+        self.draws = draws
         self.syn_steps = syn_steps
         self.batch_syn = batch_syn
         self.step_size = nn.Parameter(torch.tensor(float(step_size)))
         self.lr_step_size = lr_step_size
         self.momentum_step_size = momentum_step_size
-        self.num_experts = num_experts
         self.network = network
         self.augmentation = SiameseAugmentation(augmentation)
         self.match = {"constant_memory": match_in_constant_memory, "full": match_through_all_steps}[unroll]
         self.image_factor = 0.5 if halved_gradient else 1.0
-        self._found: _Found | None = None
 
     def terms(self, context: StepContext) -> Iterator[Term]:
         """One term; its value is a surrogate with the gradients of the loss, which is what is reported."""
@@ -125,40 +134,51 @@ class TrajectoryMatching(Objective):
                 f"step {context.step}: the student's learned step size is {alpha.item():g}, no longer above 0; lower "
                 "objective.lr_step_size, or lr_latents and lr_conditioning"
             )
-        found = self._find(context)
-        own = context.decode(context.rows)
-        images = context.gather(own)
+        found = self._search.find(context)
+        shown = self._show(context)
         # Half-precision codes do not make half-precision students: their steps would vanish in the weights.
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        images = shown.images.to(torch.promote_types(shown.images.dtype, torch.float32))
         network = found.network.to(images)
         start, target = self._draw_expert(context, found.experts).to(images, non_blocking=True)
         loss = StudentLoss(
             network,
             images_to_batch=lambda batch, draws: self.augmentation(context.normalise(batch), draws),
-            labels=context.all_labels.to(images.device),
-            batches=self._draw_batches(context),
+            labels=shown.labels.to(images.device),
+            batches=shown.batches,
         )
         result = self.match(loss, start, target, images, alpha.to(images), self.syn_steps)
-        # Every rank computes the same; each takes its own rows, and a share of what is the same for all.
-        share = len(context.rows) / context.num_codes
-        gradient = self.image_factor * result.images[context.rows]
-        surrogate = (own * gradient.to(own.dtype)).sum() + share * result.step_size * self.step_size
-        yield Term("trajectory", surrogate, ("codes", "step_size"), report=share * result.loss)
+        # Every rank computes the same; each takes its own images, and a share of what is the same for all.
+        share = len(shown.at) / len(images)
+        gradient = self.image_factor * result.images[shown.at]
+        surrogate = (
+            shown.own * gradient.to(shown.own.dtype)
+        ).sum() + share * result.step_size * self.step_size
+        metrics = {"step_size": share * alpha}
+        yield Term("trajectory", surrogate, (CODES, "step_size"), share * result.loss, metrics)
 
-    def _find(self, context: StepContext) -> "_Found":
-        if self._found is None or self._found.core_set is not context.core_set:
-            core_set, network = context.core_set, context.network(self.network)
-            setting = ExpertSetting.of(context.spec, core_set.keys, core_set.labels, network)
-            experts = find_trajectories(self.trajectories, setting, self.num_experts)
-            needed = self.max_start_epoch - 1 + self.expert_epochs
-            if experts.training.epochs < needed:
-                raise UserError(
-                    f"objective.trajectories ({experts.folder}) has {experts.training.epochs} epochs, but "
-                    f"max_start_epoch ({self.max_start_epoch}) and expert_epochs ({self.expert_epochs}) reach epoch "
-                    f"{needed}; lower one of them, or record experts with --epochs {needed} or more"
-                )
-            self._found = _Found(core_set, network, experts)
-        return self._found
+    def _show(self, context: StepContext) -> "_Shown":
+        """What the student sees: each code once, or a draw of its own for every inner step."""
+        batches = self._draw_batches(context)
+
+        def send(rows: Tensor) -> Tensor:
+            return rows.to(context.rows.device, non_blocking=True)
+
+        if not context.stochastic or self.draws == "step":
+            own = context.decode(context.rows)
+            shown = [(send(rows), draws) for rows, draws in batches]
+            return _Shown(own, context.gather(own), context.all_labels, context.rows, shown)
+        rows = torch.cat([rows for rows, _ in batches])
+        mine = torch.isin(rows, context.rows_on_host)
+        at = send(mine.nonzero().flatten())
+        own = torch.cat(
+            context.decode_batches(
+                [rows[torch.isin(rows, context.rows_on_host)] for rows, _ in batches], purpose="trajectory"
+            )
+        )
+        images = context.gather(own, at, len(rows))
+        places = send(torch.arange(len(rows))).split([len(rows) for rows, _ in batches])
+        shown = [(place, draws) for place, (_, draws) in zip(places, batches, strict=True)]
+        return _Shown(own, images, context.all_labels[send(rows)], at, shown)
 
     def _draw_expert(self, context: StepContext, experts: Trajectories) -> Tensor:
         """Weights at the start and at the target, (2, P)."""
@@ -174,7 +194,7 @@ class TrajectoryMatching(Objective):
         return weights
 
     def _draw_batches(self, context: StepContext) -> list[tuple[Tensor, Draws]]:
-        """Rows and augmentation draws of every student step."""
+        """Rows, on the CPU, and augmentation draws of every student step."""
         total = context.num_codes
         size = total if self.batch_syn is None else self.batch_syn
         if size > total:
@@ -186,13 +206,13 @@ class TrajectoryMatching(Objective):
         while len(batches) < self.syn_steps:
             for rows in torch.randperm(total, generator=order).split(size):
                 draws = self.augmentation.draw(len(rows), augmentation, one_strategy=True)
-                batches.append((rows.to(context.rows.device, non_blocking=True), draws))
+                batches.append((rows, draws))
         return batches[: self.syn_steps]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, and SGD over the step size."""
+        """SGD over the codes, one learning rate for each group, Adam over a trained decoder, SGD over the step size."""
         return {
-            "codes": sgd_on_codes(codes, self.rates, self.momentum),
+            **synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates),
             "step_size": SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size),
         }
 
@@ -200,14 +220,27 @@ class TrajectoryMatching(Objective):
         """The one matching network."""
         return (self.network,)
 
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """Those of `trajectories`."""
+        return (self._search.need,)
 
-@dataclass(frozen=True)
-class _Found:
-    """What the first step looked up: kept outside of the module's state."""
 
-    core_set: RealImages
-    network: Network
-    experts: Trajectories
+class _Shown(NamedTuple):
+    """Images of one step.
+
+    Attributes:
+        own: this rank's, (n, C, H, W) with graph.
+        images: all, (M, C, H, W) without.
+        labels: of all, (M,).
+        at: places of this rank's among them, (n,).
+        batches: places and augmentation draws of each inner step.
+    """
+
+    own: Tensor
+    images: Tensor
+    labels: Tensor
+    at: Tensor
+    batches: list[tuple[Tensor, Draws]]
 
 
 class StudentLoss:

@@ -1,12 +1,14 @@
 """What every frozen prior offers to codes, initialisers and objectives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from ldd.classes import ClassInfo
+from ldd.errors import UserError
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
 """`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
@@ -17,19 +19,23 @@ class Prior(nn.Module, ABC):
 
     Subclasses are final: they implement the abstract methods once and are never subclassed in turn. A prior is in
     eval mode, takes no gradients for its weights, is differentiable in latents and conditioning, and stays out of
-    checkpoints.
+    checkpoints. What `trainable` names is the exception: D3's decoders and necks.
 
     Attributes:
         image_size: height and width of decoded images in pixels.
         latent_shape: (c, h, w).
         num_steps: S, reverse-process steps `denoise` takes; 0 where there is no diffusion.
         licence: terms of the weights, copied into every artefact's manifest.
+        can_encode: whether there is an encoder; without one `encode` is refused.
+        batch_dependent: whether a decoded image depends on those decoded with it.
     """
 
     image_size: int
     latent_shape: tuple[int, int, int]
     num_steps: int
     licence: str
+    can_encode: bool = True
+    batch_dependent: bool = False
 
     def trainable(self) -> Iterable[nn.Parameter]:
         """Parameters that are optimised, checkpointed and exported with the codes; none for a frozen prior."""
@@ -38,6 +44,41 @@ class Prior(nn.Module, ABC):
     def networks(self) -> Iterable[nn.Module]:
         """Networks that every step runs, each by one plain call: what `Distiller(compile=...)` compiles; none."""
         return ()
+
+    @final
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What `trainable` gives, by name."""
+        wanted = {id(parameter) for parameter in self.trainable()}
+        return {name: value for name, value in self.named_parameters() if id(value) in wanted}
+
+    @final
+    def reset_trained(self) -> None:
+        """Give the trainable weights a new random start, from torch's global generator (`ldd.seeding.seeded`)."""
+        wanted = {id(parameter) for parameter in self.trainable()}
+        for module in self.modules():
+            if any(id(parameter) in wanted for parameter in module.parameters(recurse=False)):
+                reset: Any = module.reset_parameters  # every layer of torch has it
+                reset()
+
+    @final
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the trainable weights to those of an artefact (`DistilledSet.decoder`).
+
+        Raises:
+            UserError: they are of another decoder.
+        """
+        own = self.trained()
+        shapes = {name: list(value.shape) for name, value in own.items()}
+        given = {name: list(value.shape) for name, value in tensors.items()}
+        if shapes != given:
+            wrong = next(name for name in {**shapes, **given} if shapes.get(name) != given.get(name))
+            raise UserError(
+                f"decoder: {wrong} is {given.get(wrong, 'missing')}, this {type(self).__name__} needs "
+                f"{shapes.get(wrong, 'none')}; build the prior as the run that made the set did"
+            )
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(tensors[name])
 
     @abstractmethod
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:

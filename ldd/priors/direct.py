@@ -14,7 +14,7 @@ from ldd.priors.base import Guide, Prior
 class DirectPrior(Prior, ABC):
     """A prior that only encodes and decodes: `denoise` returns its latents, conditioning is empty (N, 0, 0).
 
-    Its final subclasses implement `encode` and `decode`.
+    Its final subclasses implement `encode` (or refuse it, with `can_encode` False) and `decode`.
     """
 
     num_steps = 0
@@ -60,6 +60,12 @@ class DirectPrior(Prior, ABC):
             UserError: always; there is no noise end.
         """
         raise UserError(self._no_diffusion("invert"))
+
+    def _no_encoder(self) -> str:
+        return (
+            f"{type(self).__name__} has no encoder; start codes with ldd.initializers.GaussianLatents, or choose "
+            "another prior"
+        )
 
     def _no_diffusion(self, wish: str) -> str:
         return (

@@ -27,6 +27,8 @@ class Data(SmallData, L.LightningDataModule):
 class StandIn(L.LightningModule):
     """Codes that brighten by one grey level per step."""
 
+    labeller = None
+
     def __init__(self):
         super().__init__()
         self.shift = torch.nn.Parameter(torch.zeros(()))
@@ -42,6 +44,9 @@ class StandIn(L.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         self.modes.append(torch.is_inference_mode_enabled())
+
+    def sample(self, generator):
+        raise AssertionError("these codes have no spread")
 
     def distilled_set(self):
         images, labels = striped(1, 3)

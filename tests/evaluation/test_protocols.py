@@ -38,6 +38,21 @@ def test_schedule_of_the_published_length():
     assert rates[-1] == pytest.approx(4e-8, rel=0.02)
 
 
+def test_drop_of_the_released_d3_loop():
+    """Its milestone is epoch E / 2 + 1, from which on the rate is a tenth."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2000 // 2 + 1], gamma=0.1)
+    expected = []
+    for _ in range(2000):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    protocol = Protocol.load("d3-1")
+    assert [protocol.lr_at(epoch, 2000) for epoch in range(2000)] == pytest.approx(expected, abs=1e-9)
+    assert [Protocol.load(f"d3-{budget}").lr for budget in (1, 2, 10)] == [5e-2, 2e-2, 5e-3]
+    assert (protocol.samples, protocol.mean_images, protocol.epochs) == ("fresh", "soft", 2000)
+
+
 def test_ld3m_as_published():
     protocol = Protocol.load("ld3m")
     assert (protocol.id, protocol.epochs, protocol.batch_size) == ("ld3m", 1000, 256)
@@ -55,7 +70,7 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 
 def test_every_shipped_protocol_builds_its_networks():
-    assert shipped() == ["ld3m", "ld3m-released", "ld3m-short", "quick"]
+    assert shipped() == ["d3-1", "d3-10", "d3-2", "ld3m", "ld3m-released", "ld3m-short", "quick"]
     for name in shipped():
         protocol = Protocol.load(name)
         assert protocol.id == name
@@ -76,6 +91,9 @@ def test_hash_covers_what_has_an_effect(tmp_path):
         {"network_lr": {"ldd.networks.VGG11": 1e-4}},
         {"networks": {}},
         {"test_every": 2},
+        {"rates": "drop"},
+        {"samples": 3},
+        {"mean_images": "never"},
     ):
         assert Protocol.load(protocol_file(tmp_path, **changes)).hash != base.hash
     assert len(base.hash) == 16
@@ -83,8 +101,17 @@ def test_hash_covers_what_has_an_effect(tmp_path):
 
 def test_a_setting_left_at_its_default_leaves_the_hash(tmp_path):
     base = Protocol.load(protocol_file(tmp_path))
-    spelt_out = {"test_every": 1, "weight_ema": False, "full_data_batch_size": None}
+    spelt_out = {"test_every": 1, "weight_ema": False, "full_data_batch_size": None, "samples": "fresh"}
     assert Protocol.load(protocol_file(tmp_path, **spelt_out)).hash == base.hash
+
+
+@pytest.mark.parametrize(
+    "change", [{"rates": "step"}, {"samples": -1}, {"samples": "many"}, {"mean_images": True}]
+)
+def test_choices(tmp_path, change):
+    [(name, value)] = change.items()
+    with pytest.raises(UserError, match=rf"protocol small: {name} \({value}\) must be"):
+        Protocol.load(protocol_file(tmp_path, **change))
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path):
@@ -131,7 +158,7 @@ def test_not_a_protocol(tmp_path, text):
 def test_unknown_protocol(name):
     with pytest.raises(
         UserError,
-        match=rf"protocol \({name}\) is not known; choose from ld3m, ld3m-released, ld3m-short, quick",
+        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, ld3m, ld3m-released",
     ):
         Protocol.load(name)
 

@@ -48,6 +48,8 @@ def experts(data, tmp_path_factory):
 class Step:
     """A step over pixels in float64: rank `rank` of `world_size`."""
 
+    stochastic = False
+
     def __init__(self, data, pixels, step=0, rank=0, world_size=1):
         self.step, self.spec, self.core_set, self.pixels = step, data.spec, data.core_set, pixels
         self.num_codes = len(pixels)
@@ -66,7 +68,7 @@ class Step:
     def decode(self, rows, then=None):
         return self.pixels[rows]
 
-    def gather(self, values):
+    def gather(self, values, at=None, total=None):
         return (self.pixels if values.ndim == 4 else self.all_labels).detach()
 
     def normalise(self, images):
@@ -94,7 +96,7 @@ def reference(experts, context, *, batch=None, through=False):
     """The loss and its gradients by one graph over all steps; `through` lets it pass through the weights too."""
     objective = objective_of(experts, batch_syn=batch)
     network = context.network(TINY)
-    start, target = objective._draw_expert(context, objective._find(context).experts).double()
+    start, target = objective._draw_expert(context, objective._search.find(context).experts).double()
     batches = objective._draw_batches(context)
     shapes = {name: value.shape for name, value in network.named_parameters()}
     images, alpha = context.pixels, torch.tensor(ALPHA, dtype=torch.float64, requires_grad=True)
@@ -133,7 +135,7 @@ def test_gradient_is_the_published_formula(data, experts):
     objective, context = objective_of(experts, augmentation=[]), Step(data, pixels_of(6))
     _, images, _ = gradients_of(objective, context)
     network, alpha = context.network(TINY), ALPHA
-    start, target = objective._draw_expert(context, objective._find(context).experts).double()
+    start, target = objective._draw_expert(context, objective._search.find(context).experts).double()
     loss = StudentLoss(
         network,
         lambda batch, draws: context.normalise(batch),
@@ -258,7 +260,7 @@ def test_memory_does_not_grow_with_the_inner_steps(data, experts):
         objective = TrajectoryMatching(experts, network=TINY, unroll=unroll, syn_steps=steps, augmentation=[])
         objective.double()
         context = Step(data, pixels_of(3))
-        objective._find(context)
+        objective._search.find(context)
         return peak_saved_bytes(lambda: next(iter(objective.terms(context))))
 
     assert peak("constant_memory", 8) == peak("constant_memory", 2)
@@ -276,7 +278,7 @@ def test_batch_norm(data, tmp_path, unroll):
     ).double()
     context = Step(data, pixels_of(3))
     assert gradients_of(objective, context)[1].isfinite().all()
-    buffers = dict(objective._find(context).network.named_buffers())
+    buffers = dict(objective._search.find(context).network.named_buffers())
     assert all(float(buffers[name]) == 0 for name in buffers if name.endswith("num_batches_tracked"))
 
 
@@ -286,7 +288,7 @@ def test_draws(data, experts):
     assert [len(rows) for rows, _ in batches] == [4, 2, 4, 2]
     assert torch.cat([batches[0][0], batches[1][0]]).sort().values.tolist() == list(range(6))
     assert not torch.equal(batches[0][0], batches[2][0])
-    found = objective._find(Step(data, pixels_of(3))).experts
+    found = objective._search.find(Step(data, pixels_of(3))).experts
     seen = set()
     for step in range(60):
         weights = objective._draw_expert(Step(data, pixels_of(3), step), found)

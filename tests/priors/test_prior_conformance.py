@@ -10,7 +10,13 @@ from diffusers import AutoencoderTiny
 from tiny_prior import CLASSES, tiny_autoencoder
 
 from ldd.classes import ClassInfo
-from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
+from ldd.priors import (
+    AutoencoderPrior,
+    DeconvolutionPrior,
+    LatentDiffusionPrior,
+    NeckPrior,
+    PixelPrior,
+)
 from ldd.priors.loading import EMBEDDED
 from ldd.seeding import generator, seeded
 
@@ -42,6 +48,25 @@ class TestTinyAutoencoderPrior(PriorConformance):
         with seeded(0, "taesd"):
             tiny_autoencoder(AutoencoderTiny).save_pretrained(tmp_path)
         return AutoencoderPrior(str(tmp_path), image_size=32)
+
+
+class TestDeconvolutionPrior(PriorConformance):
+    @pytest.fixture(params=[("small", {"width": 32}), ("medium", {"width": 16}), ("large", {"width": 16})])
+    def prior(self, request):
+        size, arguments = request.param
+        return DeconvolutionPrior(size, 32, **arguments)
+
+
+class TestReleasedDeconvolutionPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self):
+        return DeconvolutionPrior(image_size=32, preset="faithful", width=32)
+
+
+class TestNeckPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, kl_folder):
+        return NeckPrior(str(kl_folder), width=16)
 
 
 class TestLatentDiffusionPrior(PriorConformance):

@@ -13,13 +13,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from ldd.classes import ClassInfo
+from ldd.classes import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
 from ldd.data import imagenet
 from ldd.data.pruning.preprocessing import Preprocessing, Size
 from ldd.errors import UserError
 from ldd.files import read_tensors, sha256
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LISTED = 5  # keys spelt out in a message
 
 
@@ -79,8 +78,8 @@ class Classifier:
         return Preprocessing(
             resize=(own.resize_size[0] if own else 256) if resize is None else resize,
             crop=(own.crop_size[0] if own else 224) if crop is None else crop,
-            mean=tuple((own.mean if own else _IMAGENET_MEAN) if mean is None else mean),
-            std=tuple((own.std if own else _IMAGENET_STD) if std is None else std),
+            mean=tuple((own.mean if own else IMAGENET_MEAN) if mean is None else mean),
+            std=tuple((own.std if own else IMAGENET_STD) if std is None else std),
             interpolation=own.interpolation.value if own else "bilinear",
         )
 

@@ -1,0 +1,147 @@
+"""Expert trajectories recorded by the run that needs them."""
+
+from collections.abc import Sequence
+
+import lightning as L
+
+from ldd.augment import OPERATIONS
+from ldd.data import DistillationData
+from ldd.distiller import Distiller
+from ldd.errors import UserError
+from ldd.experts import record_experts
+from ldd.seeding import seeded
+from ldd.trajectories import ExpertNeed, ExpertSetting, find_trajectories
+
+
+class RecordExperts(L.Callback):
+    """Before the first step, records the experts that the objective and the labels read and that are not there.
+
+    They are trained on the run's core-set, with the network and into the folder that their reader names, so that
+    recipe and experts cannot differ. An interrupted recording goes on where it stopped; one process records while the
+    others wait. Experts shared by many runs are better recorded once, by `latentdd experts`.
+
+    Args:
+        num_experts: how many; 0 records none. An objective's own `num_experts` may ask for fewer, not more.
+        epochs: passes over the core-set; None takes as many as are read.
+        batch_size: images per step.
+        learning_rate: of SGD, constant.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        augmentation: siamese augmentation strategies, one per batch; empty for none.
+        seed: of initial weights, shuffling and augmentation; not the run's, so that runs of all seeds share experts.
+
+    Raises:
+        UserError: a negative number; when the run starts, fewer experts or epochs than the objective asks for, or what
+            `record_experts` refuses.
+    """
+
+    def __init__(
+        self,
+        num_experts: int = 0,
+        epochs: int | None = None,
+        batch_size: int = 256,
+        learning_rate: float = 0.01,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        augmentation: Sequence[str] = tuple(OPERATIONS),
+        seed: int = 0,
+    ) -> None:
+        if num_experts < 0:
+            raise UserError(f"experts.num_experts ({num_experts}) must be 0 (none) or more")
+        self.num_experts = num_experts
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.augmentation = tuple(augmentation)
+        self.seed = seed
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record what is missing, unless no step is taken."""
+        if not self.num_experts:
+            return
+        assert isinstance(pl_module, Distiller)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, DistillationData)
+        needs = needs_of(pl_module, steps=trainer.max_steps != 0)
+        if not needs and trainer.max_steps != 0:
+            raise UserError(
+                f"experts.num_experts ({self.num_experts}): {type(pl_module.objective).__name__} reads no experts; set "
+                "it to 0, or give the objective a folder (trajectories)"
+            )
+        if trainer.is_global_zero:
+            shown = trainer.progress_bar_callback is not None
+            self.record(needs, data, str(pl_module.device), progress=shown)
+        trainer.strategy.barrier()
+
+    def record(
+        self,
+        needs: Sequence[ExpertNeed],
+        data: DistillationData,
+        device: str = "auto",
+        *,
+        epochs: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """Record what is missing of what `needs` name.
+
+        Args:
+            needs: of the objective, of the labels.
+            data: set up; its core-set is what the experts learn.
+            device: where they train.
+            epochs: at least so many where these settings name none.
+            progress: show a bar with the loss and the time left.
+
+        Raises:
+            UserError: see the class.
+        """
+        # Readers of the same experts need the longer of their epochs.
+        epochs = max([epochs, *(need.epochs for need in needs)])
+        for need in needs:
+            self._record(need, data, epochs if self.epochs is None else self.epochs, device, progress)
+
+    def _record(
+        self, need: ExpertNeed, data: DistillationData, epochs: int, device: str, progress: bool
+    ) -> None:
+        for name, given, asked in (
+            ("num_experts", self.num_experts, need.num_experts or 1),
+            ("epochs", epochs, need.epochs),
+        ):
+            if given < asked:
+                raise UserError(
+                    f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; raise it"
+                )
+        if self._is_there(need, data):
+            return
+        record_experts(
+            data,
+            need.network,
+            num_experts=self.num_experts,
+            epochs=epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            device=device,
+            out=need.trajectories,
+            progress=progress,
+        )
+
+    def _is_there(self, need: ExpertNeed, data: DistillationData) -> bool:
+        with seeded(self.seed, "expert's layers"):  # only they matter here
+            network = need.network(data.spec.num_classes, data.spec.image_size)
+        setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, network)
+        try:
+            found = find_trajectories(need.trajectories, setting, need.num_experts)
+        except UserError:  # none, or not all of them
+            return False
+        return found.training.epochs >= need.epochs
+
+
+def needs_of(model: Distiller, *, steps: bool = True) -> list[ExpertNeed]:
+    """What a run reads: its labels, and, where it takes any `steps`, its objective."""
+    of_labels = () if model.labels is None else model.labels.experts()
+    return [*(model.objective.experts() if steps else ()), *of_labels]

@@ -1,0 +1,104 @@
+"""A recipe of `latentdd fit` as other verbs read it: parsed and checked, built part by part, never run."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from ldd.callbacks import CrossArchitecture, RecordExperts
+from ldd.commands.fit import DistillationCLI
+from ldd.commands.runs import settings_of
+from ldd.data import DistillationData
+from ldd.distiller import Distiller
+from ldd.files import atomic_file
+
+
+class Recipe(DistillationCLI):
+    """Options of `latentdd fit`, resolved.
+
+    Args:
+        arguments: `--config RECIPE.yaml` and options that go over it.
+        folder: default of `trainer.default_root_dir`.
+
+    Raises:
+        SystemExit: options that `latentdd fit` would refuse, with its message and code 2.
+    """
+
+    program = "latentdd federate"
+
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        super().__init__(Distiller, str(folder), arguments)
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is run, so no folder is refused."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet."""
+
+    @cached_property
+    def _built(self) -> Namespace:
+        built: Namespace = self.parser.instantiate_classes(self.config)
+        return built
+
+    @property
+    def data(self) -> DistillationData:
+        """The data, not set up."""
+        data: DistillationData = self._built.data
+        return data
+
+    @property
+    def model(self) -> Distiller:
+        """The distiller for all classes of the data."""
+        model: Distiller = self._built.model
+        return model
+
+    @property
+    def evaluation(self) -> CrossArchitecture:
+        """How the set is evaluated."""
+        evaluation: CrossArchitecture = self._built.evaluation
+        return evaluation
+
+    @property
+    def experts(self) -> RecordExperts:
+        """How missing experts are recorded."""
+        experts: RecordExperts = self._built.experts
+        return experts
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return int(self.config.seed_everything)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is an evaluation (`trainer.limit_val_batches: 0` switches it off)."""
+        return bool(self.config.trainer.limit_val_batches != 0)
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """All settings, as `config.yaml` has them."""
+        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        settings["overwrite"] = False
+        return settings
+
+    def write(self, path: Path) -> None:
+        """Write all settings, for `latentdd fit --config`.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with atomic_file(path) as beside:
+            beside.write_text(yaml.safe_dump(self.resolved, sort_keys=False), encoding="utf-8")
+
+    def changes(self, path: Path) -> list[str]:
+        """Settings that a result depends on and that differ from those in `path`, as `name: then -> now`."""
+        before = dict(settings_of(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        now = dict(settings_of(self.resolved))
+        return [
+            f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        ]

@@ -1,0 +1,120 @@
+"""The three dimensions by which D3 judges a set: what it stores, what training on it costs, what accuracy it recovers.
+
+D3 is arXiv 2403.00999; the formulas are ours, since its released code has none: storage as `ldd.storage` counts it,
+cost as the work of training one student, recovery as top-1 over all classes and as a share of what the same network
+reaches on the full training split.
+"""
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ldd.evaluation.report import Report
+
+FULL = "full_real"
+"""The set whose accuracies are the whole."""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """The work of training one student on a set.
+
+    Attributes:
+        epochs: passes.
+        images_per_epoch: images in each.
+        steps: of the optimiser, in all.
+        decodes: images that a decoder or generator made for it.
+    """
+
+    epochs: int
+    images_per_epoch: int
+    steps: int
+    decodes: int = 0
+
+    @classmethod
+    def of(cls, epochs: int, images_per_epoch: int, batch_size: int, decodes: int = 0) -> "TrainingCost":
+        """With a last batch that may be smaller."""
+        return cls(epochs, images_per_epoch, epochs * -(-images_per_epoch // batch_size), decodes)
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values, with `images`: how many were seen in all."""
+        return {**asdict(self), "images": self.epochs * self.images_per_epoch}
+
+
+def recovery(report: "Report") -> dict[str, dict[str, float]]:
+    """Set -> network (and `mean_unseen`) -> mean accuracy as a share of `full_real`'s; empty where that is missing."""
+    scores, means = report.scores(), report.mean_unseen()
+    whole = {name: score.mean for name, score in scores.get(FULL, {}).items()}
+    if FULL in means:
+        whole["mean_unseen"] = means[FULL].mean
+    found = {
+        name: {
+            **{network: score.mean for network, score in of_set.items()},
+            **({"mean_unseen": means[name].mean} if name in means else {}),
+        }
+        for name, of_set in scores.items()
+        if whole
+    }
+    return {
+        name: {network: mean / whole[network] for network, mean in of_set.items() if whole.get(network)}
+        for name, of_set in found.items()
+    }
+
+
+def cost(report: "Report") -> dict[str, dict[str, Any]]:
+    """Set -> `storage` and `training` (with `seconds`: mean over its students), of the latest evaluation."""
+    seconds: dict[str, list[float]] = {}
+    for row in report.latest():
+        seconds.setdefault(row.set, []).append(row.seconds)
+    return {
+        name: {**found, "training": {**found["training"], "seconds": statistics.fmean(seconds[name])}}
+        for name, found in report.facts.get("cost", {}).items()
+        if name in seconds
+    }
+
+
+def table(report: "Report") -> Table:
+    """A line for each set: storage, work and accuracy (mean over unseen networks, over all where all were seen)."""
+    shares, means = recovery(report), report.mean_unseen()
+    table = Table(
+        title="Storage, training cost and recovered accuracy of each set",
+        caption="IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and "
+        "seconds: to train one network; accuracy: mean over "
+        + ("unseen networks" if means else "all networks"),
+    )
+    table.add_column("set")
+    for name in (
+        "bytes",
+        "IPC",
+        "IPC, no labels",
+        "epochs",
+        "images",
+        "steps",
+        "decodes",
+        "seconds",
+        "accuracy",
+    ):
+        table.add_column(name, justify="right")
+    if shares:
+        table.add_column("of full data", justify="right")
+    for name, found in cost(report).items():
+        storage, training = found["storage"], found["training"]
+        accuracies = [score.mean for score in report.scores()[name].values()]
+        accuracy = means[name].mean if name in means else statistics.fmean(accuracies)
+        share = shares.get(name, {})
+        recovered = share.get("mean_unseen", statistics.fmean(share.values()) if share else None)
+        table.add_row(
+            Text(name),
+            f"{storage['bytes']:,}",
+            f"{storage['ipc_equivalents']:.2f}",
+            f"{storage['ipc_equivalents_without_labels']:.2f}",
+            *(f"{training[key]:,}" for key in ("epochs", "images", "steps", "decodes")),
+            f"{training['seconds']:.1f}",
+            f"{100 * accuracy:.1f}",
+            *(["" if recovered is None else f"{100 * recovered:.1f} %"] if shares else []),
+        )
+    return table

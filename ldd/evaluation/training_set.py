@@ -1,0 +1,97 @@
+"""What a student learns from: images with hard or soft labels, and draws of them where their codes have a spread."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from ldd.classes import Labelled
+from ldd.errors import UserError
+from ldd.evaluation.dimensions import TrainingCost
+from ldd.evaluation.protocols import Protocol
+from ldd.memory import SHARE_OF_FREE_MEMORY
+from ldd.seeding import generator
+
+Sampler = Callable[[torch.Generator], Tensor]
+"""One draw of every code of a set, (N, 3, H, W) uint8 on the CPU, in the order of its images."""
+
+
+class TrainingSet(NamedTuple):
+    """Images, labels and draws.
+
+    Attributes:
+        images: (N, 3, H, W) uint8; mean images where there are draws.
+        labels: (N,) int64, or (N, K) probabilities.
+        samples: (P, N, 3, H, W) uint8, P draws of each code, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    samples: Tensor | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Whether labels are probabilities."""
+        return self.labels.is_floating_point()
+
+    def has_means(self, protocol: Protocol) -> bool:
+        """Whether the images themselves take part in an epoch."""
+        if self.samples is None or protocol.mean_images == "always":
+            return True
+        return protocol.mean_images == "soft" and self.soft
+
+    def cost(self, protocol: Protocol, epochs: int, batch_size: int) -> TrainingCost:
+        """Of one student."""
+        n, means = len(self.images), self.has_means(protocol)
+        if self.samples is None:
+            return TrainingCost.of(epochs, n, batch_size)
+        decodes = n * (len(self.samples) + means)
+        return TrainingCost.of(epochs, n * (1 + means), batch_size, decodes)
+
+
+def draw_samples(sampler: Sampler, protocol: Protocol, num_codes: int, image_size: int, seed: int) -> Tensor:
+    """The draws that a protocol asks for, (P, N, 3, H, W) uint8; they follow from (seed, number).
+
+    Raises:
+        UserError: they do not fit into memory.
+    """
+    count = protocol.epochs if protocol.samples == "fresh" else protocol.samples
+    needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
+    if needed > SHARE_OF_FREE_MEMORY * free:
+        raise UserError(
+            f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {num_codes} codes, "
+            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
+            f"{int(SHARE_OF_FREE_MEMORY * free * count / needed)}"
+        )
+    drawn = torch.empty(count, num_codes, 3, image_size, image_size, dtype=torch.uint8)
+    for number in range(count):
+        drawn[number] = sampler(generator(seed, "sample", number))
+    return drawn
+
+
+def by_epoch(
+    training: TrainingSet, protocol: Protocol, epochs: int, seed: int
+) -> Callable[[int], Labelled] | None:
+    """Epoch (from 0) -> its images and labels; None where all epochs have the same.
+
+    With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its own at random.
+    """
+    images, labels, samples = training
+    if samples is None:
+        return None
+    means = training.has_means(protocol)
+    many, codes = len(samples) >= epochs, torch.arange(len(labels), device=images.device)
+
+    def of_epoch(epoch: int) -> Labelled:
+        if many:
+            drawn = samples[epoch]
+        else:
+            which = torch.randint(len(samples), codes.shape, generator=generator(seed, "which sample", epoch))
+            drawn = samples[which.to(codes.device), codes]
+        if not means:
+            return Labelled(drawn, labels)
+        return Labelled(torch.cat([images, drawn]), torch.cat([labels, labels]))
+
+    return of_epoch

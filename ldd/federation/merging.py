@@ -1,0 +1,173 @@
+"""One distilled set from those of disjoint sub-tasks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.federation.partition import check_blocks
+from ldd.manifest import SUBTASKS
+
+
+def merge(
+    parts: Sequence[DistilledSet],
+    classes: Sequence[ClassInfo],
+    *,
+    config: Mapping[str, Any] | None = None,
+    test_split_fingerprint: str | None = None,
+) -> DistilledSet:
+    """Concatenate the sets of sub-tasks, classes in the order of the whole task (D3, arXiv 2403.00999, as released).
+
+    Nothing is trained or averaged. Codes keep their values; of trained decoders each sub-task keeps its own, tensors
+    named `<number of the sub-task>.<name>`. A single part that has the classes of the task comes back as it is.
+
+    Args:
+        parts: sets of disjoint classes, in the order of their sub-tasks.
+        classes: the classes of the whole task, ordered by label.
+        config: of the whole run, for the manifest; None keeps that of the first part.
+        test_split_fingerprint: of the whole task; None keeps that of the first part.
+
+    Raises:
+        UserError: no part; classes that overlap, are missing or do not belong to the task; image sizes, normalisations,
+            priors or kinds of codes that differ; soft labels over less than the whole task.
+    """
+    if not parts:
+        raise UserError("no sub-task has a set to merge; run them first")
+    blocks = [[info.wnid for info in part.classes] for part in parts]
+    check_blocks(blocks, classes)
+    check_alike(parts)
+    label_of = {info.wnid: info.label for info in classes}
+    maps = [torch.tensor([label_of[wnid] for wnid in block]) for block in blocks]
+    labels = torch.cat([mapped[part.labels] for mapped, part in zip(maps, parts, strict=True)])
+    order = torch.argsort(labels, stable=True)
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors))[order]
+
+    first = parts[0]
+    return DistilledSet(
+        images=joined([part.images for part in parts]),
+        labels=labels[order],
+        classes=list(classes),
+        # Only a single part may have them: `check_alike`. Its columns follow its own classes.
+        soft_labels=None if first.soft_labels is None else first.soft_labels[order][:, maps[0].argsort()],
+        weights=None if first.weights is None else joined([_given(part.weights) for part in parts]),
+        codes=None
+        if first.codes is None
+        else {name: joined([_given(part.codes)[name] for part in parts]) for name in first.codes},
+        decoder=_decoders(parts),
+        manifest=_manifest(parts, classes, config, test_split_fingerprint),
+        label_top_k=first.label_top_k,
+    )
+
+
+def check_alike(parts: Sequence[DistilledSet]) -> None:
+    """Refuse parts that cannot belong to one set.
+
+    Raises:
+        UserError: names the first fact that differs, and the parts.
+    """
+    first = parts[0]
+    for number, part in enumerate(parts[1:], 1):
+        for what, one, other in (
+            ("images", f"{first.image_size} px", f"{part.image_size} px"),
+            ("normalisation", first.manifest["normalisation"], part.manifest["normalisation"]),
+            ("prior", _prior(first), _prior(part)),
+            ("codes", _kinds(first), _kinds(part)),
+            ("decoder", _shapes(first.decoder), _shapes(part.decoder)),
+            ("weights", first.weights is not None, part.weights is not None),
+        ):
+            if one != other:
+                raise UserError(
+                    f"sub-tasks 0 and {number} differ in {what}: {one} and {other}; distil both with one recipe"
+                )
+        if first.soft_labels is not None or part.soft_labels is not None:
+            raise UserError(
+                f"sub-tasks 0 and {number} have soft labels over their own classes only; merge sets with hard labels, "
+                "and label the result (latentdd label)"
+            )
+
+
+def _prior(part: DistilledSet) -> dict[str, Any]:
+    """What must agree: the frozen weights, and how the recipe uses them where it is known."""
+    config = part.manifest.get("config") or {}
+    model = config.get("model") if isinstance(config, Mapping) else None
+    used = model.get("prior") if isinstance(model, Mapping) else None
+    return {"weights": part.manifest.get("prior"), "settings": used}
+
+
+def _kinds(part: DistilledSet) -> dict[str, Any]:
+    return {name: (str(t.dtype), tuple(t.shape[1:])) for name, t in sorted((part.codes or {}).items())}
+
+
+def _shapes(tensors: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    return {
+        name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in sorted((tensors or {}).items())
+    }
+
+
+def _decoders(parts: Sequence[DistilledSet]) -> dict[str, Tensor] | None:
+    if len(parts) == 1 or parts[0].decoder is None:
+        return parts[0].decoder
+    return {
+        f"{number}.{name}": tensor
+        for number, part in enumerate(parts)
+        for name, tensor in _given(part.decoder).items()
+    }
+
+
+def _manifest(
+    parts: Sequence[DistilledSet],
+    classes: Sequence[ClassInfo],
+    config: Mapping[str, Any] | None,
+    test_split_fingerprint: str | None,
+) -> dict[str, Any]:
+    manifests = [part.manifest for part in parts]
+    merged = dict(manifests[0])
+    if config is not None:
+        merged["config"] = dict(config)
+    if test_split_fingerprint is not None:
+        merged["test_split_fingerprint"] = test_split_fingerprint
+    merged["classes"] = [info.to_dict() for info in classes]
+    merged["seen_networks"] = sorted({name for manifest in manifests for name in manifest["seen_networks"]})
+    merged["licences"] = {
+        key: "; ".join(dict.fromkeys(manifest["licences"].get(key, "unknown") for manifest in manifests))
+        for key in manifests[0]["licences"]
+    }
+    merged["ledger"] = {**merged["ledger"], "stages": _stages([m["ledger"]["stages"] for m in manifests])}
+    if len(parts) > 1:
+        merged["step"] = min(int(manifest.get("step", 0)) for manifest in manifests)
+        merged[SUBTASKS] = [
+            {
+                "classes": [info.wnid for info in part.classes],
+                "seed": part.manifest["seed"],
+                "step": part.manifest.get("step"),
+            }
+            for part in parts
+        ]
+    return merged
+
+
+def _stages(
+    all_stages: Sequence[Mapping[str, Mapping[str, float | None]]],
+) -> dict[str, dict[str, float | None]]:
+    """Figures of each stage: sums over sub-tasks, for a peak the largest; unknown where one is."""
+    stages: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys(name for stages_ in all_stages for name in stages_):
+        figures = [stages_.get(name, {}) for stages_ in all_stages]
+        stages[name] = {}
+        for figure in dict.fromkeys(figure for found in figures for figure in found):
+            values = [found.get(figure) for found in figures]
+            known = [value for value in values if value is not None]
+            total = max if figure.startswith("peak") else sum
+            stages[name][figure] = total(known) if len(known) == len(values) else None
+    return stages
+
+
+def _given(value: Any) -> Any:  # noqa: ANN401 - whatever is optional
+    assert value is not None, "checked by `check_alike`"
+    return value

@@ -1,0 +1,198 @@
+"""Splitting the classes of a task into sub-tasks."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.cluster import kmeans_plusplus
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.data import DistillationData
+from ldd.data.pruning.training import ScoringNetwork
+from ldd.errors import UserError
+from ldd.files import write_json
+from ldd.seeding import derive_seed, generator
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+
+_MAX_ROUNDS = 100
+_STARTS = 10
+
+
+@dataclass(frozen=True)
+class ClassPartition:
+    """Disjoint blocks of classes whose sizes differ by at most one.
+
+    D3 (arXiv 2403.00999, as released) takes contiguous blocks of the data's own order. Blocks are kept as wnids, since
+    the numbers of classes differ between copies of the same data.
+
+    Attributes:
+        blocks: wnids of each sub-task, in the order of their labels there.
+        rule: how it was made: contiguous, random, semantic.
+    """
+
+    blocks: tuple[tuple[str, ...], ...]
+    rule: str = "contiguous"
+
+    @classmethod
+    def contiguous(cls, classes: Sequence[ClassInfo], subtasks: int) -> Self:
+        """Blocks in the order of the labels, the larger ones first.
+
+        Raises:
+            UserError: fewer than one class for each sub-task.
+        """
+        sizes = block_sizes(len(classes), subtasks)
+        return cls(_cut([info.wnid for info in classes], sizes), "contiguous")
+
+    @classmethod
+    def random(cls, classes: Sequence[ClassInfo], subtasks: int, seed: int) -> Self:
+        """Classes drawn by `seed`; within a block they keep the order of their labels.
+
+        Raises:
+            UserError: fewer than one class for each sub-task.
+        """
+        sizes = block_sizes(len(classes), subtasks)
+        order = torch.randperm(len(classes), generator=generator(seed, "partition"))
+        blocks = _cut(order.tolist(), sizes)
+        return cls(tuple(tuple(classes[label].wnid for label in sorted(block)) for block in blocks), "random")
+
+    @classmethod
+    def semantic(cls, classes: Sequence[ClassInfo], subtasks: int, features: Tensor, seed: int) -> Self:
+        """Classes of near features together: balanced k-means (Malinen and Fraenti, S+SSPR 2014).
+
+        Blocks are numbered by their first class, and within a block classes keep the order of their labels.
+
+        Args:
+            classes: the K classes.
+            subtasks: number of blocks.
+            features: (K, F), one row a class, for instance the mean feature of its images.
+            seed: of the starting centres.
+
+        Raises:
+            UserError: fewer than one class for each sub-task.
+        """
+        sizes = block_sizes(len(classes), subtasks)
+        members = balanced_k_means(features.double().numpy(), sizes, derive_seed(seed, "partition"))
+        blocks = sorted(np.flatnonzero(members == block).tolist() for block in range(subtasks))
+        return cls(tuple(tuple(classes[label].wnid for label in block) for block in blocks), "semantic")
+
+    def save(self, path: Path | str) -> None:
+        """Write it as JSON.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        write_json(path, {"rule": self.rule, "blocks": [list(block) for block in self.blocks]})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, or no partition.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            blocks = tuple(tuple(str(wnid) for wnid in block) for block in content["blocks"])
+            return cls(blocks, str(content["rule"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no partition of classes ({error}); make it anew") from error
+
+    def check(self, classes: Sequence[ClassInfo]) -> None:
+        """Refuse a partition of other classes.
+
+        Raises:
+            UserError: a class that is in no block, in two, or not among `classes`; the message names it.
+        """
+        check_blocks(self.blocks, classes)
+
+
+def check_blocks(blocks: Sequence[Sequence[str]], classes: Sequence[ClassInfo]) -> None:
+    """Refuse blocks of wnids that are not exactly `classes`, each once.
+
+    Raises:
+        UserError: overlaps, gaps, or strangers; the message names the first few.
+    """
+    places: dict[str, list[int]] = {}
+    for number, block in enumerate(blocks):
+        for wnid in block:
+            places.setdefault(wnid, []).append(number)
+    known = {info.wnid for info in classes}
+    twice = [f"{wnid} (sub-tasks {', '.join(map(str, at))})" for wnid, at in places.items() if len(at) > 1]
+    missing = [info.wnid for info in classes if info.wnid not in places]
+    strange = [wnid for wnid in places if wnid not in known]
+    for what, found in (
+        ("in more than one sub-task", twice),
+        ("in none", missing),
+        ("not in the task", strange),
+    ):
+        if found:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            raise UserError(
+                f"sub-tasks: {', '.join(found[:5])}{more}: {what}; each class of the task belongs to exactly one"
+            )
+
+
+def block_sizes(num_classes: int, subtasks: int) -> list[int]:
+    """Sizes that differ by at most one, the larger ones first.
+
+    Raises:
+        UserError: fewer than one class for each sub-task.
+    """
+    if not 1 <= subtasks <= num_classes:
+        raise UserError(f"--subtasks ({subtasks}) must lie in 1..{num_classes}, the number of classes")
+    each, more = divmod(num_classes, subtasks)
+    return [each + (number < more) for number in range(subtasks)]
+
+
+def balanced_k_means(points: Array, sizes: Sequence[int], seed: int) -> Array:
+    """Cluster numbers (N,) of `points` (N, F) with `sizes` members, of least sum of squared distances to the means.
+
+    Lloyd's iteration with an optimal assignment of points to seats (one row a point, one column a seat of a cluster)
+    in the place of the nearest centre; of several starts by k-means++ the best.
+    """
+    seats = np.repeat(np.arange(len(sizes)), sizes)
+    best, least = seats, np.inf
+    for start in range(_STARTS):
+        state = np.random.RandomState(derive_seed(seed, start) % 2**32)
+        centres, _ = kmeans_plusplus(points, len(sizes), random_state=state)
+        members = seats
+        for round_ in range(_MAX_ROUNDS):
+            _, columns = linear_sum_assignment(cdist(points, centres, "sqeuclidean")[:, seats])
+            before, members = members, seats[columns]
+            if round_ and (members == before).all():
+                break
+            centres = np.stack([points[members == cluster].mean(0) for cluster in range(len(sizes))])
+        cost = float(((points - centres[members]) ** 2).sum())
+        if cost < least:
+            best, least = members, cost
+    return best
+
+
+def _cut(values: Sequence[T], sizes: Sequence[int]) -> tuple[tuple[T, ...], ...]:
+    ends = np.cumsum(sizes).tolist()
+    return tuple(tuple(values[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+def class_means(data: DistillationData, network: ScoringNetwork, seed: int) -> Tensor:
+    """Mean feature of each class's core-set, (K, F), in a network trained on all of them.
+
+    Args:
+        data: set up.
+        network: which, and how it is trained.
+        seed: of its training.
+    """
+    real, spec = data.core_set, data.spec
+    trained = network.build(spec, seed, "partition")
+    network.train(trained, real.images, real.labels, spec, seed, "partition")
+    features = network.features(trained, real.images, spec)
+    return torch.stack([features[real.labels == label].mean(0) for label in range(spec.num_classes)])

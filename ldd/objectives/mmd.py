@@ -1,0 +1,190 @@
+"""Maximum mean discrepancy (MMD): samples of the codes should be distributed as the real images are."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import vector_to_parameters
+from torch.optim import Optimizer
+
+from ldd.augment import SiameseAugmentation
+from ldd.codes import Codes
+from ldd.errors import UserError
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.objectives.base import CODES, ExpertNeed, Objective, StepContext, Term
+from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture
+from ldd.objectives.experts import ExpertSearch
+from ldd.objectives.optimizers import code_rates, synthesis_optimizers
+from ldd.priors import Prior
+
+LOW_SIMILARITY = 1e-3
+"""Mean kernel value below which gradients vanish."""
+
+
+class MaximumMeanDiscrepancy(Objective):
+    """The second loss of D3 (arXiv 2403.00999, as in the released code).
+
+    Per class, `samples` fresh draws of its codes are compared with as many real images, in the features of an expert
+    (the input of its last linear layer). The loss is the sum of the classes' discrepancies.
+
+    Args:
+        discrepancy: `RBFMixture` or `Sinkhorn`, see there. As released: bandwidths 1, 2, 4, 8, 16, unit absolute,
+            scale none; the default measures bandwidths by the median distance of normalised features, since small
+            absolute ones leave most kernels at zero.
+        trajectories: folder of expert trajectories, as for `TrajectoryMatching`; each step takes one expert. None
+            takes a new random network each step.
+        expert_epoch: weights of the experts' `last` epoch (as released), of a `random` one from 1 on, or of a fixed
+            epoch.
+        num_experts: use the first so many; None uses all that were to be recorded.
+        network: the network of the features, without batch normalisation.
+        samples: draws per class and step, in equal parts from its codes: at least one each, the rest rounded down.
+            Codes without a spread are drawn once.
+        real_batch: real images per class and step; None takes as many as draws (published).
+        num_classes: classes per step, other ones each step; None takes all.
+        weight: factor of the loss (published: 1).
+        reduce: `sum` over classes (published) or their `mean`; a step with fewer classes estimates the same.
+        lr_latents: SGD learning rate of Z (published for D3's small decoder: 3e-4).
+        lr_conditioning: SGD learning rate of c.
+        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
+            lr_latents (published: that of the latents).
+        momentum: of all of these.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
+            3e-4); without effect on a frozen prior.
+        weight_decay_decoder: of that Adam (published: 1e-5).
+        augmentation: differentiable siamese augmentation strategies, one draw per class (published: none).
+        real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
+
+    Raises:
+        UserError: a number out of range; in the first step, a network with batch normalisation, trajectories that are
+            missing or do not fit, a class with too few samples for the discrepancy.
+    """
+
+    def __init__(
+        self,
+        discrepancy: Discrepancy | None = None,
+        trajectories: str | None = None,
+        expert_epoch: Literal["last", "random"] | int = "last",
+        num_experts: int | None = None,
+        network: NetworkFactory = ConvNet,
+        samples: int = 30,
+        real_batch: int | None = None,
+        num_classes: int | None = None,
+        weight: float = 1.0,
+        reduce: Literal["sum", "mean"] = "sum",
+        lr_latents: float = 3e-4,
+        lr_conditioning: float = 3e-4,
+        lr_spread: float | None = None,
+        momentum: float = 0.5,
+        lr_decoder: float = 3e-4,
+        weight_decay_decoder: float = 1e-5,
+        augmentation: Sequence[str] = (),
+        real_chunk: int = 512,
+    ) -> None:
+        super().__init__()
+        counts = {"samples": samples, "real_batch": real_batch, "num_classes": num_classes}
+        counts |= {"num_experts": num_experts, "real_chunk": real_chunk}
+        counts["expert_epoch"] = expert_epoch if isinstance(expert_epoch, int) else 1
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        self.discrepancy = RBFMixture() if discrepancy is None else discrepancy
+        self.expert_epoch = expert_epoch
+        self.network = network
+        self.samples = samples
+        self.real_batch = real_batch
+        self.num_classes = num_classes
+        self.weight = weight
+        self.reduce = reduce
+        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
+        self.momentum = momentum
+        self.decoder_rates = (lr_decoder, weight_decay_decoder)
+        self.augmentation = SiameseAugmentation(augmentation)
+        self.real_chunk = real_chunk
+        self._search: ExpertSearch | None = None
+        if trajectories is not None:
+            need = ExpertNeed(trajectories, network, num_experts, counts["expert_epoch"] or 1)
+            self._search = ExpertSearch(need, f"expert_epoch ({expert_epoch}) takes")
+
+    def terms(self, context: StepContext) -> Iterator[Term]:
+        """One term over the chosen classes of the shard."""
+        chosen = self._draw_classes(context)
+        classes = context.classes[torch.isin(context.classes, chosen)]
+        rows = context.rows_on_host[torch.isin(context.labels_on_host, classes)]
+        per_code = max(1, self.samples * context.spec.num_classes // context.num_codes)
+        draws = per_code if context.stochastic else 1
+        embed = self._features(context)
+        features = torch.stack(context.decode_batches([rows] * draws, then=embed, purpose="mmd"), 1)
+        if not len(classes):
+            yield Term("mmd", features.sum(), (CODES,))  # zero; the other ranks have classes
+            return
+        synthetic = features.flatten(0, 1).unflatten(0, (len(classes), -1))
+        n = synthetic.shape[1] if self.real_batch is None else self.real_batch
+        images, labels = context.real_classes(n, classes).images, classes.repeat_interleave(n)
+        with torch.no_grad():
+            parts = zip(images.split(self.real_chunk), labels.split(self.real_chunk), strict=True)
+            real = torch.cat([embed(*part) for part in parts]).unflatten(0, (len(classes), -1))
+        measured = self.discrepancy(synthetic, real)
+        factor = self.weight * (context.spec.num_classes if self.reduce == "sum" else 1) / len(chosen)
+        metrics = self._watch(context, measured, len(chosen))
+        yield Term("mmd", factor * measured.distance.sum(), (CODES,), metrics=metrics)
+
+    def _draw_classes(self, context: StepContext) -> Tensor:
+        total = context.spec.num_classes
+        if self.num_classes is None:
+            return torch.arange(total)
+        return torch.randperm(total, generator=context.generator("mmd classes"))[: self.num_classes]
+
+    def _features(self, context: StepContext) -> Callable[[Tensor, Tensor], Tensor]:
+        network = self._draw_network(context)
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            raise UserError(
+                "objective.network: batch normalisation would mix classes and ranks; set the network's norm to instance"
+            )
+        draws = self.augmentation.draw(
+            context.spec.num_classes, context.generator("mmd augmentation"), one_strategy=False
+        )
+
+        def embed(images: Tensor, labels: Tensor) -> Tensor:
+            return network.embed(self.augmentation(context.normalise(images), draws[labels]))
+
+        return embed
+
+    def _draw_network(self, context: StepContext) -> Network:
+        if self._search is None:
+            return context.network(self.network, "mmd network")
+        found, generator = self._search.find(context), context.generator("mmd expert")
+        expert = int(torch.randint(found.experts.num_experts, (), generator=generator))
+        epoch = found.experts.training.epochs
+        if self.expert_epoch == "random":
+            epoch = 1 + int(torch.randint(epoch, (), generator=generator))
+        elif self.expert_epoch != "last":
+            epoch = self.expert_epoch
+        parameters = list(found.network.parameters())
+        vector_to_parameters(found.experts.read(expert, [epoch])[0].to(parameters[0]), parameters)
+        return found.network
+
+    def _watch(self, context: StepContext, measured: Measured, num_classes: int) -> dict[str, Tensor]:
+        if measured.similarity is None:
+            return {}
+        if context.step % 100 == 0 and float(measured.similarity.mean()) < LOW_SIMILARITY:
+            warnings.warn(
+                "the kernels between synthetic and real features are nearly zero, and so are their gradients; raise "
+                "objective.discrepancy's bandwidths, or set its unit to median",
+                stacklevel=2,
+            )
+        return {"mmd_kernel": measured.similarity.sum() / num_classes}
+
+    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
+        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
+        return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
+
+    def matching_networks(self) -> tuple[NetworkFactory, ...]:
+        """The one network of the features."""
+        return (self.network,)
+
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """Those of `trajectories`, if given."""
+        return () if self._search is None else (self._search.need,)

@@ -1,0 +1,143 @@
+"""What somebody must store to train on a distilled set: numbers, bytes, and how many images they would pay for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from torch import Tensor
+
+Form = Literal["images", "codes"]
+"""What students are trained on: the images themselves, or what codes (and a decoder) give anew each time."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A quantity of stored values.
+
+    Attributes:
+        floats: numbers, pixels included; whole numbers that only name a class are not counted.
+        bytes: at the stored precision.
+    """
+
+    floats: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.floats + other.floats, self.bytes + other.bytes)
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor], *, pixels: bool = False) -> Self:
+        """Of tensors on any device, `meta` included; with `pixels`, whole numbers are counted as well."""
+        tensors = list(tensors)
+        return cls(
+            sum(tensor.numel() for tensor in tensors if pixels or tensor.is_floating_point()),
+            sum(tensor.nbytes for tensor in tensors),
+        )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Storage cost of a set, part by part: the first dimension of D3's report (arXiv 2403.00999).
+
+    One image per class is K x 3 x H x H numbers; an IPC-equivalent is a quantity divided by that (numbers by numbers,
+    bytes by the bytes of uint8 images). In the form `codes` the images are left out, since codes and decoder give
+    them; in the form `images` codes, decoder and generator are.
+
+    Attributes:
+        num_classes: K.
+        image_size: H.
+        images: the images, as bytes.
+        codes: latents, statistics, conditions.
+        decoder: weights that were trained with the codes, of all sub-tasks.
+        labels: hard labels (no numbers, but bytes), soft labels and weights.
+        generator: the frozen weights that turn codes into images; None where nobody recorded them.
+        form: in which students use the set.
+    """
+
+    num_classes: int
+    image_size: int
+    images: Amount = Amount()
+    codes: Amount = Amount()
+    decoder: Amount = Amount()
+    labels: Amount = Amount()
+    generator: Amount | None = None
+    form: Form = "images"
+
+    @classmethod
+    def of(
+        cls,
+        num_classes: int,
+        image_size: int,
+        *,
+        images: Tensor | None = None,
+        codes: Mapping[str, Tensor] | None = None,
+        decoder: Mapping[str, Tensor] | None = None,
+        labels: Iterable[Tensor] = (),
+        generator: Amount | None = None,
+        form: Form = "images",
+    ) -> Self:
+        """Of stored tensors, on any device (`meta` included)."""
+        return cls(
+            num_classes,
+            image_size,
+            images=Amount.of([] if images is None else [images], pixels=True),
+            codes=Amount.of((codes or {}).values()),
+            decoder=Amount.of((decoder or {}).values()),
+            labels=Amount.of(labels),
+            generator=generator,
+            form=form,
+        )
+
+    def total(self, *, labels: bool = True, generator: bool = False, form: Form | None = None) -> Amount:
+        """All that training on the set needs.
+
+        Args:
+            labels: charge them.
+            generator: charge the frozen generator, where the form needs one.
+            form: None takes the one in which students use the set.
+        """
+        form = self.form if form is None else form
+        needed = self.images if form == "images" else self.codes + self.decoder
+        if labels:
+            needed += self.labels
+        if generator and form == "codes" and self.generator is not None:
+            needed += self.generator
+        return needed
+
+    def images_per_class(self, amount: Amount) -> float:
+        """IPC-equivalents of an amount, by its numbers."""
+        return amount.floats / (self.num_classes * 3 * self.image_size**2)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """In which the set is stored, the one in use first."""
+        stored: dict[Form, bool] = {"images": self.images.floats > 0, "codes": self.codes.floats > 0}
+        return tuple(sorted((form for form in stored if stored[form]), key=lambda form: form != self.form))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the totals of the form in use, then every part and form."""
+        parts = {name: asdict(getattr(self, name)) for name in ("images", "codes", "decoder", "labels")}
+        return {
+            "form": self.form,
+            **self._figures(self.form),
+            "parts": {**parts, "generator": None if self.generator is None else asdict(self.generator)},
+            "forms": {form: self._figures(form) for form in self.forms},
+        }
+
+    def _figures(self, form: Form) -> dict[str, Any]:
+        unknown = form == "codes" and self.generator is None
+
+        def equivalents(labels: bool, generator: bool) -> float | None:
+            if generator and unknown:
+                return None
+            return self.images_per_class(self.total(labels=labels, generator=generator, form=form))
+
+        charged = self.total(form=form)
+        return {
+            **asdict(charged),
+            "ipc_equivalents": equivalents(labels=True, generator=False),
+            "ipc_equivalents_without_labels": equivalents(labels=False, generator=False),
+            "ipc_equivalents_with_generator": equivalents(labels=True, generator=True),
+            "ipc_equivalents_with_generator_without_labels": equivalents(labels=False, generator=True),
+            "ipc_equivalents_in_bytes": charged.bytes / (self.num_classes * 3 * self.image_size**2),
+        }

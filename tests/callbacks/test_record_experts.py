@@ -1,0 +1,75 @@
+"""Experts recorded by the run itself: what is missing and no more, for the run's own data and network."""
+
+from functools import partial
+
+import pytest
+from small_runs import fit
+
+from ldd.callbacks import RecordExperts
+from ldd.data import DistillationData
+from ldd.errors import UserError
+from ldd.experts import record_experts
+from ldd.networks import ConvNet
+from ldd.objectives import Alternating, DistributionMatching, MaximumMeanDiscrepancy, TrajectoryMatching
+from ldd.priors import PixelPrior
+from ldd.trajectories import Trajectories
+
+TINY = partial(ConvNet, depth=2, width=4)
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = DistillationData(subset=["0", "1", "2"])
+    data.setup()
+    return data
+
+
+def both(folder, **arguments):
+    rates = {"lr_latents": 1e-3, "lr_conditioning": 1e-3, "network": TINY}
+    first = TrajectoryMatching(str(folder), syn_steps=1, max_start_epoch=1, **rates | arguments)
+    return Alternating([first, MaximumMeanDiscrepancy(trajectories=str(folder), samples=2, **rates)])
+
+
+def run(data, tmp_path, objective, callback, steps=1):
+    return fit(
+        PixelPrior(32), objective, tmp_path / "run", steps, data, callbacks=(callback,), images_per_class=2
+    )
+
+
+def test_a_run_records_what_its_objectives_read(data, tmp_path, capsys):
+    folder = tmp_path / "experts"
+    callback = RecordExperts(num_experts=2, batch_size=64, learning_rate=0.05)
+    run(data, tmp_path, both(folder), callback)
+    (recording,) = [Trajectories.open(path) for path in folder.iterdir()]
+    assert (recording.num_experts, recording.training.epochs) == (2, 2)  # start epoch 0, two epochs on
+    reference = record_experts(
+        data,
+        TINY,
+        2,
+        epochs=2,
+        batch_size=64,
+        learning_rate=0.05,
+        out=str(tmp_path / "other"),
+        progress=False,
+    )
+    assert Trajectories.open(reference).read(1, [2]).equal(recording.read(1, [2]))
+    capsys.readouterr()
+    fit(PixelPrior(32), both(folder), tmp_path / "again", 1, data, callbacks=(callback,), images_per_class=2)
+    assert "experts are there" not in capsys.readouterr().out  # found, so nothing is recorded
+
+
+def test_nothing_to_do(data, tmp_path):
+    run(data, tmp_path, DistributionMatching(real_batch=2, network=TINY), RecordExperts())
+    run(data, tmp_path, both(tmp_path / "experts"), RecordExperts(num_experts=1), steps=0)
+    assert not (tmp_path / "experts").exists()
+
+
+def test_refuses(data, tmp_path):
+    with pytest.raises(UserError, match=r"experts.num_experts \(-1\) must be 0"):
+        RecordExperts(num_experts=-1)
+    with pytest.raises(UserError, match=r"experts.num_experts \(2\): DistributionMatching reads no experts"):
+        run(data, tmp_path, DistributionMatching(real_batch=2, network=TINY), RecordExperts(num_experts=2))
+    with pytest.raises(UserError, match=r"experts.epochs \(1\) is less than the 2 that the objective reads"):
+        run(data, tmp_path, both(tmp_path / "experts"), RecordExperts(num_experts=2, epochs=1))
+    with pytest.raises(UserError, match=r"experts.num_experts \(2\) is less than the 5 that"):
+        run(data, tmp_path, both(tmp_path / "experts", num_experts=5), RecordExperts(num_experts=2))

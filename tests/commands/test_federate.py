@@ -1,0 +1,242 @@
+"""`latentdd federate`: in this process, on Ray with a worker killed, as SLURM files; failures and refusals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from small_world import protocol_file
+
+from ldd import cli
+from ldd.commands.federate import split
+from ldd.distilled import DistilledSet
+from ldd.files import sha256
+
+ROOT = Path(__file__).parents[2]
+DIGITS = '["digit-0", "digit-1", "digit-4", "digit-7"]'
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--model.prior", "configs/prior/pixel.yaml"),
+    *("--data.subset", DIGITS, "--trainer.enable_progress_bar", "false", "--checkpoint.every_n_steps", "1"),
+    *(
+        "--model.objective.init_args.real_batch",
+        "4",
+        "--model.objective.init_args.network.init_args.width",
+        "8",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _at_home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["latentdd"])
+
+
+def federate(out, *arguments, steps=2):
+    return cli.main(["federate", *SMALL, "--trainer.max_steps", str(steps), "--out", str(out), *arguments])
+
+
+def same(one, other):
+    """Images, labels and codes, byte for byte."""
+    return all(
+        sha256(one / name) == sha256(other / name) for name in ("images.safetensors", "codes.safetensors")
+    )
+
+
+def test_options_of_the_recipe_are_told_apart():
+    words = [
+        "--out",
+        "d",
+        "--data.root",
+        "r",
+        "--workers",
+        "2",
+        "--data.subset",
+        "[a, b]",
+        "--only=3",
+        "--",
+        "--x=5",
+    ]
+    own, others = split(words, {"--out", "--workers", "--only"})
+    assert own == ["--out", "d", "--workers", "2", "--only=3"]
+    assert others == ["--data.root", "r", "--data.subset", "[a, b]", "--x=5"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Two sub-tasks of two digits in this process, evaluated."""
+    out = tmp_path_factory.mktemp("federated") / "out"
+    evaluation = ["--evaluation.protocol", protocol_file(out.parent, epochs=2), "--evaluation.repeats", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["latentdd"])
+        assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.num_workers", "1") == 0
+    return out, evaluation
+
+
+def test_a_run_folder_over_all_classes(done):
+    out, _ = done
+    merged = DistilledSet.load(out)
+    assert [info.wnid for info in merged.classes] == ["digit-0", "digit-1", "digit-4", "digit-7"]
+    assert merged.labels.tolist() == [0, 1, 2, 3]
+    for number in (0, 1):
+        part = DistilledSet.load(out / "subtasks" / str(number))
+        assert torch.equal(merged.images[2 * number : 2 * number + 2], part.images)
+        assert torch.equal(merged.codes["latents"][2 * number : 2 * number + 2], part.codes["latents"])
+        assert part.manifest["seed"] == number
+    summary = json.loads((out / "evaluation.json").read_text())
+    assert set(summary["accuracy"]) == {"distilled", "random_real", "full_real"}
+    assert summary["subtasks"] == 2
+    assert summary["test_split_fingerprint"] == merged.manifest["test_split_fingerprint"]
+    assert (out / "config.yaml").is_file()
+    partition = json.loads((out / "partition.json").read_text())
+    assert partition == {"rule": "contiguous", "blocks": [["digit-0", "digit-1"], ["digit-4", "digit-7"]]}
+
+
+def test_again_does_nothing(done, capsys):
+    out, evaluation = done
+    before = {path: path.stat().st_mtime_ns for path in (out / "subtasks").rglob("*") if path.is_file()}
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.num_workers", "1") == 0
+    assert "evaluated already" in capsys.readouterr().out
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (out / "subtasks").rglob("*") if path.is_file()
+    }
+    assert cli.main(["federate", "--out", str(out)]) == 0
+
+
+def test_other_settings_are_refused(done, capsys):
+    out, evaluation = done
+    assert federate(out, "--subtasks", "2", *evaluation, "--model.images_per_class", "2") == 2
+    assert "images_per_class: 1 -> 2" in capsys.readouterr().err
+    assert federate(out, "--subtasks", "4", *evaluation) == 2
+    assert "holds a federation of 2 sub-tasks, contiguous" in capsys.readouterr().err
+
+
+def test_one_subtask_is_a_plain_run(tmp_path):
+    quiet = ["--trainer.limit_val_batches", "0"]
+    assert federate(tmp_path / "one", "--subtasks", "1", *quiet) == 0
+    plain = ["--trainer.max_steps", "2", "--trainer.default_root_dir", str(tmp_path / "plain"), *quiet]
+    assert cli.main(["fit", *SMALL, *plain]) == 0
+    assert same(tmp_path / "one" / "distilled", tmp_path / "plain" / "distilled")
+    assert not (tmp_path / "one" / "evaluation.json").exists(), "switched off by the recipe"
+
+
+def test_a_failed_subtask_is_reported_and_runs_again_alone(tmp_path, capsys):
+    out, quiet = tmp_path / "out", ["--trainer.limit_val_batches", "0", "--subtasks", "2"]
+    obstacle = out / "subtasks" / "1"
+    assert federate(out, *quiet, "--engine", "slurm") == 0, "plans without running"
+    obstacle.parent.mkdir()
+    obstacle.write_text("in the way")
+    assert federate(out, *quiet) == 2
+    message = capsys.readouterr().err
+    assert "1 of 2 jobs failed: 1 (exit code 1" in message
+    assert "--only 1" in message
+    assert (out / "subtasks" / "0" / "distilled").is_dir(), "the other one ran"
+    assert not (out / "distilled").exists()
+    obstacle.unlink()
+    assert cli.main(["federate", "--out", str(out), "--only", "1"]) == 0
+    assert cli.main(["federate", "--out", str(out)]) == 0
+    assert DistilledSet.load(out).num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--subtasks", "5"], r"--subtasks (5) must lie in 1..4"),
+        (["--subtasks", "0"], "--subtasks (0) must be at least 1"),
+        ([], "--config and --subtasks belong together"),
+        (["--subtasks", "2", "--workers", "-1"], "--workers (-1) must be at least 0"),
+        (["--subtasks", "2", "--address", "auto"], "needs --workers"),
+        (["--subtasks", "2", "--cpus_per_job", "0"], "--cpus_per_job (0)"),
+        (["--subtasks", "2", "--only", "0"], "leave --config and other options out"),
+    ],
+)
+def test_refusals(tmp_path, capsys, arguments, message):
+    assert federate(tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "nothing half-written"
+
+
+def test_a_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("dear")
+    for extra in ([], ["--overwrite"]):
+        assert federate(tmp_path, "--subtasks", "2", *extra) == 2
+        assert "holds files that are no federation" in capsys.readouterr().err
+    assert (tmp_path / "letter.txt").exists()
+    assert cli.main(["federate", "--out", str(tmp_path)]) == 2
+    assert "holds no federation" in capsys.readouterr().err
+
+
+def test_slurm_files(tmp_path, done):
+    """The array's script, run by bash as SLURM would run its second task; that one is finished already."""
+    out, _ = done
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", "--cpus_per_job", "3"]) == 0
+    script = (copy / "slurm" / "jobs.sbatch").read_text()
+    for line in ("#SBATCH --array=0-1", "#SBATCH --cpus-per-task=3", "#SBATCH --requeue", "OMP_NUM_THREADS"):
+        assert line in script
+    assert "--gres" not in script, "the recipe runs on the CPU"
+    assert f"--out {copy} --only 1" in script
+    last = (copy / "slurm" / "last.sbatch").read_text()
+    assert f"federate --out {copy}\n" in last
+    assert os.access(copy / "slurm" / "submit.sh", os.X_OK)
+    for name in ("jobs.sbatch", "last.sbatch", "submit.sh"):
+        assert subprocess.run(["bash", "-n", copy / "slurm" / name], check=False).returncode == 0
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        ["bash", copy / "slurm" / "jobs.sbatch"], env=environment, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def job_of(out, name):
+    """The process of one job, or None."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if str(out) in words and "--only" in words and words[words.index("--only") + 1] == name:
+            return process
+    return None
+
+
+def test_ray_with_a_killed_worker(tmp_path):
+    """Two workers; that of sub-task 0 is killed in the middle: the result is that of an undisturbed run."""
+    pytest.importorskip("ray")
+    quiet, steps = ["--trainer.limit_val_batches", "0", "--subtasks", "2"], 100
+    out = tmp_path / "ray"
+    command = [
+        "federate",
+        *SMALL,
+        *quiet,
+        "--trainer.max_steps",
+        str(steps),
+        "--workers",
+        "2",
+        "--out",
+        str(out),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    driver = subprocess.Popen([sys.executable, "-m", "ldd", *command], env=environment, **pipes)
+    checkpoint = out / "subtasks" / "0" / "checkpoints" / "previous.ckpt"
+    while not checkpoint.is_file() and driver.poll() is None:
+        time.sleep(0.02)
+    job = job_of(out, "0")
+    assert job is not None, driver.communicate()[0]
+    worker = job.parent()
+    assert "ray" in " ".join(worker.cmdline())
+    worker.send_signal(signal.SIGKILL)
+    text, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, text
+    assert not job.is_running(), "a job does not outlive its worker"
+    log = (out / "subtasks" / "0" / "output.log").read_text()
+    assert "Restor" in log or "resum" in log.lower(), log
+    assert federate(tmp_path / "here", *quiet, steps=steps) == 0
+    assert same(out / "distilled", tmp_path / "here" / "distilled")
