@@ -20,6 +20,7 @@ VERBS = {
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
     "prior": ("ldd.commands.prior", "train a prior on your own data, convert a checkpoint, draw samples"),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
+    "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
     "label": ("ldd.commands.label", "give a distilled set soft labels by an early expert"),
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
     "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),

@@ -124,7 +124,7 @@ def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | No
     if distilled.decoder is None or not subtasks:
         return [(torch.arange(len(distilled.labels)), distilled.decoder)]
     label_of = {info.wnid: info.label for info in distilled.classes}
-    parts = []
+    parts: list[tuple[Tensor, dict[str, Tensor] | None]] = []
     for number, subtask in enumerate(subtasks):
         mine = torch.tensor([label_of[wnid] for wnid in subtask["classes"]])
         rows = torch.isin(distilled.labels, mine).nonzero().flatten()

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
@@ -114,7 +114,7 @@ class DistillationStep:
         everyone = own.new_zeros(total, *own.shape[1:])
         everyone[at] = own.detach()
         if self._world_size > 1:
-            torch.distributed.all_reduce(everyone)
+            distributed.all_reduce(everyone)
         return everyone
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
@@ -195,20 +195,19 @@ class DistillationStep:
 
     def _most(self, number: int) -> int:
         """The largest of all ranks' numbers, at least 1."""
-        if self._world_size == 1:
-            return max(1, number)
-        numbers = torch.tensor(max(1, number), device=self._distiller.device)
-        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-        return int(numbers)
+        return self._reduced([max(1, number)], distributed.ReduceOp.MAX)[0]
 
     def _agreed(self, plan: MemoryPlan) -> MemoryPlan:
         """One plan for all ranks, in which the one with the least memory fits: a checkpoint holds only one."""
-        if self._world_size == 1:
-            return plan
-        numbers = torch.tensor([plan.chunk, not plan.checkpoint], device=self._distiller.device)
-        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN)
-        chunk, keep = numbers.tolist()
+        chunk, keep = self._reduced([plan.chunk, not plan.checkpoint], distributed.ReduceOp.MIN)
         return MemoryPlan(chunk, not keep)
+
+    def _reduced(self, numbers: list[int], operation: "distributed.ReduceOp.RedOpType") -> list[int]:
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return numbers
+        everyone = torch.tensor(numbers, device=self._distiller.device)
+        distributed.all_reduce(everyone, operation)
+        return everyone.tolist()
 
 
 def _call(synthesise: Synthesis, rows: Tensor, on_host: Tensor, *, recompute: bool) -> Tensor:

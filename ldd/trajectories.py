@@ -356,9 +356,9 @@ def _checked(facts: Facts) -> Facts:
     """The same, if each value is of its field's kind."""
     for field in fields(facts):
         value, kinds = getattr(facts, field.name), get_args(field.type)
-        kind = kinds[0] if kinds else field.type
+        kind: Any = kinds[0] if kinds else field.type
         if bool(kinds) != isinstance(value, tuple) or not all(
-            isinstance(part, int | float if kind is float else kind) and not isinstance(part, bool)
+            isinstance(part, (int, float) if kind is float else kind) and not isinstance(part, bool)
             for part in (value if kinds else (value,))
         ):
             raise ValueError(f"{field.name} is {value!r}")

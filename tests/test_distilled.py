@@ -253,7 +253,9 @@ class TestDamage:
     )
     def test_damaged_json(self, folder, text):
         (folder / "manifest.json").write_bytes(text)
-        self.refused(folder, r"manifest\.json is damaged \(.*\); copy the artefact again or export it anew")
+        self.refused(
+            folder, r"manifest\.json cannot be read as JSON \(.*\); copy the artefact again or export it anew"
+        )
 
     @pytest.mark.parametrize("key", list(manifests.FIELDS))
     def test_missing_key(self, folder, key):

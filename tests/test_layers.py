@@ -13,12 +13,12 @@ LAYERS = [
     "errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
     + "preview manifest contents networks priors augment distilled".split()  # noqa: SIM905
     + "storage soft_labels formats".split(),  # noqa: SIM905
-    "codes trajectories quirks sampling".split()  # noqa: SIM905
+    "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
-    "objectives initializers data evaluation".split(),  # noqa: SIM905
+    "objectives initializers data evaluation sampling".split(),  # noqa: SIM905
     "distiller step experts".split(),  # noqa: SIM905
-    "callbacks federation report".split(),  # noqa: SIM905
-    "commands cli".split(),  # noqa: SIM905
+    "callbacks federation report cli".split(),  # noqa: SIM905
+    "commands".split(),  # noqa: SIM905
     ["__main__"],
 ]
 

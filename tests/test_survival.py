@@ -117,7 +117,6 @@ WORK = {
         *((kind, 0.5) for kind in WORK),
         ("distribution", 0.2),
         ("distribution", 0.8),
-        ("prior training", 0.8),
         ("evaluation", 0.9),
     ],
 )

@@ -8,7 +8,7 @@ import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -61,7 +61,7 @@ class LastCheckpoints(Checkpoint):
             remove_leftovers(_folder(trainer))
         if trainer.world_size > 1:
             # On the host: asking the device every step would wait for all its work.
-            self._ranks = distributed.new_group(backend="gloo")
+            self._ranks = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 

@@ -5,6 +5,7 @@ from inspect import signature
 
 from jsonargparse import ArgumentParser
 
+from ldd.commands.nulls import refuse_nulls
 from ldd.data import DistillationData
 
 
@@ -38,5 +39,6 @@ def run_function(
         if given or not optional or {"-h", "--help"} & set(arguments):
             parser.add_class_arguments(DistillationData, "data")
     parser.add_function_arguments(function, skip=skip, as_positional=False)
-    options = parser.instantiate_classes(parser.parse_args(list(arguments)))
-    function(**vars(options))
+    options = parser.parse_args(list(arguments))
+    refuse_nulls(parser, options)
+    function(**vars(parser.instantiate_classes(options)))

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ldd.callbacks.checkpoint import LastCheckpoints, find_fault, find_last
+from ldd.commands.nulls import refuse_nulls
 from ldd.commands.stopping import (
     is_lost_connection,
     rank_started_by_lightning,
@@ -117,7 +118,8 @@ class RunCLI(LightningCLI):
         return options
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path`; refuse a folder that already holds a run."""
+        """Resolve `--ckpt_path`; refuse null where a value is needed, and a folder that already holds a run."""
+        refuse_nulls(self._parser(self.subcommand), self.options)
         run = Path(self.options.trainer.default_root_dir)
         resumed = self._resolve_checkpoint(run)
         if "weights_only" in self.options and self.options.weights_only is None:

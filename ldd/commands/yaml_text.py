@@ -29,6 +29,6 @@ def _load(text: str) -> Any:  # noqa: ANN401 - any value
         deepest = max(deepest, depth)
     if deepest > _DEEPEST or _INDENTED.search(text):
         raise ValueError(f"nested in more than {_DEEPEST} levels")
-    value = yaml_load(text)
+    value = yaml_load(text)  # type: ignore[no-untyped-call]
     json.dumps(value, default=str, skipkeys=True)  # refuses a list that is its own element
     return value

@@ -162,7 +162,7 @@ class ExpertLabels(Labels):
         protocol: str = "quick",
         repeats: int = 1,
     ) -> None:
-        least = {"expert": (expert, 0), "repeats": (repeats, 1), "top_k": (top_k or 1, 1)}
+        least = {"expert": (expert, 0), "repeats": (repeats, 1), "top_k": (1 if top_k is None else top_k, 1)}
         if epoch != "auto":
             least["epoch"] = (epoch, 0)
         for name, (value, low) in least.items():

@@ -154,8 +154,14 @@ class Protocol:
             raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
         SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
         for name, value in {"lr": self.lr, **self.network_lr}.items():
-            if not value > 0:
-                raise UserError(f"protocol {self.id}: {name} ({value}) must be above 0")
+            if not 0 < value < math.inf:
+                raise UserError(f"protocol {self.id}: {name} ({value}) must be a number above 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"protocol {self.id}: momentum ({self.momentum}) must lie in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(
+                f"protocol {self.id}: weight_decay ({self.weight_decay}) must be a number of 0 or more"
+            )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:

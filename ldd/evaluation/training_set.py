@@ -11,7 +11,7 @@ from ldd.classes import Labelled
 from ldd.errors import UserError
 from ldd.evaluation.dimensions import TrainingCost
 from ldd.evaluation.protocols import Protocol
-from ldd.memory import SHARE_OF_FREE_MEMORY
+from ldd.memory import SHARE_BESIDE_OTHERS
 from ldd.seeding import generator
 
 Sampler = Callable[[torch.Generator], Tensor]
@@ -59,11 +59,11 @@ def draw_samples(sampler: Sampler, protocol: Protocol, num_codes: int, image_siz
     """
     count = protocol.epochs if protocol.samples == "fresh" else protocol.samples
     needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
-    if needed > SHARE_OF_FREE_MEMORY * free:
+    if needed > SHARE_BESIDE_OTHERS * free:
         raise UserError(
             f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {num_codes} codes, "
             f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
-            f"{int(SHARE_OF_FREE_MEMORY * free * count / needed)}"
+            f"{int(SHARE_BESIDE_OTHERS * free * count / needed)}"
         )
     drawn = torch.empty(count, num_codes, 3, image_size, image_size, dtype=torch.uint8)
     for number in range(count):

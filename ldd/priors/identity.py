@@ -20,7 +20,7 @@ def identify(prior: Prior) -> dict[str, Any]:
     digest, floats, size = hashlib.sha256(), 0, 0
     for name, tensor in _frozen(prior):
         digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         floats += tensor.numel() if tensor.is_floating_point() else 0
         size += tensor.nbytes
     kind = type(prior)

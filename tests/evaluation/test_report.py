@@ -65,7 +65,7 @@ def test_a_report_reads_as_a_table():
         "95.0",
         "+25.0",
     ]
-    assert "protocol quick, step 100" in text
+    assert "protocol quick, step 100" in " ".join(text.split())
     assert "\x1b" not in text
 
 
