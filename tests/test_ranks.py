@@ -1,5 +1,8 @@
 """Any number of ranks reaches the same codes, whoever starts them, and resumes to the same bits."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from processes import run_ranks, slurm_variables, torchrun_variables
@@ -8,6 +11,7 @@ from small_runs import NARROW, fit, matching
 from ldd.data import DistillationData
 from ldd.errors import UserError
 from ldd.experts import record_experts
+from ldd.networks import ViT
 from ldd.objectives import GradientMatching, Objective, TrajectoryMatching
 from ldd.priors import LatentDiffusionPrior, PixelPrior
 
@@ -15,23 +19,25 @@ STEPS = 20
 THREE = ["0", "1", "2"]
 """Classes: 2 and 1 for two ranks; 1, 1, 1 and none for four."""
 
+SMOOTH = partial(ViT, patch_size=16, dim=8, depth=1, heads=2)
 KINDS = ("distribution", "gradient", "trajectory")
 
 
 def objective_of(kind: str, experts: str) -> Objective:
-    # Rates by which the codes move by a few percent: with random weights in the prior larger ones lead to chaos.
+    # Small rates, and a student without kinks: otherwise rounding in float32 turns a few units on or off and grows
+    # within ten steps to the size of the steps, on one rank as well (with another chunk size).
     if kind == "distribution":
         return matching(lr_latents=1e-3, lr_conditioning=1e-3)
     if kind == "gradient":
-        rates = {"lr_latents": 1e-2, "lr_conditioning": 1e-2}
+        rates = {"lr_latents": 2e-3, "lr_conditioning": 2e-3}
         return GradientMatching(real_batch=4, network=NARROW, outer_loop=3, inner_loop=2, **rates)
-    rates = {"lr_latents": 10.0, "lr_conditioning": 10.0}
-    return TrajectoryMatching(experts, network=NARROW, syn_steps=3, **rates)
+    rates = {"lr_latents": 0.1, "lr_conditioning": 0.1}
+    return TrajectoryMatching(experts, network=SMOOTH, syn_steps=3, **rates)
 
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
-    settings = {"network": NARROW, "num_experts": 2, "epochs": 3, "batch_size": 64, "learning_rate": 0.05}
+    settings = {"network": SMOOTH, "num_experts": 2, "epochs": 3, "batch_size": 64, "learning_rate": 0.05}
     root = str(tmp_path_factory.mktemp("experts"))
     return str(record_experts(DistillationData(subset=THREE), out=root, progress=False, **settings))
 
@@ -69,10 +75,10 @@ def test_codes_do_not_depend_on_the_number_of_ranks(
     many = run_ranks(trained, *common, tmp_path / "many", precision, ranks, environments=variables(ranks))
     for kind in KINDS:
         for name, value in one[kind].items():
-            moved = abs(value - start[kind][name]).max()
+            moved = np.linalg.norm(value - start[kind][name])
             assert moved > 1e-4, (kind, name)
             for found in many:
-                error = abs(found[kind][name] - value).max()
+                error = np.linalg.norm(found[kind][name] - value)
                 print(kind, name, f"moved {moved:.3g}, differs by {error:.3g}")
                 assert error <= tolerance * moved, (kind, name)
                 assert (found[kind][name] == many[0][kind][name]).all(), (kind, name)

@@ -38,7 +38,7 @@ def run_function(
         skip.add("data")
         if given or not optional or {"-h", "--help"} & set(arguments):
             parser.add_class_arguments(DistillationData, "data")
-    parser.add_function_arguments(function, skip=skip, as_positional=False)
+    parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
     options = parser.parse_args(list(arguments))
     refuse_nulls(parser, options)
     function(**vars(parser.instantiate_classes(options)))
