@@ -148,7 +148,7 @@ class Plan:
         data.setup()
         if self.recipe.experts.num_experts:
             epochs = max([need.epochs for need in needs_of(model)], default=1)
-            self.recipe.experts.record(model.labels.experts(), data, epochs=epochs)
+            self.recipe.experts.record(model.labels.experts(), data, epochs=epochs, all_experts=False)
         model.labels.check(data)
         return 0
 
