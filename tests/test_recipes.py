@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from ldd import cli
 from ldd.commands.experts import main as experts
+from ldd.commands.federate import split
 from ldd.commands.fit import DistillationCLI
 from ldd.commands.prior_train import PriorTrainingCLI
 from ldd.commands.sweep import Sweep
@@ -169,14 +170,18 @@ def test_prior_training_parses():
 
 
 def test_commands_in_the_docs_parse(fit_parser, monkeypatch):
-    """Every `latentdd fit` line of docs/recipes.md, with the placeholders filled in."""
+    """Every `latentdd fit` and `federate` line of docs/recipes.md, with the placeholders filled in."""
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "recipes.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^ *(latentdd fit .*)$", text, re.M)
+    commands = re.findall(r"^ *(latentdd (?:fit|federate) .*)$", text, re.M)
     assert len(commands) >= 10
     for command in commands:
         filled = command.replace("$s", "birds").replace("; done", "")
-        fit_parser.parse_args(shlex.split(filled, comments=True)[1:])
+        words = shlex.split(filled, comments=True)[2:]
+        if "federate" in command:
+            own, words = split(words, {"--subtasks", "--workers", "--out"})
+            assert set(own[::2]) == {"--subtasks", "--workers", "--out"}
+        fit_parser.parse_args(["fit", *words])
 
 
 SMALL = (

@@ -25,7 +25,10 @@ EXPERTS = "experts"
 
 _DONE = "finished"  # an empty file in the folder of a job that ran to its end
 
-_OWN = ("subtasks", "slurm", "distilled", "evaluation.csv", "evaluation.json", PLAN, CONFIG, PARTITION)
+_OWN = (
+    *("subtasks", "slurm", "distilled", "evaluated", "evaluation.csv", "evaluation.json"),
+    *(PLAN, CONFIG, PARTITION),
+)
 
 
 @dataclass(frozen=True)
