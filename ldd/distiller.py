@@ -23,13 +23,13 @@ from ldd.memory import (
     ChunkSize,
     MemoryPlan,
     check_chunk_size,
-    device_name,
     free_bytes,
     peak_memory_mib,
 )
 from ldd.objectives import CODES, DECODER, Objective, Term
 from ldd.priors import Prior, compile_networks, identify
 from ldd.quirks import NO_QUIRKS, Quirks
+from ldd.ranks import sum_gradients
 from ldd.sampling import draw
 from ldd.step import DistillationStep
 
@@ -160,7 +160,7 @@ class Distiller(L.LightningModule):
             term.value.backward()
             names = self._stepping(term)
             parameters = [p for name in names for p in _parameters(self._optimizers[name])]
-            self._sum_over_ranks(parameters)
+            sum_gradients(parameters)
             self._refuse_non_finite(term, parameters)
             for name in names:
                 self._step(name, count=not counted)
@@ -225,14 +225,6 @@ class Distiller(L.LightningModule):
         else:
             self._optimizers[name].step()
 
-    def _sum_over_ranks(self, parameters: list[nn.Parameter]) -> None:
-        if self.trainer.world_size == 1:
-            return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-
     def _refuse_non_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = term.value.detach().clone()
@@ -257,23 +249,6 @@ class Distiller(L.LightningModule):
         many = self.trainer.world_size > 1
         reduce_fx = "sum" if many else "mean"
         self.log(f"train/{name}", value, prog_bar=prog_bar, sync_dist=many, reduce_fx=reduce_fx)
-
-    def memory_facts(self) -> dict[str, object]:
-        """What the memory of a pass depends on, as plain JSON values: a plan found for the same ones serves again."""
-        prior, device = self.prior, self.device
-        sizes = (self.data_spec.num_classes, self.data_spec.image_size)
-        return {
-            "prior": [str(type(prior)), repr(prior), prior.latent_shape, prior.num_steps],
-            "guidance": getattr(prior, "guidance_scale", None),
-            "objective": str(type(self.objective)),
-            "networks": [repr(factory(*sizes)) for factory in self.objective.matching_networks()],
-            "image_size": self.data_spec.image_size,
-            "codes": [str(type(self.codes)), str(self.codes.dtype)],
-            "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),
-            "settings": [self.chunk_size, self.checkpointing, str(self.memory_format), self.compile_backend],
-            "device": device_name(device),
-            "torch": torch.__version__,
-        }
 
     # Start and end
 

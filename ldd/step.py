@@ -18,6 +18,7 @@ from ldd.memory import (
     SHARE_OF_FREE_MEMORY,
     Cost,
     MemoryPlan,
+    device_name,
     free_bytes,
     make_plan,
 )
@@ -188,7 +189,7 @@ class DistillationStep:
         share = SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS
         budget = share * free_bytes(distiller.device)
         return recall_plan(
-            {**distiller.memory_facts(), "images": num_images, "purpose": purpose},
+            {**memory_facts(distiller), "images": num_images, "purpose": purpose},
             lambda: Cost.measure(run, len(sample)),
             lambda cost: make_plan(chunk_size, checkpointing, num_images, cost, budget),
         )
@@ -208,6 +209,29 @@ class DistillationStep:
         everyone = torch.tensor(numbers, device=self._distiller.device)
         distributed.all_reduce(everyone, operation)
         return everyone.tolist()
+
+
+def memory_facts(distiller: "Distiller") -> dict[str, object]:
+    """What the memory of a pass depends on, as plain JSON values: a plan found for the same ones serves again."""
+    prior, device = distiller.prior, distiller.device
+    sizes = (distiller.data_spec.num_classes, distiller.data_spec.image_size)
+    return {
+        "prior": [str(type(prior)), repr(prior), prior.latent_shape, prior.num_steps],
+        "guidance": getattr(prior, "guidance_scale", None),
+        "objective": str(type(distiller.objective)),
+        "networks": [repr(factory(*sizes)) for factory in distiller.objective.matching_networks()],
+        "image_size": distiller.data_spec.image_size,
+        "codes": [str(type(distiller.codes)), str(distiller.codes.dtype)],
+        "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),
+        "settings": [
+            distiller.chunk_size,
+            distiller.checkpointing,
+            str(distiller.memory_format),
+            distiller.compile_backend,
+        ],
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
 
 
 def _call(synthesise: Synthesis, rows: Tensor, on_host: Tensor, *, recompute: bool) -> Tensor:

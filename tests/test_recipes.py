@@ -1,5 +1,6 @@
 """Every shipped YAML parses against the live signatures, and every objective component runs on the quickstart."""
 
+import math
 import re
 import shlex
 import sys
@@ -12,12 +13,14 @@ from jsonargparse import ArgumentParser
 
 from ldd import cli
 from ldd.commands.experts import main as experts
+from ldd.commands.federate import split
 from ldd.commands.fit import DistillationCLI
 from ldd.commands.prior_train import PriorTrainingCLI
 from ldd.commands.sweep import Sweep
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.distiller import Distiller
+from ldd.priors import DeconvolutionPrior
 from ldd.priors.training import PriorTraining
 
 ROOT = Path(__file__).parent.parent
@@ -81,11 +84,12 @@ def test_data_parse_alone():
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipes_parse(path, fit_parser):
-    """As `latentdd fit --config RECIPE --print_config` does."""
+    """As `latentdd fit --config RECIPE --print_config` does; the recipe of a federation is one of fit."""
     found = fit_parser.parse_args(["fit", "--config", str(path)]).fit
     assert found.data.image_size == (found.model.prior.init_args.get("image_size") or 32)
     text = path.read_text()
-    assert re.search(rf"latentdd fit --config configs/{name(path)}", text), "a recipe opens with its command"
+    command = rf"latentdd (fit|federate) --config configs/{name(path)}"
+    assert re.search(command, text), "a recipe opens with its command"
     if "paper" in name(path):
         assert f"runs/{path.stem}" == found.trainer.default_root_dir
         for word in ("Constants:", "Expected time: not yet measured", "released code"):
@@ -166,14 +170,18 @@ def test_prior_training_parses():
 
 
 def test_commands_in_the_docs_parse(fit_parser, monkeypatch):
-    """Every `latentdd fit` line of docs/recipes.md, with the placeholders filled in."""
+    """Every `latentdd fit` and `federate` line of docs/recipes.md, with the placeholders filled in."""
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "recipes.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^ *(latentdd fit .*)$", text, re.M)
+    commands = re.findall(r"^ *(latentdd (?:fit|federate) .*)$", text, re.M)
     assert len(commands) >= 10
     for command in commands:
         filled = command.replace("$s", "birds").replace("; done", "")
-        fit_parser.parse_args(shlex.split(filled, comments=True)[1:])
+        words = shlex.split(filled, comments=True)[2:]
+        if "federate" in command:
+            own, words = split(words, {"--subtasks", "--workers", "--out"})
+            assert set(own[::2]) == {"--subtasks", "--workers", "--out"}
+        fit_parser.parse_args(["fit", *words])
 
 
 SMALL = (
@@ -186,7 +194,7 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("path", shipped("objective"), ids=name)
+@pytest.mark.parametrize("path", [p for p in shipped("objective") if not p.stem.startswith("d3_")], ids=name)
 def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, monkeypatch):
     """Two steps with the component's own learning rates on a tiny prior and network."""
     monkeypatch.chdir(ROOT)
@@ -219,12 +227,55 @@ def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, 
     assert all(torch.isfinite(value).all() for value in codes.values())
 
 
+def test_d3_budgets_differ_in_numbers_only():
+    """Those of 2 and 10 images per class from that of 1, which runs above."""
+    first = yaml.safe_load((CONFIGS / "objective" / "d3.yaml").read_text())
+    for budget in ("d3_2", "d3_10"):
+        other = yaml.safe_load((CONFIGS / "objective" / f"{budget}.yaml").read_text())
+        for one, two in zip(first["init_args"]["objectives"], other["init_args"]["objectives"], strict=True):
+            changed = {key for key, value in one["init_args"].items() if value != two["init_args"][key]}
+            assert one["init_args"].keys() == two["init_args"].keys()
+            rates = {"lr_latents", "lr_conditioning", "lr_spread", "lr_decoder"}
+            assert (
+                rates
+                < changed
+                <= rates | {*("batch_syn", "step_size", "lr_step_size", "max_start_epoch", "samples")}
+            )
+
+
+# Decoders, Gaussians and classes of the recipe -> images per class without labels, as its first lines say.
+BUDGETS = {"imagenet_1": 5, "imagenet_2": 2, "imagenet_10": 5, "tiny_1": 1, "tiny_2": 1, "tiny_10": 1} | {
+    "tiny_federated": 4,
+    "imagenette_latent": 0,
+}
+
+
+@pytest.mark.parametrize("stem", BUDGETS)
+def test_d3_recipes_hold_to_their_budget(stem, fit_parser):
+    path = CONFIGS / "paper" / f"d3_{stem}.yaml"
+    model = fit_parser.parse_args(["fit", "--config", str(path)]).fit.model
+    settings, ipc = dict(model.prior.init_args), model.images_per_class
+    classes = {"imagenet": 1000, "tiny": 200, "imagenette": 10}[stem.split("_")[0]]
+    if stem == "imagenette_latent":
+        pixels, decoder, each = 128**2, 0, 2 * 3 * 32**2 + 512
+    else:
+        prior = DeconvolutionPrior(**settings)
+        pixels, decoder = 64**2, sum(parameter.numel() for parameter in prior.trainable())
+        each = 2 * math.prod(prior.latent_shape)
+    floats = BUDGETS[stem] * decoder + classes * ipc * each
+    said = f"{floats / (classes * 3 * pixels):.2f}"
+    assert re.search(rf"{said}( images per class)?,? without", path.read_text().replace("\n#", "")), said
+
+
 def test_d3_on_the_digits(tmp_path, monkeypatch):
-    """From nothing: the run records its experts, distils, and stores codes with the decoder."""
+    """From nothing: the run records its experts, distils, labels, and stores codes with the decoder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["latentdd"])
     small = [*SMALL, "--experts.num_experts", "1", "--preview.every_n_steps", "1000"]
+    small += ["--model.labels.init_args.epoch", "4"]  # chosen by training students otherwise
     assert cli.main(["fit", "--config", str(CONFIGS / "d3_digits.yaml"), *small]) == 0
     distilled = DistilledSet.load(tmp_path / "runs" / "d3_digits")
     numbers = sum(value.numel() for part in (distilled.codes, distilled.decoder) for value in part.values())
     assert numbers == 29_775 <= 10 * 3 * 32**2
+    assert distilled.soft_labels.shape == (80, 10)
+    assert distilled.manifest["labels"]["epoch"] == 4

@@ -82,6 +82,7 @@ class RecordExperts(L.Callback):
         device: str = "auto",
         *,
         epochs: int = 1,
+        all_experts: bool = True,
         progress: bool = True,
     ) -> None:
         """Record what is missing of what `needs` name.
@@ -91,6 +92,7 @@ class RecordExperts(L.Callback):
             data: set up; its core-set is what the experts learn.
             device: where they train.
             epochs: at least so many where these settings name none.
+            all_experts: record `num_experts` of them; False only as many as a need names.
             progress: show a bar with the loss and the time left.
 
         Raises:
@@ -99,10 +101,11 @@ class RecordExperts(L.Callback):
         # Readers of the same experts need the longer of their epochs.
         epochs = max([epochs, *(need.epochs for need in needs)])
         for need in needs:
-            self._record(need, data, epochs if self.epochs is None else self.epochs, device, progress)
+            count = self.num_experts if all_experts else need.num_experts or self.num_experts
+            self._record(need, data, count, epochs if self.epochs is None else self.epochs, device, progress)
 
     def _record(
-        self, need: ExpertNeed, data: DistillationData, epochs: int, device: str, progress: bool
+        self, need: ExpertNeed, data: DistillationData, count: int, epochs: int, device: str, progress: bool
     ) -> None:
         for name, given, asked in (
             ("num_experts", self.num_experts, need.num_experts or 1),
@@ -117,7 +120,7 @@ class RecordExperts(L.Callback):
         record_experts(
             data,
             need.network,
-            num_experts=self.num_experts,
+            num_experts=count,
             epochs=epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

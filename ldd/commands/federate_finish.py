@@ -10,6 +10,7 @@ from ldd.distilled import DistilledSet
 from ldd.evaluation import Labeller, Report, dimensions
 from ldd.evaluation import evaluate as run_evaluation
 from ldd.evaluation.comparison import pick_device
+from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import JSON_NAME
 from ldd.federation import merge
 
@@ -57,6 +58,7 @@ def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> No
         baselines=evaluation.baselines,
         sampler=stored_sampler(merged, evaluation.protocol, pick_device()),
         labeller=labeller,
+        records=plan.folder / FOLDER,
         num_workers=evaluation.num_workers,
     )
     report = replace(report, facts={**report.facts, "subtasks": len(plan.partition.blocks)})

@@ -25,7 +25,10 @@ EXPERTS = "experts"
 
 _DONE = "finished"  # an empty file in the folder of a job that ran to its end
 
-_OWN = ("subtasks", "slurm", "distilled", "evaluation.csv", "evaluation.json", PLAN, CONFIG, PARTITION)
+_OWN = (
+    *("subtasks", "slurm", "distilled", "evaluated", "evaluation.csv", "evaluation.json"),
+    *(PLAN, CONFIG, PARTITION),
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class Plan:
         data.setup()
         if self.recipe.experts.num_experts:
             epochs = max([need.epochs for need in needs_of(model)], default=1)
-            self.recipe.experts.record(model.labels.experts(), data, epochs=epochs)
+            self.recipe.experts.record(model.labels.experts(), data, epochs=epochs, all_experts=False)
         model.labels.check(data)
         return 0
 

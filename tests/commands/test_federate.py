@@ -12,12 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import yaml
 from small_world import protocol_file
 
 from ldd import cli
 from ldd.commands.federate import split
 from ldd.distilled import DistilledSet
 from ldd.files import sha256
+from ldd.sampling import StoredSampler
+from ldd.seeding import generator
 
 ROOT = Path(__file__).parents[2]
 DIGITS = '["digit-0", "digit-1", "digit-4", "digit-7"]'
@@ -98,6 +101,63 @@ def test_a_run_folder_over_all_classes(done):
     assert (out / "config.yaml").is_file()
     partition = json.loads((out / "partition.json").read_text())
     assert partition == {"rule": "contiguous", "blocks": [["digit-0", "digit-1"], ["digit-4", "digit-7"]]}
+
+
+def d3_recipe(folder):
+    """That of the digits with tiny networks and decoder, two Gaussians a class, and two experts of two epochs."""
+    recipe = yaml.safe_load((ROOT / "configs" / "d3_digits.yaml").read_text())
+    tiny = {"class_path": "ldd.networks.ConvNet", "init_args": {"width": 4, "depth": 2}}
+    read = {"network": tiny, "trajectories": str(folder / "experts")}
+    model = recipe["model"]
+    model["prior"]["init_args"] |= {"width": 8, "latent_width": 4}
+    model |= {"images_per_class": 2, "labels": {**model["labels"], "init_args": {**read, "epoch": 2}}}
+    for section in ("codes", "initializer"):
+        model[section] = str(ROOT / "configs" / model[section])
+    matching, mmd = (objective["init_args"] for objective in model["objective"]["init_args"]["objectives"])
+    matching |= {**read, "expert_epochs": 1, "max_start_epoch": 2, "syn_steps": 2, "batch_syn": 4}
+    mmd |= {**read, "samples": 4}
+    recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
+    recipe["data"] = {"source": "ldd.data.DigitsSource", "image_size": 32, "subset": json.loads(DIGITS)}
+    recipe["experts"] = {"num_experts": 2, "epochs": 2}
+    recipe["evaluation"] = {
+        "protocol": protocol_file(folder, epochs=2),
+        "repeats": 1,
+        "num_workers": 1,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_d3_in_two_subtasks(tmp_path):
+    """Experts of each sub-task, a decoder of each, one expert of the whole task, whose labels cover all classes."""
+    out = tmp_path / "out"
+    assert (
+        cli.main(["federate", "--config", str(d3_recipe(tmp_path)), "--subtasks", "2", "--out", str(out)])
+        == 0
+    )
+    merged, parts = DistilledSet.load(out), [DistilledSet.load(out / "subtasks" / k) for k in "01"]
+    assert merged.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    for number, part in enumerate(parts):
+        assert part.soft_labels is None, "distilled with hard ones"
+        for name, tensor in part.decoder.items():
+            assert torch.equal(merged.decoder[f"{number}.{name}"], tensor)
+    assert merged.soft_labels.shape == (8, 4)
+    assert (merged.soft_labels > 0).all()
+    assert torch.equal(StoredSampler(merged)(None), merged.images)
+    assert (StoredSampler(merged)(generator(0)) != merged.images).any(), "codes have a spread"
+    recordings = [json.loads(path.read_text()) for path in (tmp_path / "experts").glob("*/index.json")]
+    experts = sorted((len(found["setting"]["classes"]), found["num_experts"]) for found in recordings)
+    assert experts == [(2, 2), (2, 2), (4, 1)], "labels need one expert of the whole task"
+    summary = json.loads((out / "evaluation.json").read_text())
+    assert set(summary["accuracy"]) == {
+        "distilled",
+        "distilled_hard",
+        "random_real",
+        "full_real",
+        "random_real_bytes",
+        "random_real_bytes_soft",
+    }
 
 
 def test_again_does_nothing(done, capsys):

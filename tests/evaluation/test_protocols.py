@@ -70,7 +70,7 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 
 def test_every_shipped_protocol_builds_its_networks():
-    assert shipped() == ["d3-1", "d3-10", "d3-2", "ld3m", "ld3m-released", "ld3m-short", "quick"]
+    assert shipped() == ["d3-1", "d3-10", "d3-2", "d3-pool", "ld3m", "ld3m-released", "ld3m-short", "quick"]
     for name in shipped():
         protocol = Protocol.load(name)
         assert protocol.id == name
@@ -158,7 +158,7 @@ def test_not_a_protocol(tmp_path, text):
 def test_unknown_protocol(name):
     with pytest.raises(
         UserError,
-        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, ld3m, ld3m-released",
+        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, d3-pool, ld3m",
     ):
         Protocol.load(name)
 
