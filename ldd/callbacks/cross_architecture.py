@@ -123,7 +123,7 @@ class CrossArchitecture(L.Callback):
 
     def _is_owed(self, trainer: L.Trainer, step: int) -> bool:
         # Lightning takes a checkpoint of a step with a validation for one that was made after it.
-        if trainer.global_step % trainer.val_check_batch:
+        if trainer.val_check_batch is None or trainer.global_step % trainer.val_check_batch:
             return False
         earlier = _earlier(trainer, self.protocol)
         done = () if earlier is None else earlier.rows

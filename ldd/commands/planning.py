@@ -19,7 +19,7 @@ from ldd.data import DistillationData
 from ldd.data.sources import Split
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Protocol
-from ldd.evaluation.baselines import Baseline, FixedSet, Setting
+from ldd.evaluation.baselines import Baseline, Setting, StoredSet, default_baselines
 from ldd.evaluation.comparison import INITIAL
 from ldd.evaluation.report import DISTILLED
 from ldd.evaluation.students import Lesson, Student
@@ -181,9 +181,10 @@ def measure_evaluation(
     protocol = callback.protocol
     factories = dict(callback.networks) if callback.networks is not None else protocol.factories()
     lesson = Lesson(data.spec, protocol, factories, callback.seed)
-    sets = [FixedSet(DISTILLED, distilled.images, distilled.labels), *callback.baselines]
+    baselines = default_baselines(distilled) if callback.baselines is None else callback.baselines
+    sets = [StoredSet(DISTILLED, distilled), *baselines]
     if callback.initial:
-        sets.append(FixedSet(INITIAL, distilled.images, distilled.labels))
+        sets.append(StoredSet(INITIAL, distilled))
     setting = Setting(
         data, torch.bincount(distilled.labels, minlength=data.spec.num_classes).tolist(), callback.seed
     )

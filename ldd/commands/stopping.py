@@ -10,7 +10,7 @@ from types import FrameType
 
 import lightning as L
 import psutil
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import distributed
 
 from ldd.callbacks.checkpoint import SIGNALS
