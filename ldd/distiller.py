@@ -13,6 +13,7 @@ from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
+from ldd.description import describe
 from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
 from ldd.evaluation.labels import Labeller, Labels
@@ -24,7 +25,6 @@ from ldd.memory import (
     MemoryPlan,
     check_chunk_size,
     free_bytes,
-    peak_memory_mib,
 )
 from ldd.objectives import CODES, DECODER, Objective, Term
 from ldd.priors import Prior, compile_networks, identify
@@ -313,43 +313,16 @@ class Distiller(L.LightningModule):
             chunk = 64 if self.chunk_size == "auto" else self.chunk_size
             chunk = len(rows) if self.prior.batch_dependent else chunk
             images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
-            self._last_set = step, self._describe(images)
+            if self._identity is None:
+                self._identity = identify(self.prior)  # it never changes
+            record = self._data.pruning_record()
+            self._last_set = step, describe(self, images, self._identity, record)
         return self._last_set[1]
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """One draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
         rows = torch.arange(len(self.codes), device=self.codes.labels.device)
         return draw(self.codes, self.prior, rows, generator)
-
-    def _describe(self, images: Tensor) -> DistilledSet:
-        factories = self.objective.matching_networks()
-        seen = {type(factory(self.data_spec.num_classes, self.data_spec.image_size)) for factory in factories}
-        described = DistilledSet.from_images(
-            images,
-            self.codes.labels.cpu(),
-            self.data_spec.classes,
-            mean=self.data_spec.mean,
-            std=self.data_spec.std,
-            codes=self.codes.tensors(),
-            decoder=self.prior.trained() or None,
-            seed=self.seed,
-            test_split_fingerprint=self.data_spec.fingerprint,
-            licences={"prior": self.prior.licence, "data": self.data_spec.licence},
-            seen_networks=sorted(f"{network.__module__}.{network.__qualname__}" for network in seen),
-            stages={
-                "distil": {"seconds": float(self.seconds), "peak_memory_mib": peak_memory_mib(self.device)}
-            },
-            prior=self._prior_facts(),
-        )
-        described.manifest["step"] = int(self.num_steps_done)
-        if pruning := self._data.pruning_record():
-            described.manifest["pruning"] = pruning
-        return described if self.labeller is None else self.labeller.label(described)
-
-    def _prior_facts(self) -> dict[str, Any]:
-        if self._identity is None:
-            self._identity = identify(self.prior)
-        return self._identity
 
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 

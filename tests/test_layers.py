@@ -16,7 +16,7 @@ LAYERS = [
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
     "objectives initializers data evaluation sampling".split(),  # noqa: SIM905
-    "distiller step experts".split(),  # noqa: SIM905
+    "distiller description step experts".split(),  # noqa: SIM905
     "callbacks federation report cli".split(),  # noqa: SIM905
     "commands".split(),  # noqa: SIM905
     ["__main__"],
@@ -54,7 +54,9 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__
 def test_imports_point_down(path):
     module = "ldd." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     package = module.split(".")[1]
-    type_only = {"ldd.distiller"} if module == "ldd.step" else set()  # under TYPE_CHECKING
+    type_only = (
+        {"ldd.distiller"} if module in ("ldd.step", "ldd.description") else set()
+    )  # under TYPE_CHECKING
     for imported in imports_of(path) - type_only:
         same = imported.split(".")[1] == package
         assert (
