@@ -1,4 +1,4 @@
-"""Values of null: the parser takes any for 'not given' and hands None on, whatever the type."""
+"""Values that the parser lets through: null for 'not given', whatever the type, and anything for a whole section."""
 
 from typing import Any, get_args
 
@@ -8,7 +8,7 @@ from ldd.errors import UserError
 
 
 def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
-    """Refuse null for what has a default and cannot be null.
+    """Refuse null for what has a default and cannot be null, and a section that is no mapping.
 
     Args:
         parser: of the options.
@@ -23,6 +23,9 @@ def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
             continue
         parts = action.dest.split(".")
         names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        null = next((name for name in names if options.get(name, "") is None), None)
-        if null is not None:
-            raise UserError(f"{null} (null) needs a value; leave it out to have the default")
+        for name in names:
+            value = options.get(name, "")
+            if value is None:
+                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
+            if name != action.dest and name in options and not isinstance(value, Namespace):
+                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")

@@ -211,7 +211,7 @@ class Protocol:
             )
         except UserError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"protocol ({path}) has a value of the wrong kind: {error}") from error
 
     @property

@@ -237,7 +237,8 @@ def test_every_shipped_file_fits_and_says_how_to_use_it(path, tmp_path):
     parser, config = parse(f"--data={path}", *root)
     data = parser.instantiate_classes(config).data
     assert len(data.classes) == 10
-    assert data.spec.image_size == (32 if path.stem in ("digits", "cifar10") else 128)
+    sizes = {"digits": 32, "cifar10": 32, "tiny_imagenet": 64}
+    assert data.spec.image_size == sizes.get(path.stem, 128)
 
 
 @pytest.mark.parametrize(
