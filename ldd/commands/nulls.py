@@ -19,7 +19,8 @@ def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
     """
     for action in parser._actions:
         hint: Any = getattr(action, "_typehint", action.type)
-        if action.default is None or hint is None or hint is Any or type(None) in get_args(hint):
+        free = hint is None or hint is Any or type(None) in get_args(hint)
+        if free or action.default is None or action.dest.endswith(".help"):
             continue
         parts = action.dest.split(".")
         names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
