@@ -235,22 +235,22 @@ def test_a_folder_of_something_else(tmp_path, capsys):
 
 
 def test_slurm_files(tmp_path, done):
-    """The array's script, run by bash as SLURM would run its second task; that one is finished already."""
+    """The array's script, run by bash as SLURM would run its task; of finished sub-tasks it holds the first only."""
     out, _ = done
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", "--cpus_per_job", "3"]) == 0
     script = (copy / "slurm" / "jobs.sbatch").read_text()
-    for line in ("#SBATCH --array=0-1", "#SBATCH --cpus-per-task=3", "#SBATCH --requeue", "OMP_NUM_THREADS"):
+    for line in ("#SBATCH --array=0-0", "#SBATCH --cpus-per-task=3", "#SBATCH --requeue", "OMP_NUM_THREADS"):
         assert line in script
     assert "--gres" not in script, "the recipe runs on the CPU"
-    assert f"--out {copy} --only 1" in script
+    assert f"--out {copy} --only 0" in script
     last = (copy / "slurm" / "last.sbatch").read_text()
     assert f"federate --out {copy}\n" in last
     assert os.access(copy / "slurm" / "submit.sh", os.X_OK)
     for name in ("jobs.sbatch", "last.sbatch", "submit.sh"):
         assert subprocess.run(["bash", "-n", copy / "slurm" / name], check=False).returncode == 0
-    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
         ["bash", copy / "slurm" / "jobs.sbatch"], env=environment, capture_output=True, text=True
     )
