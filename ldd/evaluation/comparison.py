@@ -17,14 +17,21 @@ from rich.progress import (
 )
 
 from ldd.classes import Labelled
-from ldd.distilled import DistilledSet
+from ldd.distilled import DistilledSet, first_rows
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, Setting, StoredSet, default_baselines
+from ldd.evaluation.baselines import (
+    Baseline,
+    EvaluationData,
+    RandomReal,
+    Setting,
+    StoredSet,
+    default_baselines,
+)
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.records import Records
-from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row
+from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row, budget_name
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
@@ -47,6 +54,7 @@ def evaluate(
     *,
     baselines: Sequence[Baseline] | None = None,
     initial: DistilledSet | None = None,
+    budgets: Sequence[int] = (),
     sampler: Sampler | None = None,
     labeller: Labeller | None = None,
     step: int | None = None,
@@ -73,6 +81,8 @@ def evaluate(
         seed: of everything random.
         baselines: sets to compare with; None takes `default_baselines`.
         initial: the codes before their first step, compared as `initial`; without draws.
+        budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, beside
+            as many random real ones where `RandomReal` is among the baselines.
         sampler: draws of the set's codes, which a set whose codes have a spread needs.
         labeller: what labelled the set, for real images with labels of the same kind.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
@@ -84,7 +94,7 @@ def evaluate(
 
     Raises:
         UserError: an unknown protocol, settings out of range, a set whose classes or image size are not the data's,
-            a baseline that the data cannot give, codes with a spread without a sampler.
+            a baseline that the data cannot give, codes with a spread without a sampler, a budget beyond the set.
     """
     protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
     if repeats < 1:
@@ -96,8 +106,10 @@ def evaluate(
     data.setup()
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
-    sets = _own_sets(distilled, initial, protocol, sampler, seed)
+    sets = _own_sets(distilled, initial, budgets, protocol, sampler, seed)
     sets += default_baselines(distilled, labeller) if baselines is None else baselines
+    if any(isinstance(part, RandomReal) for part in sets):
+        sets += [RandomReal(budget) for budget in _smaller(budgets, distilled)]
     _check_names(sets)
 
     setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller)
@@ -177,11 +189,12 @@ def evaluate(
 def _own_sets(
     distilled: DistilledSet,
     initial: DistilledSet | None,
+    budgets: Sequence[int],
     protocol: Protocol,
     sampler: Sampler | None,
     seed: int,
 ) -> list[Baseline]:
-    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
+    """The set with the labels it has, with hard ones where those are soft, its nested ones, and as it was at first."""
     samples = None
     if distilled.is_distribution and protocol.samples:
         if sampler is None:
@@ -194,9 +207,18 @@ def _own_sets(
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
     if distilled.soft_labels is not None:
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
+    for budget in _smaller(budgets, distilled):
+        rows = first_rows(distilled.labels, budget)
+        own = None if samples is None else samples[:, rows]
+        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
     if initial is not None:
         sets.append(StoredSet(INITIAL, initial))
     return sets
+
+
+def _smaller(budgets: Sequence[int], distilled: DistilledSet) -> list[int]:
+    """Those that are not the whole set."""
+    return [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
 
 
 def check_set(distilled: DistilledSet, data: EvaluationData) -> None:

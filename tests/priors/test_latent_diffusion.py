@@ -240,7 +240,7 @@ def test_another_image_size(load):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"num_steps": -1}, "num_steps=-1 must be at least 1"),
         ({"num_steps": 1000}, "num_steps=1000 leads to timestep 1000"),
         ({"guidance_scale": -1.0}, r"guidance_scale=-1\.0 must be a finite number of at least 0"),
         ({"guidance_scale": math.nan}, "guidance_scale=nan must be"),
