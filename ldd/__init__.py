@@ -144,6 +144,9 @@ if TYPE_CHECKING:
         GaussianLatents as GaussianLatents,
     )
     from ldd.initializers import (
+        HerdedOrder as HerdedOrder,
+    )
+    from ldd.initializers import (
         Initializer as Initializer,
     )
     from ldd.initializers import (
@@ -272,6 +275,7 @@ _HOMES = {
     "ldd.initializers": (
         "DifficultyMatched",
         "GaussianLatents",
+        "HerdedOrder",
         "Initializer",
         "InvertedStatistics",
         "KMeansCentroids",
@@ -333,6 +337,7 @@ __all__ = (
     "GaussianLatents",
     "GraNdPruner",
     "GradientMatching",
+    "HerdedOrder",
     "HerdingPruner",
     "Initializer",
     "InvertedStatistics",

@@ -7,13 +7,14 @@ from ldd.initializers.kmeans import KMeansCentroids
 from ldd.initializers.mode_guided import ModeGuidance
 from ldd.initializers.real import GaussianLatents, RealEncodings
 from ldd.initializers.samples import PriorSamples, sample_class
-from ldd.initializers.selection import DifficultyMatched, PoolSelection, SeparatedGroups
+from ldd.initializers.selection import DifficultyMatched, HerdedOrder, PoolSelection, SeparatedGroups
 
 __all__ = (
     "ClassInitializer",
     "ClassStart",
     "DifficultyMatched",
     "GaussianLatents",
+    "HerdedOrder",
     "Initializer",
     "InvertedStatistics",
     "KMeansCentroids",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, PointCodes
+from ldd.data.pruning.geometry import herd
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.real import RealImages
 from ldd.errors import UserError
@@ -95,6 +96,18 @@ class PoolSelection(Initializer, ABC):
         self.pool(candidates, prior, real, generator)
         return candidates.latents.detach()
 
+    def _features(self, pool: Pool) -> tuple[Tensor, Tensor]:
+        """Of all candidates (K, G, n, F), and the mean of each class's real images (K, F), float64 on the CPU."""
+        spec, training = pool.spec, self.training
+        network = training.build(spec, pool.seed, "features")
+        training.train(network, pool.real.images, pool.real.labels, spec, pool.seed, "features")
+        features = training.features(network, pool.images.flatten(0, 2), spec).double()
+        real = [
+            training.features(network, pool.real.of_class(label), spec).double().mean(0)
+            for label in range(spec.num_classes)
+        ]
+        return features.unflatten(0, pool.images.shape[:3]), torch.stack(real)
+
     @abstractmethod
     def choose(self, pool: Pool) -> list[Tensor]:
         """Latents (n, c, h, w) for each of the K classes."""
@@ -137,16 +150,8 @@ class SeparatedGroups(PoolSelection):
 
     def choose(self, pool: Pool) -> list[Tensor]:
         """The chosen groups."""
-        spec, training = pool.spec, self.training
-        network = training.build(spec, pool.seed, "groups")
-        training.train(network, pool.real.images, pool.real.labels, spec, pool.seed, "groups")
-        features = training.features(network, pool.images.flatten(0, 2), spec).double()
-        centres = features.unflatten(0, pool.images.shape[:3]).mean(2)
-        real = [
-            training.features(network, pool.real.of_class(label), spec).double().mean(0)
-            for label in range(spec.num_classes)
-        ]
-        chosen = separated(centres, torch.stack(real), self.attraction, self.repulsion)
+        features, real = self._features(pool)
+        chosen = separated(features.mean(2), real, self.attraction, self.repulsion)
         return [latents[group] for latents, group in zip(pool.latents, chosen, strict=True)]
 
 
@@ -178,6 +183,40 @@ def separated(centres: Tensor, real: Tensor, attraction: float, repulsion: float
 
 def _log_distance(cosine: Tensor) -> Tensor:
     return (1 - cosine).clamp(min=_NEAREST).log()
+
+
+@final
+class HerdedOrder(PoolSelection):
+    """Candidates in the order of herding, so that every prefix is a set for its budget (nested budgets).
+
+    Each pick brings the mean feature of all picks nearest to that of the class's real images (Welling, ICML 2009).
+    Features are those of a network trained on the core-set. With one group nothing is left out, only put in order.
+
+    Args:
+        pool: makes the candidates.
+        groups: how many times as many as are chosen.
+        training: the network whose features are taken, and how it is trained.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        pool: Initializer,
+        groups: int = 1,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(pool, groups, training)
+
+    def choose(self, pool: Pool) -> list[Tensor]:
+        """The chosen candidates, in order."""
+        candidates, real = self._features(pool)
+        size, chosen = pool.images.shape[2], []
+        for latents, features, target in zip(pool.latents, candidates.flatten(1, 2), real, strict=True):
+            picks = herd(features, target, size)
+            chosen.append(latents.flatten(0, 1)[picks.to(latents.device)])
+        return chosen
 
 
 @final

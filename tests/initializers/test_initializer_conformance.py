@@ -8,6 +8,7 @@ from ldd.data.pruning.training import ScoringNetwork
 from ldd.initializers import (
     DifficultyMatched,
     GaussianLatents,
+    HerdedOrder,
     InvertedStatistics,
     KMeansCentroids,
     LossGuidance,
@@ -86,6 +87,14 @@ class TestSeparatedGroups(InitializerConformance):
     @pytest.fixture
     def initializer(self):
         return SeparatedGroups(PriorSamples(num_steps=1), groups=2, training=TRAINING)
+
+
+class TestHerdedOrder(InitializerConformance):
+    needs_encoder = False
+
+    @pytest.fixture
+    def initializer(self):
+        return HerdedOrder(PriorSamples(num_steps=1), groups=2, training=TRAINING)
 
 
 class TestDifficultyMatched(InitializerConformance):

@@ -11,7 +11,7 @@ from small_world import NARROW
 
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
-from ldd.initializers import DifficultyMatched, PriorSamples, RealEncodings, SeparatedGroups
+from ldd.initializers import DifficultyMatched, HerdedOrder, PriorSamples, RealEncodings, SeparatedGroups
 from ldd.initializers.base import Initializer
 from ldd.initializers.selection import Pool, separated
 from ldd.seeding import generator
@@ -111,6 +111,34 @@ def test_difficulties_come_nearest_to_the_real_quantiles(prior):
             for latents in found[label]
         )
         assert costs[taken] == pytest.approx(best, abs=1e-12)
+
+
+def test_herding_orders_all_of_one_group(prior):
+    """The i-th is the candidate with which the mean of the first i features is nearest to the real mean."""
+    pool = Kept(PriorSamples(num_steps=2))
+    order = HerdedOrder(pool, training=TRAINING)
+    seen = {}
+    inner = order._features
+
+    def spy(given: Pool):
+        seen["features"], seen["real"] = inner(given)
+        return seen["features"], seen["real"]
+
+    order._features = spy
+    found = started(order, prior, per_class=4)
+    candidates = pool.codes.latents.detach().unflatten(0, (3, 4))
+    for label in range(3):
+        features, wanted = seen["features"][label, 0].tolist(), seen["real"][label].tolist()
+        left, taken = list(range(4)), []
+        while left:
+
+            def away(place, taken=taken, features=features, wanted=wanted):
+                rows = [features[p] for p in [*taken, place]]
+                return math.dist([sum(column) / len(rows) for column in zip(*rows, strict=True)], wanted)
+
+            taken.append(min(left, key=away))
+            left.remove(taken[-1])
+        assert torch.equal(found[label], candidates[label][taken])
 
 
 @pytest.mark.parametrize(
