@@ -1,6 +1,6 @@
 """Losses of objectives as guides of sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import torch
@@ -13,7 +13,7 @@ from ldd.classes import Labelled
 from ldd.errors import UserError
 from ldd.initializers.base import ClassStart
 from ldd.networks import ConvNet, Network, NetworkFactory
-from ldd.objectives import DistributionMatching, GradientMatching
+from ldd.objectives import DistributionMatching, GradientMatching, Objective
 from ldd.objectives.base import Embed
 from ldd.priors import Guide
 from ldd.quirks import NO_QUIRKS
@@ -58,8 +58,8 @@ class LossGuidance:
             )
         if not 0 <= rate < float("inf"):
             raise UserError(f"guidance.rate ({rate}) must be a number of 0 or more")
-        kinds = {"distribution": DistributionMatching, "gradient": GradientMatching}
-        self.objective = kinds[loss](real_batch=real_batch, network=network, augmentation=augmentation)
+        kind: Callable[..., Objective] = DistributionMatching if loss == "distribution" else GradientMatching
+        self.objective = kind(real_batch=real_batch, network=network, augmentation=augmentation)
         self.rate = rate
         self.first_step = first_step
         self.last_step = last_step
