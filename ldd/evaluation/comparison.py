@@ -106,10 +106,10 @@ def evaluate(
     data.setup()
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
-    sets = _own_sets(distilled, initial, budgets, protocol, sampler, seed)
+    samples = _samples(distilled, protocol, sampler, seed)
+    sets = _own_sets(distilled, initial, samples)
     sets += default_baselines(distilled, labeller) if baselines is None else baselines
-    if any(isinstance(part, RandomReal) for part in sets):
-        sets += [RandomReal(budget) for budget in _smaller(budgets, distilled)]
+    sets += nested_sets(budgets, distilled, sets, samples)
     _check_names(sets)
 
     setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller)
@@ -186,39 +186,58 @@ def evaluate(
     return Report(rows, {protocol.id: protocol.hash}, facts)
 
 
+def _samples(
+    distilled: DistilledSet, protocol: Protocol, sampler: Sampler | None, seed: int
+) -> torch.Tensor | None:
+    """The draws that the protocol asks of codes with a spread."""
+    if not (distilled.is_distribution and protocol.samples):
+        return None
+    if sampler is None:
+        raise UserError(
+            f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
+            f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+        )
+    n, size = len(distilled.images), distilled.image_size
+    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
+
+
 def _own_sets(
-    distilled: DistilledSet,
-    initial: DistilledSet | None,
-    budgets: Sequence[int],
-    protocol: Protocol,
-    sampler: Sampler | None,
-    seed: int,
+    distilled: DistilledSet, initial: DistilledSet | None, samples: torch.Tensor | None
 ) -> list[Baseline]:
-    """The set with the labels it has, with hard ones where those are soft, its nested ones, and as it was at first."""
-    samples = None
-    if distilled.is_distribution and protocol.samples:
-        if sampler is None:
-            raise UserError(
-                f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
-                f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
-            )
-        n, size = len(distilled.images), distilled.image_size
-        samples = draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
+    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
     if distilled.soft_labels is not None:
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
-    for budget in _smaller(budgets, distilled):
-        rows = first_rows(distilled.labels, budget)
-        own = None if samples is None else samples[:, rows]
-        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
     if initial is not None:
         sets.append(StoredSet(INITIAL, initial))
     return sets
 
 
-def _smaller(budgets: Sequence[int], distilled: DistilledSet) -> list[int]:
-    """Those that are not the whole set."""
-    return [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+def nested_sets(
+    budgets: Sequence[int],
+    distilled: DistilledSet,
+    beside: Sequence[Baseline],
+    samples: torch.Tensor | None = None,
+) -> list[Baseline]:
+    """The first so many images of each class, and as many random real ones where those are among the sets beside.
+
+    Args:
+        budgets: images per class; that of the whole set is no set of its own.
+        distilled: the set.
+        beside: the other sets of the evaluation.
+        samples: (P, N, 3, H, W) uint8, draws of all its codes, or None.
+
+    Raises:
+        UserError: a budget below 1 or beyond the set.
+    """
+    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+    sets: list[Baseline] = []
+    for budget in smaller:
+        own = None if samples is None else samples[:, first_rows(distilled.labels, budget)]
+        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
+    if any(isinstance(part, RandomReal) for part in beside):
+        sets += [RandomReal(budget) for budget in smaller]
+    return sets
 
 
 def check_set(distilled: DistilledSet, data: EvaluationData) -> None:

@@ -98,5 +98,6 @@ def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
     flat = points.flatten(1).double().cpu().numpy()
     found = KMeans(count, n_init=_STARTS, random_state=seed % 2**32).fit(flat)
     sizes = np.bincount(found.labels_, minlength=count)
-    centres = torch.from_numpy(found.cluster_centers_[np.argsort(-sizes, kind="stable")])
+    order = np.argsort(-sizes, kind="stable")
+    centres: Tensor = torch.from_numpy(found.cluster_centers_[order])
     return centres.to(points).unflatten(1, points.shape[1:])

@@ -210,10 +210,10 @@ def test_nested_budgets_are_sets_of_their_own(run):
     report = run(whole, budgets=(2, 1, 3), step=5)
     assert list(report.facts["images_per_set"].items()) == [
         ("distilled", 9),
-        ("distilled_ipc1", 3),
-        ("distilled_ipc2", 6),
         ("random_real", 9),
         ("full_real", 24),
+        ("distilled_ipc1", 3),
+        ("distilled_ipc2", 6),
         ("random_real_ipc1", 3),
         ("random_real_ipc2", 6),
     ]
