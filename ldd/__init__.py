@@ -138,13 +138,37 @@ if TYPE_CHECKING:
         evaluate as evaluate,
     )
     from ldd.initializers import (
+        DifficultyMatched as DifficultyMatched,
+    )
+    from ldd.initializers import (
         GaussianLatents as GaussianLatents,
+    )
+    from ldd.initializers import (
+        HerdedOrder as HerdedOrder,
     )
     from ldd.initializers import (
         Initializer as Initializer,
     )
     from ldd.initializers import (
+        InvertedStatistics as InvertedStatistics,
+    )
+    from ldd.initializers import (
+        KMeansCentroids as KMeansCentroids,
+    )
+    from ldd.initializers import (
+        LossGuidance as LossGuidance,
+    )
+    from ldd.initializers import (
+        ModeGuidance as ModeGuidance,
+    )
+    from ldd.initializers import (
+        PriorSamples as PriorSamples,
+    )
+    from ldd.initializers import (
         RealEncodings as RealEncodings,
+    )
+    from ldd.initializers import (
+        SeparatedGroups as SeparatedGroups,
     )
     from ldd.networks import (
         VGG11 as VGG11,
@@ -248,7 +272,19 @@ _HOMES = {
     "ldd.distiller": ("Distiller",),
     "ldd.errors": ("NonFiniteError", "UserError"),
     "ldd.evaluation": ("Protocol", "Report", "evaluate"),
-    "ldd.initializers": ("GaussianLatents", "Initializer", "RealEncodings"),
+    "ldd.initializers": (
+        "DifficultyMatched",
+        "GaussianLatents",
+        "HerdedOrder",
+        "Initializer",
+        "InvertedStatistics",
+        "KMeansCentroids",
+        "LossGuidance",
+        "ModeGuidance",
+        "PriorSamples",
+        "RealEncodings",
+        "SeparatedGroups",
+    ),
     "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
     "ldd.objectives": (
         "Alternating",
@@ -287,6 +323,7 @@ __all__ = (
     "CrossFittedLossPruner",
     "DataSpec",
     "DeconvolutionPrior",
+    "DifficultyMatched",
     "DigitsSource",
     "DistillationData",
     "DistilledSet",
@@ -300,15 +337,20 @@ __all__ = (
     "GaussianLatents",
     "GraNdPruner",
     "GradientMatching",
+    "HerdedOrder",
     "HerdingPruner",
     "Initializer",
+    "InvertedStatistics",
     "KCenterPruner",
+    "KMeansCentroids",
     "Labelled",
     "LastCheckpoints",
     "LatentDiffusionPrior",
     "ListPruner",
+    "LossGuidance",
     "LossPruner",
     "MaximumMeanDiscrepancy",
+    "ModeGuidance",
     "NeckPrior",
     "Network",
     "NetworkFactory",
@@ -318,6 +360,7 @@ __all__ = (
     "PointCodes",
     "Preview",
     "Prior",
+    "PriorSamples",
     "Protocol",
     "Pruner",
     "Quirks",
@@ -331,6 +374,7 @@ __all__ = (
     "ScoreFacts",
     "ScoreTable",
     "ScoringNetwork",
+    "SeparatedGroups",
     "SiameseAugmentation",
     "Sinkhorn",
     "Source",

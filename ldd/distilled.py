@@ -1,7 +1,7 @@
 """The artefact: a distilled set in memory, and the folder that holds it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,28 @@ class DistilledSet:
         """Whether the codes have a spread, so that they give other images each time; `images` are their means."""
         return bool({"log_variance", "factors"} & (self.codes or {}).keys())
 
+    def first(self, images_per_class: int) -> "DistilledSet":
+        """The first so many images of each class, with their labels, weights and codes: the set of a nested budget.
+
+        Raises:
+            UserError: a number below 1, or above the images of a class.
+        """
+        if not 1 <= images_per_class <= min(self.counts):
+            raise UserError(
+                f"budget {images_per_class}: the set's classes have {min(self.counts)} images or more; choose 1 to "
+                f"{min(self.counts)}"
+            )
+        rows = first_rows(self.labels, images_per_class)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            codes=None if self.codes is None else {name: part[rows] for name, part in self.codes.items()},
+            manifest={**self.manifest, "budget": images_per_class},
+        )
+
     def as_dataset(self) -> "DistilledDataset":
         """A torch data set of (float image in [-1, 1], label)."""
         return DistilledDataset(self)
@@ -288,6 +310,12 @@ class DistilledSet:
 
     def _optional(self) -> dict[str, dict[str, Tensor]]:
         return {k: v for k, v in {"codes": self.codes, "decoder": self.decoder}.items() if v is not None}
+
+
+def first_rows(labels: Tensor, count: int) -> Tensor:
+    """Places of the first `count` images of each class among `labels` (N,), ascending."""
+    found = [(labels == label).nonzero().flatten()[:count] for label in labels.unique()]
+    return torch.cat(found).sort().values
 
 
 class DistilledDataset(Dataset[tuple[Tensor, int]]):

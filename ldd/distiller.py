@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -132,6 +133,8 @@ class Distiller(L.LightningModule):
         noise = torch.empty(len(labels), 0)
         if self.prior.num_steps:
             noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
+        else:
+            conditioning = conditioning[:, :0]  # nothing reads it
         return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
 
     # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
@@ -266,6 +269,11 @@ class Distiller(L.LightningModule):
         """Find what labels the set, and set the codes unless a checkpoint has."""
         self._choose_labels()
         self.initialise()
+        if self.trainer.max_steps == 0 and self.prior.num_steps and self.prior.can_sample:
+            rank_zero_warn(
+                "trainer.max_steps is 0: the set is what the reverse process makes of the initialiser's latents; for "
+                "the images of the latents themselves set model.prior.init_args.num_steps to 0"
+            )
         if self.trainer.world_size > 1:
             # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold those of rank 0.
             for value in self.codes.state_dict().values():
@@ -286,10 +294,15 @@ class Distiller(L.LightningModule):
             return
         for info in self.data_spec.classes:
             self._data.core_set.require(info.label, self.images_per_class, "images_per_class")
+        started = time.perf_counter()
         with seeding.seeded(self.seed, "decoder", device=self.device):
             self.prior.reset_trained()  # the same on every rank
-        self.initializer(self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial"))
+        with torch.inference_mode(False):  # some train networks to choose by, also before a validation
+            self.initializer(
+                self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial")
+            )
         self.initialised.fill_(True)
+        self.seconds += time.perf_counter() - started
 
     def on_validation_start(self) -> None:
         """Find what labels the set, where no fit has."""

@@ -158,13 +158,13 @@ class PriorConformance:
         assert prior.decode(prior.denoise(latents, conditioning, noise)).device.type == "meta"
         if prior.can_encode:
             assert prior.encode(torch.zeros(1, 3, prior.image_size, prior.image_size, device="meta")).is_meta
-        if prior.num_steps:
+        if prior.can_sample:
             assert prior.embed(rows).is_meta
             assert prior.sample(rows, generator(0), num_steps=1).is_meta
             assert prior.invert(latents, conditioning, 1).is_meta
 
     def test_sample(self, prior, rows):
-        if not prior.num_steps:
+        if not prior.can_sample:
             with pytest.raises(UserError, match="no diffusion model and cannot sample"):
                 prior.sample(rows, generator(0))
             return
@@ -175,7 +175,7 @@ class PriorConformance:
         assert not torch.allclose(latents, prior.sample(rows, generator(1), num_steps=3))
 
     def test_inversion_returns_to_the_noise(self, prior, rows):
-        if not prior.num_steps:
+        if not prior.can_sample:
             with pytest.raises(UserError, match="no diffusion model and cannot invert"):
                 prior.invert(torch.zeros(2, *prior.latent_shape), prior.null(2), 5)
             return

@@ -6,13 +6,15 @@ from small_runs import NARROW, fit, matching
 
 from ldd.callbacks import LastCheckpoints
 from ldd.callbacks.checkpoint import find_last
-from ldd.classes import DataSpec
+from ldd.classes import DataSpec, to_bytes
 from ldd.data import DistillationData, RandomPruner
 from ldd.distilled import DistilledSet
 from ldd.distiller import Distiller
 from ldd.errors import NonFiniteError, UserError
+from ldd.initializers import PriorSamples
 from ldd.objectives import GradientMatching
 from ldd.priors import LatentDiffusionPrior, PixelPrior
+from ldd.seeding import generator
 from ldd.step import DistillationStep
 
 
@@ -219,3 +221,33 @@ def test_real_batch_larger_than_a_class(prior, tmp_path):
         match=r"objective.real_batch \(400\) is more than the \d+ real images of class 'digit-0'; lower it",
     ):
         fit(prior, matching(real_batch=400), tmp_path, 1, DistillationData())
+
+
+def test_without_steps_the_set_is_the_initialiser_s_own(tiny_prior_path, digits, tmp_path):
+    """Plain samples, decoded, byte for byte; codes without conditions and noise; time that is charged."""
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=0)
+    start = PriorSamples(num_steps=2, sample_seed=7)
+    fit(prior, matching(), tmp_path, 0, digits, initializer=start, images_per_class=2)
+    loaded = DistilledSet.load(tmp_path)
+    drawn = [
+        prior.sample(prior.rows([info]).expand(2), generator(7, "prior sample", info.wnid), num_steps=2)
+        for info in digits.classes
+    ]
+    assert torch.equal(loaded.images, to_bytes(prior.decode(torch.cat(drawn))))
+    assert list(loaded.codes) == ["latents"]
+    assert loaded.manifest["ledger"]["stages"]["distil"]["seconds"] > 0
+
+
+def test_codes_without_reverse_process_are_optimised_from_exactly_there(tiny_prior_path, digits, tmp_path):
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=0)
+    start = PriorSamples(num_steps=1)
+    runs = [
+        fit(prior, matching(), tmp_path / str(steps), steps, digits, initializer=start).codes.latents
+        for steps in (0, 2)
+    ]
+    assert 0 < (runs[1] - runs[0]).norm() < runs[0].norm()
+
+
+def test_a_start_that_the_reverse_process_changes_is_said(prior, digits, tmp_path):
+    with pytest.warns(UserWarning, match="max_steps is 0: the set is what the reverse process makes"):
+        fit(prior, matching(), tmp_path, 0, digits)

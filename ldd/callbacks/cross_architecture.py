@@ -18,7 +18,7 @@ from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
 from ldd.evaluation.comparison import INITIAL
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.report import DISTILLED, OF_A_STEP
+from ldd.evaluation.report import DISTILLED, of_a_step
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.networks import NetworkFactory
 
@@ -59,6 +59,8 @@ class CrossArchitecture(L.Callback):
         baselines: sets to compare with; null takes random real images at an equal budget and the full real data, and,
             where the set is more than images with hard labels, random real images for as many bytes.
         initial: compare with the codes before the first step.
+        budgets: nested budgets: evaluate the first so many images of each class too, as `distilled_ipc<number>`, with
+            as many random real ones where those are among the baselines.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         seed: of everything random in the evaluation (linked to `seed_everything` on the command line).
 
@@ -73,6 +75,7 @@ class CrossArchitecture(L.Callback):
         repeats: int = 5,
         baselines: Sequence[Baseline] | None = None,
         initial: bool = True,
+        budgets: Sequence[int] = (),
         num_workers: NumWorkers = "auto",
         seed: int = 0,
     ) -> None:
@@ -84,6 +87,7 @@ class CrossArchitecture(L.Callback):
         self.repeats = repeats
         self.baselines = None if baselines is None else tuple(baselines)
         self.initial = initial
+        self.budgets = tuple(budgets)
         self.num_workers = num_workers
         self.seed = seed
         self.report: Report | None = None
@@ -146,6 +150,7 @@ class CrossArchitecture(L.Callback):
             self.seed,
             baselines=self.baselines if self._beside is None else (),
             initial=self._load_initial(trainer) if self._beside is None else None,
+            budgets=self.budgets,
             sampler=distils.sample,
             labeller=distils.labeller,
             step=step,
@@ -155,7 +160,7 @@ class CrossArchitecture(L.Callback):
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
         if self._beside is None:
-            self._beside = replace(report, rows=tuple(row for row in report.rows if row.set not in OF_A_STEP))
+            self._beside = replace(report, rows=tuple(row for row in report.rows if not of_a_step(row.set)))
         else:
             report = report.beside(self._beside)
         self.report = report

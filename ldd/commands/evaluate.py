@@ -33,6 +33,7 @@ def evaluate(
     repeats: int = 5,
     seed: int = 0,
     baselines: str | None = None,
+    budgets: list[int] | None = None,
     labels: Labels | None = None,
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
@@ -53,6 +54,8 @@ def evaluate(
             and random_real_bytes_soft (as many real images as the set's bytes pay for, with hard and with soft labels),
             or dotted names of classes; null takes what fits the set. The codes before the first step join in where
             their folder `initial` lies beside the set.
+        budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
+            random real ones.
         labels: the experts that labelled the set (as model.labels of its run has them), for random_real_bytes_soft.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
@@ -83,6 +86,7 @@ def evaluate(
         seed,
         baselines=chosen,
         initial=_initial_beside(Path(path)),
+        budgets=budgets or (),
         records=Path(out) / FOLDER,
         sampler=stored_sampler(distilled, recipe, pick_device()),
         labeller=labeller,

@@ -20,7 +20,7 @@ from ldd.data.sources import Split
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Protocol
 from ldd.evaluation.baselines import Baseline, Setting, StoredSet, default_baselines
-from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.comparison import INITIAL, nested_sets
 from ldd.evaluation.report import DISTILLED
 from ldd.evaluation.students import Lesson, Student
 from ldd.evaluation.workers import count_workers, run_students
@@ -183,6 +183,7 @@ def measure_evaluation(
     lesson = Lesson(data.spec, protocol, factories, callback.seed)
     baselines = default_baselines(distilled) if callback.baselines is None else callback.baselines
     sets = [StoredSet(DISTILLED, distilled), *baselines]
+    sets += nested_sets(callback.budgets, distilled, sets)
     if callback.initial:
         sets.append(StoredSet(INITIAL, distilled))
     setting = Setting(

@@ -19,13 +19,13 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.files import atomic_file, check_writable, holds_files
+from ldd.initializers.samples import CHUNK, PURPOSE, sample_class
 from ldd.memory import peak_memory_mib
 from ldd.preview import MAX_IMAGES, MAX_ROWS, draw_grid
 from ldd.priors import LatentDiffusionPrior
 from ldd.seeding import generator
 
 _DEFAULT_CLASSES = 20
-_CHUNK = 50  # images of a class drawn at once
 
 
 def choose_classes(known: Sequence[ClassInfo], wanted: Sequence[str]) -> list[ClassInfo]:
@@ -99,16 +99,16 @@ class Drawing:
 
     def images(self, prior: LatentDiffusionPrior, info: ClassInfo) -> Tensor:
         """Images (n, 3, H, W) uint8 of one class; they depend on these settings alone, not on other classes drawn."""
-        draws = generator(self.seed, "prior sample", info.wnid)
-        row = prior.rows([info])
-        parts = []
-        for chunk in torch.arange(self.per_class).split(_CHUNK):
-            latents = prior.sample(
-                row.expand(len(chunk)), draws, num_steps=self.num_steps, guidance_scale=self.guidance_scale
-            )
-            with torch.no_grad():
-                parts.append(to_bytes(prior.decode(latents)).cpu())
-        return torch.cat(parts)
+        latents = sample_class(
+            prior,
+            prior.rows([info]),
+            self.per_class,
+            generator(self.seed, PURPOSE, info.wnid),
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+        )
+        with torch.no_grad():
+            return torch.cat([to_bytes(prior.decode(part)).cpu() for part in latents.split(CHUNK)])
 
     def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
         """Images of all classes, class-major, with their places in `classes`; shows a progress bar."""

@@ -57,7 +57,7 @@ def sweep(config: str, out: str, jobs: int = 1, dry_run: bool = False, extra: Se
             if jobs > 1:
                 _tell_the_end(cell, complete)
     done = [(cell.names, cell.seed, cell.folder) for cell in cells if cell.folder not in failed]
-    results = Results.collect(tuple(loaded.axes), done, tuple(loaded.references))
+    results = Results.collect(tuple(loaded.axes), done, tuple(loaded.references), loaded.panels)
     if results.rows:
         results.write(out)
         rich.print(results.table())

@@ -15,7 +15,7 @@ from ldd.errors import UserError
 from ldd.files import write_json
 
 _NEEDED = {"base", "axes"}
-_KEYS = _NEEDED | {"options", "references", "seeds"}
+_KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
 _CELL_NAME = "cell.json"
 
 
@@ -73,7 +73,8 @@ class Sweep:
 
     Every axis maps names to settings, and a setting maps options of `latentdd fit` to values, in order; a value that
     ends in `.yaml` is a file, like `base` relative to the sweep file. `options` is such a setting for all runs, and
-    `references` are settings that run beside the combinations of the axes, each once for every seed.
+    `references` are settings that run beside the combinations of the axes, each once for every seed. `panels` names an
+    axis whose settings are not to be compared (budgets, data): the plot has a panel for each.
 
     Attributes:
         bases: recipes.
@@ -81,6 +82,7 @@ class Sweep:
         seeds: of the runs.
         options: of all runs.
         references: name -> options.
+        panels: an axis, or None.
     """
 
     bases: tuple[str, ...]
@@ -88,6 +90,7 @@ class Sweep:
     seeds: tuple[int, ...]
     options: tuple[str, ...] = ()
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    panels: str | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> "Sweep":
@@ -103,7 +106,8 @@ class Sweep:
             raise UserError(f"--config ({path}) cannot be read: {error}") from error
         if not isinstance(content, dict) or not _NEEDED <= content.keys() <= _KEYS:
             raise UserError(
-                f"--config ({path}) is no sweep; it needs base and axes, and may have options, references and seeds"
+                f"--config ({path}) is no sweep; it needs base and axes, and may have options, panels, references and "
+                "seeds"
             )
         bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
         seeds = content.get("seeds", [0])
@@ -119,12 +123,19 @@ class Sweep:
             raise UserError(
                 f"{path}: {sorted(clash)[0]!r} is the name of a reference and on an axis; rename one"
             )
+        panels = content.get("panels")
+        if panels is not None and (panels not in axes or len(axes) < 2 or references):
+            raise UserError(
+                f"{path}: panels ({panels}) must be one of several axes ({', '.join(map(str, axes))}), in a sweep "
+                "without references"
+            )
         return cls(
             tuple(_file(folder, base) for base in bases),
             {str(axis): _settings(folder, f"axes.{axis}", names) for axis, names in axes.items()},
             tuple(seeds),
             _options(folder, "options", content.get("options", {})),
             _settings(folder, "references", references),
+            panels,
         )
 
     def cells(self, out: Path | str, extra: Sequence[str] = ()) -> list[Cell]:

@@ -4,9 +4,10 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,7 @@ from ldd.files import atomic_file
 
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"
+_ASIDE = 0.12  # of the distance between two named settings
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Results:
         axes: their names.
         rows: of all finished cells.
         references: names of the settings that ran beside the combinations of the axes.
+        panels: the axis whose settings have panels of their own in the plot, or None.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Row, ...]
     references: tuple[str, ...] = ()
+    panels: str | None = None
 
     @classmethod
     def collect(
@@ -61,6 +65,7 @@ class Results:
         axes: tuple[str, ...],
         cells: Iterable[tuple[tuple[str, ...], int, Path]],
         references: tuple[str, ...] = (),
+        panels: str | None = None,
     ) -> "Results":
         """Read the evaluation.json of each cell, given as (its names, seed, run folder).
 
@@ -89,7 +94,7 @@ class Results:
             raise UserError(
                 f"cells of one sweep were evaluated by different protocols: {', '.join(protocols)}"
             )
-        return cls(axes, tuple(rows), references)
+        return cls(axes, tuple(rows), references, panels)
 
     def score(self, names: tuple[str, ...] | None, of_set: str, network: str) -> Score | None:
         """Over the means of the seeds (None: of all cells); with a single one, over its repeats."""
@@ -136,16 +141,43 @@ class Results:
     def plot(self) -> Figure:
         """Mean accuracy over unseen networks along the first axis, a line for each setting of the others.
 
-        Horizontal lines are the references and random real images, with bands of one standard deviation.
+        Horizontal lines are the references and random real images, with bands of one standard deviation. With `panels`
+        each setting of that axis has a panel of its own, and there is no line for it.
         """
         measure = MEAN_UNSEEN if self.score(None, DISTILLED, MEAN_UNSEEN) else self.rows[0].network
+        parts = self._panels()
+        figure = Figure(figsize=(6.4 * len(parts), 4.2), layout="constrained")
+        planes = figure.subplots(1, len(parts), squeeze=False)[0]
+        for plane, (title, part) in zip(planes, parts, strict=True):
+            part._draw(plane, measure)
+            heading = f"{title}; " if title else ""
+            plane.set_title(
+                f"{heading}protocol {self.rows[0].protocol}; bars and bands: one standard deviation",
+                fontsize="small",
+            )
+        return figure
+
+    def _panels(self) -> list[tuple[str, "Results"]]:
+        """Title and results of each panel; the axis of the panels is gone there."""
+        if self.panels is None:
+            return [("", self)]
+        place = self.axes.index(self.panels)
+        rest = self.axes[:place] + self.axes[place + 1 :]
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            mine = replace(row, names=row.names[:place] + row.names[place + 1 :])
+            found.setdefault(row.names[place], []).append(mine)
+        return [(f"{self.panels} {name}", Results(rest, tuple(rows))) for name, rows in found.items()]
+
+    def _draw(self, plane: Axes, measure: str) -> None:
         grid = [names for names in self._combinations() if names[0] not in self.references]
         positions = _positions([names[0] for names in grid])
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        plane = figure.subplots()
-        for rest in dict.fromkeys(names[1:] for names in grid):
+        lines = list(dict.fromkeys(names[1:] for names in grid))
+        for number, rest in enumerate(lines):
+            # Named settings stand beside each other, so that error bars of different lines do not hide one another.
+            aside = 0.0 if _numbers(positions) else _ASIDE * (number - (len(lines) - 1) / 2)
             scores = {
-                positions[names[0]]: score
+                positions[names[0]] + aside: score
                 for names in grid
                 if names[1:] == rest and (score := self.score(names, DISTILLED, measure))
             }
@@ -172,11 +204,7 @@ class Results:
             plane.set_xticks(list(positions.values()), list(positions))
         plane.set_xlabel(self.axes[0])
         plane.set_ylabel(f"{measure.replace('_', ' ')}: top-1 accuracy in %")
-        plane.set_title(
-            f"protocol {self.rows[0].protocol}; bars and bands: one standard deviation", fontsize="small"
-        )
         plane.legend()
-        return figure
 
     def _levels(self, measure: str) -> list[tuple[str, Score, str]]:
         """Name, score and line style of what does not depend on the axes."""

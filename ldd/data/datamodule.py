@@ -128,6 +128,7 @@ class DistillationData(LightningDataModule):
             kept = self._pruner.keep(table)
             self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
         self.train_images.explain = self.core_set.explain = self._explain
+        self.train_images.spec = self.core_set.spec = self.spec
         self._ready = True
 
     def core_set_key(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ldd.classes import Labelled, to_unit_range
+from ldd.classes import DataSpec, Labelled, to_unit_range
 from ldd.errors import UserError
 
 _WANTED = "the number of different images"
@@ -24,10 +24,12 @@ class RealImages:
 
     Attributes:
         counts: K numbers of images per class.
+        spec: classes, image size and normalisation; None where nobody has said.
         explain: given a label and a number that its class cannot give, the class's name and the cure, for messages;
             None where nobody knows more than the label.
     """
 
+    spec: DataSpec | None = None
     explain: Callable[[int, int], str] | None = None
 
     def __init__(self, images: Tensor, labels: Tensor, keys: Sequence[str], num_classes: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ldd.classes import DataSpec, Labelled, to_bytes
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
+from ldd.evaluation.report import budget_name
 from ldd.evaluation.training_set import TrainingSet
 from ldd.seeding import generator
 from ldd.storage import Amount, Storage
@@ -92,16 +93,29 @@ class Baseline(ABC):
 
 @final
 class RandomReal(Baseline):
-    """As many real images per class as the distilled set has, from the whole training split; a new draw per repeat."""
+    """As many real images per class as the distilled set has, from the whole training split; a new draw per repeat.
+
+    Args:
+        images_per_class: another number; its images are the first of those that a larger one draws.
+
+    Raises:
+        UserError: fewer than one.
+    """
 
     name = "random_real"
 
+    def __init__(self, images_per_class: int | None = None) -> None:
+        if images_per_class is not None:
+            if images_per_class < 1:
+                raise UserError(f"images_per_class of random_real ({images_per_class}) must be at least 1")
+            self.name = budget_name(self.name, images_per_class)
+        self.images_per_class = images_per_class
+
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
         """Draws without replacement; the classes' draws follow from (seed, repeat, label)."""
-        wanted = "random_real: images per class"
-        return draw_real(
-            setting.data.train_images, setting.counts, wanted, setting.seed, "random real", repeat
-        )
+        wanted, each = f"{self.name}: images per class", self.images_per_class
+        counts = setting.counts if each is None else [each] * len(setting.counts)
+        return draw_real(setting.data.train_images, counts, wanted, setting.seed, "random real", repeat)
 
 
 @final

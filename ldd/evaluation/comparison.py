@@ -17,14 +17,21 @@ from rich.progress import (
 )
 
 from ldd.classes import Labelled
-from ldd.distilled import DistilledSet
+from ldd.distilled import DistilledSet, first_rows
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, Setting, StoredSet, default_baselines
+from ldd.evaluation.baselines import (
+    Baseline,
+    EvaluationData,
+    RandomReal,
+    Setting,
+    StoredSet,
+    default_baselines,
+)
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.records import Records
-from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row
+from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row, budget_name
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
@@ -47,6 +54,7 @@ def evaluate(
     *,
     baselines: Sequence[Baseline] | None = None,
     initial: DistilledSet | None = None,
+    budgets: Sequence[int] = (),
     sampler: Sampler | None = None,
     labeller: Labeller | None = None,
     step: int | None = None,
@@ -73,6 +81,8 @@ def evaluate(
         seed: of everything random.
         baselines: sets to compare with; None takes `default_baselines`.
         initial: the codes before their first step, compared as `initial`; without draws.
+        budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, beside
+            as many random real ones where `RandomReal` is among the baselines.
         sampler: draws of the set's codes, which a set whose codes have a spread needs.
         labeller: what labelled the set, for real images with labels of the same kind.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
@@ -84,7 +94,7 @@ def evaluate(
 
     Raises:
         UserError: an unknown protocol, settings out of range, a set whose classes or image size are not the data's,
-            a baseline that the data cannot give, codes with a spread without a sampler.
+            a baseline that the data cannot give, codes with a spread without a sampler, a budget beyond the set.
     """
     protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
     if repeats < 1:
@@ -96,8 +106,10 @@ def evaluate(
     data.setup()
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
-    sets = _own_sets(distilled, initial, protocol, sampler, seed)
+    samples = _samples(distilled, protocol, sampler, seed)
+    sets = _own_sets(distilled, initial, samples)
     sets += default_baselines(distilled, labeller) if baselines is None else baselines
+    sets += nested_sets(budgets, distilled, sets, samples)
     _check_names(sets)
 
     setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller)
@@ -174,28 +186,57 @@ def evaluate(
     return Report(rows, {protocol.id: protocol.hash}, facts)
 
 
+def _samples(
+    distilled: DistilledSet, protocol: Protocol, sampler: Sampler | None, seed: int
+) -> torch.Tensor | None:
+    """The draws that the protocol asks of codes with a spread."""
+    if not (distilled.is_distribution and protocol.samples):
+        return None
+    if sampler is None:
+        raise UserError(
+            f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
+            f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+        )
+    n, size = len(distilled.images), distilled.image_size
+    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
+
+
 def _own_sets(
-    distilled: DistilledSet,
-    initial: DistilledSet | None,
-    protocol: Protocol,
-    sampler: Sampler | None,
-    seed: int,
+    distilled: DistilledSet, initial: DistilledSet | None, samples: torch.Tensor | None
 ) -> list[Baseline]:
     """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
-    samples = None
-    if distilled.is_distribution and protocol.samples:
-        if sampler is None:
-            raise UserError(
-                f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
-                f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
-            )
-        n, size = len(distilled.images), distilled.image_size
-        samples = draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
     if distilled.soft_labels is not None:
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
     if initial is not None:
         sets.append(StoredSet(INITIAL, initial))
+    return sets
+
+
+def nested_sets(
+    budgets: Sequence[int],
+    distilled: DistilledSet,
+    beside: Sequence[Baseline],
+    samples: torch.Tensor | None = None,
+) -> list[Baseline]:
+    """The first so many images of each class, and as many random real ones where those are among the sets beside.
+
+    Args:
+        budgets: images per class; that of the whole set is no set of its own.
+        distilled: the set.
+        beside: the other sets of the evaluation.
+        samples: (P, N, 3, H, W) uint8, draws of all its codes, or None.
+
+    Raises:
+        UserError: a budget below 1 or beyond the set.
+    """
+    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+    sets: list[Baseline] = []
+    for budget in smaller:
+        own = None if samples is None else samples[:, first_rows(distilled.labels, budget)]
+        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
+    if any(isinstance(part, RandomReal) for part in beside):
+        sets += [RandomReal(budget) for budget in smaller]
     return sets
 
 

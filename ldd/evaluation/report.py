@@ -25,8 +25,18 @@ DISTILLED_HARD = "distilled_hard"
 REFERENCE = "random_real"
 """The set that the distilled one is measured against: real images at an equal budget."""
 
-OF_A_STEP = (DISTILLED, DISTILLED_HARD)
-"""Sets that another training step changes."""
+_BUDGET = "_ipc"
+
+
+def budget_name(name: str, images_per_class: int) -> str:
+    """Name of a set's first so many images of each class."""
+    return f"{name}{_BUDGET}{images_per_class}"
+
+
+def of_a_step(name: str) -> bool:
+    """Whether the set of this name is another one at each training step."""
+    return name in (DISTILLED, DISTILLED_HARD) or name.startswith(DISTILLED + _BUDGET)
+
 
 MEAN_UNSEEN = "mean_unseen"
 
@@ -63,7 +73,7 @@ class Row:
     @property
     def key(self) -> tuple[object, ...]:
         """New rows replace all earlier ones with their key; of all sets, only the distilled ones differ by step."""
-        return self.step if self.set in OF_A_STEP else None, self.protocol, self.set, self.network
+        return self.step if of_a_step(self.set) else None, self.protocol, self.set, self.network
 
     @classmethod
     def from_text(cls, text: Mapping[str, str]) -> Self:

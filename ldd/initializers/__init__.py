@@ -1,6 +1,28 @@
-"""Initialisers: where codes start."""
+"""Initialisers: where codes start; with `trainer.max_steps: 0` and a prior with `num_steps: 0` each is a distiller."""
 
-from ldd.initializers.base import Initializer
+from ldd.initializers.base import ClassInitializer, ClassStart, Initializer
+from ldd.initializers.guidance import LossGuidance
+from ldd.initializers.inverted import InvertedStatistics
+from ldd.initializers.kmeans import KMeansCentroids
+from ldd.initializers.mode_guided import ModeGuidance
 from ldd.initializers.real import GaussianLatents, RealEncodings
+from ldd.initializers.samples import PriorSamples, sample_class
+from ldd.initializers.selection import DifficultyMatched, HerdedOrder, PoolSelection, SeparatedGroups
 
-__all__ = ("GaussianLatents", "Initializer", "RealEncodings")
+__all__ = (
+    "ClassInitializer",
+    "ClassStart",
+    "DifficultyMatched",
+    "GaussianLatents",
+    "HerdedOrder",
+    "Initializer",
+    "InvertedStatistics",
+    "KMeansCentroids",
+    "LossGuidance",
+    "ModeGuidance",
+    "PoolSelection",
+    "PriorSamples",
+    "RealEncodings",
+    "SeparatedGroups",
+    "sample_class",
+)

@@ -1,16 +1,28 @@
 """Where codes start."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
 
 import torch
+from torch import Tensor
 
+from ldd import seeding
+from ldd.classes import ClassInfo, DataSpec, to_unit_range
 from ldd.codes import Codes
 from ldd.data.real import RealImages
+from ldd.errors import UserError
 from ldd.priors import Prior
 
 
 class Initializer(ABC):
-    """Sets all codes before the first step; with zero steps it is a training-free distiller. Subclasses are final."""
+    """Sets all codes before the first step; with zero steps it is a training-free distiller. Subclasses are final.
+
+    Latents are clean ones, such as `Prior.encode` and `Prior.sample` give. A prior with `num_steps: 0` decodes them as
+    they are: the set of a run without steps is then the initialiser's own. Any other sends them through its reverse
+    process, whose images differ from those of the latents themselves.
+    """
 
     @abstractmethod
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
@@ -22,3 +34,117 @@ class Initializer(ABC):
             real: the core-set.
             generator: CPU generator; the same on every rank.
         """
+
+
+@dataclass(frozen=True)
+class ClassStart:
+    """One class for which latents are wanted.
+
+    Attributes:
+        info: the class.
+        count: n, its number of codes.
+        prior: the frozen prior.
+        real: the core-set, of all classes.
+        spec: of the core-set.
+        seed: of all draws.
+        like: an empty tensor of the codes' device and dtype.
+    """
+
+    info: ClassInfo
+    count: int
+    prior: Prior
+    real: RealImages
+    spec: DataSpec
+    seed: int
+    like: Tensor
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """CPU generator derived from (seed, purpose, class)."""
+        return seeding.generator(self.seed, purpose, self.info.wnid)
+
+    def rows(self, count: int) -> Tensor:
+        """The class's row of the prior, (count,) int64."""
+        return self.prior.rows([self.info]).expand(count)
+
+    def encodings(self, chunk_size: int, most: int | None = None) -> Tensor:
+        """Latents (M, c, h, w) of the real images of the class, of `most` random ones where there are more."""
+        return torch.cat(list(self._encode(chunk_size, most)))
+
+    def _encode(self, chunk_size: int, most: int | None) -> Iterator[Tensor]:
+        images = self.real.of_class(self.info.label)
+        if most is not None and most < len(images):
+            images = images[torch.randperm(len(images), generator=self.generator("encoded"))[:most]]
+        for chunk in images.split(chunk_size):
+            yield self.prior.encode(to_unit_range(chunk).to(self.like))
+
+
+class ClassInitializer(Initializer, ABC):
+    """What goes through the classes one by one. Subclasses are final; they say what they need of a prior.
+
+    Attributes:
+        encodes: whether it encodes real images.
+        samples: whether it samples, or inverts.
+    """
+
+    encodes: bool = True
+    samples: bool = True
+
+    @final
+    def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
+        """Set the latents of each class; its draws follow from one number of `generator` and the class.
+
+        Raises:
+            UserError: the prior lacks what is needed, a class has fewer real images than codes (or than are needed),
+                or the core-set does not say what its classes are.
+        """
+        check_prior(self, prior, encodes=self.encodes, samples=self.samples)
+        spec, seed = spec_of(real), int(torch.randint(2**62, (), generator=generator))
+        like = torch.empty(0, device=codes.labels.device, dtype=codes.dtype)
+        for label in codes.labels.unique().tolist():
+            rows = (codes.labels == label).nonzero().flatten()
+            start = ClassStart(spec.classes[label], len(rows), prior, real, spec, seed, like)
+            codes.set_latents(rows, self.latents(start))
+
+    @abstractmethod
+    def latents(self, start: ClassStart) -> Tensor:
+        """Clean latents (n, c, h, w) of one class."""
+
+
+def check_prior(initializer: Initializer, prior: Prior, *, encodes: bool, samples: bool) -> None:
+    """Refuse, before any work, a prior that cannot do what an initialiser needs.
+
+    Raises:
+        UserError: names both, and the cure.
+    """
+    names = f"initializer: {type(initializer).__name__} cannot start codes of {type(prior).__name__}"
+    if samples and not prior.can_sample:
+        raise UserError(
+            f"{names}, which has no diffusion model to sample from; choose a LatentDiffusionPrior, or RealEncodings"
+        )
+    if encodes and not prior.can_encode:
+        raise UserError(f"{names}, which has no encoder; choose another prior, or GaussianLatents")
+
+
+def spec_of(real: RealImages) -> DataSpec:
+    """Classes and normalisation of a core-set.
+
+    Raises:
+        UserError: nobody has said.
+    """
+    if real.spec is None:
+        raise UserError(
+            "initializer: the core-set does not say what its classes are; take that of a DistillationData after "
+            "setup, or set its attribute spec"
+        )
+    return real.spec
+
+
+def check_at_least(low: int, **values: int | None) -> None:
+    """Refuse numbers below `low`; None passes.
+
+    Raises:
+        UserError: names the argument.
+    """
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UserError(f"initializer.{name} ({value}) must be at least {low}")

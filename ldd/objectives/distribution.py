@@ -39,9 +39,11 @@ class DistributionMatching(Objective):
         network: the matching network, newly initialised each step and never trained.
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
+        budgets: nested budgets: the first so many images of each class are matched on their own too, so that they are
+            the set of that budget. The loss is the mean over these and all images; none by default.
 
     Raises:
-        UserError: real_batch or real_chunk below 1.
+        UserError: real_batch, real_chunk or a budget below 1; when the run starts, a budget above the images per class.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class DistributionMatching(Objective):
         network: NetworkFactory = ConvNet,
         augmentation: Sequence[str] = tuple(OPERATIONS),
         real_chunk: int = 512,
+        budgets: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk)):
+        lowest = min(budgets, default=1)
+        for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk), ("budgets", lowest)):
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
+        self.budgets = tuple(sorted(set(budgets)))
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         check_sgd(self.rates, momentum)
@@ -90,9 +95,10 @@ class DistributionMatching(Objective):
             real_features = torch.cat([embed(*part) for part in parts])
         synthetic_features = context.decode(context.rows, then=embed)
         num_classes, images_per_class = len(context.classes), context.num_codes // context.spec.num_classes
-        loss = mean_distance(
+        loss = nested_distance(
             real_features.unflatten(0, (num_classes, self.real_batch)),
             synthetic_features.unflatten(0, (num_classes, images_per_class)),
+            self.budgets,
         )
         yield Term("distribution", loss, (CODES,))
 
@@ -107,7 +113,8 @@ class DistributionMatching(Objective):
             real = embed(images, classes.repeat_interleave(self.real_batch))
         labels, order = context.all_labels_on_host.sort(stable=True)
         synthetic = embed(leaf[order.to(leaf.device, non_blocking=True)], labels)
-        loss = mean_distance(real.unflatten(0, (num_classes, -1)), synthetic.unflatten(0, (num_classes, -1)))
+        parts = (real.unflatten(0, (num_classes, -1)), synthetic.unflatten(0, (num_classes, -1)))
+        loss = nested_distance(*parts, self.budgets)
         (gradient,) = torch.autograd.grad(loss, leaf)
         share = len(context.rows) / context.num_codes
         return Term(
@@ -118,7 +125,16 @@ class DistributionMatching(Objective):
         )
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
+        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder.
+
+        Raises:
+            UserError: a budget above the images per class, or as of `synthesis_optimizers`.
+        """
+        fewest = int(codes.labels.bincount().min())
+        if self.budgets and self.budgets[-1] > fewest:
+            raise UserError(
+                f"objective.budgets ({self.budgets[-1]}) must not be above images_per_class ({fewest})"
+            )
         return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
@@ -134,3 +150,15 @@ def mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
         synthetic: (K, m, F).
     """
     return (real.mean(1) - synthetic.mean(1)).square().sum()
+
+
+def nested_distance(real: Tensor, synthetic: Tensor, budgets: Sequence[int]) -> Tensor:
+    """Mean of `mean_distance` over the first so many images of each class and all of them.
+
+    Args:
+        real: (K, n, F).
+        synthetic: (K, m, F).
+        budgets: each at most m; m itself counts once, whether it is among them or not.
+    """
+    sizes = sorted({*budgets, synthetic.shape[1]})
+    return torch.stack([mean_distance(real, synthetic[:, :size]) for size in sizes]).mean()

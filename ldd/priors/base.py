@@ -24,9 +24,10 @@ class Prior(nn.Module, ABC):
     Attributes:
         image_size: height and width of decoded images in pixels.
         latent_shape: (c, h, w).
-        num_steps: S, reverse-process steps `denoise` takes; 0 where there is no diffusion.
+        num_steps: S, reverse-process steps `denoise` takes; with 0 it returns its latents as they are.
         licence: terms of the weights, copied into every artefact's manifest.
         can_encode: whether there is an encoder; without one `encode` is refused.
+        can_sample: whether there is a diffusion model; without one `sample` and `invert` are refused.
         batch_dependent: whether a decoded image depends on those decoded with it.
     """
 
@@ -35,6 +36,7 @@ class Prior(nn.Module, ABC):
     num_steps: int
     licence: str
     can_encode: bool = True
+    can_sample: bool = True
     batch_dependent: bool = False
 
     def trainable(self) -> Iterable[nn.Parameter]:
@@ -126,6 +128,7 @@ class Prior(nn.Module, ABC):
         num_steps: int = 50,
         guidance_scale: float | None = None,
         start: Tensor | None = None,
+        state: Tensor | None = None,
         strength: float = 1.0,
         guide: Guide | None = None,
     ) -> Tensor:
@@ -137,10 +140,18 @@ class Prior(nn.Module, ABC):
             num_steps: DDIM steps.
             guidance_scale: classifier-free guidance; None takes the prior's own.
             start: clean latents (N, c, h, w) to start from, noised to `strength` of the schedule.
-            strength: share of the schedule that is run when `start` is given, in (0, 1].
+            state: noisy latents (N, c, h, w) to go on from, as `invert` of the same strength gives them.
+            strength: share of the schedule that is run when `start` or `state` is given, in (0, 1].
             guide: correction of the predicted clean latents at each step.
         """
 
     @abstractmethod
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int) -> Tensor:
-        """DDIM inversion: the noise-end latents (N, c, h, w) from which clean `latents` would be generated."""
+    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
+        """DDIM inversion: the noisy latents (N, c, h, w) from which clean `latents` would be generated.
+
+        Args:
+            latents: clean, (N, c, h, w).
+            conditioning: c, (N, L, D).
+            num_steps: DDIM steps of the whole schedule.
+            strength: share of the schedule that is inverted, in (0, 1]; 1 ends at the noise.
+        """

@@ -18,6 +18,7 @@ class DirectPrior(Prior, ABC):
     """
 
     num_steps = 0
+    can_sample = False
 
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
         """The labels, (K,) int64: without a class table every class is known and its own row."""
@@ -43,6 +44,7 @@ class DirectPrior(Prior, ABC):
         num_steps: int = 50,
         guidance_scale: float | None = None,
         start: Tensor | None = None,
+        state: Tensor | None = None,
         strength: float = 1.0,
         guide: Guide | None = None,
     ) -> Tensor:
@@ -53,7 +55,7 @@ class DirectPrior(Prior, ABC):
         """
         raise UserError(self._no_diffusion("sample"))
 
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int) -> Tensor:
+    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
         """Refused.
 
         Raises:

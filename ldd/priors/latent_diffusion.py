@@ -44,7 +44,9 @@ class LatentDiffusionPrior(Prior):
 
     Args:
         path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a hub id.
-        num_steps: S, steps of the modified reverse process.
+        num_steps: S, steps of the modified reverse process. With 0 there is none: codes are clean latents, which are
+            decoded as they are, without conditions and noise. `sample` and `invert` are the same as ever, so that
+            what they give (the latents of `ldd.initializers`) becomes a set image by image.
         guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step.
             At 0 and 1 only the half that counts is run; at 0 no gradient reaches the conditioning. Without
             conditions e_c is e_u, so that every s means the same.
@@ -85,7 +87,8 @@ class LatentDiffusionPrior(Prior):
         check_guidance(guidance_scale)
         folder = locate(str(path_or_hub_id), _COMPONENTS, _TEXT)
         self.schedule = Schedule(load_scheduler(folder / "scheduler"))
-        self.schedule.steps(num_steps)  # refuses a bad number of steps before the weights are read
+        if num_steps:
+            self.schedule.steps(num_steps)  # refuses a bad number of steps before the weights are read
         self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
         if image_size is None and not (folder / "prior.json").is_file():
             image_size = _trained_size(folder, self.denoiser.sample_size)
@@ -140,7 +143,12 @@ class LatentDiffusionPrior(Prior):
         return self.autoencoder.decode(latents)
 
     def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
-        """The modified reverse process: Z and noise (N, c, h, w), conditioning (N, L, D) -> (N, c, h, w)."""
+        """The modified reverse process: Z and noise (N, c, h, w), conditioning (N, L, D) -> (N, c, h, w).
+
+        Without steps it is Z, whatever the others are.
+        """
+        if not self.num_steps:
+            return latents
         return modified_reverse(
             self._predict(conditioning, self.guidance_scale),
             latents,
@@ -160,13 +168,14 @@ class LatentDiffusionPrior(Prior):
         num_steps: int = 50,
         guidance_scale: float | None = None,
         start: Tensor | None = None,
+        state: Tensor | None = None,
         strength: float = 1.0,
         guide: Guide | None = None,
     ) -> Tensor:
         """Ordinary DDIM generation, see `Prior.sample`; the initial noise is one float32 draw (N, c, h, w).
 
         Raises:
-            UserError: guidance_scale, num_steps or strength out of range, or strength without start.
+            UserError: guidance_scale, num_steps or strength out of range, strength without start or state, or both.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         check_guidance(scale)
@@ -178,14 +187,15 @@ class LatentDiffusionPrior(Prior):
             self.schedule,
             num_steps,
             start=None if start is None else start.to(noise),
+            state=None if state is None else state.to(noise),
             strength=strength,
             guide=None if guide is None else lambda x0, k: guide(x0, k, rows),
         )
 
     @torch.no_grad()
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int) -> Tensor:
+    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
         """DDIM inversion at guidance 1, as is usual: guided steps amplify the inversion's error."""
-        return ddim_invert(self._predict(conditioning, 1.0), latents, self.schedule, num_steps)
+        return ddim_invert(self._predict(conditioning, 1.0), latents, self.schedule, num_steps, strength)
 
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """The guided network for one batch: (x, timestep) -> output (N, c, h, w)."""

@@ -236,6 +236,7 @@ def ddim_sample(
     num_steps: int,
     *,
     start: Tensor | None = None,
+    state: Tensor | None = None,
     strength: float = 1.0,
     guide: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
@@ -248,20 +249,25 @@ def ddim_sample(
         num_steps: S, steps of the whole grid.
         start: clean latents (N, c, h, w); they are noised and only the last `strength` of the grid is run (to
             the nearest step, at least one).
-        strength: share of the grid in (0, 1]; only with `start`.
+        state: noisy latents (N, c, h, w) at which the last `strength` of the grid begins, as `ddim_invert` of the
+            same strength gives them; the noise is not used.
+        strength: share of the grid in (0, 1]; only with `start` or `state`.
         guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
 
     Raises:
-        UserError: `strength` out of range or given without `start`, or a number of steps the schedule does
-            not allow.
+        UserError: `strength` out of range or given without `start` or `state`, both of these, or a number of steps
+            the schedule does not allow.
     """
-    if not 0 < strength <= 1:
-        raise UserError(f"strength={strength} must lie in (0, 1]")
-    if start is None and strength != 1:
+    if start is None and state is None and strength != 1:
         raise UserError(f"strength={strength} needs start: without start latents the whole schedule is run")
-    steps = schedule.steps(num_steps)
-    steps = steps[num_steps - max(1, round(strength * num_steps)) :]
-    x = noise if start is None else add_noise(start, noise, steps[0].abar)
+    if start is not None and state is not None:
+        raise UserError(
+            "start (clean latents) and state (noisy ones) are two places to begin; give one of them"
+        )
+    steps = _last_steps(schedule, num_steps, strength)
+    x = noise if state is None else state
+    if start is not None:
+        x = add_noise(start, noise, steps[0].abar)
     for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
         x0, e = schedule.split(predict(x, step.timestep), x, step)
         if guide is not None:
@@ -270,18 +276,28 @@ def ddim_sample(
     return x
 
 
-def ddim_invert(predict: Predict, latents: Tensor, schedule: Schedule, num_steps: int) -> Tensor:
-    """Noise-end latents (N, c, h, w) from which `ddim_sample` would come back to clean `latents`.
+def ddim_invert(
+    predict: Predict, latents: Tensor, schedule: Schedule, num_steps: int, strength: float = 1.0
+) -> Tensor:
+    """Noisy latents (N, c, h, w) from which `ddim_sample` would come back to clean `latents`.
 
-    Each step of the grid is run backwards with the network asked at the state it starts from, so the way
+    They are those of the noise end, or, with a `strength` below 1, of the state where the last `strength` of the
+    grid begins. Each step of the grid is run backwards with the network asked at the state it starts from, so the way
     there and back is exact only in the limit of many steps. Clipping has no inverse and is left out.
 
     Raises:
-        UserError: a number of steps the schedule does not allow.
+        UserError: a number of steps the schedule does not allow, or `strength` outside (0, 1].
     """
     x = latents
-    for step in reversed(schedule.steps(num_steps)):
+    for step in reversed(_last_steps(schedule, num_steps, strength)):
         _, e = schedule.split(predict(x, step.timestep), x, step)
         x0 = (x - math.sqrt(1 - step.abar_prev) * e) / math.sqrt(step.abar_prev)
         x = add_noise(x0, e, step.abar)
     return x
+
+
+def _last_steps(schedule: Schedule, num_steps: int, strength: float) -> tuple[Step, ...]:
+    """The last `strength` of the grid, to the nearest step and at least one."""
+    if not 0 < strength <= 1:
+        raise UserError(f"strength={strength} must lie in (0, 1]")
+    return schedule.steps(num_steps)[num_steps - max(1, round(strength * num_steps)) :]

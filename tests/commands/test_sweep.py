@@ -348,3 +348,37 @@ def test_bad_files(content, text, tmp_path):
         verb.Sweep.load(write(tmp_path, **content))
     with pytest.raises(UserError, match="cannot be read"):
         verb.Sweep.load(tmp_path / "none.yaml")
+
+
+def test_an_axis_of_panels(tmp_path):
+    """Each budget has its own points, and its own random real images."""
+    cells = []
+    for seed in (0, 1):
+        for budget, height in (("1", 0.25), ("10", 0.5)):
+            for start, more in (("real", 0.0), ("modes", 0.125)):
+                for optimised, most in (("none", 0.0), ("DM", 0.0625)):
+                    folder = tmp_path / f"{budget}_{start}_{optimised}" / str(seed)
+                    written_cell(folder, height + more + most, height - 0.125)
+                    cells.append(((budget, start, optimised), seed, folder))
+    results = Results.collect(("budget", "start", "optimised"), cells, panels="budget")
+    planes = results.plot().axes
+    assert [plane.get_title().partition(";")[0] for plane in planes] == ["budget 1", "budget 10"]
+    for plane, height in zip(planes, (25, 50), strict=True):
+        found = {container.get_label(): container[0] for container in plane.containers}
+        assert list(found) == ["none", "DM"]
+        for name, most in (("none", 0), ("DM", 6.25)):
+            assert found[name].get_ydata().tolist() == [height + most, height + 12.5 + most]
+        assert (found["DM"].get_xdata() - found["none"].get_xdata()).min() > 0.1  # beside each other
+        (level,) = [line for line in plane.lines if list(line.get_xdata()) == [0, 1]]
+        assert level.get_ydata() == [height - 12.5] * 2
+        assert [text.get_text() for text in plane.get_xticklabels()] == ["real", "modes"]
+    assert len(results.table().rows) == 8
+
+
+def test_panels_must_be_one_of_several_axes(tmp_path):
+    (tmp_path / "a.yaml").touch()
+    axes = {"x": {"one": {}}, "y": {"two": {}}}
+    assert verb.Sweep.load(write(tmp_path, base="a.yaml", axes=axes, panels="y")).panels == "y"
+    for changed in ({"panels": "z"}, {"axes": {"x": {"one": {}}}, "panels": "x"}):
+        with pytest.raises(UserError, match=r"panels \([xz]\) must be one of several axes"):
+            verb.Sweep.load(write(tmp_path, **{"base": "a.yaml", "axes": axes, **changed}))

@@ -202,3 +202,37 @@ def test_a_baseline_of_the_users_own(run):
         "full_real",
         "black",
     }
+
+
+def test_nested_budgets_are_sets_of_their_own(run):
+    """The first images of each class give the accuracies that a set of them alone gives; random real ones likewise."""
+    whole = small_set(3, codes={"latents": torch.arange(9.0)}, weights=torch.arange(9.0))
+    report = run(whole, budgets=(2, 1, 3), step=5)
+    assert list(report.facts["images_per_set"].items()) == [
+        ("distilled", 9),
+        ("random_real", 9),
+        ("full_real", 24),
+        ("distilled_ipc1", 3),
+        ("distilled_ipc2", 6),
+        ("random_real_ipc1", 3),
+        ("random_real_ipc2", 6),
+    ]
+    for budget, rows in ((1, [0, 3, 6]), (2, [0, 1, 3, 4, 6, 7])):
+        part = whole.first(budget)
+        assert torch.equal(part.images, whole.images[rows])
+        assert part.codes["latents"].tolist() == part.weights.tolist() == rows
+        alone = run(DistilledSet.from_images(whole.images[rows], whole.labels[rows], CLASSES))
+        for name in ("distilled", "random_real"):
+            expected = [row.accuracy for row in alone.rows if row.set == name]
+            assert [row.accuracy for row in report.rows if row.set == f"{name}_ipc{budget}"] == expected
+    again = run(small_set(3, seed=4), budgets=(1,), baselines=[], step=6).after(report)
+    steps = {(row.set, row.step) for row in again.rows if row.set.startswith("distilled")}
+    assert steps == {("distilled", 5), ("distilled", 6), ("distilled_ipc1", 5), ("distilled_ipc1", 6)} | {
+        ("distilled_ipc2", 5)
+    }
+
+
+def test_budgets_beyond_the_set(run):
+    for budget in (0, 4):
+        with pytest.raises(UserError, match=rf"budget {budget}: the set's classes have 3 images or more"):
+            run(small_set(3), budgets=(budget,))

@@ -240,7 +240,7 @@ def test_another_image_size(load):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"num_steps": -1}, "num_steps=-1 must be at least 1"),
         ({"num_steps": 1000}, "num_steps=1000 leads to timestep 1000"),
         ({"guidance_scale": -1.0}, r"guidance_scale=-1\.0 must be a finite number of at least 0"),
         ({"guidance_scale": math.nan}, "guidance_scale=nan must be"),
@@ -277,3 +277,17 @@ def test_components_that_do_not_fit(tmp_path):
     UNet2DConditionModel.from_config(tiny_unet().config, num_class_embeds=11).save_pretrained(folder / "unet")
     with pytest.raises(UserError, match=r"wants inputs beyond a class token \(num_class_embeds\)"):
         LatentDiffusionPrior(str(folder))
+
+
+def test_no_steps_decode_the_latents_themselves(load):
+    prior, with_steps = load(num_steps=0), load(num_steps=3)
+    latents, rows = torch.randn(2, 4, 8, 8, generator=generator(0)), torch.tensor([3, 8])
+    assert prior.denoise(latents, torch.zeros(2, 0, 0), torch.zeros(2, 0)) is latents
+    drawn = [one.sample(rows, generator(1), num_steps=4) for one in (prior, with_steps)]
+    assert torch.equal(*drawn)
+    inverted = [one.invert(latents, one.embed(rows), 4, 0.5) for one in (prior, with_steps)]
+    assert torch.equal(*inverted)
+    state = with_steps.sample(
+        rows, generator(2), num_steps=4, state=inverted[0], strength=0.5, guidance_scale=1
+    )
+    assert (state - latents).norm() < 0.5 * latents.norm()

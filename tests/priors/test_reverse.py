@@ -232,3 +232,27 @@ def test_bad_strength(strength):
 def test_strength_without_start():
     with pytest.raises(UserError, match=r"strength=0\.5 needs start"):
         ddim_sample(network, normal("n"), Schedule(scheduler()), 5, strength=0.5)
+
+
+@pytest.mark.parametrize(("strength", "run"), [(1.0, 10), (0.6, 6), (0.01, 1)])
+def test_partial_inversion_and_the_way_back(strength, run):
+    """Exact where the noise is known; the state lies at the noise level where the last steps begin."""
+    schedule, held, clean = Schedule(scheduler()), normal("output"), normal("clean")
+    state = ddim_invert(lambda x, t: held, clean, schedule, 10, strength)
+    back = ddim_sample(lambda x, t: held, normal("unused"), schedule, 10, state=state, strength=strength)
+    torch.testing.assert_close(back, clean, rtol=0, atol=1e-9)
+    made = scheduler()
+    made.set_timesteps(10)
+    first, final = made.alphas_cumprod[made.timesteps[10 - run]], made.final_alpha_cumprod
+    x0 = (clean - (1 - final).sqrt() * held) / final.sqrt()
+    expected = first.sqrt() * x0 + (1 - first).sqrt() * held
+    torch.testing.assert_close(state, expected, rtol=0, atol=1e-9)
+
+
+def test_two_places_to_begin():
+    with pytest.raises(UserError, match=r"start \(clean latents\) and state \(noisy ones\)"):
+        ddim_sample(
+            network, normal("n"), Schedule(scheduler()), 5, start=normal("z"), state=normal("z"), strength=0.5
+        )
+    with pytest.raises(UserError, match=r"strength=0 must lie in \(0, 1\]"):
+        ddim_invert(network, normal("z"), Schedule(scheduler()), 5, 0)

@@ -67,16 +67,23 @@ class HerdingPruner(GreedyPruner):
 
     @staticmethod
     def order(features: Tensor) -> Tensor:
-        """Greedy: each pick brings the mean of all picks nearest to the class mean; ties go to the first row."""
-        mean, total = features.mean(0), torch.zeros_like(features[0])
-        free = torch.zeros(len(features), dtype=features.dtype)
-        picks = []
-        for count in range(1, len(features) + 1):
-            distance = torch.linalg.vector_norm((total + features) / count - mean, dim=1) + free
-            picks.append(int(distance.argmin()))
-            total = total + features[picks[-1]]
-            free[picks[-1]] = torch.inf
-        return torch.tensor(picks)
+        """Greedy, see `herd`."""
+        return herd(features, features.mean(0), len(features))
+
+
+def herd(features: Tensor, target: Tensor, count: int) -> Tensor:
+    """Rows of `features` (n, F), (count,) int64: each pick brings the mean of all picks nearest to `target` (F,).
+
+    Ties go to the first row.
+    """
+    total, free = torch.zeros_like(target), torch.zeros(len(features), dtype=features.dtype)
+    picks: list[int] = []
+    for size in range(1, count + 1):
+        distance = torch.linalg.vector_norm((total + features) / size - target, dim=1) + free
+        picks.append(int(distance.argmin()))
+        total = total + features[picks[-1]]
+        free[picks[-1]] = torch.inf
+    return torch.tensor(picks)
 
 
 class KCenterPruner(GreedyPruner):

@@ -1,0 +1,170 @@
+"""Losses of objectives as guides of sampling."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
+
+from ldd import seeding
+from ldd.augment import OPERATIONS
+from ldd.classes import Labelled
+from ldd.errors import UserError
+from ldd.initializers.base import ClassStart
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.objectives import DistributionMatching, GradientMatching, Objective
+from ldd.objectives.base import Embed
+from ldd.priors import Guide
+from ldd.quirks import NO_QUIRKS
+
+
+@final
+class LossGuidance:
+    """The gradient of a matching loss corrects the predicted clean latents at chosen steps of sampling.
+
+    At step k from `first_step` down to `last_step` the correction is -rate dL/dx0: L is the loss of DM or DC, as the
+    objective of that name computes it, between all latents of the class, decoded, and a fresh batch of real images
+    under a new random network. IGD (ICLR 2025) guides with gradients of trained networks in steps 45 to 30 of 50; OT
+    and DAP with other losses.
+
+    Args:
+        loss: `distribution` (`DistributionMatching`) or `gradient` (`GradientMatching`).
+        rate: length of the step against the gradient.
+        first_step: the first guided step (the noisiest is num_steps - 1).
+        last_step: the last guided one.
+        real_batch: real images of the class at each step.
+        network: newly drawn at each step; without batch normalisation, since classes are sampled one by one.
+        augmentation: differentiable siamese augmentation strategies; empty for none.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        loss: Literal["distribution", "gradient"] = "distribution",
+        rate: float = 1.0,
+        first_step: int = 45,
+        last_step: int = 30,
+        real_batch: int = 64,
+        network: NetworkFactory = ConvNet,
+        augmentation: Sequence[str] = tuple(OPERATIONS),
+    ) -> None:
+        if not 0 <= last_step <= first_step:
+            raise UserError(
+                f"guidance: steps are counted down from first_step ({first_step}) to last_step ({last_step}), which "
+                "must be at least 0 and not above it"
+            )
+        if not 0 <= rate < float("inf"):
+            raise UserError(f"guidance.rate ({rate}) must be a number of 0 or more")
+        kind: Callable[..., Objective] = DistributionMatching if loss == "distribution" else GradientMatching
+        self.objective = kind(real_batch=real_batch, network=network, augmentation=augmentation)
+        self.rate = rate
+        self.first_step = first_step
+        self.last_step = last_step
+
+    def check_steps(self, num_steps: int) -> None:
+        """Refuse steps that sampling does not take.
+
+        Raises:
+            UserError: with those that it takes.
+        """
+        if self.first_step >= num_steps:
+            raise UserError(
+                f"guidance.first_step ({self.first_step}) must be one of the sampler's steps, {num_steps - 1} down to 0"
+            )
+
+    def guide(self, start: ClassStart) -> Guide:
+        """What corrects all latents of a class, to be given to `Prior.sample`."""
+
+        def correction(x0: Tensor, k: int, rows: Tensor) -> Tensor:
+            if not self.last_step <= k <= self.first_step:
+                return x0.new_zeros(())
+            leaf = x0.detach().requires_grad_()
+            with torch.enable_grad():
+                (term, *_) = self.objective.terms(_GuidedStep(start, leaf, k))
+                (gradient,) = torch.autograd.grad(term.value, leaf)
+            return -self.rate * gradient
+
+        return correction
+
+
+class _GuidedStep:
+    """The `StepContext` of one class: its predicted clean latents are this rank's codes, other classes have none.
+
+    Args:
+        start: the class.
+        x0: its predicted clean latents, (n, c, h, w), a leaf.
+        k: number of the sampling step.
+    """
+
+    stochastic = False
+
+    def __init__(self, start: ClassStart, x0: Tensor, k: int) -> None:
+        label, n = start.info.label, len(x0)
+        self.step = 0  # an objective that trains its network does so between steps
+        self.spec = start.spec
+        self.core_set = start.real
+        self.classes = torch.tensor([label])
+        self.rows_on_host = torch.arange(n)
+        self.labels_on_host = torch.full((n,), label)
+        self.rows, self.labels = self.rows_on_host.to(x0.device), self.labels_on_host.to(x0.device)
+        self.num_codes = n * self.spec.num_classes
+        self.all_labels, self.all_labels_on_host = self.labels, self.labels_on_host
+        self._start, self._x0, self._k = start, x0, k
+
+    def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
+        """CPU generator derived from (seed, sampling step, purpose, class)."""
+        return seeding.generator(self._start.seed, "guidance", self._k, purpose, label)
+
+    def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
+        """A freshly initialised network, frozen and without dropout; the same for every class."""
+        with seeding.seeded(self._start.seed, "guidance", self._k, purpose):
+            network = factory(self.spec.num_classes, self.spec.image_size)
+        for module in network.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
+        return network.to(self._x0).requires_grad_(False)
+
+    def real(self, label: int, n: int) -> Tensor:
+        """N different real images of the class, (n, C, H, W) in [-1, 1]."""
+        drawn = self.core_set.draw(label, n, self.generator("real", label), "guidance.real_batch")
+        return drawn.to(self._x0)
+
+    def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
+        """N different real images of the class."""
+        self._refuse_others(classes)
+        label = self._start.info.label
+        return Labelled(self.real(label, n), torch.full((n,), label, device=self._x0.device))
+
+    def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
+        """Images (m, C, H, W) in [-1, 1] of the latents `rows`, or what `then` makes of them, with graph."""
+        images = NO_QUIRKS.clamp(self._start.prior.decode(self._x0[rows]))
+        return images if then is None else then(images, self.labels_on_host[rows.cpu()])
+
+    def decode_batches(
+        self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
+    ) -> list[Tensor]:
+        """As `decode`, for each batch of rows on the CPU."""
+        return [self.decode(rows.to(self._x0.device), then) for rows in batches]
+
+    def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
+        """Refused.
+
+        Raises:
+            UserError: always; classes are sampled one by one.
+        """
+        self._refuse_others(torch.arange(self.spec.num_classes))
+        return own
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as networks see them."""
+        return self.spec.normalise(images)
+
+    def _refuse_others(self, classes: Tensor | None) -> None:
+        if classes is not None and classes.tolist() != self.classes.tolist():
+            raise UserError(
+                "guidance.network: one with batch normalisation needs the images of all classes at once, but classes "
+                "are sampled one by one; choose a network without (ConvNet with norm: instance)"
+            )

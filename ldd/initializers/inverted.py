@@ -1,0 +1,129 @@
+"""Codes that start at samples whose noise has the statistics of their class."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
+from ldd.initializers.samples import CHUNK, check_sampling, sample_class
+
+_FLOATS_AT_ONCE = 2**24  # of the groups that are drawn together
+
+
+@final
+class InvertedStatistics(ClassInitializer):
+    """Latents decoded from the best of many groups of draws at the noise end of their class (D3HR, ICML 2025).
+
+    All encodings of a class are inverted by DDIM to where `strength` of the schedule begins, and there a Gaussian is
+    fitted, element by element. Of `groups` sets of n draws from it the one is kept that has the lowest
+    |mean - mu| + |deviation - sigma| + w |skewness| (norms over the elements; skewness of each element over the group,
+    deviations with ddof 0). It is decoded by ordinary sampling from there. The released code sums its skewness over the
+    elements of each draw; here it is that of each element.
+
+    Args:
+        strength: share of the schedule that is inverted (published: 31 of 50 steps).
+        groups: sets of draws to choose from (published: 100,000).
+        skew_weight: w (published: 0.1).
+        num_steps: DDIM steps of the whole schedule.
+        guidance_scale: of classifier-free guidance when decoding (inversion has none); None takes the prior's own.
+        max_images: real images of each class that are inverted, drawn at random; None takes all.
+        chunk_size: images encoded and inverted, and latents sampled, at once.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        strength: float = 0.62,
+        groups: int = 100_000,
+        skew_weight: float = 0.1,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        max_images: int | None = None,
+        chunk_size: int = CHUNK,
+    ) -> None:
+        check_sampling(num_steps, guidance_scale, chunk_size)
+        check_at_least(1, groups=groups)
+        check_at_least(2, max_images=max_images)
+        if not 0 < strength <= 1:
+            raise UserError(f"initializer.strength ({strength}) must be above 0 and at most 1")
+        if not 0 <= skew_weight < float("inf"):
+            raise UserError(f"initializer.skew_weight ({skew_weight}) must be a number of 0 or more")
+        self.strength = strength
+        self.groups = groups
+        self.skew_weight = skew_weight
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+        self.max_images = max_images
+        self.chunk_size = chunk_size
+
+    def latents(self, start: ClassStart) -> Tensor:
+        """The best group (n, c, h, w), decoded.
+
+        Raises:
+            UserError: fewer than two real images, which have no deviation.
+        """
+        start.real.require(start.info.label, 2, "the number of images to fit a Gaussian to")
+        mean, deviation = self.statistics(start)
+        draws = best_group(
+            mean.flatten(),
+            deviation.flatten(),
+            start.count,
+            self.groups,
+            self.skew_weight,
+            start.generator("groups"),
+        )
+        return sample_class(
+            start.prior,
+            start.rows(1),
+            start.count,
+            start.generator("unused"),  # the state is given
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+            chunk_size=self.chunk_size,
+            state=draws.unflatten(1, mean.shape).to(start.like),
+            strength=self.strength,
+        )
+
+    def statistics(self, start: ClassStart) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (ddof 0) of the inverted encodings, each (c, h, w), float64 on the CPU."""
+        prior, inverted = start.prior, []
+        for latents in start.encodings(self.chunk_size, self.max_images).split(self.chunk_size):
+            conditioning = prior.embed(start.rows(len(latents))).to(latents)
+            noisy = prior.invert(latents, conditioning, self.num_steps, self.strength)
+            inverted.append(noisy.double().cpu())
+        everything = torch.cat(inverted)
+        return everything.mean(0), everything.std(0, correction=0)
+
+
+def best_group(
+    mean: Tensor, deviation: Tensor, size: int, groups: int, skew_weight: float, generator: torch.Generator
+) -> Tensor:
+    """The group of draws (size, D) whose statistics are nearest to those of the Gaussian they come from.
+
+    Args:
+        mean: mu, (D,).
+        deviation: sigma, (D,).
+        size: draws in a group.
+        groups: how many groups there are to choose from.
+        skew_weight: of the skewness beside the distances of mean and deviation.
+        generator: of standard normal float32 numbers (groups, size, D), drawn one part after the other.
+    """
+    best, lowest = torch.empty(0), float("inf")
+    at_once = max(1, _FLOATS_AT_ONCE // (size * len(mean)))
+    scale = deviation.float()
+    for begin in range(0, groups, at_once):
+        number = min(at_once, groups - begin)
+        noise = torch.randn(number, size, len(mean), generator=generator)
+        centre = noise.mean(1)
+        away = noise - centre[:, None]
+        spread = away.square().mean(1).sqrt()
+        skewness = torch.nan_to_num(away.pow(3).mean(1) / spread.pow(3))  # a group of one has none
+        score = (scale * centre).norm(dim=1) + (scale * (spread - 1)).norm(dim=1)
+        score += skew_weight * skewness.norm(dim=1)
+        if (least := float(score.min())) < lowest:
+            best, lowest = noise[int(score.argmin())].clone(), least
+    return mean + deviation * best.to(mean)

@@ -1,0 +1,103 @@
+"""Codes that start at the centroids of their class's encodings."""
+
+from typing import final
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
+from ldd.initializers.samples import CHUNK, PURPOSE, check_sampling, sample_class
+from ldd.seeding import derive_seed
+
+_STARTS = 10  # of which the best counts
+
+
+@final
+class KMeansCentroids(ClassInitializer):
+    """Each latent is the centroid of a k-means cluster of its class's encodings, noised and denoised (D4M, CVPR 2024).
+
+    Centroids are means, whose images are blurred; noise up to `strength` of the schedule and ordinary sampling from
+    there give each an image of its own. Those of the largest clusters come first. D4M clusters in mini-batches, which
+    here would save nothing: the encodings fit into memory.
+
+    Args:
+        strength: share of the schedule in [0, 1] that is run (published: 0.7); 0 leaves the centroids as they are,
+            which needs no diffusion model.
+        num_steps: DDIM steps of the whole schedule.
+        guidance_scale: of classifier-free guidance; None takes the prior's own (published for Stable Diffusion: 8).
+        max_images: real images of each class that are clustered, drawn at random; None takes all.
+        chunk_size: images encoded, and latents sampled, at once.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        strength: float = 0.7,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        max_images: int | None = None,
+        chunk_size: int = CHUNK,
+    ) -> None:
+        check_sampling(num_steps, guidance_scale, chunk_size)
+        check_at_least(1, max_images=max_images)
+        if not 0 <= strength <= 1:
+            raise UserError(
+                f"initializer.strength ({strength}) must be at least 0 (the centroids alone) and at most 1"
+            )
+        self.samples = strength > 0
+        self.strength = strength
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+        self.max_images = max_images
+        self.chunk_size = chunk_size
+
+    def latents(self, start: ClassStart) -> Tensor:
+        """Centroids (n, c, h, w), or what the prior makes of them."""
+        centroids = class_modes(start, self.chunk_size, self.max_images)
+        if not self.strength:
+            return centroids
+        return sample_class(
+            start.prior,
+            start.rows(1),
+            start.count,
+            start.generator(PURPOSE),
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+            chunk_size=self.chunk_size,
+            start=centroids,
+            strength=self.strength,
+        )
+
+
+def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> Tensor:
+    """Centroids (n, c, h, w) of the class's encodings, one for each of its codes.
+
+    Raises:
+        UserError: fewer real images than codes.
+    """
+    start.real.require(start.info.label, start.count, "images_per_class")
+    if max_images is not None and max_images < start.count:
+        raise UserError(
+            f"initializer.max_images ({max_images}) is less than the {start.count} clusters of each class; raise it, "
+            "or leave it null"
+        )
+    encodings = start.encodings(chunk_size, max_images)
+    return centroids_of(encodings, start.count, derive_seed(start.seed, "k-means", start.info.wnid))
+
+
+def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
+    """k-means centroids (count, ...) of points (M, ...), those of the largest clusters first.
+
+    scikit-learn's k-means (k-means++ starts, Lloyd), the best of ten.
+    """
+    flat = points.flatten(1).double().cpu().numpy()
+    found = KMeans(count, n_init=_STARTS, random_state=seed % 2**32).fit(flat)
+    sizes = np.bincount(found.labels_, minlength=count)
+    order = np.argsort(-sizes, kind="stable")
+    centres: Tensor = torch.from_numpy(found.cluster_centers_[order])
+    return centres.to(points).unflatten(1, points.shape[1:])

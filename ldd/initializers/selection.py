@@ -1,0 +1,282 @@
+"""Choosing codes from a pool that another initialiser makes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ldd.classes import DataSpec, to_bytes
+from ldd.codes import Codes, PointCodes
+from ldd.data.pruning.geometry import herd
+from ldd.data.pruning.training import ScoringNetwork
+from ldd.data.real import RealImages
+from ldd.errors import UserError
+from ldd.initializers.base import Initializer, check_at_least, spec_of
+from ldd.networks import Network
+from ldd.priors import Prior
+from ldd.seeding import generator as derived
+
+_CHUNK = 64  # images per decoding pass
+_NEAREST = 1e-6  # distances below have the same logarithm
+_MOST_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidates for all codes.
+
+    Attributes:
+        latents: (K, G, n, c, h, w): G groups of as many as a class has codes.
+        images: the same decoded, (K, G, n, 3, H, W) uint8 on the CPU.
+        real: the core-set.
+        spec: of it.
+        seed: of whatever is drawn to choose.
+    """
+
+    latents: Tensor
+    images: Tensor
+    real: RealImages
+    spec: DataSpec
+    seed: int
+
+
+class PoolSelection(Initializer, ABC):
+    """Lets another initialiser make `groups` times as many latents as there are codes, and keeps the best.
+
+    What is best is judged by networks trained on the core-set at the run's image size. Subclasses are final.
+    """
+
+    def __init__(self, pool: Initializer, groups: int, training: ScoringNetwork) -> None:
+        check_at_least(1, groups=groups)
+        if training.image_size is not None:
+            raise UserError(
+                f"initializer.training.image_size ({training.image_size}) cannot be chosen: the pool has the run's "
+                "size; leave it null"
+            )
+        self.pool = pool
+        self.groups = groups
+        self.training = training
+
+    @final
+    def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
+        """Fill a pool and set the latents of `codes` to what is chosen of it.
+
+        Raises:
+            UserError: as of the pool's initialiser (which may need `groups` times as many real images), codes of which
+                classes have different numbers, or a core-set that does not say what its classes are.
+        """
+        spec = spec_of(real)
+        labels, counts = codes.labels.unique(return_counts=True)
+        if len(counts.unique()) > 1 or len(labels) != spec.num_classes:
+            raise UserError("initializer: choosing from a pool needs as many codes in each class of the data")
+        size = int(counts[0])
+        latents = self._fill(labels.repeat_interleave(self.groups * size), codes, prior, real, generator)
+        with torch.no_grad():
+            images = torch.cat([to_bytes(prior.decode(part)).cpu() for part in latents.split(_CHUNK)])
+        shape = (len(labels), self.groups, size)
+        pool = Pool(
+            latents.unflatten(0, shape),
+            images.unflatten(0, shape),
+            real,
+            spec,
+            int(torch.randint(2**62, (), generator=generator)),
+        )
+        for label, chosen in zip(labels.tolist(), self.choose(pool), strict=True):
+            codes.set_latents((codes.labels == label).nonzero().flatten(), chosen)
+
+    def _fill(
+        self, labels: Tensor, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator
+    ) -> Tensor:
+        empty = torch.zeros(len(labels), 0, device=labels.device, dtype=codes.dtype)
+        start = empty.new_zeros(len(labels), *prior.latent_shape)
+        candidates = PointCodes(labels, start, empty[:, :, None], empty)
+        self.pool(candidates, prior, real, generator)
+        return candidates.latents.detach()
+
+    def _features(self, pool: Pool) -> tuple[Tensor, Tensor]:
+        """Of all candidates (K, G, n, F), and the mean of each class's real images (K, F), float64 on the CPU."""
+        spec, training = pool.spec, self.training
+        network = training.build(spec, pool.seed, "features")
+        training.train(network, pool.real.images, pool.real.labels, spec, pool.seed, "features")
+        features = training.features(network, pool.images.flatten(0, 2), spec).double()
+        real = [
+            training.features(network, pool.real.of_class(label), spec).double().mean(0)
+            for label in range(spec.num_classes)
+        ]
+        return features.unflatten(0, pool.images.shape[:3]), torch.stack(real)
+
+    @abstractmethod
+    def choose(self, pool: Pool) -> list[Tensor]:
+        """Latents (n, c, h, w) for each of the K classes."""
+
+
+@final
+class SeparatedGroups(PoolSelection):
+    """Of several groups per class the one near its own real images and far from other classes' groups (S3 of IMS3).
+
+    With c_i the mean feature of the chosen group of class i, r_i that of its real images and d = 1 - cos, the choice
+    raises -attraction sum_i log d(c_i, r_i) + repulsion sum_{i<j} log d(c_i, c_j): it starts at the groups nearest to
+    r_i, and classes choose in turn until none can do better. Features are those of a network trained on the core-set
+    (published: of pre-trained ones).
+
+    Args:
+        pool: makes the groups.
+        groups: of each class (published: 5).
+        attraction: alpha (published: 0.4).
+        repulsion: beta (published: 0.9).
+        training: the network whose features are taken, and how it is trained.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        pool: Initializer,
+        groups: int = 5,
+        attraction: float = 0.4,
+        repulsion: float = 0.9,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(pool, groups, training)
+        for name, value in (("attraction", attraction), ("repulsion", repulsion)):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"initializer.{name} ({value}) must be a number of 0 or more")
+        self.attraction = attraction
+        self.repulsion = repulsion
+
+    def choose(self, pool: Pool) -> list[Tensor]:
+        """The chosen groups."""
+        features, real = self._features(pool)
+        chosen = separated(features.mean(2), real, self.attraction, self.repulsion)
+        return [latents[group] for latents, group in zip(pool.latents, chosen, strict=True)]
+
+
+def separated(centres: Tensor, real: Tensor, attraction: float, repulsion: float) -> list[int]:
+    """Which group each class takes, see `SeparatedGroups`.
+
+    Args:
+        centres: mean features of all groups, (K, G, F).
+        real: mean features of the real images, (K, F).
+        attraction: alpha.
+        repulsion: beta.
+    """
+    unit, target = (torch.nn.functional.normalize(part, dim=-1) for part in (centres, real))
+    near = _log_distance(torch.einsum("kgf,kf->kg", unit, target))
+    apart = _log_distance(torch.einsum("kgf,lhf->kglh", unit, unit))
+    classes = torch.arange(len(unit))
+    chosen = near.argmin(1)
+    for _ in range(_MOST_ROUNDS):
+        before = chosen.clone()
+        for label in classes.tolist():
+            others = classes[classes != label]
+            gain = repulsion * apart[label, :, others, chosen[others]].sum(1) - attraction * near[label]
+            if gain.max() > gain[chosen[label]]:
+                chosen[label] = gain.argmax()
+        if torch.equal(before, chosen):
+            break
+    return [int(group) for group in chosen]
+
+
+def _log_distance(cosine: Tensor) -> Tensor:
+    return (1 - cosine).clamp(min=_NEAREST).log()
+
+
+@final
+class HerdedOrder(PoolSelection):
+    """Candidates in the order of herding, so that every prefix is a set for its budget (nested budgets).
+
+    Each pick brings the mean feature of all picks nearest to that of the class's real images (Welling, ICML 2009).
+    Features are those of a network trained on the core-set. With one group nothing is left out, only put in order.
+
+    Args:
+        pool: makes the candidates.
+        groups: how many times as many as are chosen.
+        training: the network whose features are taken, and how it is trained.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        pool: Initializer,
+        groups: int = 1,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(pool, groups, training)
+
+    def choose(self, pool: Pool) -> list[Tensor]:
+        """The chosen candidates, in order."""
+        candidates, real = self._features(pool)
+        size, chosen = pool.images.shape[2], []
+        for latents, features, target in zip(pool.latents, candidates.flatten(1, 2), real, strict=True):
+            picks = herd(features, target, size)
+            chosen.append(latents.flatten(0, 1)[picks.to(latents.device)])
+        return chosen
+
+
+@final
+class DifficultyMatched(PoolSelection):
+    """Candidates that are as difficult as the class's real images, from the easiest to the hardest.
+
+    The difficulty of an image is 1 - p, p the probability that a network trained on the core-set gives to its class.
+    The n chosen ones are those whose difficulties are, taken together, nearest to the n quantiles (i + 1/2) / n of the
+    real ones (least sum of absolute differences): a histogram with as many bins as images. After DiffGuideSamp, which
+    fills the bins of the real histogram. Real images are judged by a network that has not seen them: one is trained on
+    each half of the core-set, and candidates get the mean of both.
+
+    Args:
+        pool: makes the candidates.
+        groups: how many times as many as are chosen (published: 5).
+        training: the networks, and how they are trained.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        pool: Initializer,
+        groups: int = 5,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(pool, groups, training)
+
+    def choose(self, pool: Pool) -> list[Tensor]:
+        """The chosen candidates, the easiest first."""
+        candidates, real = self._difficulties(pool)
+        size = pool.images.shape[2]
+        chosen = []
+        for label, latents in enumerate(pool.latents):
+            quantiles = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+            wanted = real[pool.real.labels == label].quantile(quantiles)
+            _, places = linear_sum_assignment((wanted[:, None] - candidates[label]).abs().numpy())
+            chosen.append(latents.flatten(0, 1)[torch.from_numpy(places).to(latents.device)])
+        return chosen
+
+    def _difficulties(self, pool: Pool) -> tuple[Tensor, Tensor]:
+        """Of the candidates (K, G n) and of the real images (M,), float64."""
+        images, labels, spec = pool.real.images, pool.real.labels, pool.spec
+        half = torch.empty(len(labels), dtype=torch.bool)
+        for label in range(spec.num_classes):
+            mine = (labels == label).nonzero().flatten()
+            order = torch.randperm(len(mine), generator=derived(pool.seed, "half", label))
+            half[mine] = order % 2 == 0
+        flat = pool.images.flatten(0, 2)
+        own = torch.arange(spec.num_classes).repeat_interleave(len(flat) // spec.num_classes)
+        candidates = torch.zeros(len(flat), dtype=torch.float64)
+        real = torch.empty(len(labels), dtype=torch.float64)
+        for number, unseen in enumerate((half, ~half)):
+            network = self.training.build(spec, pool.seed, "half", number)
+            self.training.train(network, images[~unseen], labels[~unseen], spec, pool.seed, "half", number)
+            candidates += self._difficulty(network, flat, own, spec) / 2
+            real[unseen] = self._difficulty(network, images[unseen], labels[unseen], spec)
+        return candidates.unflatten(0, (spec.num_classes, -1)), real
+
+    def _difficulty(self, network: Network, images: Tensor, labels: Tensor, spec: DataSpec) -> Tensor:
+        probabilities = self.training.outputs(network, images, spec).double().softmax(1)
+        return 1 - probabilities.gather(1, labels[:, None])[:, 0]
