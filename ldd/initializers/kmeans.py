@@ -100,4 +100,4 @@ def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
     sizes = np.bincount(found.labels_, minlength=count)
     order = np.argsort(-sizes, kind="stable")
     centres: Tensor = torch.from_numpy(found.cluster_centers_[order])
-    return centres.to(points).unflatten(1, points.shape[1:])
+    return centres.to(points).view(count, *points.shape[1:])
