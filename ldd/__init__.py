@@ -170,6 +170,9 @@ if TYPE_CHECKING:
     from ldd.initializers import (
         SeparatedGroups as SeparatedGroups,
     )
+    from ldd.initializers import (
+        StoredCodes as StoredCodes,
+    )
     from ldd.networks import (
         VGG11 as VGG11,
     )
@@ -284,6 +287,7 @@ _HOMES = {
         "PriorSamples",
         "RealEncodings",
         "SeparatedGroups",
+        "StoredCodes",
     ),
     "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
     "ldd.objectives": (
@@ -379,6 +383,7 @@ __all__ = (
     "Sinkhorn",
     "Source",
     "StepContext",
+    "StoredCodes",
     "StratifiedPruner",
     "TablePruner",
     "Term",

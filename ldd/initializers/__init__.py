@@ -8,6 +8,7 @@ from ldd.initializers.mode_guided import ModeGuidance
 from ldd.initializers.real import GaussianLatents, RealEncodings
 from ldd.initializers.samples import PriorSamples, sample_class
 from ldd.initializers.selection import DifficultyMatched, HerdedOrder, PoolSelection, SeparatedGroups
+from ldd.initializers.stored import StoredCodes
 
 __all__ = (
     "ClassInitializer",
@@ -24,5 +25,6 @@ __all__ = (
     "PriorSamples",
     "RealEncodings",
     "SeparatedGroups",
+    "StoredCodes",
     "sample_class",
 )
