@@ -39,9 +39,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     first = make_run(folder / "a run with a long name, as sweeps make them" / "seed-0", config=CONFIG, seed=1)
     small_set(seed=9).save(first / "initial")
-    other = make_run(
-        folder / "<script>alert(1)" / "seed-0", protocols=("small", "large"), config=CONFIG
-    )
+    other = make_run(folder / "<script>alert(1)" / "seed-0", protocols=("small", "large"), config=CONFIG)
     return [str(first), str(other)]
 
 
