@@ -38,16 +38,19 @@ class RunLedger(Ledger):
 
     def end_step(self) -> None:
         """Add up what all ranks have decoded; every rank calls this."""
-        many = self._model.trainer.world_size > 1
-        # A tensor stays on its device until the set is written: no step waits for it.
-        here = torch.full((), self._in_step, device=self._model.device) if many else self._in_step
-        self._decodes = self._decodes + (sum_over_ranks(here) if isinstance(here, Tensor) else here)
+        many = self._model.trainer.world_size > 1  # then a tensor, for which no step waits
+        if many:
+            self._decodes += sum_over_ranks(torch.full((), self._in_step, device=self._model.device))
+        else:
+            self._decodes += self._in_step
         self._in_step = 0
 
     def kept(self) -> dict[str, dict[str, float | None]]:
         """What a checkpoint must keep: not the experts, who keep theirs, nor what the model counts itself."""
         cost = self._data.pruning_cost
-        own = {DISTIL: {DECODES: int(self._decodes)}, **({} if cost is None else {PRUNE: cost})}
+        own: dict[str, Figures] = {DISTIL: {DECODES: int(self._decodes)}}
+        if cost is not None:
+            own[PRUNE] = cost
         return total([self.stages, own])
 
     def written(self, described: DistilledSet) -> DistilledSet:

@@ -75,7 +75,7 @@ def import_set(
         raw, table, moved = _read_folder(place, stated, data, reorder)
     else:
         raw = read_pt(place, None if labels is None else Path(labels), experiment)
-        table, moved = agreed_classes(raw.classes, stated, data and data.classes, reorder=reorder)
+        table, moved = agreed_classes(raw.classes, stated, _classes_of(data), reorder=reorder)
     distilled, normalisation = _build(raw, table, moved, data, mean, std, clamp)
     files = {place.name: sha256(place)} if place.is_file() else {}
     distilled.manifest["imported"] = {"form": raw.form, "normalisation": normalisation, "sha256": files}
@@ -87,11 +87,15 @@ def import_set(
     )
 
 
+def _classes_of(data: DistillationData | None) -> list[ClassInfo] | None:
+    return None if data is None else data.classes
+
+
 def _read_folder(
     folder: Path, stated: Sequence[ClassInfo] | None, data: DistillationData | None, reorder: bool
 ) -> tuple[RawSet, list[ClassInfo], Tensor]:
     """The pictures, the class table, and the new label of each old one."""
-    inside, wanted = table_inside(folder), data and data.classes
+    inside, wanted = table_inside(folder), _classes_of(data)
     reading = inside or stated or wanted or classes_by_name(folder)
     if reading is None:
         agreed_classes(None, None, None)  # refuses

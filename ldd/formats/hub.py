@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -18,7 +19,7 @@ FORMATS = ("parquet", "webdataset")
 """What hubs read, show and stream."""
 
 # Its bases are its transport's error, which is that of another library in every other release.
-_UNREACHABLE = (*HfHubHTTPError.__bases__, OSError)
+_UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def _schema(distilled: DistilledSet) -> pa.Schema:
 
 def _table(distilled: DistilledSet, rows: range, schema: pa.Schema) -> pa.Table:
     part = slice(rows.start, rows.stop)
-    columns = {
+    columns: dict[str, Any] = {
         "image": [{"bytes": png(distilled.images[row]), "path": f"{row:06d}.png"} for row in rows],
         "label": distilled.labels[part].tolist(),
     }

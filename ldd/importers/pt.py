@@ -19,13 +19,14 @@ _BEST = "images_best.pt"
 
 # DC stores its accuracies as numpy scalars beside the images; these build numbers and nothing else. The second name is
 # that of numpy 1.
-_NUMBERS = [
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     codecs.encode,
 ]
 

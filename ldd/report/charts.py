@@ -7,7 +7,6 @@ from itertools import cycle, islice
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ldd.evaluation.report import Score
@@ -105,7 +104,7 @@ def _svg(key: str, figure: Figure) -> str:
     out = StringIO()
     # Text stays text: it can be searched and read aloud. The salt makes the same chart the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}):
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)

@@ -14,7 +14,7 @@ from ldd import __version__
 from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
 from ldd.files import atomic_file
 from ldd.report.charts import bar_chart, line_chart, styles
-from ldd.report.pictures import gallery
+from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
 from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
 
@@ -39,13 +39,18 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         data=_data(runs[0]),
         charts=_charts(runs),
         accuracies=accuracy_tables(runs),
-        galleries=[(run, gallery(run.distilled), run.initial and gallery(run.initial)) for run in runs],
+        galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
         ledger=[byte_table(runs), cost_table(runs)],
         facts={run.name: _facts(run) for run in runs},
         recipes={run.name: _recipe(run) for run in runs},
     )
     with atomic_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
+
+
+def _initial(run: Run) -> Gallery | None:
+    initial = run.initial
+    return None if initial is None else gallery(initial)
 
 
 def _data(run: Run) -> dict[str, str]:

@@ -109,7 +109,8 @@ def byte_table(runs: Sequence[Run]) -> Table:
 def cost_table(runs: Sequence[Run]) -> Table:
     """What each stage of each run took, summed up for each run and for all."""
     rows: list[tuple[str, ...]] = []
-    strong, all_stages = [], []
+    strong: list[int] = []
+    all_stages: list[Mapping[str, Mapping[str, float | None]]] = []
     for run in runs:
         stages = {**run.stages, **_evaluations(run)}
         all_stages.append(stages)
