@@ -107,12 +107,13 @@ def _svg(key: str, figure: Figure) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    # A style inside would hold for the whole page.
+    drawn = re.sub(r"<(metadata|style)\b.*?</\1>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'\bid="', f'id="{key}-', drawn)
     drawn = re.sub(r'href="#', f'href="#{key}-', drawn)
     drawn = drawn.replace("url(#", f"url(#{key}-").replace(_INK, "currentColor")
-    drawn = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1sans-serif", drawn)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", drawn, count=1)
+    drawn = re.sub(r'font-family: [^;"]*', "font-family: inherit", drawn)
+    return re.sub(r' (?:width|height)="[^"]*pt"', "", drawn, count=2)
 
 
 def _thinned(curve: Curve) -> Curve:
