@@ -111,7 +111,8 @@ def _of_experiments(file: Path, data: Any, experiment: int | None) -> RawSet:  #
         )
     if not 0 <= (number := experiment or 0) < len(data):
         raise UserError(f"experiment ({number}): {file} holds 0 to {len(data) - 1}")
-    return _labelled(file, *data[number], f"experiment {number} of {len(data)} (DC)")
+    images, labels = data[number]
+    return _labelled(file, images, labels, f"experiment {number} of {len(data)} (DC)")
 
 
 def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
@@ -121,7 +122,7 @@ def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
     except TypeError as error:
         raise UserError(f"{file}: classes must be a list of {{label, id, wnid, name}}") from error
     soft = content.get("soft_labels", raw.soft_labels)
-    given = {name: content.get(name) for name in ("weights", "mean", "std")}
+    given: dict[str, Any] = {name: content.get(name) for name in ("weights", "mean", "std")}
     return replace(raw, soft_labels=soft, classes=classes, **given)
 
 
