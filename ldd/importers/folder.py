@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ldd.classes import ClassInfo
@@ -50,7 +51,8 @@ def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
     """
     names = _class_folders(folder)
     form, place = _match(folder, names, classes)
-    images, labels = [], []
+    images: list[Tensor] = []
+    labels: list[int] = []
     for name in sorted(names, key=lambda name: place[name]):
         files = sorted(p for p in (folder / name).iterdir() if p.name.lower().endswith(IMG_EXTENSIONS))
         if not files:

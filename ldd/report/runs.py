@@ -94,7 +94,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     Raises:
         UserError: no such run, a damaged set or evaluation, or one named twice.
     """
-    folders = []
+    folders: list[Path] = []
     for path in paths:
         found = manifests.find_artefact(path)
         whole = found.parent if found.name == "distilled" else found
