@@ -25,6 +25,8 @@ VERBS = {
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
     "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),
     "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),
+    "import": ("ldd.commands.import_set", "make a distilled set of another program's files"),
+    "report": ("ldd.commands.report", "one self-contained HTML page on one or several runs"),
     "inspect": ("ldd.commands.inspect", "show what a distilled set holds and check its hashes"),
     "configs": ("ldd.commands.configs", "list the shipped recipes and components, or copy them"),
 }

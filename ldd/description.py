@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ldd.distilled import DistilledSet
 from ldd.evaluation.protocols import dotted_name
-from ldd.memory import peak_memory_mib
 
 if TYPE_CHECKING:
     from ldd.distiller import Distiller
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 def describe(
     distiller: "Distiller", images: Tensor, prior: Mapping[str, Any], pruning: Mapping[str, Any] | None
 ) -> DistilledSet:
-    """The set of a run as it is now, with the labels that the run gives.
+    """The set of a run as it is now, with the labels that the run gives and what it has cost.
 
     Args:
         distiller: its codes, decoder and settings.
@@ -27,7 +26,6 @@ def describe(
     spec, codes = distiller.data_spec, distiller.codes
     factories = distiller.objective.matching_networks()
     seen = {type(factory(spec.num_classes, spec.image_size)) for factory in factories}
-    peak = peak_memory_mib(distiller.device)
     described = DistilledSet.from_images(
         images,
         codes.labels.cpu(),
@@ -40,10 +38,9 @@ def describe(
         test_split_fingerprint=spec.fingerprint,
         licences={"prior": distiller.prior.licence, "data": spec.licence},
         seen_networks=sorted(map(dotted_name, seen)),
-        stages={"distil": {"seconds": float(distiller.seconds), "peak_memory_mib": peak}},
         prior=prior,
     )
     described.manifest["step"] = int(distiller.num_steps_done)
     if pruning:
         described.manifest["pruning"] = pruning
-    return described if distiller.labeller is None else distiller.labeller.label(described)
+    return distiller.ledger.written(described)

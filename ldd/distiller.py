@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldd import seeding
+from ldd.charges import NOT_KEPT, RunLedger
 from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
@@ -19,6 +20,7 @@ from ldd.distilled import DistilledSet
 from ldd.errors import NonFiniteError, UserError
 from ldd.evaluation.labels import Labeller, Labels
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
+from ldd.ledger import LABEL
 from ldd.memory import (
     SHARE_FOR_REAL_IMAGES,
     Checkpointing,
@@ -120,6 +122,7 @@ class Distiller(L.LightningModule):
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
+        self.ledger = RunLedger(self)
         self._number = 0  # num_steps_done, without asking the device
         self._resident: tuple[RealImages, RealImages] | None = None
         self._labels_on_host: tuple[Tensor, Tensor] | None = None
@@ -174,6 +177,7 @@ class Distiller(L.LightningModule):
             self._log_value(name, number / self.trainer.world_size)  # the same on every rank
         self.num_steps_done += 1
         self._number += 1
+        self.ledger.end_step()
         self.seconds += time.perf_counter() - started
 
     def context(self) -> DistillationStep:
@@ -311,7 +315,8 @@ class Distiller(L.LightningModule):
     def _choose_labels(self) -> None:
         if self.labels is not None and self.labeller is None:
             counts = [self.images_per_class] * self.data_spec.num_classes
-            self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
+            with self.ledger.charge(LABEL, self.device):
+                self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
@@ -340,7 +345,8 @@ class Distiller(L.LightningModule):
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the prior's frozen weights and add the memory plans."""
+        """Drop the prior's frozen weights, add the memory plans and what this run has cost beside its steps."""
+        checkpoint["ledger"] = self.ledger.kept()
         trained = {f"prior.{name}" for name in self.prior.trained()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
@@ -367,6 +373,7 @@ class Distiller(L.LightningModule):
                     f"ckpt_path: {name} is {'missing' if found is None else list(found.shape)}, this "
                     f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
                 )
+        self.ledger.add(checkpoint.get("ledger", NOT_KEPT))
         if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
             plans = checkpoint["memory_plans"]
             self.memory_plans = {purpose: MemoryPlan(*plan) for purpose, plan in plans.items()}

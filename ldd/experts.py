@@ -1,6 +1,7 @@
 """Recording expert trajectories: networks trained on the core-set, their weights kept after every epoch."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,8 @@ from ldd.augment import OPERATIONS, SiameseAugmentation
 from ldd.classes import DataSpec, to_unit_range
 from ldd.data import DistillationData
 from ldd.errors import UserError
+from ldd.expert_costs import keep_cost
+from ldd.ledger import measured
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.seeding import derive_seed, seeded
@@ -108,11 +111,13 @@ def _record_missing(
     images, labels = data.core_set.images.to(device), data.core_set.labels.to(device)
     with _bar(len(missing) * training.epochs, shown=progress) as tick:
         for done, expert in enumerate(missing):
+            started = time.perf_counter()
             snapshots, losses = train_expert(
                 network, data.spec, images, labels, training, augmentation, expert, tick
             )
             try:
                 recording.write(expert, snapshots, losses)
+                keep_cost(recording, expert, measured(time.perf_counter() - started, device))
             except UserError as error:
                 kept = len(wanted) - len(missing) + done
                 raise UserError(

@@ -13,7 +13,7 @@ from unicodedata import category
 from ldd import __version__
 from ldd.classes import ClassInfo
 from ldd.errors import UserError
-from ldd.files import read_json, sha256
+from ldd.files import read_json, sha256, write_json
 
 Manifest = dict[str, Any]
 
@@ -87,6 +87,17 @@ def finish(
             "ledger": {**manifest.get("ledger", {}), "bytes": dict(charged)},
         }
     )
+
+
+def charge(folder: Path, stage: str, figures: Mapping[str, float | None]) -> None:
+    """Write a stage's cost into the manifest of a saved set, in the place of what it says of that stage.
+
+    Raises:
+        UserError: no manifest, a damaged one, or a folder that cannot be written.
+    """
+    manifest = read(folder / NAME)
+    stages = {**manifest["ledger"]["stages"], stage: dict(figures)}
+    write_json(folder / NAME, check({**manifest, "ledger": {**manifest["ledger"], "stages": stages}}))
 
 
 def find_artefact(path: Path | str) -> Path:

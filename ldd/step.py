@@ -136,6 +136,7 @@ class DistillationStep:
         syntheses = [self._synthesis(purpose, number, then) for number in range(len(batches))]
         num_images = sum(len(on_host) for _, on_host in batches)
         plan = self._plan(syntheses[0], num_images, purpose, whole=then is not None)
+        self._distiller.ledger.decoded(num_images)
         decoded = []
         for synthesise, (rows, on_host) in zip(syntheses, batches, strict=True):
             keep = len(rows)

@@ -99,6 +99,10 @@ def test_resume_is_bit_identical(tiny_prior_path, digits, tmp_path, objective):
 def test_codes_move_and_max_steps_counts_training_steps(prior, digits, tmp_path):
     model = fit(prior, matching(), tmp_path, 3, digits)
     assert model.trainer.global_step == int(model.num_steps_done) == 3
+    charged = model.distilled_set().manifest["ledger"]["stages"]["distil"]
+    assert charged["steps"] == 3
+    assert charged["decodes"] % (3 * len(model.codes)) == 0  # whole sets, every step as many
+    assert charged["decodes"] > 0
     start = Distiller(prior, matching(), digits.spec)
     assert not torch.equal(model.codes.conditioning, start.codes.conditioning)
     assert torch.equal(model.codes.noise, start.codes.noise)

@@ -149,6 +149,7 @@ def test_disk_full_keeps_what_is_done(record, monkeypatch, tmp_path):
             record(3, out=str(tmp_path / "again"))
     folder = tmp_path / "again" / unbroken.name
     assert sorted(path.name for path in folder.iterdir()) == [
+        "cost",
         "expert-00000.safetensors",
         "expert-00001.safetensors",
         "index.json",

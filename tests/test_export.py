@@ -1,21 +1,26 @@
 """Exports: pixel-equal in the libraries that read them, with our labels recoverable; never over a user's files."""
 
 import errno
+import io
 import json
 import os
 
+import datasets
+import numpy as np
 import pytest
 import torch
+import webdataset
 from PIL import Image
 from test_files import file_size_limit, names
 from tiny_set import classes_of, full_set, random_images, tiny_set
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ldd import cli
 from ldd.commands.export import export
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.formats import WRITERS, write_imagefolder, write_pt
+from ldd.formats import WRITERS, base, write_imagefolder, write_parquet, write_pt, write_webdataset
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,74 @@ class TestPt:
         assert torch.load(tmp_path / "set.pt", weights_only=True)["labels"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.fixture
+def load(tmp_path):
+    """`datasets.load_dataset` as a user calls it, with a cache of its own."""
+
+    def load_dataset(*what, **options):
+        return datasets.load_dataset(*what, split="train", cache_dir=str(tmp_path / "cache"), **options)
+
+    datasets.disable_progress_bars()
+    return load_dataset
+
+
+class TestParquet:
+    def test_round_trip(self, saved, tmp_path, load):
+        assert cli.main(["export", str(saved), "--format", "parquet", "--out", str(tmp_path / "out")]) == 0
+        assert names(tmp_path / "out") == ["classes.json", "data"]
+        read, original = load(str(tmp_path / "out")), DistilledSet.load(saved)
+        assert read.column_names == ["image", "label"]
+        assert torch.equal(torch.stack([pil_to_tensor(image) for image in read["image"]]), original.images)
+        assert list(read["label"]) == original.labels.tolist()
+        assert read.features["label"].names == ["name n03", "name n01", "name n02"]  # our order
+        table = json.loads((tmp_path / "out" / "classes.json").read_text())
+        assert table == [info.to_dict() for info in original.classes]
+
+    def test_soft_labels_and_weights(self, tmp_path, load):
+        read = load(str(write_parquet(full_set(), tmp_path / "out")))
+        assert torch.equal(torch.tensor(read["soft_label"][:]), full_set().soft_labels.float())
+        assert torch.tensor(read["weight"][:]).tolist() == full_set().weights.tolist()
+
+    def test_shards_and_row_groups(self, tmp_path, load, monkeypatch):
+        monkeypatch.setattr(base, "SHARD_BYTES", 120 * 12)  # 120 images of 12 bytes
+        images, labels = random_images(250, size=2), torch.arange(250) % 2
+        out = write_parquet(DistilledSet.from_images(images, labels, classes_of("ab")), tmp_path / "out")
+        assert names(out / "data") == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+        read = load(str(out))
+        assert torch.equal(torch.stack([pil_to_tensor(image) for image in read["image"]]), images)
+        assert list(read["label"]) == labels.tolist()
+
+    def test_names_that_are_not_unique(self, tmp_path, load):
+        classes = [type(info)(info.label, info.id, info.wnid, "crane") for info in classes_of("ab")]
+        distilled = DistilledSet.from_images(random_images(2), torch.tensor([0, 1]), classes)
+        assert load(str(write_parquet(distilled, tmp_path / "out"))).features["label"].names == ["a", "b"]
+
+
+class TestWebDataset:
+    def test_round_trip(self, saved, tmp_path, load):
+        export(str(saved), "webdataset", str(tmp_path / "out"))
+        original, file = DistilledSet.load(saved), tmp_path / "out" / "data" / "train-00000-of-00001.tar"
+        read = list(
+            webdataset.WebDataset(str(file), shardshuffle=False).decode("rgb8").to_tuple("png", "cls", "json")
+        )
+        images = torch.stack([torch.tensor(image).permute(2, 0, 1) for image, _, _ in read])
+        assert torch.equal(images, original.images)
+        assert [label for _, label, _ in read] == original.labels.tolist()
+        assert [facts for _, _, facts in read] == [original.classes[i].to_dict() for i in original.labels]
+        again = load("webdataset", data_files={"train": str(file)})
+        assert torch.equal(torch.stack([pil_to_tensor(image) for image in again["png"]]), original.images)
+        assert list(again["cls"]) == original.labels.tolist()
+
+    def test_soft_labels_weights_and_bytes(self, tmp_path):
+        file = write_webdataset(full_set(), tmp_path / "out") / "data" / "train-00000-of-00001.tar"
+        read = list(webdataset.WebDataset(str(file), shardshuffle=False))
+        soft = np.stack([np.load(io.BytesIO(sample["soft.npy"])) for sample in read])
+        assert torch.equal(torch.from_numpy(soft), full_set().soft_labels)
+        assert [json.loads(sample["json"])["weight"] for sample in read] == full_set().weights.tolist()
+        again = write_webdataset(full_set(), tmp_path / "again") / "data" / file.name
+        assert again.read_bytes() == file.read_bytes()
+
+
 @pytest.mark.parametrize("format", WRITERS)
 class TestTarget:
     def test_empty_folder_is_used(self, saved, tmp_path, format):
@@ -132,7 +205,8 @@ class TestTarget:
             export(str(other), format, str(tmp_path / "out"))
         assert (tmp_path / "out" / "classes.json").read_text() == before
         export(str(other), format, str(tmp_path / "out"), overwrite=True)
-        assert names(tmp_path / "out") == ["classes.json", {"imagefolder": "x", "pt": "distilled.pt"}[format]]
+        beside = {"imagefolder": "x", "pt": "distilled.pt"}.get(format, "data")
+        assert names(tmp_path / "out") == ["classes.json", beside]
         assert names(tmp_path) == ["other", "out"]
 
     def test_foreign_files_are_never_replaced(self, saved, tmp_path, format):

@@ -12,12 +12,12 @@ ROOT = Path(ldd.__file__).parent
 LAYERS = [
     "errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
     + "preview manifest contents networks priors augment distilled".split()  # noqa: SIM905
-    + "storage soft_labels formats".split(),  # noqa: SIM905
+    + "storage soft_labels formats ledger".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905
     + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
-    "objectives data evaluation sampling".split(),  # noqa: SIM905
+    "objectives data evaluation sampling importers".split(),  # noqa: SIM905
     ["initializers"],
-    "distiller description step experts".split(),  # noqa: SIM905
+    "distiller description step experts expert_costs charges".split(),  # noqa: SIM905
     "callbacks federation report cli".split(),  # noqa: SIM905
     "commands".split(),  # noqa: SIM905
     ["__main__"],
@@ -55,9 +55,8 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__
 def test_imports_point_down(path):
     module = "ldd." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     package = module.split(".")[1]
-    type_only = (
-        {"ldd.distiller"} if module in ("ldd.step", "ldd.description") else set()
-    )  # under TYPE_CHECKING
+    upward = ("ldd.step", "ldd.description", "ldd.charges")
+    type_only = {"ldd.distiller"} if module in upward else set()  # under TYPE_CHECKING
     for imported in imports_of(path) - type_only:
         same = imported.split(".")[1] == package
         assert (

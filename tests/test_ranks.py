@@ -9,6 +9,7 @@ from processes import run_ranks, slurm_variables, torchrun_variables
 from small_runs import NARROW, fit, matching
 
 from ldd.data import DistillationData
+from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.experts import record_experts
 from ldd.networks import ViT
@@ -82,6 +83,9 @@ def test_codes_do_not_depend_on_the_number_of_ranks(
                 print(kind, name, f"moved {moved:.3g}, differs by {error:.3g}")
                 assert error <= tolerance * moved, (kind, name)
                 assert (found[kind][name] == many[0][kind][name]).all(), (kind, name)
+        written = [DistilledSet.load(tmp_path / name / kind).manifest for name in ("one", "many")]
+        decodes = [manifest["ledger"]["stages"]["distil"]["decodes"] for manifest in written]
+        assert decodes[0] == decodes[1] > 0, kind  # of all ranks together
 
 
 def resumed(folder, ranks):

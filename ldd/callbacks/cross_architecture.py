@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
@@ -20,6 +21,7 @@ from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED, of_a_step
 from ldd.evaluation.workers import NumWorkers, count_workers
+from ldd.ledger import EVALUATE
 from ldd.networks import NetworkFactory
 
 
@@ -167,7 +169,11 @@ class CrossArchitecture(L.Callback):
         self._evaluated_step = step
         if trainer.is_global_zero:
             earlier = _earlier(trainer, self.protocol)
-            (report if earlier is None else report.after(earlier)).write(trainer.default_root_dir)
+            whole = report if earlier is None else report.after(earlier)
+            whole.write(trainer.default_root_dir)
+            written = Path(trainer.default_root_dir) / "distilled"
+            if (written / manifests.NAME).is_file():
+                manifests.charge(written, EVALUATE, dimensions.spent(whole))
             for logger in trainer.loggers:
                 logger.log_metrics(report.metrics(), step=step)
         trainer.callback_metrics.update(

@@ -5,9 +5,12 @@ from typing import Any
 
 import lightning as L
 
+from ldd import manifest as manifests
+from ldd.distilled import DistilledSet
 from ldd.distiller import Distiller
 from ldd.errors import NonFiniteError
 from ldd.files import read_yaml
+from ldd.ledger import EVALUATE
 
 
 class Export(L.Callback):
@@ -70,8 +73,17 @@ class Export(L.Callback):
         run = Path(trainer.default_root_dir)
         distilled = pl_module.distilled_set()
         distilled.manifest["config"] = _resolved_config(run)
+        _keep_evaluation(distilled, run)
         distilled.save(run / "distilled")
         self._written_step = step
+
+
+def _keep_evaluation(distilled: DistilledSet, run: Path) -> None:
+    """Evaluations charge what is on disk, which is about to be replaced."""
+    path = run / "distilled" / manifests.NAME
+    stages = manifests.read(path)["ledger"]["stages"] if path.is_file() else {}
+    if EVALUATE in stages:
+        distilled.manifest["ledger"]["stages"][EVALUATE] = stages[EVALUATE]
 
 
 def _resolved_config(run: Path) -> dict[str, Any] | None:

@@ -1,27 +1,59 @@
-"""`latentdd export`: a distilled set as files that other programs read."""
+"""`latentdd export`: a distilled set as files that other programs read, here or on a data-set hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldd.commands.plain import run_function
 from ldd.distilled import DistilledSet
+from ldd.errors import UserError
 from ldd.formats import WRITERS, FormatName
+from ldd.formats.hub import check_repo, prepare
 
 
-def export(path: str, format: FormatName, out: str, overwrite: bool = False) -> None:
+def export(
+    path: str,
+    format: FormatName,
+    out: str,
+    overwrite: bool = False,
+    push_to_hub: str | None = None,
+    dry_run: bool = True,
+    private: bool = True,
+) -> None:
     """Convert a distilled set; its hashes are checked first.
 
     Args:
         path: folder of the set, or of the run that made it.
-        format: imagefolder (a folder of PNG files per class and classes.json) or pt (for torch.load).
+        format: imagefolder (a folder of PNG files per class and classes.json), pt (for torch.load), parquet (for
+            datasets.load_dataset) or webdataset (tar files).
         out: folder to write, or for pt a file whose name ends in .pt.
         overwrite: replace an earlier export there.
+        push_to_hub: upload the export to this data-set repository (user/name) of the Hugging Face hub, with a card
+            made from the manifest; parquet and webdataset only.
+        dry_run: with push_to_hub: write the export and its card, say what would be uploaded, and upload nothing.
+        private: with push_to_hub: a repository that does not exist yet is made a private one.
     """
+    if push_to_hub is not None:
+        check_repo(push_to_hub, format)
+    elif not dry_run or not private:
+        raise UserError("dry_run and private are about an upload; name its repository with --push_to_hub")
     distilled = DistilledSet.load(path)
     written = WRITERS[format](distilled, Path(out), overwrite)
     print(f"exported {len(distilled.images)} images of {distilled.num_classes} classes to {written}")
+    if push_to_hub is None:
+        return
+    upload = prepare(distilled, written, push_to_hub, format, private)
+    if not dry_run:
+        print(f"uploaded: {upload.send()}")
+        return
+    for name, size in upload.files.items():
+        print(f"would upload {name} ({size:,} bytes)")
+    print(
+        f"nothing was uploaded: read {written / 'README.md'}, then add --dry_run false to upload to {push_to_hub}"
+    )
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(export, verb, arguments)
+    hub = "--push-to-hub"  # as the tools of the hub spell it
+    spelt = [a.replace(hub, "--push_to_hub", 1) if a.startswith(hub) else a for a in arguments]
+    run_function(export, verb, spelt)

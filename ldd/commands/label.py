@@ -9,6 +9,7 @@ from ldd.evaluation import Labels
 from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
+from ldd.ledger import LABEL, Ledger
 
 
 def label(
@@ -36,7 +37,11 @@ def label(
     check_writable(out)
     data.setup()
     check_set(distilled, data)
-    labelled = labels.choose(data, distilled.counts, seed, pick_device(), num_workers).label(distilled)
+    device, ledger = pick_device(), Ledger()
+    with ledger.charge(LABEL, device):
+        labelled = labels.choose(data, distilled.counts, seed, device, num_workers).label(distilled)
+    stages = {**distilled.manifest["ledger"]["stages"], **ledger.stages}
+    labelled.manifest["ledger"] = {**distilled.manifest["ledger"], "stages": stages}
     labelled.save(out)
     facts, size = labelled.manifest["labels"], labelled.bytes["labels"]
     print(f"labelled by expert {facts['expert']} at epoch {facts['epoch']}: {out}, {size:,} bytes of labels")

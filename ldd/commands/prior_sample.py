@@ -20,7 +20,7 @@ from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.files import atomic_file, check_writable, holds_files
 from ldd.initializers.samples import CHUNK, PURPOSE, sample_class
-from ldd.memory import peak_memory_mib
+from ldd.ledger import DECODES, SAMPLE, measured
 from ldd.preview import MAX_IMAGES, MAX_ROWS, draw_grid
 from ldd.priors import LatentDiffusionPrior
 from ldd.seeding import generator
@@ -143,9 +143,9 @@ def sampled_set(prior: LatentDiffusionPrior, spec: DataSpec, drawing: Drawing, s
         test_split_fingerprint=spec.fingerprint,
         licences={"prior": prior.licence, "data": spec.licence},
         stages={
-            "sample": {
-                "seconds": time.perf_counter() - started,
-                "peak_memory_mib": peak_memory_mib(next(prior.parameters()).device),
+            SAMPLE: {
+                **measured(time.perf_counter() - started, next(prior.parameters()).device),
+                DECODES: len(images),
             }
         },
     )

@@ -1,5 +1,6 @@
 """The data of a run: source -> subset -> prune -> cache -> class-balanced batches of bytes."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -8,6 +9,7 @@ from typing import Any, get_args
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from ldd import ledger
 from ldd.classes import ClassInfo, DataSpec
 from ldd.data.cache import load_split, pixels_key
 from ldd.data.decoding import OnError
@@ -50,6 +52,7 @@ class DistillationData(LightningDataModule):
         spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.
         prune_table: the pruner's scores of `train_images` and what it kept, after `setup`; None without a pruner.
+        pruning_cost: what scoring them took (see `ldd.ledger`); None without a pruner.
 
     Raises:
         UserError: root, subset or image_size cannot be used.
@@ -89,6 +92,7 @@ class DistillationData(LightningDataModule):
         self.seed = seed
         self._splits: dict[Split, RealImages] = {}
         self._ready = False
+        self.pruning_cost: dict[str, float] | None = None
         self.classes: list[ClassInfo] = self.source.classes
         self.spec = DataSpec(
             classes=self.classes,
@@ -124,7 +128,12 @@ class DistillationData(LightningDataModule):
         if self._pruner is not None:
             # Not what the source lists: an image that cannot be read is nothing to score either.
             items = map(Item, self.train_images.keys, self.train_images.labels.tolist())
+            started = time.perf_counter()
             table = self._pruner.score(self.source, list(items), self.spec, self.seed)
+            self.pruning_cost = {
+                **ledger.measured(time.perf_counter() - started),
+                "images": len(self.train_images),
+            }
             kept = self._pruner.keep(table)
             self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
         self.train_images.explain = self.core_set.explain = self._explain

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from ldd.errors import UserError
 from ldd.files import sha256
 from ldd.seeding import generator
 
-_TABLES = ("classes.json", "classes.csv")
+TABLES = ("classes.json", "classes.csv")
+"""A class table beside the folders of classes."""
+
 _LISTED = 5  # names spelt out in a message
 
 
@@ -150,7 +153,7 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
     Raises:
         UserError: a table that cannot be read or has another form, repeats a folder or an id, or lacks a folder.
     """
-    for file in (root / name for name in _TABLES):
+    for file in (root / name for name in TABLES):
         if file.is_file():
             return _from_table(file, names)
     indices = imagenet.indices()
@@ -162,31 +165,42 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
     return [ClassInfo(label=i, id=i, wnid=name, name=name) for i, name in enumerate(names)]
 
 
-def _from_table(file: Path, names: Sequence[str]) -> list[ClassInfo]:
+def table_rows(file: Path) -> list[ClassInfo]:
+    """All rows of a table, ordered by `label` where all have one (as in our exports), else by `id`.
+
+    Raises:
+        UserError: a table that cannot be read or has another form, or that repeats a folder, an id or a label.
+    """
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             rows: list[Any] = json.load(opened) if file.suffix == ".json" else list(csv.DictReader(opened))
-        triples = [
-            (str(row["wnid"]), int(str(row.get("id", place))), str(row.get("name") or row["wnid"]))
-            for place, row in enumerate(rows)
-        ]
+        numbers = [int(str(row.get("id", place))) for place, row in enumerate(rows)]
+        labels = [str(row.get("label", "")) for row in rows]
+        wnids = [str(row["wnid"]) for row in rows]
+        names = [str(row.get("name") or row["wnid"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
             f"{file} is not a table of classes ({type(error).__name__}: {error}); each row needs wnid (the folder's "
             "name) and may have id (a whole number) and name; rename the file if it is meant for something else"
         ) from error
-    for what, column in (("wnid", [row[0] for row in triples]), ("id", [row[1] for row in triples])):
-        [(value, count)] = Counter(column).most_common(1) or [("", 0)]
+    order = [int(label) for label in labels] if all(map(str.isdecimal, labels)) else numbers
+    for what, column in (("wnid", wnids), ("id", numbers), ("label", order)):
+        [(value, count)] = Counter[Any](column).most_common(1) or [("", 0)]
         if count > 1:
             raise UserError(f"{file}: {what} {value!r} stands in more than one row; each needs its own")
-    table = {wnid: (number, name) for wnid, number, name in triples}
+    ordered = sorted(zip(order, numbers, wnids, names, strict=True))
+    return [
+        ClassInfo(label=place, id=number, wnid=wnid, name=name)
+        for place, (_, number, wnid, name) in enumerate(ordered)
+    ]
+
+
+def _from_table(file: Path, names: Sequence[str]) -> list[ClassInfo]:
+    table = {info.wnid: info for info in table_rows(file)}
     if missing := [name for name in names if name not in table]:
         raise UserError(
             f"{file} has no row for {len(missing)} of {len(names)} class folders ({', '.join(missing[:_LISTED])}); "
             "add them or remove the folders"
         )
-    ordered = sorted(names, key=lambda wnid: table[wnid][0])
-    return [
-        ClassInfo(label=i, id=table[wnid][0], wnid=wnid, name=table[wnid][1])
-        for i, wnid in enumerate(ordered)
-    ]
+    ordered = sorted((table[name] for name in names), key=lambda info: info.id)
+    return [replace(info, label=place) for place, info in enumerate(ordered)]

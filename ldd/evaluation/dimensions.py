@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ldd.ledger import DECODES, SECONDS, STEPS, whole
+
 if TYPE_CHECKING:
     from ldd.evaluation.report import Report
 
@@ -75,6 +77,13 @@ def cost(report: "Report") -> dict[str, dict[str, Any]]:
         for name, found in report.facts.get("cost", {}).items()
         if name in seconds
     }
+
+
+def spent(report: "Report") -> dict[str, float | None]:
+    """What all students of a report took: seconds of training and testing, steps and decodes (None where unknown)."""
+    costs = [report.facts.get("cost", {}).get(row.set, {}).get("training", {}) for row in report.rows]
+    each = [{name: found.get(name) for name in (STEPS, DECODES)} for found in costs]
+    return {SECONDS: sum(row.seconds for row in report.rows), "students": len(report.rows), **whole(each)}
 
 
 def table(report: "Report") -> Table:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldd import ledger
 from ldd.classes import ClassInfo
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
@@ -138,7 +139,10 @@ def _manifest(
         key: "; ".join(dict.fromkeys(manifest["licences"].get(key, "unknown") for manifest in manifests))
         for key in manifests[0]["licences"]
     }
-    merged["ledger"] = {**merged["ledger"], "stages": _stages([m["ledger"]["stages"] for m in manifests])}
+    merged["ledger"] = {
+        **merged["ledger"],
+        "stages": ledger.total([m["ledger"]["stages"] for m in manifests]),
+    }
     if len(parts) > 1:
         merged["step"] = min(int(manifest.get("step", 0)) for manifest in manifests)
         merged[SUBTASKS] = [
@@ -150,22 +154,6 @@ def _manifest(
             for part in parts
         ]
     return merged
-
-
-def _stages(
-    all_stages: Sequence[Mapping[str, Mapping[str, float | None]]],
-) -> dict[str, dict[str, float | None]]:
-    """Figures of each stage: sums over sub-tasks, for a peak the largest; unknown where one is."""
-    stages: dict[str, dict[str, float | None]] = {}
-    for name in dict.fromkeys(name for stages_ in all_stages for name in stages_):
-        figures = [stages_.get(name, {}) for stages_ in all_stages]
-        stages[name] = {}
-        for figure in dict.fromkeys(figure for found in figures for figure in found):
-            values = [found.get(figure) for found in figures]
-            known = [value for value in values if value is not None]
-            total = max if figure.startswith("peak") else sum
-            stages[name][figure] = total(known) if len(known) == len(values) else None
-    return stages
 
 
 def _given(value: Any) -> Any:  # noqa: ANN401 - whatever is optional

@@ -4,10 +4,25 @@ from typing import Literal
 
 from ldd.formats.base import Writer
 from ldd.formats.imagefolder import write_imagefolder
+from ldd.formats.parquet import write_parquet
 from ldd.formats.pt import write_pt
+from ldd.formats.webdataset import write_webdataset
 
-FormatName = Literal["imagefolder", "pt"]
-WRITERS: dict[FormatName, Writer] = {"imagefolder": write_imagefolder, "pt": write_pt}
+FormatName = Literal["imagefolder", "pt", "parquet", "webdataset"]
+WRITERS: dict[FormatName, Writer] = {
+    "imagefolder": write_imagefolder,
+    "pt": write_pt,
+    "parquet": write_parquet,
+    "webdataset": write_webdataset,
+}
 """The choices of `latentdd export --format`. Another format is a file here, a line here and a name above."""
 
-__all__ = ["WRITERS", "FormatName", "Writer", "write_imagefolder", "write_pt"]
+__all__ = [
+    "WRITERS",
+    "FormatName",
+    "Writer",
+    "write_imagefolder",
+    "write_parquet",
+    "write_pt",
+    "write_webdataset",
+]

@@ -8,6 +8,7 @@ from small_runs import fit
 from ldd.callbacks import RecordExperts
 from ldd.data import DistillationData
 from ldd.errors import UserError
+from ldd.expert_costs import cost_of
 from ldd.experts import record_experts
 from ldd.networks import ConvNet
 from ldd.objectives import Alternating, DistributionMatching, MaximumMeanDiscrepancy, TrajectoryMatching
@@ -39,8 +40,13 @@ def run(data, tmp_path, objective, callback, steps=1):
 def test_a_run_records_what_its_objectives_read(data, tmp_path, capsys):
     folder = tmp_path / "experts"
     callback = RecordExperts(num_experts=2, batch_size=64, learning_rate=0.05)
-    run(data, tmp_path, both(folder), callback)
+    model = run(data, tmp_path, both(folder), callback)
     (recording,) = [Trajectories.open(path) for path in folder.iterdir()]
+    charged = model.distilled_set().manifest["ledger"]["stages"]["experts"]
+    batches = -(-len(data.core_set) // 64)
+    assert charged["steps"] == 2 * 2 * batches  # one recording, which both objectives read
+    assert charged["seconds"] == pytest.approx(cost_of(recording)["seconds"], rel=1e-9)
+    assert charged["seconds"] > 0
     assert (recording.num_experts, recording.training.epochs) == (2, 2)  # start epoch 0, two epochs on
     reference = record_experts(
         data,

@@ -1,0 +1,40 @@
+"""`latentdd report`: one HTML file on one or several runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ldd.errors import UserError
+from ldd.report import read_runs, write_report
+
+
+def report(runs: Sequence[str], out: str, overwrite: bool = False) -> None:
+    """Write one self-contained HTML file: pictures, curves, accuracies, cost, and the commands that make it again.
+
+    Args:
+        runs: folders of runs, or of distilled sets; all of the same data.
+        out: the file, ending in .html.
+        overwrite: replace the file that is there.
+
+    Raises:
+        UserError: runs of different data or by different protocols of one id, a damaged run, or a file that cannot be
+            written.
+    """
+    file = Path(out)
+    if file.suffix != ".html":
+        raise UserError(f"--out ({out}) must name a file that ends in .html")
+    if file.exists() and not overwrite:
+        raise UserError(f"--out ({out}) exists; name a new file, or replace it with --overwrite true")
+    write_report(read_runs(runs), file)
+    print(f"report on {len(runs)} run{'s' * (len(runs) > 1)}: {out} ({file.stat().st_size:,} bytes)")
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    about = "Write one self-contained HTML file on one or several runs."
+    parser = ArgumentParser(prog=f"latentdd {verb}", description=about)
+    parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or of distilled sets.")
+    parser.add_function_arguments(report, skip={"runs"}, as_positional=False)
+    options = parser.parse_args(list(arguments))
+    report(**vars(options))

@@ -1,0 +1,107 @@
+"""Which class a number means: the order that files state, verified against the class table they are to be used with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.data.folders import table_rows
+from ldd.data.imagenet import indices, readable_name
+from ldd.data.subsets import subset_wnids
+from ldd.errors import UserError
+
+_SHOWN = 10  # classes of each order in a message
+
+
+def stated_classes(classes: str) -> list[ClassInfo]:
+    """The classes that a user names, in the order of their labels.
+
+    Args:
+        classes: path of a table (`.json` or `.csv`, see `ldd.data.folders.class_table`; `label` orders it, else
+            `id`), path of a text file with one wnid a line, or the name of a published ImageNet subset.
+
+    Raises:
+        UserError: an unknown name, or a file that is no such table.
+    """
+    if Path(classes).suffix in (".json", ".csv"):
+        return table_rows(Path(classes).expanduser())
+    known = indices()
+    return [
+        ClassInfo(
+            label=label,
+            id=known.get(wnid, label),
+            wnid=wnid,
+            name=readable_name(wnid) if wnid in known else wnid,
+        )
+        for label, wnid in enumerate(subset_wnids(classes))
+    ]
+
+
+def agreed_classes(
+    inside: Sequence[ClassInfo] | None,
+    stated: Sequence[ClassInfo] | None,
+    wanted: Sequence[ClassInfo] | None,
+    *,
+    reorder: bool = False,
+) -> tuple[list[ClassInfo], Tensor]:
+    """The class table of an import, and which of its labels each number of the files becomes.
+
+    A wrong order costs a set all its accuracy and shows in nothing else, so no order is guessed.
+
+    Args:
+        inside: the order that the files themselves state.
+        stated: the order that the user says the files have (--classes).
+        wanted: the classes of the data the set is to be used with (--data).
+        reorder: renumber by wnid where the same classes come in another order.
+
+    Returns:
+        K classes by label, and (K,) int64: new label of each old one.
+
+    Raises:
+        UserError: nothing says what the numbers mean, or two of the orders differ; the message shows both.
+    """
+    if inside is not None and stated is not None:
+        _refuse_difference(inside, "in the files", stated, "by --classes", "leave --classes out")
+    of_files = inside if inside is not None else stated
+    if of_files is None and wanted is None:
+        raise UserError(
+            "nothing says which classes the labels 0, 1, ... of these files are; name them in that order with "
+            "--classes (a table, a list of wnids, or a published subset), or give the --data whose order they have"
+        )
+    table = wanted if wanted is not None else of_files
+    assert table is not None
+    same = torch.arange(len(table))
+    if of_files is None or [info.wnid for info in of_files] == [info.wnid for info in table]:
+        return list(table), same
+    place = {info.wnid: info.label for info in table}
+    cure = "give the --data or the --classes that the set was made with"
+    if place.keys() == {info.wnid for info in of_files}:
+        if reorder:
+            return list(table), torch.tensor([place[info.wnid] for info in of_files])
+        cure = "the classes are the same, so --reorder true renumbers them"
+    _refuse_difference(of_files, "in the files", table, "in --data", cure)
+    raise AssertionError("orders that differ are refused")
+
+
+def _refuse_difference(
+    one: Sequence[ClassInfo], where_one: str, other: Sequence[ClassInfo], where_other: str, cure: str
+) -> None:
+    wnids = [[info.wnid for info in order] for order in (one, other)]
+    if wnids[0] == wnids[1]:
+        return
+    raise UserError(
+        f"the classes {where_one} are not those {where_other}, or come in another order; {where_one}: {shown(one)}; "
+        f"{where_other}: {shown(other)}; {cure}"
+    )
+
+
+def shown(classes: Sequence[ClassInfo]) -> str:
+    """Number, wnid and name of the first classes."""
+    listed = [
+        f"{info.label} {info.wnid}" + f" ({info.name})" * (info.name != info.wnid)
+        for info in classes[:_SHOWN]
+    ]
+    more = f", ... ({len(classes)} in all)" if len(classes) > _SHOWN else ""
+    return ", ".join(listed) + more

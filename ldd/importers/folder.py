@@ -1,0 +1,114 @@
+"""Folders of pictures, one folder a class, named by wnid, by number or by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ldd.classes import ClassInfo
+from ldd.data.decoding import read_file
+from ldd.data.folders import TABLES, class_table, table_rows
+from ldd.data.sources import UnreadableImage
+from ldd.errors import UserError
+from ldd.importers.classes import shown
+from ldd.importers.raw import RawSet
+
+_LISTED = 10  # folders spelt out in a message
+
+
+def table_inside(folder: Path) -> list[ClassInfo] | None:
+    """The class table that lies in a folder (`classes.json`), or None.
+
+    Raises:
+        UserError: a table that is none.
+    """
+    return next((table_rows(folder / name) for name in TABLES if (folder / name).is_file()), None)
+
+
+def classes_by_name(folder: Path) -> list[ClassInfo] | None:
+    """The classes that the folders themselves name, sorted; None where they are numbers.
+
+    Raises:
+        UserError: no such folder, or no class folders.
+    """
+    names = _class_folders(folder)
+    return None if any(name.isdigit() for name in names) else class_table(folder, names)
+
+
+def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
+    """All pictures of a folder, class-major, pixel by pixel as they are.
+
+    Args:
+        folder: with one folder a class, named by wnid (Minimax, MGD3), by number (RDED, D4M: 00000, 00001, ...; a
+            class's label, or its id where those are the numbers), or by readable name.
+        classes: by label, as the numbers count.
+
+    Raises:
+        UserError: folders that are not those of the classes (the message shows both), a class without pictures, one
+            that cannot be read, or pictures that are not squares of one size.
+    """
+    names = _class_folders(folder)
+    form, place = _match(folder, names, classes)
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for name in sorted(names, key=lambda name: place[name]):
+        files = sorted(p for p in (folder / name).iterdir() if p.name.lower().endswith(IMG_EXTENSIONS))
+        if not files:
+            raise UserError(f"{folder / name} holds no pictures ({', '.join(IMG_EXTENSIONS)}); add some")
+        for file in files:
+            try:
+                image = read_file(file)
+            except UnreadableImage as error:
+                raise UserError(f"{error}; copy the folder again") from error
+            size, first = tuple(image.shape[1:]), tuple((images or [image])[0].shape[1:])
+            if size != first or size[0] != size[1]:
+                raise UserError(
+                    f"{file} has {size[1]} x {size[0]} px; all pictures must be squares of one size (the first one: "
+                    f"{first[1]} x {first[0]}); crop or resize them"
+                )
+            images.append(image)
+            labels.append(place[name])
+    return RawSet(torch.stack(images), torch.tensor(labels), f"folders named by {form}", form == "label")
+
+
+def _class_folders(folder: Path) -> list[str]:
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}); name a folder of class folders"
+        ) from error
+    if not names:
+        raise UserError(f"{folder} holds no class folders; one folder a class is needed, or a .pt file")
+    return names
+
+
+def _match(folder: Path, names: list[str], classes: Sequence[ClassInfo]) -> tuple[str, dict[str, int]]:
+    """How the folders are named, and the label of each."""
+    numbers = {name: int(name) for name in names if name.isascii() and name.isdigit()}
+    by_wnid = {info.wnid: info.label for info in classes}
+    by_name = {_plain(info.name): info.label for info in classes}
+    by_label = {info.label: info.label for info in classes}
+    by_id = {info.id: info.label for info in classes}
+    choices: list[tuple[str, dict[str, int | None]]] = [
+        ("wnid", {name: by_wnid.get(name) for name in names}),
+        ("label", {name: by_label.get(numbers.get(name, -1)) for name in names}),
+        ("id", {name: by_id.get(numbers.get(name, -1)) for name in names}),
+        ("name", {name: by_name.get(_plain(name)) for name in names}),
+    ]
+    for form, labels in choices:
+        found = {name: label for name, label in labels.items() if label is not None}
+        if len(found) == len(names) and set(found.values()) == set(by_label):
+            return form, found
+    listed = ", ".join(names[:_LISTED]) + (f", ... ({len(names)} in all)" if len(names) > _LISTED else "")
+    raise UserError(
+        f"the folders of {folder} are not the classes: folders: {listed}; classes: {shown(classes)}; give the --data "
+        "or the --classes that the set was made with"
+    )
+
+
+def _plain(name: str) -> str:
+    """Names in one spelling, whatever became of spaces, commas and capitals on disk."""
+    return "".join(c for c in name.lower() if c.isalnum())

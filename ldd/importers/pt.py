@@ -1,0 +1,147 @@
+"""`.pt` files of DC, MTT, GLaD, LD3M and of our own export: plain tensors out of a pickle that may run nothing."""
+
+import codecs
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.errors import UserError
+from ldd.importers.raw import RawSet
+
+_BEST = "images_best.pt"
+
+# DC stores its accuracies as numpy scalars beside the images; these build numbers and nothing else. The second name is
+# that of numpy 1.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    codecs.encode,
+]
+
+
+def read_pt(path: Path, labels: Path | None = None, experiment: int | None = None) -> RawSet:
+    """The set in a file, or in a folder of one run.
+
+    Three forms: a tensor of images beside one of labels (`images_best.pt` and `labels_best.pt`: MTT, GLaD, LD3M and
+    what followed them), a dictionary with `data`, a list of [images, labels] (DC, DSA, DM), and a dictionary with
+    `images` and `labels` (ours). Labels that are floats (N, K) are soft ones.
+
+    Args:
+        path: the file, or a folder with `images_best.pt` or one file `images*.pt`.
+        labels: file of the labels; None looks for the name with `labels` in the place of `images`.
+        experiment: which entry of `data`, from 0; None where there is only one.
+
+    Raises:
+        UserError: no such file, another form, whitened images, or a pickle with more in it than tensors and numbers.
+    """
+    file = _images_file(path) if path.is_dir() else path
+    if "zca" in file.name.lower():
+        raise UserError(
+            f"{file} holds ZCA-whitened images, which are no pictures without the matrix of the run; import the "
+            "file without `zca` in its name"
+        )
+    content = _load(file)
+    if isinstance(content, Mapping) and "data" in content:
+        return _of_experiments(file, content["data"], experiment)
+    if experiment is not None:
+        raise UserError(f"experiment ({experiment}): {file} holds no list of experiments; leave it out")
+    if isinstance(content, Mapping) and {"images", "labels"} <= content.keys():
+        return _of_export(file, content)
+    if isinstance(content, Tensor):
+        beside = file.with_name(file.name.replace("images", "labels")) if labels is None else labels
+        if beside == file or not beside.is_file():
+            raise UserError(
+                f"{file} holds images alone, and there are no labels in {beside}; give --labels FILE"
+            )
+        return _labelled(file, content, _load(beside), "tensors of images and labels (MTT, GLaD, LD3M)")
+    raise UserError(
+        f"{file} holds a {type(content).__name__} of no known form; needed is a tensor of images, a dictionary with "
+        "data (a list of [images, labels]), or one with images and labels"
+    )
+
+
+def _images_file(folder: Path) -> Path:
+    found = sorted(path.name for path in folder.glob("images*.pt") if "zca" not in path.name.lower())
+    if _BEST in found:
+        return folder / _BEST
+    if len(found) != 1:
+        listed = f": {', '.join(found[:10])}" if found else ""
+        raise UserError(f"{folder} holds {len(found)} files images*.pt{listed}; name the file to import")
+    return folder / found[0]
+
+
+def _load(file: Path) -> Any:  # noqa: ANN401 - whatever was stored
+    try:
+        with torch.serialization.safe_globals(_NUMBERS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise UserError(
+            f"{file} cannot be read as plain tensors ({reason}); a pickle with other objects could run any program, so "
+            "save images and labels alone: torch.save({'images': ..., 'labels': ...}, FILE)"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{file} is missing, damaged or no file of torch.save ({error}); copy it again"
+        ) from error
+
+
+def _of_experiments(file: Path, data: Any, experiment: int | None) -> RawSet:  # noqa: ANN401
+    if (
+        not isinstance(data, Sequence)
+        or not data
+        or not all(isinstance(e, Sequence) and len(e) == 2 for e in data)
+    ):
+        raise UserError(f"{file}: data must be a list of [images, labels]")
+    if experiment is None and len(data) > 1:
+        raise UserError(
+            f"{file} holds {len(data)} experiments; choose one with --experiment 0 to {len(data) - 1}"
+        )
+    if not 0 <= (number := experiment or 0) < len(data):
+        raise UserError(f"experiment ({number}): {file} holds 0 to {len(data) - 1}")
+    images, labels = data[number]
+    return _labelled(file, images, labels, f"experiment {number} of {len(data)} (DC)")
+
+
+def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
+    raw = _labelled(file, content["images"], content["labels"], "export of latentdd")
+    try:
+        classes = [ClassInfo(**info) for info in content["classes"]] if "classes" in content else None
+    except TypeError as error:
+        raise UserError(f"{file}: classes must be a list of {{label, id, wnid, name}}") from error
+    soft = content.get("soft_labels", raw.soft_labels)
+    given: dict[str, Any] = {name: content.get(name) for name in ("weights", "mean", "std")}
+    return replace(raw, soft_labels=soft, classes=classes, **given)
+
+
+def _labelled(file: Path, images: Any, labels: Any, form: str) -> RawSet:  # noqa: ANN401
+    for what, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{file}: {what} must be a tensor, got {type(value).__name__}")
+    if labels.ndim == 1 and labels.is_floating_point() and (labels == labels.round()).all():
+        labels = labels.long()
+    if labels.ndim == 1:
+        return RawSet(images, labels, form)
+    sums = labels.float().sum(1) if labels.ndim == 2 else torch.tensor([0.0])
+    if (
+        not labels.is_floating_point()
+        or (labels < 0).any()
+        or not torch.allclose(sums, torch.ones(()), atol=1e-2)
+    ):
+        raise UserError(
+            f"{file}: labels must be (N,) whole numbers or (N, K) probabilities, got {labels.dtype} "
+            f"{tuple(labels.shape)}; take the softmax of logits, with the temperature that they are meant for"
+        )
+    return RawSet(images, labels.argmax(1), form, soft_labels=labels)

@@ -1,0 +1,157 @@
+"""The report as one HTML file that needs nothing beside it: no network, no script, no other file."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ldd import __version__
+from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
+from ldd.files import atomic_file
+from ldd.report.charts import bar_chart, line_chart, styles
+from ldd.report.pictures import Gallery, gallery
+from ldd.report.runs import Run, check_comparable
+from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
+
+
+def write_report(runs: Sequence[Run], out: Path | str) -> None:
+    """Write the page, as a whole or not at all. The same runs give the same bytes.
+
+    Args:
+        runs: at least one.
+        out: the HTML file.
+
+    Raises:
+        UserError: runs that must not stand side by side, or a file that cannot be written.
+    """
+    check_comparable(runs)
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files("ldd.report").joinpath("page.html").read_text(encoding="utf-8"))
+    page = template.render(
+        version=__version__,
+        runs=runs,
+        data=_data(runs[0]),
+        charts=_charts(runs),
+        accuracies=accuracy_tables(runs),
+        galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
+        ledger=[byte_table(runs), cost_table(runs)],
+        facts={run.name: _facts(run) for run in runs},
+        recipes={run.name: _recipe(run) for run in runs},
+    )
+    with atomic_file(out) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def _initial(run: Run) -> Gallery | None:
+    initial = run.initial
+    return None if initial is None else gallery(initial)
+
+
+def _data(run: Run) -> dict[str, str]:
+    classes = run.distilled.classes
+    names = ", ".join(info.name for info in classes[:20]) + (", ..." if len(classes) > 20 else "")
+    return {
+        "classes": f"{len(classes)}: {names}",
+        "test split": run.fingerprint or "unknown",
+        "test images": f"{run.summary['test_images']:,}" if "test_images" in run.summary else "unknown",
+        "licence of the data": run.manifest["licences"]["data"],
+    }
+
+
+def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Title, drawing and legend of each chart that the runs have points for."""
+    charts: list[dict[str, Any]] = []
+    for number, protocol in enumerate(dict.fromkeys(name for run in runs for name in run.evaluations)):
+        evaluated = [run for run in runs if protocol in run.evaluations]
+        scores = [
+            (
+                run.name,
+                {
+                    s: score
+                    for s in (DISTILLED, REFERENCE)
+                    if (score := score_of(run.evaluations[protocol], s))
+                },
+            )
+            for run in evaluated
+        ]
+        looks = styles((DISTILLED, REFERENCE))
+        looks = {name: looks[name] for name in looks if any(name in found for _, found in scores)}
+        drawn = bar_chart(f"scores{number}", scores, looks, "top-1 accuracy in %")
+        charts.append(
+            _chart(
+                f"Accuracy by protocol {protocol} (mean of unseen networks, ± one std)",
+                drawn,
+                looks,
+            )
+        )
+        history = {
+            run.name: [
+                (float(entry["step"]), 100 * entry[f"val/accuracy/{MEAN_UNSEEN}"])
+                for entry in run.evaluations[protocol].summary()["history"]
+                if f"val/accuracy/{MEAN_UNSEEN}" in entry
+            ]
+            for run in evaluated
+        }
+        if any(len(points) > 1 for points in history.values()):
+            history = {name: points for name, points in history.items() if points}
+            looks = styles(list(history))
+            drawn = line_chart(f"history{number}", history, looks, "top-1 accuracy in %")
+            charts.append(_chart(f"Accuracy over training steps, protocol {protocol}", drawn, looks))
+    for number, objective in enumerate(dict.fromkeys(run.objective for run in runs if run.losses)):
+        # Losses of different objectives share no unit.
+        curves = {run.name: run.losses for run in runs if run.objective == objective and run.losses}
+        looks = styles(list(curves))
+        charts.append(
+            _chart(f"Loss of {objective}", line_chart(f"loss{number}", curves, looks, "loss"), looks)
+        )
+    return charts
+
+
+def _chart(title: str, drawn: str, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    return {"title": title, "drawing": Markup(drawn), "legend": looks}
+
+
+def _facts(run: Run) -> dict[str, str]:
+    manifest = run.manifest
+    prior = ((run.config.get("model") or {}).get("prior") or {}).get("class_path", "unknown")
+    facts = {
+        "prior": str(prior).rpartition(".")[2],
+        "objective": run.objective,
+        "training steps": str(manifest.get("step", "unknown")),
+        "seed": str(manifest["seed"]),
+        "image size": f"{run.distilled.image_size} px",
+        "soft labels": "no" if run.distilled.soft_labels is None else "yes",
+        "matched with": ", ".join(manifest["seen_networks"]) or "no network",
+        "test split beside which it was made": str(manifest["test_split_fingerprint"]),
+        "licence of the prior": manifest["licences"]["prior"],
+        "written by": f"latentdd {manifest['package_version']}",
+        "images.safetensors": f"sha256 {manifest['sha256']['images.safetensors']}",
+    }
+    if "imported" in manifest:
+        facts["imported from"] = f"{manifest['imported']['form']}; {manifest['imported']['normalisation']}"
+    return facts
+
+
+def _recipe(run: Run) -> dict[str, str]:
+    """Commands that make and judge the run again, and the files that they name."""
+    given: dict[str, str] = {"commands": f"latentdd inspect {shlex.quote(str(run.folder))}"}
+    if not run.config:
+        return given
+    commands = [f"pip install latentdd=={run.manifest['package_version']}"]
+    given["run.yaml"] = yaml.safe_dump(dict(run.config), sort_keys=False)
+    commands.append("latentdd fit --config run.yaml --trainer.default_root_dir again")
+    if run.evaluations and isinstance(run.config.get("data"), Mapping):
+        given["data.yaml"] = yaml.safe_dump(dict(run.config["data"]), sort_keys=False)
+        commands += [
+            f"latentdd evaluate again --data data.yaml --protocol {shlex.quote(protocol)} "
+            f"--repeats "
+            f"{1 + max(row.repeat for row in report.rows)} --seed {report.rows[-1].seed} --out again/evaluation"
+            for protocol, report in run.evaluations.items()
+        ]
+    return given | {"commands": "\n".join(commands)}

@@ -1,0 +1,57 @@
+"""Images inside the page: each as a PNG in its own address, under its class's name."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+
+from ldd.distilled import DistilledSet
+from ldd.formats.base import png
+
+MAX_IMAGES = 100  # of one set; what a person still looks at, and a page that a phone can hold
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a set.
+
+    Attributes:
+        address: `data:` URL.
+        name: of its class.
+        text: what it is, for those who do not see it.
+    """
+
+    address: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The first images of each class of a set.
+
+    Attributes:
+        pictures: class-major.
+        size: height and width in pixels.
+        note: what is left out; empty where nothing is.
+    """
+
+    pictures: tuple[Picture, ...]
+    size: int
+    note: str
+
+
+def gallery(distilled: DistilledSet) -> Gallery:
+    """At most 100 images: as many of each class as fit, of many classes one of each of the first."""
+    most = max(distilled.counts)
+    per_class = max(1, min(most, MAX_IMAGES // distilled.num_classes))
+    classes = distilled.classes[: MAX_IMAGES // per_class]
+    pictures = []
+    for info in classes:
+        rows = (distilled.labels == info.label).nonzero().flatten().tolist()[:per_class]
+        for place, row in enumerate(rows):
+            address = "data:image/png;base64," + b64encode(png(distilled.images[row])).decode()
+            pictures.append(Picture(address, info.name, f"{info.name}, image {place + 1} of its class"))
+    cut = per_class < most or len(classes) < distilled.num_classes
+    note = (
+        f"{len(classes)} of {distilled.num_classes} classes, {per_class} of {most} images each" if cut else ""
+    )
+    return Gallery(tuple(pictures), distilled.image_size, note)

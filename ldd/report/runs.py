@@ -1,0 +1,170 @@
+"""What a report reads of a run's folder, and whether several of them may stand on one page."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ldd import manifest as manifests
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation.report import JSON_NAME, Report
+from ldd.files import read_json
+
+Curve = list[tuple[float, float]]
+"""Points (step, value)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, or that of a distilled set alone.
+
+    Attributes:
+        name: what tells it from the others of the report.
+        folder: of the run.
+        distilled: its set, checked.
+        evaluations: protocol id -> results of the latest evaluation by it; empty where there is none.
+        summary: what `evaluation.json` says.
+    """
+
+    name: str
+    folder: Path
+    distilled: DistilledSet
+    evaluations: Mapping[str, Report]
+    summary: Mapping[str, Any]
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Of the set."""
+        return self.distilled.manifest
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's resolved configuration; empty where the manifest has none."""
+        return self.manifest["config"] or {}
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the test split that it was evaluated on, else of the one it was made beside."""
+        found: str | None = (
+            self.summary.get("test_split_fingerprint") or self.manifest["test_split_fingerprint"]
+        )
+        return found
+
+    @property
+    def objective(self) -> str:
+        """Name of the objective's class."""
+        objective = (self.config.get("model") or {}).get("objective") or {}
+        return str(objective.get("class_path", "unknown")).rpartition(".")[2]
+
+    @property
+    def stages(self) -> dict[str, Mapping[str, float | None]]:
+        """The ledger's."""
+        return dict(self.manifest["ledger"]["stages"])
+
+    @property
+    def initial(self) -> DistilledSet | None:
+        """The codes before the first step, where the run kept them."""
+        folder = self.folder / INITIAL
+        return DistilledSet.load(folder) if (folder / manifests.NAME).is_file() else None
+
+    @cached_property
+    def losses(self) -> Curve:
+        """Training loss by step, of all processes of the run."""
+        points: dict[float, float] = {}
+        for file in sorted(self.folder.glob("logs/version_*/metrics.csv"), key=_version):
+            with file.open(newline="", encoding="utf-8") as opened:
+                for row in csv.DictReader(opened):
+                    try:
+                        points[float(row["step"])] = float(row["train/loss"])
+                    except (KeyError, TypeError, ValueError):  # a row of other values, or one cut by a kill
+                        continue
+        return sorted(points.items())
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """Read and check runs, in order.
+
+    Args:
+        paths: folders of runs or of distilled sets.
+
+    Raises:
+        UserError: no such run, a damaged set or evaluation, or one named twice.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        found = manifests.find_artefact(path)
+        whole = found.parent if found.name == "distilled" else found
+        if whole.resolve() in [folder.resolve() for folder in folders]:
+            raise UserError(f"{path} is named twice; name each run once")
+        folders.append(whole)
+    return [_read(name, folder) for name, folder in zip(_names(folders), folders, strict=True)]
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs whose numbers must not stand side by side.
+
+    Raises:
+        UserError: other test images, other classes, or results by different protocols of one id; both are shown.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.fingerprint != first.fingerprint:
+            raise UserError(
+                f"{first.name} and {run.name} are of different data: the fingerprint of the test split is "
+                f"{first.fingerprint or 'unknown'} for {first.folder} and {run.fingerprint or 'unknown'} for "
+                f"{run.folder}; make a report for each"
+            )
+        wnids = [[info.wnid for info in one.distilled.classes] for one in (first, run)]
+        if wnids[0] != wnids[1]:
+            raise UserError(
+                f"{first.name} and {run.name} are of different classes: {_listed(wnids[0])} and {_listed(wnids[1])}; "
+                "make a report for each"
+            )
+    hashes: dict[str, tuple[str, Run]] = {}
+    for run in runs:
+        for name, report in run.evaluations.items():
+            found, other = hashes.setdefault(name, (report.protocols[name], run))
+            if found != report.protocols[name]:
+                raise UserError(
+                    f"{other.name} and {run.name} were evaluated by different protocols of one id, {name}: hash "
+                    f"{found} and {report.protocols[name]}; their numbers do not belong in one "
+                    "table. Evaluate one of them anew"
+                )
+
+
+def _read(name: str, folder: Path) -> Run:
+    whole = Report.read(folder)
+    evaluations = {}
+    if whole is not None:
+        for protocol in dict.fromkeys(row.protocol for row in whole.rows):
+            rows = tuple(row for row in whole.rows if row.protocol == protocol)
+            if protocol not in whole.protocols:
+                raise UserError(
+                    f"{folder / JSON_NAME} lacks the hash of protocol {protocol}; evaluate the run anew"
+                )
+            evaluations[protocol] = Report(rows, whole.protocols)
+    summary = read_json(folder / JSON_NAME) if evaluations and (folder / JSON_NAME).is_file() else {}
+    return Run(name, folder, DistilledSet.load(folder), evaluations, summary)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("folders differ")
+
+
+def _version(file: Path) -> tuple[int, str]:
+    number = file.parent.name.rpartition("_")[2]
+    return (int(number) if number.isdigit() else 0, str(file))
+
+
+def _listed(wnids: Sequence[str]) -> str:
+    return ", ".join(wnids[:5]) + (f", ... ({len(wnids)})" if len(wnids) > 5 else "")

@@ -1,0 +1,172 @@
+"""The tables of a report: accuracies by protocol, bytes, and the cost of each stage."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ldd.evaluation.dimensions import spent
+from ldd.evaluation.report import MEAN_UNSEEN, Report, Score
+from ldd.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
+from ldd.manifest import BYTES
+from ldd.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text, ready to be shown.
+
+    Attributes:
+        title: above it.
+        note: below it.
+        head: names of the columns.
+        text: how many of the columns, from the left, are text; the others are numbers.
+        rows: cells.
+        strong: places of the rows that sum others up.
+    """
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    text: int
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+
+
+def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
+    """One table for each protocol id, never two in one: all sets of all runs that were evaluated by it."""
+    protocols = dict.fromkeys(name for run in runs for name in run.evaluations)
+    return [_accuracies(name, [run for run in runs if name in run.evaluations]) for name in protocols]
+
+
+def _accuracies(protocol: str, runs: Sequence[Run]) -> Table:
+    reports = [run.evaluations[protocol] for run in runs]
+    networks = list(
+        dict.fromkeys(network for report in reports for of in report.scores().values() for network in of)
+    )
+    seen = {row.network for report in reports for row in report.latest() if not row.unseen}
+    rows = []
+    for run, report in zip(runs, reports, strict=True):
+        means, gains = report.mean_unseen(), report.gains()
+        for name, scores in report.scores().items():
+            gain = f"{100 * gains[MEAN_UNSEEN]:+.1f}" if name == "distilled" and MEAN_UNSEEN in gains else ""
+            cells = [str(scores[network]) if network in scores else "" for network in networks]
+            rows.append((run.name, name, str(report.step), *cells, str(means.get(name, "")), gain))
+    repeats = sorted(
+        {score.n for report in reports for of in report.scores().values() for score in of.values()}
+    )
+    return Table(
+        f"Top-1 accuracy in %, protocol {protocol}",
+        f"Test split, mean ± population standard deviation over repeats ({_numbers(repeats)} of each network). Gain: "
+        f"distilled less random_real, mean of unseen networks. Protocol hash {reports[0].protocols[protocol]}.",
+        (
+            "run",
+            "set",
+            "step",
+            *(f"{n} (seen)" * (n in seen) or n for n in networks),
+            "mean of unseen",
+            "gain",
+        ),
+        2,
+        tuple(rows),
+    )
+
+
+def score_of(report: Report, name: str) -> Score | None:
+    """Mean over unseen networks of a set, over all networks where all were seen."""
+    if name in (means := report.mean_unseen()):
+        return means[name]
+    scores = report.scores().get(name)
+    return None if scores is None else Score.of([statistics.fmean(score.mean for score in scores.values())])
+
+
+def byte_table(runs: Sequence[Run]) -> Table:
+    """What each set stores."""
+    rows = []
+    for run in runs:
+        charged, storage = run.distilled.bytes, run.distilled.storage
+        per_class = run.distilled.counts
+        ipc = str(per_class[0]) if len(set(per_class)) == 1 else f"{min(per_class)} to {max(per_class)}"
+        rows.append(
+            (
+                run.name,
+                ipc,
+                *(f"{charged[name]:,}" for name in BYTES),
+                f"{sum(charged.values()):,}",
+                f"{storage.images_per_class(storage.total()):.2f}",
+            )
+        )
+    return Table(
+        "Bytes of each set",
+        "Labels include soft labels and weights. IPC-equivalents: numbers that a student needs, divided by classes x 3 "
+        "x pixels.",
+        ("run", "images per class", *BYTES, "in all", "IPC-equivalents"),
+        1,
+        tuple(rows),
+    )
+
+
+def cost_table(runs: Sequence[Run]) -> Table:
+    """What each stage of each run took, summed up for each run and for all."""
+    rows: list[tuple[str, ...]] = []
+    strong: list[int] = []
+    all_stages: list[Mapping[str, Mapping[str, float | None]]] = []
+    for run in runs:
+        stages = {**run.stages, **_evaluations(run)}
+        all_stages.append(stages)
+        rows += [(run.name, name, *_figures(figures)) for name, figures in stages.items()]
+        if len(stages) > 1:
+            strong.append(len(rows))
+            rows.append((run.name, "in all", *_figures(whole(stages.values()))))
+    if len(runs) > 1:
+        for name, figures in total(all_stages).items():
+            rows.append(("all runs", name, *_figures(figures)))
+        strong.append(len(rows))
+        rows.append(("all runs", "in all", *_figures(whole(total(all_stages).values()))))
+    return Table(
+        "Cost of each stage",
+        "Peak memory: of the process (of the device with a GPU) up to the end of the stage. Decodes: images decoded "
+        "with their graph while distilling, without it elsewhere. Unknown: what the run did not record.",
+        ("run", "stage", "time", "peak memory", "steps", "decodes"),
+        2,
+        tuple(rows),
+        frozenset(strong),
+    )
+
+
+def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
+    """All evaluations that lie in the run's folder, whichever command made them."""
+    if not run.evaluations:
+        return {}
+    rows = tuple(row for report in run.evaluations.values() for row in report.rows)
+    report = Report(rows, {}, {"cost": run.summary.get("cost", {})})
+    known = run.stages.get(EVALUATE, {})
+    return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **spent(report)}}
+
+
+def _figures(figures: Mapping[str, float | None]) -> tuple[str, ...]:
+    return (
+        _cell(figures, SECONDS, duration),
+        _cell(figures, PEAK, lambda mib: f"{mib:,.0f} MiB"),
+        _cell(figures, STEPS, lambda n: f"{n:,.0f}"),
+        _cell(figures, DECODES, lambda n: f"{n:,.0f}"),
+    )
+
+
+def _cell(figures: Mapping[str, float | None], name: str, shown: Any) -> str:  # noqa: ANN401 - a function of a number
+    if name not in figures:
+        return ""
+    value = figures[name]
+    return "unknown" if value is None else str(shown(value))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `9.5 s`, `12 min 30 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
