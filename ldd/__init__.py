@@ -189,6 +189,9 @@ if TYPE_CHECKING:
         ResNet18 as ResNet18,
     )
     from ldd.networks import (
+        ResNetAP10 as ResNetAP10,
+    )
+    from ldd.networks import (
         ViT as ViT,
     )
     from ldd.objectives import (
@@ -285,7 +288,16 @@ _HOMES = {
         "RealEncodings",
         "SeparatedGroups",
     ),
-    "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
+    "ldd.networks": (
+        "AlexNet",
+        "ConvNet",
+        "Network",
+        "NetworkFactory",
+        "ResNet18",
+        "ResNetAP10",
+        "VGG11",
+        "ViT",
+    ),
     "ldd.objectives": (
         "Alternating",
         "DistributionMatching",
@@ -371,6 +383,7 @@ __all__ = (
     "RecordExperts",
     "Report",
     "ResNet18",
+    "ResNetAP10",
     "ScoreFacts",
     "ScoreTable",
     "ScoringNetwork",
