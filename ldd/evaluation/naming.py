@@ -71,7 +71,8 @@ def _one(name: str) -> Baseline:
         return EqualSteps(FullReal())
     if name == FullReal.name:
         return FullReal()
-    base, endings = name, set()
+    base = name
+    endings: set[str] = set()
     for ending in reversed(ENDINGS):
         if base.endswith(ending):
             base, endings = base.removesuffix(ending), endings | {ending}

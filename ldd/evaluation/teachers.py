@@ -210,6 +210,12 @@ class SeenBy(nn.Module):
         std: likewise.
     """
 
+    mean: Tensor
+    std: Tensor
+    own_mean: Tensor
+    own_std: Tensor
+    outputs: Tensor
+
     def __init__(
         self,
         classifier: nn.Module,

@@ -101,7 +101,8 @@ def frechet_distance(points: Tensor, real_points: Tensor) -> float | None:
     """
     if min(len(points), len(real_points)) < 2:
         return None
-    metric = FrechetInceptionDistance(feature=_Identity(points.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(feature=_Identity(points.shape[1]))
+    metric.set_dtype(torch.float64)
     metric.update(real_points.double(), real=True)
     metric.update(points.double(), real=False)
     return float(metric.compute())
