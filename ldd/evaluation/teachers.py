@@ -69,7 +69,7 @@ class TeacherLabels(Labels):
             UserError: see `teacher`.
         """
         network = self.teacher(data.spec).to(device).eval().requires_grad_(False)
-        facts = {
+        facts: dict[str, Any] = {
             "recording": None,
             "network": self.source(),
             "expert": None,

@@ -97,11 +97,11 @@ def train_classifier(
             total = torch.zeros((), device=images.device)
             with seeded(seed, "dropout", epoch, device=images.device):
                 for batch, targets in _batches(images, labels, batch_size, seed, epoch, transform):
-                    value = loss(network(batch), targets)
+                    of_batch = loss(network(batch), targets)
                     steps.zero_grad()
-                    value.backward()
+                    of_batch.backward()
                     steps.step()
-                    total += value.detach() * len(batch)
+                    total += of_batch.detach() * len(batch)
             if schedule:
                 schedule.step()
             if on_epoch:
