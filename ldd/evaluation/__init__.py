@@ -4,13 +4,10 @@ from ldd.evaluation.baselines import (
     Baseline,
     Drawn,
     EqualBytes,
-    EqualSteps,
     FixedSet,
     FullReal,
-    Plain,
     RandomReal,
     Setting,
-    SoftLabels,
     StoredSet,
     default_baselines,
 )
@@ -22,6 +19,7 @@ from ldd.evaluation.report import Report, Row, Score
 from ldd.evaluation.students import train_student
 from ldd.evaluation.teachers import ClassifierLabels, NetworkLabels
 from ldd.evaluation.training_set import Sampler, TrainingSet
+from ldd.evaluation.variants import EqualSteps, Plain, SoftLabels
 
 __all__ = (
     "Baseline",

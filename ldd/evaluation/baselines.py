@@ -13,7 +13,6 @@ from ldd.classes import DataSpec, Labelled, to_bytes
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation.report import budget_name
-from ldd.evaluation.robustness import PLAIN
 from ldd.evaluation.training_set import TrainingSet
 from ldd.seeding import generator
 from ldd.storage import Amount, Storage
@@ -219,82 +218,6 @@ class EqualBytes(Baseline):
 
     def _bytes_per_label(self, setting: Setting) -> int:
         return _HARD_LABEL + (setting.need_labeller(self.name).bytes_per_label if self.soft else 0)
-
-
-@final
-class SoftLabels(Baseline):
-    """Another baseline's images with one soft label each, from what labelled the distilled set.
-
-    Args:
-        of: the other.
-    """
-
-    def __init__(self, of: Baseline) -> None:
-        self.of = of
-        self.name = f"{of.name}_soft"
-        self.repeats, self.full_data, self.equal_steps = of.repeats, of.full_data, of.equal_steps
-
-    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """The other's images.
-
-        Raises:
-            UserError: there is no labeller, or what the other raises.
-        """
-        labeller = setting.need_labeller(self.name)
-        images = TrainingSet(*self.of.set_for(repeat, setting)).images
-        return TrainingSet(images, labeller(images).float())
-
-    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """With the labels as they are stored."""
-        return labelled_storage(given, setting, setting.need_labeller(self.name))
-
-
-@final
-class EqualSteps(Baseline):
-    """Another baseline, trained for as many steps of the optimiser as the distilled set's students take.
-
-    Args:
-        of: the other: more images than the distilled set has, or all.
-    """
-
-    equal_steps = True
-
-    def __init__(self, of: Baseline) -> None:
-        self.of = of
-        self.name = f"{of.name}_steps"
-        self.repeats = of.repeats
-
-    def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
-        """The other's set."""
-        return self.of.set_for(repeat, setting)
-
-    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """The other's."""
-        return self.of.storage(given, setting)
-
-
-@final
-class Plain(Baseline):
-    """Another set, on which students train without augmentation.
-
-    Args:
-        of: the other.
-    """
-
-    augmented = False
-
-    def __init__(self, of: Baseline) -> None:
-        self.of = of
-        self.name = of.name + PLAIN
-        self.repeats, self.full_data, self.equal_steps = of.repeats, of.full_data, of.equal_steps
-
-    def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
-        """The other's set."""
-        return self.of.set_for(repeat, setting)
-
-    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """The other's."""
-        return self.of.storage(given, setting)
 
 
 def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller | None") -> Storage:

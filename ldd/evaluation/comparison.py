@@ -25,10 +25,8 @@ from ldd.evaluation.baselines import (
     Baseline,
     EvaluationData,
     FullReal,
-    Plain,
     RandomReal,
     Setting,
-    SoftLabels,
     StoredSet,
     default_baselines,
 )
@@ -39,6 +37,7 @@ from ldd.evaluation.records import Records
 from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row, budget_name
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
+from ldd.evaluation.variants import Plain, SoftLabels
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior

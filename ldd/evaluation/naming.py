@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, Drawn, EqualBytes, EqualSteps, FullReal, RandomReal, SoftLabels
+from ldd.evaluation.baselines import Baseline, Drawn, EqualBytes, FullReal, RandomReal
 from ldd.evaluation.chosen import EasyReal, NearestReal, PriorSamples
+from ldd.evaluation.variants import EqualSteps, SoftLabels
 
 DRAWN: dict[str, Callable[[], Drawn]] = {
     RandomReal.name: RandomReal,
