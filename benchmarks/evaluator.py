@@ -26,7 +26,7 @@ from ldd.augment import SiameseAugmentation
 from ldd.classes import Labelled, to_unit_range
 from ldd.data import DistillationData
 from ldd.evaluation import Protocol
-from ldd.evaluation.protocols import schedule
+from ldd.evaluation.rates import schedule
 from ldd.evaluation.students import Lesson, Student, fresh_network
 from ldd.evaluation.workers import count_workers, run_students
 from ldd.seeding import derive_seed, generator, seeded

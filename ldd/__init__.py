@@ -192,6 +192,9 @@ if TYPE_CHECKING:
         ResNet18 as ResNet18,
     )
     from ldd.networks import (
+        ResNetAP10 as ResNetAP10,
+    )
+    from ldd.networks import (
         ViT as ViT,
     )
     from ldd.objectives import (
@@ -289,7 +292,16 @@ _HOMES = {
         "SeparatedGroups",
         "StoredCodes",
     ),
-    "ldd.networks": ("AlexNet", "ConvNet", "Network", "NetworkFactory", "ResNet18", "VGG11", "ViT"),
+    "ldd.networks": (
+        "AlexNet",
+        "ConvNet",
+        "Network",
+        "NetworkFactory",
+        "ResNet18",
+        "ResNetAP10",
+        "VGG11",
+        "ViT",
+    ),
     "ldd.objectives": (
         "Alternating",
         "DistributionMatching",
@@ -375,6 +387,7 @@ __all__ = (
     "RecordExperts",
     "Report",
     "ResNet18",
+    "ResNetAP10",
     "ScoreFacts",
     "ScoreTable",
     "ScoringNetwork",

@@ -23,6 +23,10 @@ VERBS = {
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
     "label": ("ldd.commands.label", "give a distilled set soft labels by an early expert"),
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
+    "check": (
+        "ldd.commands.check",
+        "check a set's images: copies, coverage, distance of features, confusion",
+    ),
     "train": ("ldd.commands.train", "use a distilled set: train one network on it and save its weights"),
     "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),
     "import": ("ldd.commands.import_set", "make a distilled set of another program's files"),

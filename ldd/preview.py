@@ -49,7 +49,7 @@ def draw_grid(images: Tensor, labels: Tensor, classes: Sequence[ClassInfo]) -> I
         left, top = MARGIN + info.label % BAND * step, MARGIN + info.label // BAND * band_height
         draw.text((left, top), _fitting(info.name, cell, draw, font), fill="black", font=font)
         for place, row in enumerate(rows[:shown_rows]):
-            canvas.paste(_cell(images[row], cell), (left, top + HEADER + place * step))
+            canvas.paste(shown_cell(images[row], cell), (left, top + HEADER + place * step))
     if cut:
         note = f"{shown} of {len(classes)} classes, {shown_rows} of {most} images each"
         draw.text((MARGIN, bands * band_height + MARGIN), note, fill="black", font=font)
@@ -69,7 +69,8 @@ def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
         return Image.frombytes("RGBA", canvas.get_width_height(), rgba).convert("RGB")
 
 
-def _cell(image: Tensor, cell: int) -> Image.Image:
+def shown_cell(image: Tensor, cell: int) -> Image.Image:
+    """An image (3, H, H) uint8 as a square of `cell` pixels: enlarged in whole pixels, reduced smoothly."""
     size = image.shape[-1]
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if size == cell:

@@ -1,4 +1,4 @@
-"""Soft labels as they are stored: all probabilities, or the largest of each image, in single or half precision."""
+"""Soft labels as they are stored: all probabilities, or the largest of each image, in 32, 16 or 8 bits."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from ldd.errors import UserError
+from ldd.storage import Amount
 
-Precision = Literal["float16", "float32"]
-"""Of each stored probability."""
+Precision = Literal["int8", "float16", "float32"]
+"""Of each stored probability; `int8`: in 255ths."""
+
+LEVELS = 255
+"""Parts of 1 in which eight bits count."""
 
 DENSE, VALUES, INDICES = "soft_labels", "soft_label_values", "soft_label_indices"
 NAMES = (DENSE, VALUES, INDICES)
@@ -26,38 +30,71 @@ def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precisi
         precision: of what is kept.
 
     Returns:
-        (N, K): of the type `precision` names where all are kept, else float32.
+        (N, K): of the type `precision` names where all are kept, else float32 (`int8`: float32 always).
 
     Raises:
         UserError: `top_k` is not in 1..K.
     """
-    kept = probabilities.to(getattr(torch, precision))
-    if top_k is None:
-        return kept
     count = probabilities.shape[1]
+    if top_k is None:
+        eight = precision == "int8"
+        return _in_levels(probabilities) if eight else probabilities.to(getattr(torch, precision))
     if not 1 <= top_k <= count:
         raise UserError(
             f"labels.top_k ({top_k}) must lie in 1..{count}, the number of classes, or be null for all"
         )
-    values, indices = kept.topk(top_k)
+    if precision == "int8":
+        values, indices = probabilities.topk(top_k)
+        return _spread(_in_levels(values), indices, count)
+    values, indices = probabilities.to(getattr(torch, precision)).topk(top_k)
     return _spread(values, indices, count)
 
 
+def _in_levels(probabilities: Tensor) -> Tensor:
+    """Rows in whole 255ths, float32, with the nearest sum: rounded down, then up where most was lost."""
+    exact = probabilities.double() * LEVELS
+    codes = exact.floor()
+    missing = exact.sum(1, keepdim=True).round() - codes.sum(1, keepdim=True)
+    places = (exact - codes).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (codes + (places < missing)).float() / LEVELS
+
+
+def _codes(values: Tensor) -> Tensor | None:
+    """Values as 255ths (uint8), or None where they are none."""
+    codes = (values.float() * LEVELS).round()
+    return codes.byte() if torch.equal(codes / LEVELS, values.float()) else None
+
+
+def amount_of_one(count: int, top_k: int | None, precision: Precision) -> Amount:
+    """What one soft label of `count` classes takes."""
+    size = {"int8": 1, "float16": 2, "float32": 4}[precision]
+    if top_k is None:
+        return Amount(count, count * size)
+    return Amount(top_k, top_k * (size + _index_type(count).itemsize))
+
+
+def _index_type(count: int) -> torch.dtype:
+    return torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+
+
 def stored(soft_labels: Tensor, top_k: int | None = None) -> dict[str, Tensor]:
-    """The tensors to store for what `quantise` gave with the same `top_k`; half precision where it loses nothing.
+    """The tensors to store for what `quantise` gave with the same `top_k`, in the fewest bits that lose nothing.
+
+    Whole 255ths take eight bits; all others their own precision, or half of it where only the largest are kept.
 
     Raises:
         UserError: `soft_labels` are not of that form.
     """
     count = soft_labels.shape[1]
     if top_k is None:
-        return {DENSE: soft_labels}
+        codes = _codes(soft_labels) if soft_labels.dtype == torch.float32 else None
+        return {DENSE: soft_labels if codes is None else codes}
     values, indices = soft_labels.topk(min(top_k, count))
-    small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
-    half = values.half()
+    half, codes = values.half(), _codes(values)
     exact = torch.equal(half.to(values.dtype), values)
-    tensors = {VALUES: half if exact else values.float(), INDICES: indices.to(small)}
-    if not torch.equal(_spread(values.to(tensors[VALUES]), indices, count), soft_labels.float()):
+    kept = codes if codes is not None else half if exact else values.float()
+    tensors = {VALUES: kept, INDICES: indices.to(_index_type(count))}
+    if not torch.equal(_spread(_as_floats(kept), indices, count), soft_labels.float()):
         raise UserError(
             f"soft_labels hold more than the largest {top_k} probabilities of each row (label_top_k); let "
             "ldd.soft_labels.quantise cut them, or set label_top_k to None"
@@ -77,8 +114,10 @@ def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
         UserError: tensors that do not fit each other or the number of classes.
     """
     found = [name for name in NAMES if name in tensors]
-    if found in ([], [DENSE]):
-        return tensors.get(DENSE)
+    if found == []:
+        return None
+    if found == [DENSE]:
+        return _as_floats(tensors[DENSE]) if tensors[DENSE].dtype == torch.uint8 else tensors[DENSE]
     if found != [VALUES, INDICES]:
         raise UserError(
             f"{' and '.join(found)} do not make soft labels; give {DENSE}, or {VALUES} with {INDICES}"
@@ -89,7 +128,12 @@ def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
         raise UserError(
             f"{VALUES} {tuple(values.shape)} and {INDICES} {tuple(indices.shape)} do not fit {num_classes} classes"
         )
-    return _spread(values, indices, num_classes)
+    return _spread(_as_floats(values), indices, num_classes)
+
+
+def _as_floats(stored_values: Tensor) -> Tensor:
+    values = stored_values.float()
+    return values / LEVELS if stored_values.dtype == torch.uint8 else values
 
 
 def _spread(values: Tensor, indices: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 Form = Literal["images", "codes"]
@@ -27,10 +28,13 @@ class Amount:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], *, pixels: bool = False) -> Self:
-        """Of tensors on any device, `meta` included; with `pixels`, whole numbers are counted as well."""
+        """Of tensors on any device, `meta` included; with `pixels`, all whole numbers are counted as well.
+
+        Numbers of eight bits always are: probabilities that are stored so, not names of classes.
+        """
         tensors = list(tensors)
         return cls(
-            sum(tensor.numel() for tensor in tensors if pixels or tensor.is_floating_point()),
+            sum(t.numel() for t in tensors if pixels or t.is_floating_point() or t.dtype == torch.uint8),
             sum(tensor.nbytes for tensor in tensors),
         )
 

@@ -11,10 +11,11 @@ import ldd
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
     "errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
-    + "preview manifest contents networks priors augment distilled".split()  # noqa: SIM905
+    + "preview manifest contents networks priors augment views distilled".split()  # noqa: SIM905
     + "storage soft_labels formats ledger".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905
-    + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")],
+    + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")]
+    + ["data.pruning.classifier", "data.pruning.preprocessing"],
     "objectives data evaluation sampling importers".split(),  # noqa: SIM905
     ["initializers"],
     "distiller description step experts expert_costs charges".split(),  # noqa: SIM905

@@ -9,7 +9,8 @@ from tiny_set import classes_of, random_images
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.files import read_tensors
-from ldd.soft_labels import quantise, restored, stored
+from ldd.soft_labels import amount_of_one, quantise, restored, stored
+from ldd.storage import Amount
 
 
 def probabilities(n=6, k=5, seed=0, sharpness=3.0):
@@ -55,7 +56,7 @@ def test_largest_by_a_loop():
     k=st.integers(1, 7),
     top=st.integers(1, 7),
     sharpness=st.sampled_from([0.0, 1e-4, 1.0, 300.0]),
-    precision=st.sampled_from(["float16", "float32"]),
+    precision=st.sampled_from(["int8", "float16", "float32"]),
     seed=st.integers(0, 5),
 )
 def test_storage_loses_nothing(k, top, sharpness, precision, seed):
@@ -65,6 +66,41 @@ def test_storage_loses_nothing(k, top, sharpness, precision, seed):
     assert torch.equal(restored(tensors, k), cut)
     assert tensors["soft_label_values"].shape == tensors["soft_label_indices"].shape == (4, top)
     assert ((cut >= 0) & (cut <= 1)).all()
+
+
+def test_eight_bits_by_a_loop():
+    """Whole 255ths that sum to 1, each within one of them, and none farther than rounding needs."""
+    soft = probabilities(8, 9)
+    cut = quantise(soft, precision="int8")
+    for row, exact in zip(cut, soft, strict=True):
+        codes = [round(255 * float(p)) for p in row]
+        assert sum(codes) == 255
+        assert all(abs(c - 255 * float(p)) < 1 for c, p in zip(codes, exact, strict=True))
+        order = sorted(range(9), key=lambda i: 255 * float(exact[i]) % 1)
+        rounded_up = [255 * float(exact[i]) < codes[i] for i in order]
+        assert rounded_up == sorted(rounded_up), "up where most was lost"
+    assert torch.equal(restored(stored(cut), 9), cut)
+    assert stored(cut)["soft_labels"].dtype == torch.uint8
+    largest = stored(quantise(soft, 3, "int8"), 3)
+    assert largest["soft_label_values"].dtype == torch.uint8
+
+
+def test_amounts_are_what_is_stored():
+    soft = probabilities(1, 9)
+    for top_k in (None, 1, 4):
+        for precision in ("int8", "float16", "float32"):
+            tensors = stored(quantise(soft, top_k, precision), top_k)
+            said = amount_of_one(9, top_k, precision)
+            assert said == Amount.of(tensors.values())
+            assert said.floats == (9 if top_k is None else top_k)
+
+
+def test_eight_bits_on_disk(tmp_path):
+    cut = quantise(probabilities(3, 3), precision="int8")
+    loaded = DistilledSet.load(labelled(cut).save(tmp_path / "set"))
+    assert torch.equal(loaded.soft_labels, cut)
+    assert loaded.bytes["labels"] == 3 * (8 + 3)
+    assert loaded.storage.labels.floats == 9
 
 
 def test_bytes_on_disk(tmp_path):

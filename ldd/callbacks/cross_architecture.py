@@ -15,14 +15,15 @@ from torch import Tensor
 from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
-from ldd.evaluation.comparison import INITIAL
+from ldd.evaluation import Baseline, Protocol, Report, evaluate
+from ldd.evaluation.comparison import INITIAL, teacher_of
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED, of_a_step
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.ledger import EVALUATE
 from ldd.networks import NetworkFactory
+from ldd.priors import Prior
 
 
 @runtime_checkable
@@ -97,9 +98,11 @@ class CrossArchitecture(L.Callback):
         self._evaluated_step: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse, before any work, a run folder whose results come from another version of the protocol."""
+        """Refuse, before any work, results of another version of the protocol, and a protocol without its teacher."""
         if _switched_on(trainer):
             _earlier(trainer, self.protocol)
+            if getattr(pl_module, "labels", None) is None:
+                teacher_of(self.protocol, None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the codes as they start; on resume make up for an evaluation in which the run was killed."""
@@ -143,6 +146,7 @@ class CrossArchitecture(L.Callback):
             )
         distils = _distils(pl_module)
         step = int(distils.num_steps_done)
+        prior = getattr(pl_module, "prior", None)  # for plain samples of it, where there is one
         report = evaluate(
             distils.distilled_set(),
             self.networks,
@@ -155,6 +159,7 @@ class CrossArchitecture(L.Callback):
             budgets=self.budgets,
             sampler=distils.sample,
             labeller=distils.labeller,
+            prior=prior if isinstance(prior, Prior) else None,
             step=step,
             records=Path(trainer.default_root_dir) / FOLDER,
             num_workers=self.num_workers,
@@ -164,7 +169,8 @@ class CrossArchitecture(L.Callback):
         if self._beside is None:
             self._beside = replace(report, rows=tuple(row for row in report.rows if not of_a_step(row.set)))
         else:
-            report = report.beside(self._beside)
+            of_step = tuple(row for row in report.rows if of_a_step(row.set))
+            report = replace(report, rows=of_step).beside(self._beside)
         self.report = report
         self._evaluated_step = step
         if trainer.is_global_zero:
@@ -201,7 +207,7 @@ class CrossArchitecture(L.Callback):
 
     def _show(self, trainer: L.Trainer) -> None:
         if self.report is not None and trainer.is_global_zero:
-            rich.print(self.report.table(), dimensions.table(self.report))
+            rich.print(*self.report.tables())
 
 
 def _switched_on(trainer: L.Trainer) -> bool:

@@ -10,16 +10,18 @@ from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Labeller, Labels, Protocol, Report, dimensions
+from ldd.evaluation import Labeller, Labels, Protocol, Report
 from ldd.evaluation import evaluate as run_evaluation
-from ldd.evaluation.baselines import baselines_by_name
 from ldd.evaluation.belonging import identity, refuse_other_test_split
+from ldd.evaluation.chosen import PriorSamples
 from ldd.evaluation.comparison import INITIAL, pick_device
+from ldd.evaluation.naming import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
-from ldd.sampling import StoredSampler
+from ldd.priors import Prior
+from ldd.sampling import StoredSampler, prior_of
 
 _LABEL_FACTS = ("recording", "network", "expert", "epoch", "temperature", "top_k", "precision")
 
@@ -50,13 +52,16 @@ def evaluate(
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
         seed: of everything random.
-        baselines: names, separated by commas, out of random_real (as many real images), full_real, random_real_bytes
-            and random_real_bytes_soft (as many real images as the set's bytes pay for, with hard and with soft labels),
-            or dotted names of classes; null takes what fits the set. The codes before the first step join in where
-            their folder `initial` lies beside the set.
+        baselines: names, separated by commas: random_real (as many real images), nearest_real (nearest to centroids),
+            easy_real (of least loss), prior_samples (plain samples), each followed or not by _bytes (as many as the
+            set's bytes pay for), _soft (one soft label each) and _steps (trained for as many steps); full_real and
+            full_real_steps; equal for all that fit the set; or dotted names of classes. Null takes random_real and
+            full_real, and those of equal bytes for soft labels and distributions. The codes before the first step
+            join in where their folder `initial` lies beside the set.
         budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
             random real ones.
-        labels: the experts that labelled the set (as model.labels of its run has them), for random_real_bytes_soft.
+        labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
+            protocols with a teacher.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
 
@@ -66,7 +71,10 @@ def evaluate(
     distilled = DistilledSet.load(path)
     if not other_data:
         refuse_other_test_split(distilled, data.spec)
-    chosen = None if baselines is None else baselines_by_name(baselines)
+    prior = _prior_of(distilled, baselines)
+    chosen = None
+    if baselines is not None:
+        chosen = baselines_by_name(baselines, distilled, sampled=prior is not None and prior.num_steps > 0)
     recipe = Protocol.load(protocol)
     earlier = Report.read(out)
     if earlier is not None:
@@ -90,10 +98,25 @@ def evaluate(
         records=Path(out) / FOLDER,
         sampler=stored_sampler(distilled, recipe, pick_device()),
         labeller=labeller,
+        prior=prior,
         num_workers=num_workers,
     )
     (report if earlier is None else report.after(earlier)).write(out)
-    rich.print(report.table(), dimensions.table(report))
+    rich.print(*report.tables())
+
+
+def _prior_of(distilled: DistilledSet, baselines: str | None) -> Prior | None:
+    """The prior that the set's manifest names, on the device, where samples of it may be wanted."""
+    wanted = [name.strip() for name in (baselines or "").split(",")]
+    needed = any(name.startswith(PriorSamples.name) for name in wanted)
+    if not needed and EQUAL not in wanted:
+        return None
+    try:
+        return prior_of(distilled).to(pick_device())
+    except UserError:
+        if needed:
+            raise
+        return None
 
 
 def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:

@@ -1,12 +1,16 @@
 """`latentdd label`: give a distilled set soft labels, or others than it has."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
-from ldd.evaluation import Labels
+from ldd.errors import UserError
+from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.comparison import check_set, pick_device
+from ldd.evaluation.label_curve import label_curve, write_curve
+from ldd.evaluation.records import FOLDER
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.ledger import LABEL, Ledger
@@ -19,32 +23,66 @@ def label(
     out: str,
     seed: int = 0,
     num_workers: NumWorkers = "auto",
+    curve: str | None = None,
+    protocol: str = "quick",
+    repeats: int = 3,
 ) -> None:
-    """Write a distilled set again with one soft label for each image, by an expert of the whole task.
+    """Write a distilled set again with one soft label for each image, by an expert of the task or another teacher.
 
     Args:
         path: folder of a distilled set, or of a run.
         data: the real images that the experts were recorded on.
-        labels: whose labels, for instance configs/labels/expert.yaml.
+        labels: whose labels, for instance configs/labels/expert.yaml or configs/labels/classifier.yaml.
         out: folder of the labelled set.
         seed: of what choosing an epoch draws.
-        num_workers: worker processes on a CPU, for choosing an epoch.
+        num_workers: worker processes on a CPU, for choosing an epoch and for the curve.
+        curve: folder for accuracy against bytes, as a table and a plot: students learn from the set with these labels
+            in 8, 16 and 32 bits, all of them or the largest few, and with hard labels. Null for none.
+        protocol: of the curve's students: name of a shipped protocol, or path of a protocol file.
+        repeats: of the curve's students.
 
     Raises:
         UserError: a set, data, experts or folder that cannot be used.
     """
     distilled = DistilledSet.load(path)
-    check_writable(out)
+    recipe = Protocol.load(protocol)
+    if recipe.labels != "own":
+        raise UserError(
+            f"protocol ({protocol}) has a teacher's labels; a curve needs one with those of the set"
+        )
+    if repeats < 1:
+        raise UserError(f"repeats ({repeats}) must be at least 1")
+    for folder in filter(None, (out, curve)):
+        check_writable(folder)
     data.setup()
     check_set(distilled, data)
     device, ledger = pick_device(), Ledger()
     with ledger.charge(LABEL, device):
-        labelled = labels.choose(data, distilled.counts, seed, device, num_workers).label(distilled)
+        labeller = labels.choose(data, distilled.counts, seed, device, num_workers)
+        labelled = labeller.label(distilled)
     stages = {**distilled.manifest["ledger"]["stages"], **ledger.stages}
     labelled.manifest["ledger"] = {**distilled.manifest["ledger"], "stages": stages}
     labelled.save(out)
     facts, size = labelled.manifest["labels"], labelled.bytes["labels"]
-    print(f"labelled by expert {facts['expert']} at epoch {facts['epoch']}: {out}, {size:,} bytes of labels")
+    who = (
+        facts["network"] if facts["expert"] is None else f"expert {facts['expert']} at epoch {facts['epoch']}"
+    )
+    print(f"labelled by {who}: {out}, {size:,} bytes of labels")
+    if curve is None:
+        return
+    points = label_curve(
+        distilled,
+        labeller,
+        data,
+        recipe,
+        repeats,
+        seed,
+        records=Path(curve) / FOLDER,
+        num_workers=num_workers,
+    )
+    write_curve(points, Path(curve), f"protocol {recipe.id}, {repeats} repeats; bars: one standard deviation")
+    for point in points:
+        print(f"{point.form:<16}{point.label_bytes:>12,} bytes of labels  {point.score} %")
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

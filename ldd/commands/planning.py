@@ -235,7 +235,7 @@ def _student_seconds(
     epoch = max(0.0, long - short) / (LONG - SHORT)
     before = max(0.0, short - SHORT * epoch)  # building and testing
     if not part.full_data:
-        return before + protocol.epochs * epoch
+        return before + protocol.budget(setting.counts)[0] * epoch
     probe = seconds[Student("full", name, 0, SHORT, full_batch)]
     images = len(setting.data.train_images.labels)
     batches = math.ceil(min(images, FULL_BATCHES * full_batch) / full_batch)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ldd import __version__
 from ldd.classes import DataSpec
-from ldd.commands.evaluate import stored_sampler
+from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Protocol
-from ldd.evaluation.comparison import check_set, pick_device
+from ldd.evaluation import Labels, Protocol
+from ldd.evaluation.comparison import check_set, pick_device, teacher_of
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.students import as_input, fresh_network, train_student
 from ldd.evaluation.training_set import TrainingSet, draw_samples
@@ -33,6 +33,7 @@ def train(
     protocol: str = "ld3m",
     seed: int = 0,
     data: DistillationData | None = None,
+    labels: Labels | None = None,
 ) -> None:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
 
@@ -45,6 +46,7 @@ def train(
         protocol: name of a shipped protocol, or path of a protocol file.
         seed: of initial weights, order, augmentation and dropout.
         data: real images; where given, the network is tested on their test split.
+        labels: the teacher of a protocol that has one; needs data.
 
     Raises:
         UserError: a set, protocol, data or file that cannot be used.
@@ -60,12 +62,20 @@ def train(
         check_set(distilled, data)
     spec = _spec_of(distilled)
     device = pick_device()
+    labeller = None
+    if labels is not None:
+        if data is None:
+            raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
+        labeller = find_labeller(labels, distilled, data, seed, "auto")
+    epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
         _training_set(distilled, recipe, device, seed),
         spec,
         recipe,
-        epochs=recipe.epochs,
+        epochs=epochs,
+        batch_size=batch_size,
+        teacher=teacher_of(recipe, labeller),
         seed=seed,
     )
     metadata = {
@@ -102,7 +112,8 @@ def _training_set(
     labels = distilled.labels if soft is None else soft.float()
     samples = None
     if sampler is not None:
-        samples = draw_samples(sampler, protocol, len(labels), distilled.image_size, seed).to(device)
+        size, (epochs, _) = distilled.image_size, protocol.budget(distilled.counts)
+        samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs).to(device)
     return TrainingSet(distilled.images.to(device), labels.to(device), samples)
 
 

@@ -2,6 +2,7 @@
 
 from ldd.evaluation.baselines import (
     Baseline,
+    Drawn,
     EqualBytes,
     FixedSet,
     FullReal,
@@ -10,21 +11,32 @@ from ldd.evaluation.baselines import (
     StoredSet,
     default_baselines,
 )
+from ldd.evaluation.chosen import EasyReal, NearestReal, PriorSamples
 from ldd.evaluation.comparison import evaluate
 from ldd.evaluation.labels import ExpertLabels, Labeller, Labels
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.report import Report, Row, Score
 from ldd.evaluation.students import train_student
+from ldd.evaluation.teachers import ClassifierLabels, NetworkLabels
 from ldd.evaluation.training_set import Sampler, TrainingSet
+from ldd.evaluation.variants import EqualSteps, Plain, SoftLabels
 
 __all__ = (
     "Baseline",
+    "ClassifierLabels",
+    "Drawn",
+    "EasyReal",
     "EqualBytes",
+    "EqualSteps",
     "ExpertLabels",
     "FixedSet",
     "FullReal",
     "Labeller",
     "Labels",
+    "NearestReal",
+    "NetworkLabels",
+    "Plain",
+    "PriorSamples",
     "Protocol",
     "RandomReal",
     "Report",
@@ -32,6 +44,7 @@ __all__ = (
     "Sampler",
     "Score",
     "Setting",
+    "SoftLabels",
     "StoredSet",
     "TrainingSet",
     "default_baselines",

@@ -1,10 +1,9 @@
 """Sets that stand beside the distilled one: what the same students learn without distillation."""
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, final
 from typing import Protocol as Interface
 
 import torch
@@ -21,6 +20,9 @@ from ldd.storage import Amount, Storage
 if TYPE_CHECKING:  # worker processes import this file, and would wait for all that ldd.data imports
     from ldd.data.real import RealImages
     from ldd.evaluation.labels import Labeller
+    from ldd.priors import Prior
+
+_HARD_LABEL = torch.int64.itemsize
 
 
 class EvaluationData(Interface):
@@ -51,6 +53,8 @@ class Setting:
         seed: of the evaluation.
         bytes: that the distilled set takes in the form in which students use it: the other budget.
         labeller: what gave the distilled set its soft labels, or None.
+        prior: what the distilled set was made through, to draw plain samples of it, or None.
+        found: what baselines found out of the data for this evaluation, by name, so that none works it out twice.
     """
 
     data: EvaluationData
@@ -58,6 +62,20 @@ class Setting:
     seed: int
     bytes: int = 0
     labeller: "Labeller | None" = None
+    prior: "Prior | None" = None
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def need_labeller(self, name: str) -> "Labeller":
+        """What labels the images of the baseline `name`.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.labeller is None:
+            raise UserError(
+                f"baselines: {name} needs what labelled the distilled set; give --labels, or leave it out"
+            )
+        return self.labeller
 
 
 class Baseline(ABC):
@@ -67,11 +85,15 @@ class Baseline(ABC):
         name: what results call the set.
         repeats: students per network; None takes the evaluation's number.
         full_data: train for the protocol's `full_data_epochs` instead of its `epochs`.
+        equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch.
+        augmented: False trains on the images as they are.
     """
 
     name: str
     repeats: int | None = None
     full_data: bool = False
+    equal_steps: bool = False
+    augmented: bool = True
 
     @abstractmethod
     def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
@@ -91,8 +113,33 @@ class Baseline(ABC):
         )
 
 
+class Drawn(Baseline):
+    """Images that are picked or made by number: any number of each class, anew for each repeat."""
+
+    @abstractmethod
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """So many images of each class (sum(counts), 3, H, W) uint8, class-major, with hard labels.
+
+        Args:
+            counts: K numbers; none above `most`.
+            setting: of the evaluation.
+            *key: what random choices depend on, beside the setting's seed.
+
+        Raises:
+            UserError: the data cannot give them.
+        """
+
+    def most(self, setting: Setting) -> Sequence[float]:
+        """Largest number that can be asked for, by class."""
+        return setting.data.train_images.counts
+
+    def set_for(self, repeat: int, setting: Setting) -> Labelled:
+        """As many of each class as the distilled set has."""
+        return self.pick(setting.counts, setting, self.name, repeat)
+
+
 @final
-class RandomReal(Baseline):
+class RandomReal(Drawn):
     """As many real images per class as the distilled set has, from the whole training split; a new draw per repeat.
 
     Args:
@@ -111,35 +158,42 @@ class RandomReal(Baseline):
             self.name = budget_name(self.name, images_per_class)
         self.images_per_class = images_per_class
 
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """Draws without replacement; the classes' draws follow from (seed, key, label)."""
+        wanted = f"{self.name}: images per class"
+        return draw_real(setting.data.train_images, counts, wanted, setting.seed, *key)
+
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """Draws without replacement; the classes' draws follow from (seed, repeat, label)."""
-        wanted, each = f"{self.name}: images per class", self.images_per_class
+        """The classes' draws follow from (seed, repeat, label)."""
+        each = self.images_per_class
         counts = setting.counts if each is None else [each] * len(setting.counts)
-        return draw_real(setting.data.train_images, counts, wanted, setting.seed, "random real", repeat)
+        return self.pick(counts, setting, "random real", repeat)
 
 
 @final
 class EqualBytes(Baseline):
-    """As many random real images as the bytes of the distilled set pay for, its labels included; anew per repeat.
+    """As many images as the bytes of the distilled set pay for, its labels included; anew per repeat.
 
-    A real image is charged 3 x H x W bytes and 8 for its label, a soft label as it is stored. All classes get as many
-    images, or one more (drawn at random which); a class gives at most all that the training split has of it.
+    An image is charged 3 x H x W bytes and 8 for its label, a soft label as it is stored. All classes get as many
+    images, or one more (drawn at random which); a class gives at most all that there are of it.
 
     Args:
         soft: with soft labels from what labelled the distilled set.
+        of: which images; None takes random real ones.
     """
 
-    def __init__(self, soft: bool = False) -> None:
+    def __init__(self, soft: bool = False, of: Drawn | None = None) -> None:
         self.soft = soft
-        self.name = f"{RandomReal.name}_bytes{'_soft' * soft}"
+        self.of = RandomReal() if of is None else of
+        self.name = f"{self.of.name}_bytes{'_soft' * soft}"
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """Draws without replacement; the classes' draws follow from (seed, repeat, label).
+        """Which classes get one more follows from (seed, repeat).
 
         Raises:
             UserError: too few bytes for one image, or soft labels without a labeller.
         """
-        images, spec = setting.data.train_images, setting.data.spec
+        spec = setting.data.spec
         n = setting.bytes // (self._bytes_per_label(setting) + 3 * spec.image_size**2)
         if n < 1:
             raise UserError(
@@ -152,30 +206,27 @@ class EqualBytes(Baseline):
         counts = [each] * spec.num_classes
         for label in order[:more]:
             counts[label] += 1
-        counts = [min(count, there) for count, there in zip(counts, images.counts, strict=True)]
-        drawn, labels = draw_real(images, counts, self.name, setting.seed, self.name, repeat)
+        counts = [int(min(count, there)) for count, there in zip(counts, self.of.most(setting), strict=True)]
+        drawn, labels = self.of.pick(counts, setting, self.name, repeat)
         if not self.soft:
             return TrainingSet(drawn, labels)
-        return TrainingSet(drawn, self._labeller(setting)(drawn).float())
+        return TrainingSet(drawn, setting.need_labeller(self.name)(drawn).float())
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """With soft labels as they are stored."""
-        spec, n = setting.data.spec, len(given.images)
-        floats = n * (self._labeller(setting).floats_per_label if self.soft else 0)
-        labels = Amount(floats, n * self._bytes_per_label(setting))
-        images = Amount.of([given.images], pixels=True)
-        return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
+        return labelled_storage(given, setting, setting.need_labeller(self.name) if self.soft else None)
 
     def _bytes_per_label(self, setting: Setting) -> int:
-        hard = torch.int64.itemsize
-        return hard + self._labeller(setting).bytes_per_label if self.soft else hard
+        return _HARD_LABEL + (setting.need_labeller(self.name).bytes_per_label if self.soft else 0)
 
-    def _labeller(self, setting: Setting) -> "Labeller":
-        if setting.labeller is None:
-            raise UserError(
-                f"baselines: {self.name} needs what labelled the distilled set; give --labels, or leave it out"
-            )
-        return setting.labeller
+
+def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller | None") -> Storage:
+    """What images and hard labels take, and one soft label of `labeller` each, as it is stored."""
+    spec, n = setting.data.spec, len(given.images)
+    floats, bytes_each = (labeller.floats_per_label, labeller.bytes_per_label) if labeller else (0, 0)
+    labels = Amount(n * floats, n * (_HARD_LABEL + bytes_each))
+    images = Amount.of([given.images], pixels=True)
+    return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
 
 
 def draw_real(images: "RealImages", counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
@@ -282,27 +333,4 @@ def default_baselines(distilled: DistilledSet, labeller: "Labeller | None" = Non
         chosen.append(EqualBytes())
     if distilled.soft_labels is not None and labeller is not None:
         chosen.append(EqualBytes(soft=True))
-    return tuple(chosen)
-
-
-def baselines_by_name(names: str) -> tuple[Baseline, ...]:
-    """Baselines from a command line: by name (`random_real,full_real`), or dotted names of classes; empty for none.
-
-    Raises:
-        UserError: a name that is neither.
-    """
-    known: tuple[Baseline, ...] = (RandomReal(), FullReal(), EqualBytes(), EqualBytes(soft=True))
-    built_in = {baseline.name: baseline for baseline in known}
-    chosen: list[Baseline] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        try:
-            found = built_in[name] if name in built_in else pkgutil.resolve_name(name)()
-        except (ImportError, AttributeError, ValueError, TypeError):
-            found = None
-        if not isinstance(found, Baseline):
-            raise UserError(
-                f"baselines: {name!r} is unknown; choose from {', '.join(built_in)}, or give the dotted name of a "
-                "Baseline class that needs no arguments"
-            )
-        chosen.append(found)
     return tuple(chosen)

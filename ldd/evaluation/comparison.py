@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.progress import (
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import nn
 
 from ldd.classes import Labelled
 from ldd.distilled import DistilledSet, first_rows
@@ -22,6 +24,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines import (
     Baseline,
     EvaluationData,
+    FullReal,
     RandomReal,
     Setting,
     StoredSet,
@@ -29,14 +32,17 @@ from ldd.evaluation.baselines import (
 )
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.labels import Labeller
-from ldd.evaluation.protocols import Protocol, canonical, dotted_name
+from ldd.evaluation.protocols import LEAST_EPOCHS, Protocol, canonical, dotted_name
 from ldd.evaluation.records import Records
 from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row, budget_name
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
+from ldd.evaluation.variants import Plain, SoftLabels
 from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
 from ldd.networks import NetworkFactory
+from ldd.priors import Prior
 from ldd.seeding import derive_seed
+from ldd.storage import Amount, Storage
 
 INITIAL = "initial"
 """Name of the codes as they were before the first step."""
@@ -57,6 +63,7 @@ def evaluate(
     budgets: Sequence[int] = (),
     sampler: Sampler | None = None,
     labeller: Labeller | None = None,
+    prior: Prior | None = None,
     step: int | None = None,
     records: Path | str | None = None,
     num_workers: NumWorkers = "auto",
@@ -84,7 +91,9 @@ def evaluate(
         budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, beside
             as many random real ones where `RandomReal` is among the baselines.
         sampler: draws of the set's codes, which a set whose codes have a spread needs.
-        labeller: what labelled the set, for real images with labels of the same kind.
+        labeller: what labelled the set, for real images with labels of the same kind, and the teacher of protocols
+            whose labels are a teacher's.
+        prior: what the set was made through, for plain samples of it.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
         records: folder in which every tested student is kept at once, and found by later calls: an evaluation that
             was killed goes on where it was. None keeps none.
@@ -107,32 +116,38 @@ def evaluate(
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
     samples = _samples(distilled, protocol, sampler, seed)
-    sets = _own_sets(distilled, initial, samples)
+    sets = _own_sets(distilled, initial, samples, protocol)
     sets += default_baselines(distilled, labeller) if baselines is None else baselines
+    sets += needed_by_scores(protocol, distilled, sets)
     sets += nested_sets(budgets, distilled, sets, samples)
     _check_names(sets)
 
-    setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller)
+    storage = distilled.storage.total().bytes
+    setting = Setting(data, distilled.counts, seed, storage, labeller, prior)
     given = {
         (part.name, repeat): TrainingSet(*part.set_for(repeat, setting))
         for part in sets
         for repeat in range(part.repeats or repeats)
     }
+    nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
     students = [
-        Student(part.name, network, repeat, protocol.full_data_epochs, protocol.full_data_batch_size)
-        if part.full_data
-        else Student(part.name, network, repeat, protocol.epochs)
+        _student(
+            part, network, repeat, protocol, protocol.budget(nested.get(part.name, distilled.counts)), given
+        )
         for part in sets
         for network in factories
         for repeat in range(part.repeats or repeats)
     ]
-    lesson = Lesson(data.spec, protocol, factories, seed)
+    lesson = Lesson(data.spec, protocol, factories, seed, teacher_of(protocol, labeller))
     seen = {canonical(path) for path in distilled.manifest["seen_networks"]}
     unseen = {name: _class_of(lesson, name) not in seen for name in factories}
     device = pick_device() if device == "auto" else device
     every = slice(None, None, protocol.test_every)
     test = Labelled(data.test_images.images[every], data.test_images.labels[every])
-    kept = None if records is None else Records(records, lesson, given, test, device)
+    selection = None
+    if protocol.looks:
+        selection = Labelled(data.selection_images.images, data.selection_images.labels)
+    kept = None if records is None else Records(records, lesson, given, test, device, selection)
     outcomes = {} if kept is None else kept.find(students)
     with _progress_bar(len(students), len(outcomes), shown=progress) as shown:
 
@@ -143,24 +158,21 @@ def evaluate(
 
         missing = [student for student in students if student not in outcomes]
         outcomes |= run_students(
-            lesson, missing, given, test, device=device, num_workers=num_workers, done=done
+            lesson,
+            missing,
+            given,
+            test,
+            device=device,
+            num_workers=num_workers,
+            done=done,
+            selection=selection,
         )
     if kept is not None:
         kept.merge()
     step = int(distilled.manifest.get("step", 0)) if step is None else step
     rows = tuple(
-        Row(
-            step=step,
-            set=student.set,
-            network=student.network,
-            unseen=unseen[student.network],
-            repeat=student.repeat,
-            seed=seed,
-            accuracy=outcome.accuracy,
-            seconds=outcome.seconds,
-            protocol=protocol.id,
-        )
-        for student, outcome in ((student, outcomes[student]) for student in students)
+        _row(student, outcomes[student], step, seed, protocol, unseen=unseen[student.network])
+        for student in students
     )
     storages = {part.name: part.storage(given[part.name, 0], setting) for part in sets}
     facts = {
@@ -173,16 +185,10 @@ def evaluate(
         "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
         "device": str(device),
         "labels": distilled.manifest.get("labels"),
-        "cost": {
-            student.set: {
-                "storage": storages[student.set].to_dict(),
-                "training": given[student.set, student.repeat]
-                .cost(protocol, student.epochs, student.batch_size or protocol.batch_size)
-                .to_dict(),
-            }
-            for student in students
-        },
+        "teacher": dict(labeller.facts) if lesson.teacher is not None and labeller is not None else None,
+        "cost": _costs(students, given, storages, protocol, labeller),
     }
+    facts = {key: value for key, value in facts.items() if key != "teacher" or value is not None}
     return Report(rows, {protocol.id: protocol.hash}, facts)
 
 
@@ -198,15 +204,116 @@ def _samples(
             f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
         )
     n, size = len(distilled.images), distilled.image_size
-    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"))
+    epochs, _ = protocol.budget(distilled.counts)
+    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"), epochs)
+
+
+def _row(
+    student: Student, outcome: Outcome, step: int, seed: int, protocol: Protocol, *, unseen: bool
+) -> Row:
+    return Row(
+        step=step,
+        set=student.set,
+        network=student.network,
+        unseen=unseen,
+        repeat=student.repeat,
+        seed=seed,
+        accuracy=outcome.accuracy,
+        seconds=outcome.seconds,
+        protocol=protocol.id,
+        selected=outcome.selected,
+        best_on_test=outcome.best_on_test,
+    )
+
+
+def _costs(
+    students: Sequence[Student],
+    given: Mapping[tuple[str, int], TrainingSet],
+    storages: Mapping[str, Storage],
+    protocol: Protocol,
+    labeller: Labeller | None,
+) -> dict[str, dict[str, Any]]:
+    """Set -> what it stores, and what training one student on it takes."""
+    costs = {}
+    for student in students:
+        training, storage = given[student.set, student.repeat], storages[student.set]
+        if protocol.labels == "teacher" and labeller is not None:
+            storage = with_crop_labels(storage, student.epochs * len(training.labels), labeller)
+        work = training.cost(protocol, student.epochs, student.batch_size or protocol.batch_size)
+        costs[student.set] = {"storage": storage.to_dict(), "training": work.to_dict()}
+    return costs
+
+
+def _student(
+    part: Baseline,
+    network: str,
+    repeat: int,
+    protocol: Protocol,
+    budget: tuple[int, int],
+    given: Mapping[tuple[str, int], TrainingSet],
+) -> Student:
+    """How long a network learns from a set, and in which batches."""
+    epochs, batch_size = budget
+    if part.equal_steps:
+        # The same batches, so that steps are alike in size as well as in number.
+        wanted = given[DISTILLED, 0].cost(protocol, epochs, batch_size).steps
+        each = given[part.name, repeat].cost(protocol, 1, batch_size).steps
+        epochs = max(LEAST_EPOCHS, round(wanted / each))
+    elif part.full_data:
+        epochs, batch_size = protocol.full_data_epochs, protocol.full_data_batch_size or protocol.batch_size
+    own_batch = None if batch_size == protocol.batch_size else batch_size
+    return Student(part.name, network, repeat, epochs, own_batch, part.augmented)
+
+
+def teacher_of(protocol: Protocol, labeller: Labeller | None) -> nn.Module | None:
+    """What labels every batch, where the protocol has it so.
+
+    Raises:
+        UserError: it does, and there is no labeller.
+    """
+    if protocol.labels == "own":
+        return None
+    if labeller is None:
+        raise UserError(
+            f"protocol {protocol.id} has the labels of a teacher for every crop, and there is none; give --labels (in "
+            "a run model.labels), for instance configs/labels/expert.yaml, or a protocol with labels: own"
+        )
+    return labeller.network
+
+
+def with_crop_labels(storage: Storage, crops: int, labeller: Labeller) -> Storage:
+    """What a set takes with a teacher's label for each of so many crops, in the place of one for each image.
+
+    They are charged as if stored in the labeller's form, as SRe2L's family stores them: who has the teacher can make
+    them again, but then needs the teacher. Hard labels stay charged.
+    """
+    images = storage.images.floats // (3 * storage.image_size**2)
+    labels = Amount(
+        crops * labeller.floats_per_label,
+        images * torch.int64.itemsize + crops * labeller.bytes_per_label,
+    )
+    return replace(storage, labels=labels)
+
+
+def needed_by_scores(protocol: Protocol, distilled: DistilledSet, sets: Sequence[Baseline]) -> list[Baseline]:
+    """The sets that label- and augmentation-robust scores compare with, as far as they are not there."""
+    if protocol.scores == "none":
+        return []
+    there = {part.name: part for part in sets}
+    random: Baseline = RandomReal() if distilled.soft_labels is None else SoftLabels(RandomReal())
+    wanted = [random, FullReal(), Plain(there[DISTILLED]), Plain(random)]
+    return [part for part in wanted if part.name not in there]
 
 
 def _own_sets(
-    distilled: DistilledSet, initial: DistilledSet | None, samples: torch.Tensor | None
+    distilled: DistilledSet,
+    initial: DistilledSet | None,
+    samples: torch.Tensor | None,
+    protocol: Protocol,
 ) -> list[Baseline]:
     """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
-    if distilled.soft_labels is not None:
+    if distilled.soft_labels is not None and protocol.labels == "own":
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
     if initial is not None:
         sets.append(StoredSet(INITIAL, initial))

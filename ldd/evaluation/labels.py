@@ -50,13 +50,16 @@ class Labeller:
     precision: Precision = "float16"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Probabilities (N, K) of images (N, 3, H, W) uint8, on the CPU, as they come back from storage."""
+        return soft_labels.quantise(self.probabilities(images), self.top_k, self.precision)
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
         device = next(self.network.parameters()).device
         logits = [self.network(as_input(self.spec, part.to(device))) for part in images.split(_CHUNK)]
-        probabilities = (torch.cat(logits).float() / self.temperature).softmax(1)
-        return soft_labels.quantise(probabilities.cpu(), self.top_k, self.precision)
+        return (torch.cat(logits).float() / self.temperature).softmax(1).cpu()
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
         """The set with these labels in the place of any others; the network counts as one it has seen."""
@@ -79,9 +82,7 @@ class Labeller:
         return self._one_label().floats
 
     def _one_label(self) -> Amount:
-        count = self.spec.num_classes
-        uniform = soft_labels.quantise(torch.full((1, count), 1 / count), self.top_k, self.precision)
-        return Amount.of(soft_labels.stored(uniform, self.top_k).values())
+        return soft_labels.amount_of_one(self.spec.num_classes, self.top_k, self.precision)
 
 
 class Labels(ABC):

@@ -7,51 +7,43 @@ id and the hash of its contents.
 import hashlib
 import inspect
 import json
-import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from ldd.augment import SiameseAugmentation
 from ldd.errors import UserError
+from ldd.evaluation.rates import RATES, Rates
 from ldd.files import read_yaml
 from ldd.networks import Network, NetworkFactory
+from ldd.views import Views
 
 FOLDER = Path(__file__).with_name("protocols")
 """Where the shipped protocol files lie."""
 
-WARM_UP_START = 1e-7
-"""Share of the learning rate at which the warm-up starts (the released GLaD and LD3M code)."""
-
 _PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
-_CHOICES = ("rates", "samples", "mean_images")  # fields that are checked rather than converted
+_CHOICES = {  # fields that are checked rather than converted
+    "rates": tuple(RATES),
+    "mean_images": ("always", "soft", "never"),
+    "optimizer": ("sgd", "adamw"),
+    "labels": ("own", "teacher"),
+    "scores": ("none", "ddranking"),
+}
+LEAST_EPOCHS = 2
+"""Passes below which a student's rate would not leave its warm-up."""
 
-Rates = Literal["warm_up", "drop"]
-"""Courses of the learning rate, see `schedule` and `drop`."""
-
-
-def schedule(epoch: int, epochs: int) -> float:
-    """Share of the peak learning rate in `epoch` (from 0) of `epochs`.
-
-    Linear warm-up from 1e-7 over the first half, then a cosine that would reach zero one step after the end:
-    with h = floor(epochs / 2), `1e-7 + (1 - 1e-7) e / h` up to epoch h, then `(1 + cos(pi (e - h - 1) / h)) / 2`.
-    So epochs h and h + 1 run at the peak, and the last of 1,000 at 4e-5 of it (released GLaD and LD3M evaluation).
-    """
-    half = max(1, epochs // 2)
-    if epoch <= half:
-        return WARM_UP_START + (1 - WARM_UP_START) * epoch / half
-    return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
-
-
-def drop(epoch: int, epochs: int) -> float:
-    """The peak up to epoch floor(epochs / 2), a tenth of it from the next on (released MTT and D3 evaluation)."""
-    return 1.0 if epoch <= epochs // 2 else 0.1
-
-
-_RATES: dict[Rates, Callable[[int, int], float]] = {"warm_up": schedule, "drop": drop}
+_LIMITS = {
+    "epochs": LEAST_EPOCHS,
+    "full_data_epochs": LEAST_EPOCHS,
+    "batch_size": 1,
+    "full_data_batch_size": 1,
+    "test_every": 1,
+    "looks": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +75,21 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How long, and in which batches, students learn from a set of a certain size.
+
+    Attributes:
+        epochs: passes; null takes the protocol's.
+        batch_size: images per step; null takes the protocol's.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """How a student is trained and tested: SGD with momentum, one schedule, siamese augmentation, cross-entropy.
+    """How a student is trained and tested: an optimiser, a course of its rate, random views, cross-entropy.
 
     With soft labels q the loss is the mean of -sum_k q_k log p_k over a batch (as D3 and Qin et al., arXiv 2406.10485,
     train), with hard ones the same with q one-hot. The accuracy is that of the last epoch on the test split; no epoch,
@@ -97,7 +102,8 @@ class Protocol:
         batch_size: images per step.
         full_data_batch_size: images per step on the full real data; null takes batch_size.
         lr: peak learning rate.
-        momentum, weight_decay: of SGD.
+        momentum: of SGD, or the first beta of AdamW (the second is 0.999).
+        weight_decay: of the optimiser.
         augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
             for every sample.
         networks: name -> network, used where the user names none.
@@ -110,6 +116,18 @@ class Protocol:
             "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
         mean_images: whether they take part beside the draws: `always`, `soft` (with soft labels only, as in D3's
             released code) or `never`.
+        optimizer: `sgd` or `adamw`.
+        decay_vectors: whether weight decay also takes biases, gains and shifts.
+        by_images: largest number of images per class -> what replaces `epochs` and `batch_size` up to there; sets with
+            more take those of the protocol. The larger number counts where classes differ.
+        views: random views in the place of `augmentations`, each image its own; null: none.
+        cutmix: alpha of CutMix, which then mixes every batch; 0: none.
+        labels: `own` (those of the set) or `teacher`: what a labeller says of every mixed batch as the student sees it
+            (one soft label a crop), with `temperature` for both.
+        temperature: T: the loss compares softmax(logits / T) with the labels.
+        looks: test so many times during training, evenly, on the selection split and on the test split; results then
+            also say what the epoch that is best on the selection split reaches, and the best of all on the test split.
+        scores: `ddranking` adds sets without augmentation and label- and augmentation-robust scores.
         source: where the numbers come from (prose; not part of the hash).
     """
 
@@ -129,39 +147,52 @@ class Protocol:
     rates: Rates = "warm_up"
     samples: int | Literal["fresh"] = "fresh"
     mean_images: Literal["always", "soft", "never"] = "always"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    decay_vectors: bool = True
+    by_images: Mapping[int, Budget] = field(default_factory=dict)
+    views: Views | None = None
+    cutmix: float = 0.0
+    labels: Literal["own", "teacher"] = "own"
+    temperature: float = 1.0
+    looks: int = 0
+    scores: Literal["none", "ddranking"] = "none"
     source: str = ""
 
     def __post_init__(self) -> None:
-        # One epoch would end within the warm-up.
-        limits = {
-            "epochs": 2,
-            "full_data_epochs": 2,
-            "batch_size": 1,
-            "full_data_batch_size": 1,
-            "test_every": 1,
-        }
-        for name, least in limits.items():
+        for name, least in _LIMITS.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"protocol {self.id}: {name} ({value}) must be at least {least}")
-        choices = {"rates": tuple(_RATES), "mean_images": ("always", "soft", "never")}
-        for name, known in choices.items():
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise UserError(
                     f"protocol {self.id}: {name} ({getattr(self, name)}) must be one of {', '.join(known)}"
                 )
         if self.samples != "fresh" and (not isinstance(self.samples, int) or self.samples < 0):
             raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
+        for images, budget in self.by_images.items():
+            for name, value in asdict(budget).items():
+                if images < 1 or (value is not None and value < _LIMITS[name]):
+                    raise UserError(
+                        f"protocol {self.id}: by_images.{images}.{name} ({value}) must be at least {_LIMITS[name]}, "
+                        "and the number of images at least 1"
+                    )
+        if self.views is not None and self.augmentations:
+            raise UserError(
+                f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) are two ways of the "
+                "same; leave one of them empty"
+            )
         SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
-        for name, value in {"lr": self.lr, **self.network_lr}.items():
-            if not 0 < value < math.inf:
+        for name, value in {"lr": self.lr, "temperature": self.temperature, **self.network_lr}.items():
+            if not 0 < value < inf:
                 raise UserError(f"protocol {self.id}: {name} ({value}) must be a number above 0")
         if not 0 <= self.momentum < 1:
             raise UserError(f"protocol {self.id}: momentum ({self.momentum}) must lie in [0, 1)")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(
-                f"protocol {self.id}: weight_decay ({self.weight_decay}) must be a number of 0 or more"
-            )
+        for name in ("weight_decay", "cutmix"):
+            if not 0 <= getattr(self, name) < inf:
+                raise UserError(
+                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be a number of 0 or more"
+                )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
@@ -206,7 +237,13 @@ class Protocol:
                 weight_ema=bool(content.get("weight_ema", False)),
                 full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
                 test_every=int(content.get("test_every", 1)),
-                **{name: content[name] for name in _CHOICES if name in content},
+                decay_vectors=bool(content.get("decay_vectors", True)),
+                by_images={int(n): Budget(**part) for n, part in content.get("by_images", {}).items()},
+                views=_views(content.get("views")),
+                cutmix=float(content.get("cutmix", 0)),
+                temperature=float(content.get("temperature", 1)),
+                looks=int(content.get("looks", 0)),
+                **{name: content[name] for name in (*_CHOICES, "samples") if name in content},
                 source=str(content.get("source", "")),
             )
         except UserError:
@@ -221,6 +258,7 @@ class Protocol:
         Settings at their default stay out, so that a new one leaves the hashes of older protocols as they were.
         """
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        defaults["by_images"] = {}
         content = {
             name: value
             for name, value in asdict(self).items()
@@ -234,7 +272,13 @@ class Protocol:
 
     def lr_at(self, epoch: int, epochs: int) -> float:
         """Share of the peak learning rate in `epoch` (from 0) of `epochs`."""
-        return _RATES[self.rates](epoch, epochs)
+        return RATES[self.rates](epoch, epochs)
+
+    def budget(self, counts: Sequence[int]) -> tuple[int, int]:
+        """Epochs and batch size for a set of so many images of each class."""
+        fitting = [limit for limit in self.by_images if max(counts) <= limit]
+        own = self.by_images[min(fitting)] if fitting else Budget()
+        return own.epochs or self.epochs, own.batch_size or self.batch_size
 
     def peak_lr(self, network: type) -> float:
         """Peak learning rate of a network's class."""
@@ -242,6 +286,13 @@ class Protocol:
             if canonical(path) == dotted_name(network):
                 return lr
         return self.lr
+
+
+def _views(value: Mapping[str, Any] | None) -> Views | None:
+    if value is None:
+        return None
+    crop = value.get("crop_scale")
+    return Views(**{**value, "crop_scale": None if crop is None else tuple(map(float, crop))})
 
 
 def _whole_or_none(value: object) -> int | None:

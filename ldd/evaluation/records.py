@@ -4,12 +4,12 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pyarrow as pa
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from ldd import __version__
 from ldd.classes import Labelled
@@ -35,14 +35,26 @@ class Records:
         sets: what they learn from.
         test: the test images.
         device: where they are trained.
+        selection: the selection split, of which an epoch may be chosen.
     """
 
     def __init__(
-        self, folder: Path | str, lesson: Lesson, sets: Sets, test: Labelled, device: torch.device
+        self,
+        folder: Path | str,
+        lesson: Lesson,
+        sets: Sets,
+        test: Labelled,
+        device: torch.device,
+        selection: Labelled | None = None,
     ) -> None:
-        self._store = Store(Path(folder), {"accuracy": pa.float64(), "seconds": pa.float64()})
+        # Files of one folder share their columns: what protocols with looks keep lies in a folder of its own.
+        looks = bool(lesson.protocol.looks)
+        names = [f.name for f in fields(Outcome) if looks or f.default is MISSING]
+        place = Path(folder) / "looks" if looks else Path(folder)
+        self._store = Store(place, {name: pa.float64() for name in names})
+        self._names = names
         self._lesson = lesson
-        self._sets, self._test = sets, test  # held, since digests are remembered by identity
+        self._held = sets, test, selection  # held, since digests are remembered by identity
         self._digests: dict[int, str] = {}
         self._networks = {name: self._network(name) for name in lesson.factories}
         self._common = {
@@ -53,6 +65,10 @@ class Records:
             "seed": lesson.seed,
             "test": self._digest(test),
         }
+        if looks and selection is not None:
+            self._common["selection"] = self._digest(selection)
+        if lesson.teacher is not None:
+            self._common["teacher"] = _digest_of(lesson.teacher, repr(lesson.teacher))
 
     def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
         """Those that have been tested; under torch.distributed what rank 0 finds, on every rank."""
@@ -61,7 +77,7 @@ class Records:
         if not rank:
             rows = self._store.find([self._key(student) for student in students]).to_pylist()
             found = {
-                student: Outcome(row["accuracy"], row["seconds"])
+                student: Outcome(**row)
                 for student, row in zip(students, rows, strict=True)
                 if row["accuracy"] is not None
             }
@@ -77,7 +93,7 @@ class Records:
         Raises:
             UserError: the folder cannot be written.
         """
-        values = {name: pa.array([value], pa.float64()) for name, value in asdict(outcome).items()}
+        values = {name: pa.array([getattr(outcome, name)], pa.float64()) for name in self._names}
         self._store.add([self._key(student)], **values)
 
     def merge(self) -> None:
@@ -92,10 +108,12 @@ class Records:
     def _key(self, student: Student) -> str:
         facts = {
             **self._common,
-            "set": self._digest(self._sets[student.set, student.repeat]),
+            "set": self._digest(self._held[0][student.set, student.repeat]),
             "network": [student.network, self._networks[student.network]],
             "student": [student.repeat, student.epochs, student.batch_size],
         }
+        if not student.augmented:
+            facts["augmented"] = False
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _network(self, name: str) -> str:
@@ -105,10 +123,7 @@ class Records:
             source = inspect.getsource(inspect.getmodule(type(network)) or type(network))
         except OSError:  # typed in by hand
             source = ""
-        digest = hashlib.sha256(f"{dotted_name(type(network))}\n{network!r}\n{source}".encode())
-        for value in network.state_dict().values():
-            add_tensor(digest, value)
-        return digest.hexdigest()
+        return _digest_of(network, f"{dotted_name(type(network))}\n{network!r}\n{source}")
 
     def _digest(self, tensors: Iterable[Tensor | None]) -> str:
         digest = hashlib.sha256()
@@ -119,6 +134,13 @@ class Records:
                 self._digests[id(tensor)] = own.hexdigest()
             digest.update(b"-" if tensor is None else self._digests[id(tensor)].encode())
         return digest.hexdigest()
+
+
+def _digest_of(network: nn.Module, described: str) -> str:
+    digest = hashlib.sha256(described.encode())
+    for value in network.state_dict().values():
+        add_tensor(digest, value)
+    return digest.hexdigest()
 
 
 def _rank() -> int | None:

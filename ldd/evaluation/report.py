@@ -3,17 +3,20 @@
 import csv
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ldd.errors import UserError
 from ldd.evaluation.dimensions import cost, recovery
+from ldd.evaluation.dimensions import table as dimensions_table
+from ldd.evaluation.robustness import PLAIN, robustness
+from ldd.evaluation.robustness import table as robustness_table
+from ldd.evaluation.tables import accuracy_table, looks_table
 from ldd.files import atomic_file, read_json, write_json
 
 CSV_NAME = "evaluation.csv"
@@ -35,7 +38,7 @@ def budget_name(name: str, images_per_class: int) -> str:
 
 def of_a_step(name: str) -> bool:
     """Whether the set of this name is another one at each training step."""
-    return name in (DISTILLED, DISTILLED_HARD) or name.startswith(DISTILLED + _BUDGET)
+    return name in (DISTILLED, DISTILLED_HARD, DISTILLED + PLAIN) or name.startswith(DISTILLED + _BUDGET)
 
 
 MEAN_UNSEEN = "mean_unseen"
@@ -58,6 +61,8 @@ class Row:
         accuracy: top-1 on the test split after the last epoch, in [0, 1].
         seconds: of training and testing.
         protocol: id.
+        selected: accuracy of the epoch that is best on the selection split; None where the protocol does not look.
+        best_on_test: the largest accuracy of any look, chosen on the test split itself.
     """
 
     step: int
@@ -69,6 +74,8 @@ class Row:
     accuracy: float
     seconds: float
     protocol: str
+    selected: float | None = None
+    best_on_test: float | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -90,10 +97,14 @@ class Row:
             accuracy=float(text["accuracy"]),
             seconds=float(text["seconds"]),
             protocol=text["protocol"],
+            **{name: float(text[name]) for name in LOOKS if text.get(name)},
         )
 
 
-COLUMNS = tuple(f.name for f in fields(Row))
+LOOKS = ("selected", "best_on_test")
+"""Columns that are there only where a protocol looks at its students during training."""
+
+COLUMNS = tuple(f.name for f in fields(Row) if f.name not in LOOKS)
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,28 @@ class Report:
         return {
             name: {network: Score.of(values) for network, values in of_set.items()}
             for name, of_set in accuracies.items()
+        }
+
+    @staticmethod
+    def _looked(rows: Iterable[Row]) -> bool:
+        return any(row.selected is not None for row in rows)
+
+    def selections(self) -> dict[str, dict[str, dict[str, Score]]]:
+        """Set -> network -> the three ways to report a student, of the latest evaluation; empty without looks.
+
+        `last` is the epoch that counts, `selected` the one that is best on the selection split, `best_on_test` the one
+        that is best on the test split, which no result of ours may be chosen by.
+        """
+        found: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for row in self.latest():
+            if row.selected is not None and row.best_on_test is not None:
+                ways = found.setdefault(row.set, {}).setdefault(row.network, {})
+                ways.setdefault("last", []).append(row.accuracy)
+                ways.setdefault("selected", []).append(row.selected)
+                ways.setdefault("best_on_test", []).append(row.best_on_test)
+        return {
+            name: {n: {way: Score.of(values) for way, values in ways.items()} for n, ways in of_set.items()}
+            for name, of_set in found.items()
         }
 
     def mean_unseen(self) -> dict[str, Score]:
@@ -256,27 +289,37 @@ class Report:
         """
         with atomic_file(Path(folder) / CSV_NAME) as beside, beside.open("w", newline="") as file:
             lines = csv.writer(file, lineterminator="\n")
-            lines.writerow(COLUMNS)
-            lines.writerows([_text(value) for value in astuple(row)] for row in self.rows)
+            columns = COLUMNS + LOOKS * self._looked(self.rows)
+            lines.writerow(columns)
+            lines.writerows([_text(getattr(row, name)) for name in columns] for row in self.rows)
         write_json(Path(folder) / JSON_NAME, self.summary())
 
     def summary(self) -> dict[str, Any]:
         """What `evaluation.json` holds: means and standard deviations of the latest evaluation, and all steps'."""
-        scores = self.scores()
+        accuracies = self.scores()
         return {
             "protocol": {"id": self.protocol, "hash": self.protocols[self.protocol]},
             "step": self.step,
             "std": "population standard deviation over n repeats (ddof 0)",
             "unseen": {row.network: row.unseen for row in self.latest()},
-            "accuracy": {s: {n: asdict(score) for n, score in of.items()} for s, of in scores.items()},
+            "accuracy": {s: {n: asdict(score) for n, score in of.items()} for s, of in accuracies.items()},
             MEAN_UNSEEN: {name: asdict(score) for name, score in self.mean_unseen().items()},
             f"gain_over_{REFERENCE}": self.gains(),
+            **self._selection_summary(),
+            **({"ddranking": scores} if (scores := robustness(self)) else {}),
             "recovery": recovery(self),
             "history": self._history(),
             "protocols": dict(self.protocols),
             **self.facts,
             "cost": cost(self),
         }
+
+    def _selection_summary(self) -> dict[str, Any]:
+        ways = {
+            name: {n: {way: asdict(score) for way, score in of.items()} for n, of in of_set.items()}
+            for name, of_set in self.selections().items()
+        }
+        return {"selection": ways} if ways else {}
 
     def _history(self) -> list[dict[str, Any]]:
         moments = sorted({(row.protocol, row.step) for row in self.rows if row.set == DISTILLED})
@@ -300,7 +343,7 @@ class Report:
             with path.open(newline="") as file:
                 lines = csv.DictReader(file)
                 rows = tuple(map(Row.from_text, lines))
-                if tuple(lines.fieldnames or ()) != COLUMNS:
+                if tuple(lines.fieldnames or ()) not in (COLUMNS, COLUMNS + LOOKS):
                     raise ValueError(f"its columns are {lines.fieldnames}")
             known = read_json(summary) if summary.is_file() else {"protocols": {}}
             protocols, sets = dict(known["protocols"]), dict(known.get("sets", {}))
@@ -317,31 +360,17 @@ class Report:
             console.print(self.table())
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
+    def tables(self) -> list[Table]:
+        """All that the latest evaluation has to show."""
+        shown = (accuracy_table(self), looks_table(self), robustness_table(self), dimensions_table(self))
+        return [table for table in shown if table is not None]
+
     def table(self) -> Table:
         """Mean and standard deviation in %, networks down, sets across."""
-        scores, means, gains = self.scores(), self.mean_unseen(), self.gains()
-        unseen = {row.network: row.unseen for row in self.latest()}
-        table = Table(
-            title=f"Top-1 accuracy in % (test split, last epoch, protocol {self.protocol}, step {self.step})",
-            caption="mean ± population standard deviation over repeats"
-            + f"; gain: {DISTILLED} less {REFERENCE}" * bool(gains),
-        )
-        table.add_column("network")
-        for name in scores:
-            table.add_column(Text(name), justify="right")  # Text: a name is no console markup
-        if gains:
-            table.add_column("gain", justify="right")
-        for network in unseen:
-            cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
-            gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)
-            table.add_row(Text(network if unseen[network] else f"{network} (seen)"), *cells, *gain)
-        if means:
-            table.add_section()
-            cells = [str(means[name]) if name in means else "" for name in scores]
-            gain = [f"{100 * gains[MEAN_UNSEEN]:+.1f}"] if gains else []
-            table.add_row("mean of unseen", *cells, *gain, style="bold")
-        return table
+        return accuracy_table(self)
 
 
 def _text(value: object) -> object:
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else value

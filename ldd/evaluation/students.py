@@ -1,14 +1,16 @@
 """Students: networks trained from scratch on a small set and tested on the test split."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,7 +19,9 @@ from ldd.classes import DataSpec, Labelled, to_unit_range
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.training_set import TrainingSet, by_epoch
 from ldd.networks import NetworkFactory, accuracy, train_classifier
+from ldd.networks.training import BatchTransform
 from ldd.seeding import derive_seed, seeded
+from ldd.views import cutmix
 
 MAX_DECAY = 0.995
 """Largest decay of the published weight average (released GLaD and LD3M code)."""
@@ -36,6 +40,7 @@ class Student:
         repeat: from 0.
         epochs: passes over the set.
         batch_size: images per step; None takes the protocol's.
+        augmented: False trains on the images as they are, without augmentation, views or CutMix.
     """
 
     set: str
@@ -43,6 +48,7 @@ class Student:
     repeat: int
     epochs: int
     batch_size: int | None = None
+    augmented: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,15 @@ class Outcome:
     Attributes:
         accuracy: top-1 on the test split after the last epoch, in [0, 1].
         seconds: of training and testing.
+        selected: the same after that of the protocol's looks that does best on the selection split (of equals the
+            first); None without looks.
+        best_on_test: the largest of all looks, chosen on the test split itself: to compare with papers that print it.
     """
 
     accuracy: float
     seconds: float
+    selected: float | None = None
+    best_on_test: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,40 +78,99 @@ class Lesson:
         protocol: how they are trained.
         factories: networks by name.
         seed: of the evaluation.
+        teacher: images as networks see them -> logits; needed where the protocol's labels are a teacher's.
     """
 
     spec: DataSpec
     protocol: Protocol
     factories: Mapping[str, NetworkFactory]
     seed: int
+    teacher: nn.Module | None = None
 
-    def run(self, student: Student, training: Labelled | TrainingSet, test: Labelled) -> Outcome:
+    def run(
+        self,
+        student: Student,
+        training: Labelled | TrainingSet,
+        test: Labelled,
+        selection: Labelled | None = None,
+    ) -> Outcome:
         """Train and test one student.
 
         Args:
             student: which.
             training: what it learns from, on the device to train on.
             test: the test split, (M, 3, H, W) uint8 with labels (M,), on the same device.
+            selection: the selection split likewise; needed where the protocol looks during training.
         """
-        device = training.images.device
         started = time.perf_counter()
-        with torch.inference_mode(False), one_thread() if device.type == "cpu" else nullcontext():
+        with torch.inference_mode(False), self._numerics(training):
+            looks = None
+            if self.protocol.looks and selection is not None:
+                looks = Looks(partial(self.accuracy, split=selection), partial(self.accuracy, split=test))
+            tested = self.train(student, training, looks)
+            score = self.accuracy(tested, test)
+        chosen = looks.chosen() if looks else (None, None)
+        return Outcome(score, time.perf_counter() - started, *chosen)
+
+    def train(
+        self, student: Student, training: Labelled | TrainingSet, looks: "Looks | None" = None
+    ) -> nn.Module:
+        """A student after its last epoch, as it is tested."""
+        with torch.inference_mode(False), self._numerics(training):
             # Under Lightning's validation the labels are inference tensors, which a loss may not keep for backward.
             training = training._replace(labels=training.labels.clone())
             network = fresh_network(
                 self.factories[student.network], self.spec, self.seed, student.network, student.repeat
             )
-            tested = train_student(
-                network.to(device),
+            return train_student(
+                network.to(training.images.device),
                 training,
                 self.spec,
                 self.protocol,
                 epochs=student.epochs,
                 batch_size=student.batch_size,
                 seed=derive_seed(self.seed, "student", student.network, student.repeat),
+                augmented=student.augmented,
+                teacher=self.teacher,
+                looks=looks,
             )
-            score = accuracy(tested, test.images, test.labels, normalise=partial(as_input, self.spec))
-        return Outcome(score, time.perf_counter() - started)
+
+    def accuracy(self, network: nn.Module, split: Labelled) -> float:
+        """Top-1 of a network on images (M, 3, H, W) uint8 on its device."""
+        return accuracy(network, split.images, split.labels, normalise=partial(as_input, self.spec))
+
+    @staticmethod
+    def _numerics(training: Labelled | TrainingSet) -> AbstractContextManager[None]:
+        return one_thread() if training.images.device.type == "cpu" else nullcontext()
+
+
+class Looks:
+    """Accuracies during training, on the split by which an epoch may be chosen and on the one that is reported.
+
+    Args:
+        on_selection, on_test: network -> accuracy.
+    """
+
+    def __init__(
+        self, on_selection: Callable[[nn.Module], float], on_test: Callable[[nn.Module], float]
+    ) -> None:
+        self._on_selection = on_selection
+        self._on_test = on_test
+        self.taken: list[tuple[float, float]] = []
+
+    def take(self, network: nn.Module) -> None:
+        """Test it as it is."""
+        self.taken.append((self._on_selection(network), self._on_test(network)))
+
+    def chosen(self) -> tuple[float, float]:
+        """Test accuracy of the look that is best on the selection split, and the largest."""
+        return max(self.taken, key=lambda look: look[0])[1], max(look[1] for look in self.taken)
+
+
+def look_epochs(looks: int, epochs: int) -> set[int]:
+    """The epochs (from 0) after which a student is looked at: evenly, the last among them."""
+    count = min(looks, epochs)
+    return {round((place + 1) * epochs / count) - 1 for place in range(count)}
 
 
 def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str, repeat: int) -> nn.Module:
@@ -118,6 +188,9 @@ def train_student(
     epochs: int,
     seed: int,
     batch_size: int | None = None,
+    augmented: bool = True,
+    teacher: nn.Module | None = None,
+    looks: Looks | None = None,
 ) -> nn.Module:
     """Train `network` in place by the protocol.
 
@@ -129,32 +202,83 @@ def train_student(
         epochs: passes over the images.
         seed: of shuffling, augmentation and dropout.
         batch_size: images per step; None takes the protocol's.
+        augmented: False trains on the images as they are.
+        teacher: see `Lesson`.
+        looks: filled as often as the protocol says.
 
     Returns:
         What is to be tested: `network` itself, or the average of its weights where the protocol says so.
     """
     training = TrainingSet(*training)
     average = EpochAverage(network) if protocol.weight_ema else None
+    tested = network if average is None else average.network
+    moments = look_epochs(protocol.looks, epochs) if looks and protocol.looks else set()
+
+    def after(epoch: int, loss: Tensor) -> None:
+        if average:
+            average.update(epoch, loss)
+        if looks and epoch in moments:
+            looks.take(tested)
+
     train_classifier(
         network,
         training.images,
         training.labels,
         epochs=epochs,
         batch_size=batch_size or protocol.batch_size,
-        optimizer=partial(
-            SGD,
-            lr=protocol.peak_lr(type(network)),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-        ),
+        optimizer=partial(_optimizer, network, protocol),
         scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
-        augmentation=SiameseAugmentation(protocol.augmentations),
-        normalise=partial(as_input, spec),
+        transform=student_transform(spec, protocol, teacher, augmented=augmented),
+        loss=partial(_loss, protocol.temperature),
         seed=seed,
-        on_epoch=average.update if average else None,
+        on_epoch=after,
         by_epoch=by_epoch(training, protocol, epochs, seed),
     )
-    return network if average is None else average.network
+    return tested
+
+
+def student_transform(
+    spec: DataSpec, protocol: Protocol, teacher: nn.Module | None, *, augmented: bool
+) -> BatchTransform:
+    """What becomes of each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels."""
+    siamese = SiameseAugmentation(protocol.augmentations if augmented else ())
+    views, alpha = (protocol.views, protocol.cutmix) if augmented else (None, 0.0)
+
+    def transform(batch: Tensor, targets: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        if views is None:
+            batch = as_input(spec, batch)
+            batch = siamese(batch, siamese.draw(len(batch), draws, one_strategy=True))
+        else:
+            batch = spec.normalise(views(batch.float() / 255, draws) * 2 - 1)
+        if alpha:
+            if not targets.is_floating_point():
+                targets = F.one_hot(targets, spec.num_classes).float()
+            batch, targets = cutmix(batch, targets, alpha, draws)
+        if protocol.labels == "teacher" and teacher is not None:
+            with torch.no_grad():
+                targets = (teacher(batch).float() / protocol.temperature).softmax(1)
+        return batch, targets
+
+    return transform
+
+
+def _loss(temperature: float, logits: Tensor, targets: Tensor) -> Tensor:
+    # With probabilities: the divergence from them, less their entropy, which has no gradient.
+    return F.cross_entropy(logits / temperature, targets)
+
+
+def _optimizer(network: nn.Module, protocol: Protocol, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    rate, decay = protocol.peak_lr(type(network)), protocol.weight_decay
+    groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+    if not protocol.decay_vectors:
+        everything = groups[0]["params"]
+        groups = [
+            {"params": [p for p in everything if p.ndim > 1]},
+            {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    if protocol.optimizer == "adamw":
+        return AdamW(groups, lr=rate, betas=(protocol.momentum, 0.999), weight_decay=decay)
+    return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
 class EpochAverage:

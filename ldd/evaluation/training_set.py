@@ -51,13 +51,28 @@ class TrainingSet(NamedTuple):
         return TrainingCost.of(epochs, n * (1 + means), batch_size, decodes)
 
 
-def draw_samples(sampler: Sampler, protocol: Protocol, num_codes: int, image_size: int, seed: int) -> Tensor:
+def draw_samples(
+    sampler: Sampler,
+    protocol: Protocol,
+    num_codes: int,
+    image_size: int,
+    seed: int,
+    epochs: int | None = None,
+) -> Tensor:
     """The draws that a protocol asks for, (P, N, 3, H, W) uint8; they follow from (seed, number).
+
+    Args:
+        sampler: draws all codes once.
+        protocol: says how often.
+        num_codes: N.
+        image_size: H.
+        seed: of the draws.
+        epochs: of the students; None takes the protocol's.
 
     Raises:
         UserError: they do not fit into memory.
     """
-    count = protocol.epochs if protocol.samples == "fresh" else protocol.samples
+    count = (epochs or protocol.epochs) if protocol.samples == "fresh" else protocol.samples
     needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
     if needed > SHARE_BESIDE_OTHERS * free:
         raise UserError(

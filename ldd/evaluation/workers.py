@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeVar
 
 import cloudpickle
@@ -36,6 +36,9 @@ Done = Callable[[Student, Outcome], None]
 
 Results = Generator[tuple[Student, Outcome], None, None]
 
+Splits = tuple[Labelled, Labelled | None]
+"""The test split, and the selection split where a protocol looks at it."""
+
 
 def deal(jobs: Sequence[T], rank: int, world_size: int) -> list[T]:
     """The jobs of one rank: job i goes to rank i mod world_size."""
@@ -51,6 +54,7 @@ def run_students(
     device: torch.device,
     num_workers: NumWorkers = "auto",
     done: Done | None = None,
+    selection: Labelled | None = None,
 ) -> dict[Student, Outcome]:
     """Train and test all students and give every rank all outcomes.
 
@@ -64,6 +68,7 @@ def run_students(
         device: where students are trained.
         num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
         done: called for each student of this rank.
+        selection: the selection split likewise, for protocols that look during training.
 
     Raises:
         UserError: fewer workers than 1, a network that cannot be sent to a worker, a worker that was killed.
@@ -79,9 +84,9 @@ def run_students(
     workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
     outcomes: dict[Student, Outcome] = {}
     results = (
-        _in_workers(lesson, mine, sets, test, workers)
+        _in_workers(lesson, mine, sets, (test, selection), workers)
         if workers > 1
-        else _here(lesson, mine, sets, test, device)
+        else _here(lesson, mine, sets, (test, selection), device)
     )
     with closing(results):
         for student, outcome in results:
@@ -109,16 +114,19 @@ def count_workers(num_workers: NumWorkers) -> int:
 
 
 def _here(
-    lesson: Lesson, students: Sequence[Student], sets: Sets, test: Labelled, device: torch.device
+    lesson: Lesson, students: Sequence[Student], sets: Sets, splits: Splits, device: torch.device
 ) -> Results:
-    test = Labelled(*(part.to(device) for part in test))
+    there = [None if split is None else Labelled(*(part.to(device) for part in split)) for split in splits]
+    test, *rest = filter(None, there)
+    if lesson.teacher is not None:
+        lesson = replace(lesson, teacher=lesson.teacher.to(device))
     for student in students:
         parts = (None if part is None else part.to(device) for part in sets[student.set, student.repeat])
-        yield student, lesson.run(student, TrainingSet(*parts), test)  # type: ignore[arg-type]
+        yield student, lesson.run(student, TrainingSet(*parts), test, *rest)  # type: ignore[arg-type]
 
 
 def _in_workers(
-    lesson: Lesson, students: Sequence[Student], sets: Sets, test: Labelled, workers: int
+    lesson: Lesson, students: Sequence[Student], sets: Sets, splits: Splits, workers: int
 ) -> Results:
     # joblib's processes rather than multiprocessing's: they take lambdas and classes of the main script, do not run
     # that script again, map a large array instead of copying it, and notice when one of them is killed.
@@ -129,9 +137,9 @@ def _in_workers(
         # One array object per tensor: joblib writes each object to its temporary file once.
         return tuple(None if part is None else arrays.setdefault(id(part), part.numpy()) for part in data)
 
-    numerics, test_arrays = _Numerics.of_this_process(), shared(test)
+    numerics, tested = _Numerics.of_this_process(), [shared(split) for split in splits if split is not None]
     tasks = (
-        delayed(_work)(numerics, lesson, student, shared(sets[student.set, student.repeat]), test_arrays)
+        delayed(_work)(numerics, lesson, student, shared(sets[student.set, student.repeat]), tested)
         for student in students
     )
     try:
@@ -186,13 +194,13 @@ def _work(
     lesson: Lesson,
     student: Student,
     training: tuple[Array | None, ...],
-    test: tuple[Array, Array],
+    splits: Sequence[tuple[Array, Array]],
 ) -> tuple[Student, Outcome]:
     """What a worker process runs."""
     end_with_parent()
     numerics.apply()
     learned = TrainingSet(*(None if part is None else _tensor(part) for part in training))  # type: ignore[arg-type]
-    return student, lesson.run(student, learned, Labelled(*map(_tensor, test)))
+    return student, lesson.run(student, learned, *(Labelled(*map(_tensor, split)) for split in splits))
 
 
 def _tensor(array: Array) -> Tensor:

@@ -28,6 +28,13 @@ Transform = Callable[[Tensor], Tensor]
 """Stored images (N, C, H, W) of a batch -> what a network takes, e.g. `DataSpec.normalise`."""
 
 
+BatchTransform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""(stored images, targets, CPU generator) of a batch -> what a network takes, and what it is to learn of it."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (n, K), targets) -> 0-d loss."""
+
+
 def train_classifier(
     network: nn.Module,
     images: Tensor,
@@ -42,8 +49,10 @@ def train_classifier(
     seed: int = 0,
     on_epoch: Callable[[int, Tensor], None] | None = None,
     by_epoch: Callable[[int], Labelled] | None = None,
+    transform: BatchTransform | None = None,
+    loss: Loss = F.cross_entropy,
 ) -> float:
-    """Train `network` in place with cross-entropy; it is left in training mode.
+    """Train `network` in place, by default with cross-entropy; it is left in training mode.
 
     Works under Lightning's inference mode (validation) as long as the network itself was built outside of it.
 
@@ -60,6 +69,8 @@ def train_classifier(
         seed: of shuffling, augmentation and dropout.
         on_epoch: called after each epoch with its number (from 0) and mean loss, a 0-d tensor on the device.
         by_epoch: gives the images and labels of an epoch (from 0) in the place of `images` and `labels`.
+        transform: makes each batch, in the place of `normalise` and `augmentation`.
+        loss: of a batch.
 
     Returns:
         Mean training loss over the images of the last epoch.
@@ -71,6 +82,7 @@ def train_classifier(
         if value < 1:
             raise UserError(f"{name} is {value}; give a whole number of 1 or more")
     assert len(images) == len(labels) > 0
+    transform = transform or _plain_transform(augmentation, normalise)
     with torch.inference_mode(False), torch.enable_grad():
         if (
             images.is_inference() or labels.is_inference()
@@ -84,14 +96,12 @@ def train_classifier(
             network.train()
             total = torch.zeros((), device=images.device)
             with seeded(seed, "dropout", epoch, device=images.device):
-                for batch, targets in _batches(
-                    images, labels, batch_size, seed, epoch, augmentation, normalise
-                ):
-                    loss = F.cross_entropy(network(batch), targets)
+                for batch, targets in _batches(images, labels, batch_size, seed, epoch, transform):
+                    of_batch = loss(network(batch), targets)
                     steps.zero_grad()
-                    loss.backward()
+                    of_batch.backward()
                     steps.step()
-                    total += loss.detach() * len(batch)
+                    total += of_batch.detach() * len(batch)
             if schedule:
                 schedule.step()
             if on_epoch:
@@ -99,16 +109,21 @@ def train_classifier(
     return float(total) / len(images)
 
 
+def _plain_transform(augmentation: SiameseAugmentation | None, normalise: Transform | None) -> BatchTransform:
+    def transform(batch: Tensor, targets: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        if normalise is not None:
+            batch = normalise(batch)
+        if augmentation is not None:
+            batch = augmentation(batch, augmentation.draw(len(batch), draws, one_strategy=True))
+        return batch, targets
+
+    return transform
+
+
 def _batches(
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    augmentation: SiameseAugmentation | None,
-    normalise: Transform | None,
+    images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (augmented images, targets) of one epoch."""
+    """The (transformed images, targets) of one epoch."""
     draws = generator(seed, "augmentation", epoch)
     if len(images) > batch_size:
         # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.
@@ -117,11 +132,7 @@ def _batches(
     else:
         parts = ((images, labels) for _ in range(1))
     for batch, targets in parts:
-        if normalise is not None:
-            batch = normalise(batch)
-        if augmentation is not None:
-            batch = augmentation(batch, augmentation.draw(len(batch), draws, one_strategy=True))
-        yield batch, targets
+        yield transform(batch, targets, draws)
 
 
 @torch.no_grad()

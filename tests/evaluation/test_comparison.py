@@ -10,7 +10,7 @@ from ldd.classes import ClassInfo, Labelled
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, FixedSet, FullReal, Protocol, RandomReal, Setting, evaluate
-from ldd.evaluation.baselines import baselines_by_name
+from ldd.evaluation.naming import baselines_by_name
 from ldd.networks import ViT
 
 TINY_VIT = partial(ViT, patch_size=16, dim=8, depth=1, heads=2)
@@ -177,7 +177,7 @@ def test_baselines_by_name():
     ]
     for name in ("herding", "no.such.Class", "ldd.networks.ConvNet", "ldd.evaluation.FixedSet"):
         with pytest.raises(
-            UserError, match=f"baselines: '{name}' is unknown; choose from random_real, full_real"
+            UserError, match=f"baselines: '{name}' is unknown; choose from random_real, nearest_real"
         ):
             baselines_by_name(name)
     with pytest.raises(UserError, match=r"repeats of full_real \(0\)"):

@@ -8,7 +8,8 @@ from small_world import protocol_content, protocol_file
 
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
-from ldd.evaluation.protocols import canonical, schedule, shipped
+from ldd.evaluation.protocols import canonical, shipped
+from ldd.evaluation.rates import schedule
 from ldd.networks import VGG11, AlexNet, ConvNet, ViT
 
 
@@ -62,6 +63,38 @@ def test_ld3m_as_published():
     assert set(protocol.networks) == {"ConvNet", "ResNet18", "VGG11", "AlexNet", "ViT"}
 
 
+def test_steps_of_the_released_idc_loop():
+    """Two milestones, at two thirds and five sixths of the epochs; 2,000 and 3,000 for 10 images and 1."""
+    protocol = Protocol.load("idc-hard")
+    epochs = [protocol.budget([n, 1])[0] for n in (1, 2, 10, 11, 50, 200, 500, 501)]
+    assert epochs == [3000, 2000, 2000, 1500, 1500, 1000, 500, 300]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2 * 2000 // 3, 5 * 2000 // 6], gamma=0.2)
+    expected = []
+    for _ in range(2000):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    assert [protocol.lr_at(epoch, 2000) for epoch in range(2000)] == pytest.approx(expected, abs=1e-9)
+    assert (protocol.batch_size, protocol.cutmix, protocol.looks) == (64, 1.0, 100)
+    assert (protocol.views.crop_scale, protocol.views.jitter, protocol.views.lighting) == (
+        (0.5, 1.0),
+        0.4,
+        0.1,
+    )
+    assert set(protocol.networks) == {"ConvNet6", "ResNetAP10", "ResNet18"}
+
+
+def test_rded_as_released():
+    protocol = Protocol.load("rded-soft")
+    assert [protocol.budget([n]) for n in (1, 10, 50)] == [(300, 10), (300, 50), (300, 100)]
+    assert (protocol.optimizer, protocol.lr, protocol.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (protocol.labels, protocol.temperature, protocol.decay_vectors) == ("teacher", 20.0, False)
+    assert protocol.lr_at(0, 300) == 1
+    assert protocol.lr_at(150, 300) == pytest.approx(0.5 * (1 + 0.5**0.5))
+    assert protocol.lr_at(300, 300) == pytest.approx(0.5)
+
+
 def test_released_quirks_are_a_protocol_of_their_own():
     released, clean = Protocol.load("ld3m-released"), Protocol.load("ld3m")
     assert released.weight_ema
@@ -70,14 +103,18 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 
 def test_every_shipped_protocol_builds_its_networks():
-    assert shipped() == ["d3-1", "d3-10", "d3-2", "d3-pool", "ld3m", "ld3m-released", "ld3m-short", "quick"]
+    assert shipped() == [
+        *("d3-1", "d3-10", "d3-2", "d3-pool", "ddranking", "ddranking-small", "idc-hard", "idc-hard-small"),
+        *("ld3m", "ld3m-released", "ld3m-short", "quick", "rded-soft", "rded-soft-small"),
+    ]
     for name in shipped():
         protocol = Protocol.load(name)
         assert protocol.id == name
         assert protocol.source
         for network, factory in protocol.factories().items():
+            size = 64 if name == "idc-hard" else 32  # six halvings
             with torch.device("meta"):
-                assert factory(10, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 10), network
+                assert factory(10, size)(torch.zeros(2, 3, size, size)).shape == (2, 10), network
         assert all(canonical(path) != path for path in protocol.network_lr)  # each names a class there is
 
 
@@ -94,6 +131,15 @@ def test_hash_covers_what_has_an_effect(tmp_path):
         {"rates": "drop"},
         {"samples": 3},
         {"mean_images": "never"},
+        {"optimizer": "adamw"},
+        {"decay_vectors": False},
+        {"by_images": {1: {"epochs": 9}}},
+        {"views": {"flip": True}, "augmentations": []},
+        {"cutmix": 0.5},
+        {"labels": "teacher"},
+        {"temperature": 4},
+        {"looks": 2},
+        {"scores": "ddranking"},
     ):
         assert Protocol.load(protocol_file(tmp_path, **changes)).hash != base.hash
     assert len(base.hash) == 16
@@ -132,6 +178,14 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"lr": "fast"}, "value of the wrong kind"),
         ({"networks": {"a": 1}}, "value of the wrong kind"),
         ({"augmentations": ["blur"]}, "blur"),
+        ({"temperature": 0}, r"temperature \(0.0\) must be a number above 0"),
+        ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),
+        ({"looks": -1}, r"looks \(-1\) must be at least 0"),
+        ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw"),
+        ({"by_images": {10: {"epochs": 1}}}, r"by_images.10.epochs \(1\) must be at least 2"),
+        ({"by_images": {10: {"lr": 1}}}, "value of the wrong kind"),
+        ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) are two ways of the same"),
+        ({"views": {"crop_scale": [0.5]}, "augmentations": []}, "value of the wrong kind"),
     ],
 )
 def test_bad_files(tmp_path, changes, message):
@@ -158,7 +212,7 @@ def test_not_a_protocol(tmp_path, text):
 def test_unknown_protocol(name):
     with pytest.raises(
         UserError,
-        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, d3-pool, ld3m",
+        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, d3-pool, ddranking",
     ):
         Protocol.load(name)
 

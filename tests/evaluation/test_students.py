@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ldd.classes import Labelled
 from ldd.evaluation import Protocol, train_student
-from ldd.evaluation.protocols import schedule
+from ldd.evaluation.rates import schedule
 from ldd.evaluation.students import EpochAverage, Lesson, Student, fresh_network, one_thread
 
 

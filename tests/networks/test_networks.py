@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from torch.nn import functional as F
 
 from ldd.errors import UserError
-from ldd.networks import VGG11, AlexNet, ConvNet, Network, NetworkFactory, ResNet18, ViT
+from ldd.networks import VGG11, AlexNet, ConvNet, Network, NetworkFactory, ResNet18, ResNetAP10, ViT
 from ldd.seeding import seeded
 
 SMALL: dict[str, NetworkFactory] = {
@@ -15,6 +16,8 @@ SMALL: dict[str, NetworkFactory] = {
     "alexnet": partial(AlexNet, width=8),
     "vgg": partial(VGG11, width=4),
     "resnet": partial(ResNet18, width=4),
+    "resnet_sized": partial(ResNet18, width=4, stem="sized", norm="batch", init="fan_out"),
+    "resnet_ap": partial(ResNetAP10, width=4),
     "vit": partial(ViT, dim=16, depth=2, heads=2),
 }
 
@@ -29,6 +32,9 @@ def count(network: Network) -> int:
         (ConvNet, 128, 615_690),
         (ConvNet, 256, 763_530),
         (ResNet18, 128, 11_173_962),
+        (partial(ResNet18, stem="sized"), 256, 11_181_642),  # 7x7 for 3x3: 40 x 3 x 64 more
+        (ResNetAP10, 128, 4_903_242),
+        (ResNetAP10, 256, 4_910_922),
         (AlexNet, 128, 2_333_002),
         (AlexNet, 256, 3_807_562),
         (VGG11, 128, 9_476_874),
@@ -180,6 +186,53 @@ def test_vit_equals_its_formula_in_float64(layer_norm):
         tokens = tokens + linear(hidden, f"blocks.{block}.mlp.3")
     expected = linear(normed(tokens[:, 0]), "classifier")
     torch.testing.assert_close(network(x), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("image_size", "kernel", "pooled"), [(64, 3, 1), (128, 3, 2), (224, 7, 4)])
+def test_resnet_ap_equals_its_formula_in_float64(image_size, kernel, pooled):
+    """Stems by size, halving by average pooling; parameters in the order of the layers, none with a bias."""
+    with seeded(6):
+        network = ResNetAP10(4, image_size, width=4).double()
+        x = torch.randn(2, 3, image_size, image_size, dtype=torch.float64)
+    values = dict(network.named_parameters())
+
+    def convolved(y, name):
+        weight = values[f"features.{name}.weight"]
+        return F.conv2d(y, weight, padding=weight.shape[-1] // 2)
+
+    assert values["features.0.weight"].shape[-1] == kernel
+    y = F.avg_pool2d(normalised(convolved(x, "0")).relu(), pooled)
+    first = 3 if pooled == 1 else 4
+    for place in range(4):
+        inner = normalised(convolved(y, f"{first + place}.inner.0")).relu()
+        if place:
+            y = F.avg_pool2d(convolved(y, f"{first + place}.shortcut.0"), 2)
+            y, inner = normalised(y), F.avg_pool2d(inner, 2)
+        last = 4 if place else 3
+        y = (normalised(convolved(inner, f"{first + place}.inner.{last}")) + y).relu()
+    assert y.shape[-1] == image_size // pooled // 8
+    expected = F.linear(y.mean((2, 3)), values["classifier.weight"], values["classifier.bias"])
+    torch.testing.assert_close(network(x), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(64, 64), (128, 64), (224, 56)])
+def test_stem_of_a_sized_resnet(image_size, side):
+    """Map side that the first stage sees: as the released code, by torchvision's own stem where it is the same."""
+    with seeded(3):
+        network = ResNet18(4, image_size, width=8, stem="sized", norm="batch").eval()
+        x = torch.randn(2, 3, image_size, image_size)
+    first = 3 if image_size <= 64 else 4
+    assert network.features[:first](x).shape == (2, 8, side, side)
+    if image_size == 224:
+        theirs = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], 4)
+        theirs = torch.nn.Sequential(theirs.maxpool)
+        torch.testing.assert_close(network.features[3](x), theirs(x), atol=0, rtol=0)
+
+
+def test_convolutions_start_by_their_fan_out():
+    with seeded(4):
+        weight = ResNetAP10(4, 32).features[6].inner[4].weight  # the last stage
+    assert weight.std().item() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("batch", torch.nn.BatchNorm2d), ("none", None)])

@@ -1,0 +1,93 @@
+"""Which classes students that learned from a set tell apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from ldd.classes import ClassInfo, DataSpec, Labelled
+from ldd.evaluation.students import Lesson, Student, as_input
+from ldd.evaluation.training_set import TrainingSet
+
+_CHUNK = 256  # images per forward pass
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Test images of each class by what students took them for, added up over the students of one network.
+
+    Attributes:
+        network: its name.
+        counts: (K, K) int64, classes down, answers across.
+        students: how many.
+    """
+
+    network: str
+    counts: Tensor
+    students: int
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 over all test images."""
+        return int(self.counts.diag().sum()) / int(self.counts.sum())
+
+    @property
+    def per_class(self) -> list[float | None]:
+        """Top-1 of each class; None for one without test images."""
+        rows = zip(self.counts.diag().tolist(), self.counts.sum(1).tolist(), strict=True)
+        return [right / total if total else None for right, total in rows]
+
+    def worst(self, classes: Sequence[ClassInfo], count: int = 5) -> list[dict[str, Any]]:
+        """The most frequent confusions as shares of their class."""
+        shares = self.counts.double() / self.counts.sum(1, keepdim=True).clamp(min=1)
+        shares.fill_diagonal_(0)
+        order = shares.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        found = [(divmod(place, len(classes)), float(shares.flatten()[place])) for place in order]
+        return [
+            {"class": classes[true].name, "taken_for": classes[answer].name, "share": share}
+            for (true, answer), share in found
+            if share > 0
+        ]
+
+    def summary(self, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "accuracy": self.accuracy,
+            "students": self.students,
+            "per_class": self.per_class,
+            "confusion": self.counts.tolist(),
+            "worst": self.worst(classes),
+        }
+
+
+@torch.no_grad()
+def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tensor:
+    """(K, K) counts of a network in evaluation mode on images (M, 3, H, W) uint8 with labels (M,), on its device."""
+    network.eval()
+    logits = torch.cat([network(as_input(spec, part)) for part in test.images.split(_CHUNK)])
+    counts: Tensor = multiclass_confusion_matrix(logits, test.labels, num_classes=spec.num_classes)
+    return counts.cpu()
+
+
+def confusions(
+    lesson: Lesson, training: TrainingSet, test: Labelled, students: Sequence[Student]
+) -> list[Confusion]:
+    """Train students on one set and test them, network by network.
+
+    Args:
+        lesson: how.
+        training: what they learn from, on the device to train on.
+        test: the test split, on the same device.
+        students: of any networks of the lesson; those of one network are added up.
+    """
+    counted: dict[str, list[Tensor]] = {}
+    measure = partial(confusion_matrix, spec=lesson.spec, test=test)
+    for student in students:
+        counted.setdefault(student.network, []).append(measure(lesson.train(student, training)))
+    return [
+        Confusion(name, torch.stack(matrices).sum(0), len(matrices)) for name, matrices in counted.items()
+    ]

@@ -1,0 +1,71 @@
+"""Pictures of the checks: images beside their nearest real ones, and confusion matrices."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ldd.classes import ClassInfo
+from ldd.evaluation.checks.confusion import Confusion
+from ldd.evaluation.checks.neighbours import Neighbours
+from ldd.preview import shown_cell
+
+MAX_IMAGES = 100  # rows that a person still looks at
+_CELL, _TEXT, _MARGIN, _HEADER, _ACROSS = 64, 90, 4, 18, 5
+
+
+def draw_neighbours(
+    images: Tensor, real_images: Tensor, measures: Mapping[str, Neighbours], copy_ratio: float
+) -> Image.Image:
+    """Each image, beside it its nearest real one by each measure, with the ratio to the usual distance.
+
+    Those nearest to a real image come first, by the first measure; copies are written in red. Of more than 100 images
+    the first 100 of that order are shown.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        real_images: (M, 3, H, W) uint8, which the measures' rows point into.
+        measures: name -> neighbours.
+        copy_ratio: below it a ratio is that of a copy.
+    """
+    order = next(iter(measures.values())).ratios.argsort(stable=True)[:MAX_IMAGES].tolist()
+    width = (1 + len(measures)) * (_CELL + _MARGIN) + _TEXT
+    rows = -(-len(order) // _ACROSS)
+    across = min(_ACROSS, len(order))
+    left_out = len(images) - len(order)
+    size = (across * width, _HEADER + rows * (_CELL + _MARGIN) + _HEADER * bool(left_out))
+    canvas = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    draw.text((2, 2), "image, nearest real by " + ", by ".join(measures), fill="black", font=font)
+    for place, row in enumerate(order):
+        left, top = place % _ACROSS * width, _HEADER + place // _ACROSS * (_CELL + _MARGIN)
+        canvas.paste(shown_cell(images[row], _CELL), (left, top))
+        for column, (name, neighbours) in enumerate(measures.items(), start=1):
+            there = left + column * (_CELL + _MARGIN)
+            canvas.paste(shown_cell(real_images[int(neighbours.rows[row])], _CELL), (there, top))
+            ratio = float(neighbours.ratios[row])
+            text = (left + (1 + len(measures)) * (_CELL + _MARGIN), top + 14 * column - 8)
+            draw.text(text, f"{name} {ratio:.2f}", fill="red" if ratio < copy_ratio else "black", font=font)
+    if left_out:
+        draw.text((2, size[1] - _HEADER), f"{left_out} more are not shown", fill="black", font=font)
+    return canvas
+
+
+def draw_confusions(found: Sequence[Confusion], classes: Sequence[ClassInfo]) -> Figure:
+    """A matrix for each network, shares of each class in %."""
+    with matplotlib.rc_context({"font.size": 8}):
+        side = max(3.0, 0.32 * len(classes) + 1.2)
+        figure = Figure(figsize=(side * len(found), side), layout="constrained")
+        for place, confusion in enumerate(found, start=1):
+            plane = figure.add_subplot(1, len(found), place)
+            shares = confusion.counts.double() / confusion.counts.sum(1, keepdim=True).clamp(min=1)
+            plane.imshow(np.asarray(100 * shares), vmin=0, vmax=100, cmap="Blues")
+            names = [info.name[:18] for info in classes]
+            plane.set_xticks(range(len(names)), names, rotation=90)
+            plane.set_yticks(range(len(names)), names)
+            plane.set_xlabel("taken for")
+            plane.set_title(f"{confusion.network}: {100 * confusion.accuracy:.1f} %")
+    return figure

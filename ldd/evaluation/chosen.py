@@ -1,0 +1,141 @@
+"""Baselines that choose with care: real images near centroids, easy ones first, and plain samples of the prior."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ldd.classes import Labelled, to_bytes
+from ldd.errors import UserError
+from ldd.evaluation.baselines import Drawn, Setting
+from ldd.evaluation.features import pixels, trained_features
+from ldd.evaluation.students import one_thread
+from ldd.seeding import derive_seed, generator
+
+_CHUNK = 50  # images that a prior draws at once
+
+
+@final
+class NearestReal(Drawn):
+    """The real images nearest to the centroids of k-means within each class, as many centroids as images.
+
+    Distances are Euclidean between pixels, averaged over squares above 32 px. With one image per class that is the
+    image nearest to the class mean; with more, k-means starts anew for each repeat. An image is taken once: by the
+    nearest centroid first, and where it is gone the next nearest image takes its place.
+    """
+
+    name = "nearest_real"
+
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """k-means starts from (seed, key, label)."""
+        real = setting.data.train_images
+        images, labels = [], torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        for label, count in enumerate(counts):
+            real.require(label, count, f"{self.name}: images per class")
+            if count:
+                own = real.of_class(label)
+                chosen = nearest_to_centroids(pixels(own), count, derive_seed(setting.seed, *key, label))
+                images.append(own[chosen])
+        return Labelled(torch.cat(images), labels)
+
+
+def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
+    """Rows of `points` (n, F) nearest to the `count` centroids of k-means, (count,) int64, all different."""
+    from sklearn.cluster import KMeans  # here: worker processes import this file, and would wait for it
+
+    if count == 1:
+        centroids = points.mean(0, keepdim=True)
+    else:
+        # One thread: the library's sums depend on how many there are.
+        with one_thread():
+            found = KMeans(count, n_init=4, random_state=seed % 2**32).fit(points.numpy())
+        centroids = torch.from_numpy(found.cluster_centers_).to(points)
+    distances = torch.cdist(centroids, points, compute_mode="donot_use_mm_for_euclid_dist")
+    chosen = torch.empty(count, dtype=torch.int64)
+    for _ in range(count):
+        centroid, point = divmod(int(distances.argmin()), len(points))
+        chosen[centroid] = point
+        distances[centroid], distances[:, point] = inf, inf
+    return chosen
+
+
+@final
+class EasyReal(Drawn):
+    """The real images of least loss within each class: an easy-first core-set.
+
+    The loss is that of the network of `trained_features`, trained on the whole training split once for an evaluation;
+    all repeats get the same images.
+    """
+
+    name = "easy_real"
+
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """The network follows from the setting's seed."""
+        real = setting.data.train_images
+        if "losses" not in setting.found:
+            setting.found["losses"] = real_losses(setting)
+        losses, places, start = setting.found["losses"], [], 0
+        for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
+            real.require(label, count, f"{self.name}: images per class")
+            places.append(start + losses[start : start + there].argsort(stable=True)[:count])
+            start += there
+        chosen = torch.cat(places)
+        return Labelled(real.take(chosen), real.labels[chosen])
+
+
+def real_losses(setting: Setting) -> Tensor:
+    """Cross-entropy (M,) of each training image, of a network that has learned all of them."""
+    real = setting.data.train_images
+    network = trained_features(real, setting.data.spec, derive_seed(setting.seed, "easy real"))
+    return network.losses(real.images, real.labels)
+
+
+@final
+class PriorSamples(Drawn):
+    """Plain samples of the prior that the distilled set was made through: what it gives without any distillation.
+
+    Args:
+        num_steps: DDIM steps.
+        guidance_scale: of classifier-free guidance; null takes the prior's own.
+    """
+
+    name = "prior_samples"
+
+    def __init__(self, num_steps: int = 50, guidance_scale: float | None = None) -> None:
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+
+    def most(self, setting: Setting) -> Sequence[float]:
+        """No bound."""
+        return [inf] * len(setting.counts)
+
+    @torch.no_grad()
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """The noise of a class follows from (seed, key, label).
+
+        Raises:
+            UserError: there is no prior, it does not know the classes, or cannot be sampled.
+        """
+        prior = setting.prior
+        if prior is None:
+            raise UserError(
+                f"baselines: {self.name} needs the prior that the set was made through; evaluate within its run, or "
+                "give a set whose manifest names a prior of this package"
+            )
+        rows = prior.rows(setting.data.spec.classes)
+        device = next((p.device for p in prior.parameters()), torch.device("cpu"))
+        images = []
+        for label, count in enumerate(counts):
+            draws = generator(setting.seed, *key, label)
+            for part in torch.arange(count).split(_CHUNK):
+                latents = prior.sample(
+                    rows[label].expand(len(part)).to(device),
+                    draws,
+                    num_steps=self.num_steps,
+                    guidance_scale=self.guidance_scale,
+                )
+                images.append(to_bytes(prior.decode(latents)).cpu())
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return Labelled(torch.cat(images), labels)

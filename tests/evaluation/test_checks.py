@@ -1,0 +1,185 @@
+"""Checks of images against loops and formulas, and the command that runs them."""
+
+import json
+
+import pytest
+import scipy.linalg
+import torch
+import yaml
+from PIL import Image
+from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, real, small_set, striped
+
+from ldd.classes import Labelled
+from ldd.commands.check import check, data_of_run
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation import Protocol
+from ldd.evaluation.checks import Confusion, by_pixels, confusions, frechet_distance, nearest_real, spread_of
+from ldd.evaluation.features import pixels, trained_features
+from ldd.evaluation.students import Lesson, Student
+from ldd.evaluation.training_set import TrainingSet
+from ldd.seeding import generator
+
+
+def points(n, seed, features=4):
+    return torch.randn(n, features, generator=generator(seed, "points"))
+
+
+def test_nearest_by_a_loop():
+    """Of all classes; the usual distance is from one real image to the next of its own class."""
+    images, theirs = points(7, 0), points(24, 1)
+    labels, truth = torch.tensor([0, 0, 0, 1, 1, 2, 2]), real(8, 1)
+    found = nearest_real(images, labels, theirs, truth)
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        distances = [(image - other).square().sum().sqrt().item() for other in theirs]
+        best = distances.index(min(distances))
+        assert int(found.rows[row]) == best
+        assert found.distances[row].item() == pytest.approx(min(distances), abs=1e-5)
+        assert found.keys[row] == str(best)
+        assert bool(found.same_class[row]) == (int(truth.labels[best]) == int(label))
+    own = []
+    for i in range(24):
+        others = [j for j in range(24) if j != i and truth.labels[j] == truth.labels[i]]
+        own.append(min((theirs[i] - theirs[j]).norm().item() for j in others))
+    assert found.usual == pytest.approx(torch.tensor(own).median().item(), abs=1e-5)
+
+
+def test_a_copy_is_found():
+    """Two real images, one of them a little brighter, among images of noise."""
+    truth = real(8, 1)
+    images, labels = striped(1, 9)
+    images[0], images[1] = truth.images[3], (truth.images[9].int() + 2).clamp(max=255).byte()
+    found = by_pixels(images, labels, truth)
+    assert found.rows[:2].tolist() == [3, 9]
+    assert found.distances[0] == 0
+    summary = found.summary()
+    assert summary["copies"] == 2
+    assert summary["images"][0] == {"nearest": "3", "distance": 0.0, "ratio": 0.0}
+    assert summary["images"][2]["ratio"] > 0.5
+
+
+def test_coverage_and_density_by_loops():
+    images, theirs = points(5, 2), points(20, 3)
+    labels, truth = torch.tensor([0, 0, 1, 1, 1]), torch.arange(2).repeat_interleave(10)
+    found = spread_of(images, labels, theirs, truth)
+    covered, inside = 0, [0] * 5
+    for i in range(20):
+        own = [(theirs[i] - theirs[j]).norm().item() for j in range(20) if j != i and truth[i] == truth[j]]
+        radius = sorted(own)[4]
+        held = [n for n in range(5) if labels[n] == truth[i] and (images[n] - theirs[i]).norm() < radius]
+        covered += bool(held)
+        for n in held:
+            inside[n] += 1
+    assert found.coverage == pytest.approx(covered / 20)
+    assert found.density == pytest.approx(sum(inside) / 5 / 5)
+    pairs = [(0, 1), (2, 3), (2, 4), (3, 4)]
+    expected = sum((images[a] - images[b]).norm().item() for a, b in pairs) / 4
+    assert found.diversity == pytest.approx(expected, abs=1e-5)
+    assert spread_of(theirs, truth, theirs, truth).coverage == 1
+    assert spread_of(images[1:3], labels[1:3], theirs, truth).diversity is None
+
+
+def test_frechet_distance_by_its_formula():
+    """In float64 with scipy's matrix root; absolute error 1e-6."""
+    one, other = points(30, 4).double(), (points(40, 5) * 1.5 + 0.3).double()
+    covariances = [part.T.cov() for part in (one, other)]
+    root = torch.from_numpy(scipy.linalg.sqrtm((covariances[0] @ covariances[1]).numpy()).real)
+    expected = (one.mean(0) - other.mean(0)).square().sum() + torch.trace(sum(covariances) - 2 * root)
+    assert frechet_distance(one.float(), other.float()) == pytest.approx(expected.item(), abs=1e-4)
+    assert frechet_distance(one, other) == pytest.approx(expected.item(), abs=1e-6)
+    assert frechet_distance(one[:1], other) is None
+
+
+def test_confusion_adds_up_students(tmp_path):
+    lesson = Lesson(SPEC, Protocol.load(protocol_file(tmp_path)), {"narrow": NARROW}, 3)
+    test, training = Labelled(*striped(10, 2)), TrainingSet(*striped(2, 3))
+    students = [Student("distilled", "narrow", repeat, 4) for repeat in (0, 1)]
+    (found,) = confusions(lesson, training, test, students)
+    accuracies = [lesson.run(student, training, test).accuracy for student in students]
+    assert found.accuracy == pytest.approx(sum(accuracies) / 2)
+    assert found.counts.sum(1).tolist() == [20, 20, 20]
+    assert found.students == 2
+
+
+def test_confusion_by_class():
+    confusion = Confusion("net", torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]]), 1)
+    assert confusion.per_class == [0.8, 0.5, None]
+    assert confusion.accuracy == pytest.approx(0.65)
+    assert confusion.worst(CLASSES) == [
+        {"class": "green", "taken_for": "blue", "share": 0.5},
+        {"class": "red", "taken_for": "green", "share": pytest.approx(0.2)},
+    ]
+
+
+def test_features_are_those_of_a_network_that_has_learned():
+    truth = real(12, 1)
+    network = trained_features(truth, SPEC, 0)
+    assert torch.equal(network(truth.images[:4]), trained_features(truth, SPEC, 0)(truth.images)[:4])
+    assert network(truth.images[:2]).shape == (2, 32 * 16)
+    assert network.losses(truth.images, truth.labels).mean() < 0.7
+    assert "trained on the 36 real training images" in network.name
+
+
+@pytest.fixture
+def run_check(tmp_path):
+    def call(distilled, **settings):
+        path = distilled.save(tmp_path / "run" / "distilled")
+        settings = {"protocol": protocol_file(tmp_path, epochs=2)} | settings
+        check(str(path), SmallData(), **settings)
+        folder = tmp_path / "run" / "checks"
+        return json.loads((folder / "checks.json").read_text()), folder
+
+    return call
+
+
+def test_the_command_writes_figures_and_pictures(run_check, capsys):
+    report, folder = run_check(small_set(2))
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "checks.json",
+        "confusion.png",
+        "neighbours.png",
+    ]
+    for name in ("confusion.png", "neighbours.png"):
+        assert Image.open(folder / name).width > 200
+    assert set(report["images"]) == {"distilled", "random_real"}
+    assert report["copies"]["pixels"]["copies"] == 0
+    assert report["images"]["random_real"]["coverage"] >= 6 / 24, "a real image covers itself"
+    narrow = report["confusion"]["narrow"]
+    assert len(narrow["per_class"]) == 3
+    assert sum(map(sum, narrow["confusion"])) == 30
+    assert report["protocol"]["id"] == "small"
+    assert "coverage" in capsys.readouterr().out
+    assert run_check(small_set(2))[0] == report
+
+
+def test_the_command_finds_copies(run_check, tmp_path):
+    data = SmallData()
+    data.setup()
+    images, labels = data.train_images.images[[0, 9, 17]], torch.arange(3)
+    copied = DistilledSet.from_images(images, labels, CLASSES, mean=SPEC.mean, std=SPEC.std)
+    report, folder = run_check(copied, repeats=0)
+    assert {name: found["copies"] for name, found in report["copies"].items()} == {"pixels": 3, "features": 3}
+    assert report["images"]["distilled"]["diversity"] is None
+    assert not (folder / "confusion.png").exists()
+
+
+def test_refusals(run_check, tmp_path):
+    with pytest.raises(UserError, match=r"repeats \(-1\) and copy_ratio"):
+        run_check(small_set(), repeats=-1)
+    with pytest.raises(UserError, match="made beside the test split eeee"):
+        run_check(small_set(test_split_fingerprint="e" * 32))
+    assert not (tmp_path / "run" / "checks").exists()
+
+
+def test_the_runs_own_data_are_taken(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"data": {"image_size": 32}, "model": {}}))
+    with data_of_run(config) as file:
+        assert yaml.safe_load(file.read_text()) == {"image_size": 32}
+    config.write_text("model: {}")
+    with pytest.raises(UserError, match="has no section data; give --data"), data_of_run(config):
+        pass
+
+
+def test_large_pixels_are_averaged():
+    assert pixels(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 3 * 32 * 32)
