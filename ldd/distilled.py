@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldd import contents
-from ldd import manifest as manifests
-from ldd import soft_labels as soft
+from ldd import contents, manifest as manifests, soft_labels as soft
 from ldd.classes import ClassInfo, to_unit_range
 from ldd.errors import UserError
 from ldd.files import atomic_folder, holds_files, read_tensors, sha256, write_json, write_tensors

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldd import manifest as manifests
-from ldd import priors
+from ldd import manifest as manifests, priors
 from ldd.classes import to_bytes
 from ldd.codes import Codes, stored_codes
 from ldd.distilled import DistilledSet

@@ -6,15 +6,13 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from tiny_set import classes_of, full_set, random_images, tiny_set
 from torch.utils.data import DataLoader
 
 import ldd
-from ldd import distilled as distilled_module
-from ldd import manifest as manifests
+from ldd import distilled as distilled_module, manifest as manifests
 from ldd.classes import ClassInfo
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 from pruning_cases import table_of
 from safetensors.torch import save_file

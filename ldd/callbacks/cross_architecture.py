@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol as Interface
-from typing import runtime_checkable
+from typing import Protocol as Interface, runtime_checkable
 
 import lightning as L
 import rich
@@ -15,7 +14,7 @@ from torch import Tensor
 from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, evaluate
+from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
 from ldd.evaluation.comparison import INITIAL, teacher_of
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER

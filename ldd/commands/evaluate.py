@@ -10,8 +10,7 @@ from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Labeller, Labels, Protocol, Report
-from ldd.evaluation import evaluate as run_evaluation
+from ldd.evaluation import Labeller, Labels, Protocol, Report, evaluate as run_evaluation
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.chosen import PriorSamples
 from ldd.evaluation.comparison import INITIAL, pick_device

@@ -7,8 +7,7 @@ import rich
 from ldd.commands.evaluate import stored_sampler
 from ldd.commands.federate_plan import Plan
 from ldd.distilled import DistilledSet
-from ldd.evaluation import Labeller, Report, dimensions
-from ldd.evaluation import evaluate as run_evaluation
+from ldd.evaluation import Labeller, Report, dimensions, evaluate as run_evaluation
 from ldd.evaluation.comparison import pick_device
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import JSON_NAME

@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, final
-from typing import Protocol as Interface
+from typing import TYPE_CHECKING, Any, Protocol as Interface, final
 
 import torch
 from torch import Tensor

@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ldd.errors import UserError
-from ldd.evaluation.dimensions import cost, recovery
-from ldd.evaluation.dimensions import table as dimensions_table
-from ldd.evaluation.robustness import PLAIN, robustness
-from ldd.evaluation.robustness import table as robustness_table
+from ldd.evaluation.dimensions import cost, recovery, table as dimensions_table
+from ldd.evaluation.robustness import PLAIN, robustness, table as robustness_table
 from ldd.evaluation.tables import accuracy_table, looks_table
 from ldd.files import atomic_file, read_json, write_json
 

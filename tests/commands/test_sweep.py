@@ -17,8 +17,7 @@ import yaml
 
 import ldd
 from ldd import cli
-from ldd.commands import sweep as verb
-from ldd.commands import sweep_running
+from ldd.commands import sweep as verb, sweep_running
 from ldd.commands.sweep_results import Results
 from ldd.commands.sweep_running import LOG_NAME, Runs
 from ldd.cores import available_cores

@@ -14,8 +14,14 @@ import torch
 from PIL import Image
 
 from ldd import sharing
-from ldd.data import DistillationData, FolderSource, RealImages, Subset, UnreadableImage
-from ldd.data import cache as cache_module
+from ldd.data import (
+    DistillationData,
+    FolderSource,
+    RealImages,
+    Subset,
+    UnreadableImage,
+    cache as cache_module,
+)
 from ldd.data.cache import load_split
 from ldd.errors import UserError
 from ldd.seeding import generator

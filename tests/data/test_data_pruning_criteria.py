@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pruning_cases import NoiseSource, spec_of, table_of
 from torch.nn import functional as F
 

@@ -17,8 +17,7 @@ from torchvision.transforms import v2
 
 from ldd.classes import ClassInfo
 from ldd.data import FolderSource, Subset, imagenet
-from ldd.data.pruning import LossPruner, progress, scoring
-from ldd.data.pruning import loss as loss_module
+from ldd.data.pruning import LossPruner, loss as loss_module, progress, scoring
 from ldd.data.pruning.classifier import Classifier, class_outputs
 from ldd.data.pruning.scoring import losses_and_margins
 from ldd.errors import UserError

@@ -6,8 +6,7 @@ from small_world import NARROW, SPEC, protocol_file, striped
 
 from ldd.classes import Labelled
 from ldd.errors import UserError
-from ldd.evaluation import Protocol, TrainingSet, train_student
-from ldd.evaluation import training_set as module
+from ldd.evaluation import Protocol, TrainingSet, train_student, training_set as module
 from ldd.evaluation.students import Lesson, Student
 from ldd.evaluation.training_set import by_epoch, draw_samples
 from ldd.evaluation.workers import run_students
