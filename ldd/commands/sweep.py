@@ -62,6 +62,7 @@ def sweep(config: str, out: str, jobs: int = 1, dry_run: bool = False, extra: Se
         results.write(out)
         rich.print(results.table())
     if failed:
+        failed = [cell.folder for cell in cells if cell.folder in failed]  # not as they happened to end
         raise UserError(
             f"{len(failed)} of {len(cells)} cells failed or left no evaluation.json: "
             f"{', '.join(map(str, failed))}; see their messages above; the same command tries them again"
