@@ -134,8 +134,7 @@ class GradientMatching(Objective):
 
     def _train(self, network: Network, context: StepContext) -> None:
         with torch.no_grad():
-            rows = torch.arange(context.num_codes, device=context.rows.device)
-            images = context.decode(rows)
+            images = context.gather(context.decode(context.rows))
         train_classifier(
             network,
             images,
