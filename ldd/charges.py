@@ -33,7 +33,7 @@ class RunLedger(Ledger):
         self._decodes: int | Tensor = 0
 
     def decoded(self, images: int) -> None:
-        """Note images that this rank decodes with their graph."""
+        """Note images that this rank decodes for its objective, with their graph or without."""
         self._in_step += images
 
     def end_step(self) -> None:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
-from ldd.initializers.samples import CHUNK, check_sampling, sample_class
+from ldd.initializers.base import ClassStart, check_at_least
+from ldd.initializers.samples import CHUNK, SampledInitializer
 
 _FLOATS_AT_ONCE = 2**24  # of the groups that are drawn together
 
 
 @final
-class InvertedStatistics(ClassInitializer):
+class InvertedStatistics(SampledInitializer):
     """Latents decoded from the best of many groups of draws at the noise end of their class (D3HR, ICML 2025).
 
     All encodings of a class are inverted by DDIM to where `strength` of the schedule begins, and there a Gaussian is
@@ -45,7 +45,7 @@ class InvertedStatistics(ClassInitializer):
         max_images: int | None = None,
         chunk_size: int = CHUNK,
     ) -> None:
-        check_sampling(num_steps, guidance_scale, chunk_size)
+        super().__init__(num_steps, guidance_scale, chunk_size, max_images)
         check_at_least(1, groups=groups)
         check_at_least(2, max_images=max_images)
         if not 0 < strength <= 1:
@@ -55,10 +55,6 @@ class InvertedStatistics(ClassInitializer):
         self.strength = strength
         self.groups = groups
         self.skew_weight = skew_weight
-        self.num_steps = num_steps
-        self.guidance_scale = guidance_scale
-        self.max_images = max_images
-        self.chunk_size = chunk_size
 
     def latents(self, start: ClassStart) -> Tensor:
         """The best group (n, c, h, w), decoded.
@@ -76,14 +72,9 @@ class InvertedStatistics(ClassInitializer):
             self.skew_weight,
             start.generator("groups"),
         )
-        return sample_class(
-            start.prior,
-            start.rows(1),
-            start.count,
+        return self.sample(
+            start,
             start.generator("unused"),  # the state is given
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            chunk_size=self.chunk_size,
             state=draws.unflatten(1, mean.shape).to(start.like),
             strength=self.strength,
         )

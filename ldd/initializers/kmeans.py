@@ -8,15 +8,15 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
-from ldd.initializers.samples import CHUNK, PURPOSE, check_sampling, sample_class
+from ldd.initializers.base import ClassStart
+from ldd.initializers.samples import CHUNK, PURPOSE, SampledInitializer
 from ldd.seeding import derive_seed
 
 _STARTS = 10  # of which the best counts
 
 
 @final
-class KMeansCentroids(ClassInitializer):
+class KMeansCentroids(SampledInitializer):
     """Each latent is the centroid of a k-means cluster of its class's encodings, noised and denoised (D4M, CVPR 2024).
 
     Centroids are means, whose images are blurred; noise up to `strength` of the schedule and ordinary sampling from
@@ -43,35 +43,20 @@ class KMeansCentroids(ClassInitializer):
         max_images: int | None = None,
         chunk_size: int = CHUNK,
     ) -> None:
-        check_sampling(num_steps, guidance_scale, chunk_size)
-        check_at_least(1, max_images=max_images)
+        super().__init__(num_steps, guidance_scale, chunk_size, max_images)
         if not 0 <= strength <= 1:
             raise UserError(
                 f"initializer.strength ({strength}) must be at least 0 (the centroids alone) and at most 1"
             )
         self.samples = strength > 0
         self.strength = strength
-        self.num_steps = num_steps
-        self.guidance_scale = guidance_scale
-        self.max_images = max_images
-        self.chunk_size = chunk_size
 
     def latents(self, start: ClassStart) -> Tensor:
         """Centroids (n, c, h, w), or what the prior makes of them."""
         centroids = class_modes(start, self.chunk_size, self.max_images)
         if not self.strength:
             return centroids
-        return sample_class(
-            start.prior,
-            start.rows(1),
-            start.count,
-            start.generator(PURPOSE),
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            chunk_size=self.chunk_size,
-            start=centroids,
-            strength=self.strength,
-        )
+        return self.sample(start, start.generator(PURPOSE), clean=centroids, strength=self.strength)
 
 
 def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> Tensor:

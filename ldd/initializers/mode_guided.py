@@ -5,14 +5,14 @@ from typing import final
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
+from ldd.initializers.base import ClassStart
 from ldd.initializers.kmeans import class_modes
-from ldd.initializers.samples import CHUNK, PURPOSE, check_sampling, sample_class
+from ldd.initializers.samples import CHUNK, PURPOSE, SampledInitializer
 from ldd.priors import Guide
 
 
 @final
-class ModeGuidance(ClassInitializer):
+class ModeGuidance(SampledInitializer):
     """Each latent is a sample pulled to a mode of its class: a k-means centroid of its encodings (MGD3, ICML 2025).
 
     At step k (S - 1 is the noisiest) the predicted clean latents become x0 + lambda (m - x0) while k >= `stop_step`,
@@ -40,8 +40,7 @@ class ModeGuidance(ClassInitializer):
         max_images: int | None = None,
         chunk_size: int = CHUNK,
     ) -> None:
-        check_sampling(num_steps, guidance_scale, chunk_size)
-        check_at_least(1, max_images=max_images)
+        super().__init__(num_steps, guidance_scale, chunk_size, max_images)
         if not 0 <= pull <= 1:
             raise UserError(f"initializer.pull ({pull}) must lie in [0, 1]")
         if stop_step is not None and not 0 <= stop_step < num_steps:
@@ -49,11 +48,7 @@ class ModeGuidance(ClassInitializer):
                 f"initializer.stop_step ({stop_step}) must be a step from 0 (the last) to {num_steps - 1} (the first)"
             )
         self.pull = pull
-        self.num_steps = num_steps
         self.stop_step = num_steps // 2 if stop_step is None else stop_step
-        self.guidance_scale = guidance_scale
-        self.max_images = max_images
-        self.chunk_size = chunk_size
 
     def latents(self, start: ClassStart) -> Tensor:
         """One sample (c, h, w) for each of the class's n modes."""
@@ -67,13 +62,4 @@ class ModeGuidance(ClassInitializer):
 
             return correction
 
-        return sample_class(
-            start.prior,
-            start.rows(1),
-            start.count,
-            start.generator(PURPOSE),
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            chunk_size=self.chunk_size,
-            guide=guide,
-        )
+        return self.sample(start, start.generator(PURPOSE), guide=guide)

@@ -63,8 +63,59 @@ def sample_class(
     return torch.cat(parts)
 
 
+class SampledInitializer(ClassInitializer):
+    """Latents that the prior samples, from wherever a subclass lets it start and however it guides it.
+
+    Args:
+        num_steps: DDIM steps of the whole schedule.
+        guidance_scale: of classifier-free guidance; None takes the prior's own.
+        chunk_size: latents sampled, and images encoded, at once.
+        max_images: real images of each class that are looked at; None takes all.
+
+    Raises:
+        UserError: a number out of range; the schedule may allow fewer steps still.
+    """
+
+    def __init__(
+        self, num_steps: int, guidance_scale: float | None, chunk_size: int, max_images: int | None = None
+    ) -> None:
+        check_at_least(1, num_steps=num_steps, chunk_size=chunk_size, max_images=max_images)
+        if guidance_scale is not None:
+            check_guidance(guidance_scale)
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+        self.chunk_size = chunk_size
+        self.max_images = max_images
+
+    def sample(
+        self,
+        start: ClassStart,
+        generator: torch.Generator,
+        *,
+        clean: Tensor | None = None,
+        state: Tensor | None = None,
+        strength: float = 1.0,
+        guide: Callable[[Tensor], Guide] | None = None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """The class's n latents, see `sample_class`, whose `start` is here called `clean`."""
+        return sample_class(
+            start.prior,
+            start.rows(1),
+            start.count,
+            generator,
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+            chunk_size=self.chunk_size if chunk_size is None else chunk_size,
+            start=clean,
+            state=state,
+            strength=strength,
+            guide=guide,
+        )
+
+
 @final
-class PriorSamples(ClassInitializer):
+class PriorSamples(SampledInitializer):
     """Each latent is an ordinary sample of its class: the training-free baseline of every method that guides.
 
     `ModeGuidance` with the same generator, steps and guidance scale starts from the same noise.
@@ -92,38 +143,19 @@ class PriorSamples(ClassInitializer):
         sample_seed: int | None = None,
         chunk_size: int = CHUNK,
     ) -> None:
-        check_sampling(num_steps, guidance_scale, chunk_size)
+        super().__init__(num_steps, guidance_scale, chunk_size)
         if guidance is not None:
             guidance.check_steps(num_steps)
-        self.num_steps = num_steps
-        self.guidance_scale = guidance_scale
         self.guidance = guidance
         self.sample_seed = sample_seed
-        self.chunk_size = chunk_size
 
     def latents(self, start: ClassStart) -> Tensor:
         """Samples (n, c, h, w)."""
         if self.sample_seed is not None:
             start = replace(start, seed=self.sample_seed)
-        guide = None if self.guidance is None else self.guidance.guide(start)
-        return sample_class(
-            start.prior,
-            start.rows(1),
-            start.count,
-            start.generator(PURPOSE),
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            chunk_size=self.chunk_size if guide is None else start.count,
-            guide=None if guide is None else lambda places: guide,
+        if self.guidance is None:
+            return self.sample(start, start.generator(PURPOSE))
+        guide = self.guidance.guide(start)
+        return self.sample(
+            start, start.generator(PURPOSE), guide=lambda places: guide, chunk_size=start.count
         )
-
-
-def check_sampling(num_steps: int, guidance_scale: float | None, chunk_size: int) -> None:
-    """Refuse settings of a sampler that are out of range; the schedule may allow fewer steps still.
-
-    Raises:
-        UserError: names the argument.
-    """
-    check_at_least(1, num_steps=num_steps, chunk_size=chunk_size)
-    if guidance_scale is not None:
-        check_guidance(guidance_scale)
