@@ -123,6 +123,28 @@ class Labels(ABC):
         """
 
 
+def check_form(temperature: float, top_k: int | None) -> None:
+    """Refuse a temperature or a number of stored probabilities that no label can have.
+
+    Raises:
+        UserError: names the argument.
+    """
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"labels.top_k ({top_k}) must be at least 1")
+
+
+def check_top_k(top_k: int | None, spec: DataSpec) -> None:
+    """Refuse to store more probabilities than there are classes.
+
+    Raises:
+        UserError: both numbers.
+    """
+    if top_k is not None and top_k > spec.num_classes:
+        raise UserError(f"labels.top_k ({top_k}) is more than the {spec.num_classes} classes; lower it")
+
+
 @final
 class ExpertLabels(Labels):
     """softmax(logits / T) of one expert of the whole task at an early epoch (D3, arXiv 2403.00999, as released).
@@ -163,14 +185,13 @@ class ExpertLabels(Labels):
         protocol: str = "quick",
         repeats: int = 1,
     ) -> None:
-        least = {"expert": (expert, 0), "repeats": (repeats, 1), "top_k": (1 if top_k is None else top_k, 1)}
+        check_form(temperature, top_k)
+        least = {"expert": (expert, 0), "repeats": (repeats, 1)}
         if epoch != "auto":
             least["epoch"] = (epoch, 0)
         for name, (value, low) in least.items():
             if value < low:
                 raise UserError(f"labels.{name} ({value}) must be at least {low}")
-        if not 0 < temperature < float("inf"):
-            raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
         if candidates is not None and (not candidates or min(candidates) < 0):
             raise UserError(
                 f"labels.candidates ({list(candidates)}) must be epochs of 0 or more, at least one"
@@ -232,10 +253,7 @@ class ExpertLabels(Labels):
     def _find(self, data: EvaluationData) -> Trajectories:
         """The recording that fits."""
         spec, real = data.spec, data.core_set
-        if self.top_k is not None and self.top_k > spec.num_classes:
-            raise UserError(
-                f"labels.top_k ({self.top_k}) is more than the {spec.num_classes} classes; lower it"
-            )
+        check_top_k(self.top_k, spec)
         network = _build(self.network, spec)
         if next(network.buffers(), None) is not None:
             raise UserError(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ldd.classes import DataSpec
 from ldd.errors import UserError
 from ldd.evaluation.baselines import EvaluationData
-from ldd.evaluation.labels import Labeller, Labels
+from ldd.evaluation.labels import Labeller, Labels, check_form, check_top_k
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import read_tensors, sha256
@@ -34,10 +34,7 @@ class TeacherLabels(Labels):
     """
 
     def __init__(self, temperature: float, top_k: int | None, precision: Precision) -> None:
-        if not 0 < temperature < float("inf"):
-            raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"labels.top_k ({top_k}) must be at least 1")
+        check_form(temperature, top_k)
         self.temperature = temperature
         self.top_k = top_k
         self.precision: Precision = precision
@@ -83,10 +80,7 @@ class TeacherLabels(Labels):
 
     def check(self, data: EvaluationData) -> None:
         """See `Labels.check`."""
-        if self.top_k is not None and self.top_k > data.spec.num_classes:
-            raise UserError(
-                f"labels.top_k ({self.top_k}) is more than the {data.spec.num_classes} classes; lower it"
-            )
+        check_top_k(self.top_k, data.spec)
         self.teacher(data.spec)
 
 

@@ -8,29 +8,13 @@ from test_mmd import mmd
 
 from ldd.callbacks.checkpoint import find_last
 from ldd.codes import GaussianCodes
-from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.experts import record_experts
 from ldd.objectives import Alternating, RBFMixture, TrajectoryMatching
 from ldd.priors import DeconvolutionPrior
 from ldd.step import DistillationStep
 
 RATES = {"lr_latents": 0.1, "lr_conditioning": 0.1, "lr_decoder": 0.01}
-
-
-@pytest.fixture(scope="module")
-def data():
-    data = DistillationData(subset=["0", "1", "2"])
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
-def experts(data, tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("experts"))
-    record_experts(data, TINY, num_experts=2, epochs=3, learning_rate=0.05, out=root, progress=False)
-    return root
 
 
 def trajectory(experts, **arguments):

@@ -9,9 +9,7 @@ from d3_world import TINY, assert_same, gaussian_model, gradients, total
 from small_runs import fit
 
 from ldd.codes import GaussianCodes, PointCodes
-from ldd.data import DistillationData
 from ldd.errors import UserError
-from ldd.experts import record_experts
 from ldd.networks import ConvNet
 from ldd.objectives import MaximumMeanDiscrepancy, RBFMixture, Sinkhorn
 from ldd.priors import DeconvolutionPrior, PixelPrior
@@ -19,20 +17,6 @@ from ldd.seeding import seeded
 from ldd.step import DistillationStep
 
 PUBLISHED = RBFMixture((1.0, 2.0, 4.0, 8.0, 16.0), "absolute", "none")
-
-
-@pytest.fixture(scope="module")
-def data():
-    data = DistillationData(subset=["0", "1", "2"])
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
-def experts(data, tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("experts"))
-    record_experts(data, TINY, num_experts=2, epochs=3, learning_rate=0.05, out=root, progress=False)
-    return root
 
 
 def mmd(**arguments):

@@ -7,26 +7,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ldd.codes import PointCodes
-from ldd.data import DistillationData
-from ldd.experts import record_experts
 from ldd.objectives import TrajectoryMatching
 from ldd.step import DistillationStep
 
 ALPHA = 2**-4
-
-
-@pytest.fixture(scope="module")
-def data():
-    data = DistillationData(subset=["0", "1", "2"])
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
-def experts(data, tmp_path_factory):
-    root = str(tmp_path_factory.mktemp("experts"))
-    record_experts(data, TINY, num_experts=2, epochs=3, learning_rate=0.05, out=root, progress=False)
-    return root
 
 
 def objective_of(experts, **arguments):
