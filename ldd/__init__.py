@@ -14,8 +14,9 @@ Notation, declared once:
     Random draws are stateless: derived from (seed, step, purpose, class), see `ldd.seeding`.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from ldd.lazy import attach
 
 __version__ = "0.1.0"
 
@@ -196,7 +197,6 @@ _HOMES = {
         "Prior",
     ),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = (
     "VGG11",
@@ -279,9 +279,5 @@ __all__ = (
     "stored_codes",
 )
 
-
-def __getattr__(name: str) -> object:
-    # Loaded on first use, so that `latentdd --help` does not wait for torch, lightning and diffusers.
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'ldd' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+# Loaded on first use, so that `latentdd --help` does not wait for torch, lightning and diffusers.
+__getattr__ = attach(__name__, _HOMES)

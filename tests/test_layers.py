@@ -10,7 +10,7 @@ import ldd
 
 ROOT = Path(ldd.__file__).parent
 LAYERS = [
-    "errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
+    "lazy errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
     + "preview manifest contents networks priors augment views distilled".split()  # noqa: SIM905
     + "storage soft_labels formats ledger".split(),  # noqa: SIM905
     "codes trajectories quirks".split()  # noqa: SIM905

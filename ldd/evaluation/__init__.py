@@ -1,25 +1,76 @@
 """Evaluation: students trained on a set by a protocol, the sets beside it, soft labels, and the report."""
 
-from ldd.evaluation.baselines import (
-    Baseline,
-    Drawn,
-    EqualBytes,
-    FixedSet,
-    FullReal,
-    RandomReal,
-    Setting,
-    StoredSet,
-    default_baselines,
-)
-from ldd.evaluation.chosen import EasyReal, NearestReal, PriorSamples
-from ldd.evaluation.comparison import evaluate
-from ldd.evaluation.labels import ExpertLabels, Labeller, Labels
-from ldd.evaluation.protocols import Protocol
-from ldd.evaluation.report import Report, Row, Score
-from ldd.evaluation.students import train_student
-from ldd.evaluation.teachers import ClassifierLabels, NetworkLabels
-from ldd.evaluation.training_set import Sampler, TrainingSet
-from ldd.evaluation.variants import EqualSteps, Plain, SoftLabels
+from typing import TYPE_CHECKING
+
+from ldd.lazy import attach
+
+if TYPE_CHECKING:
+    from ldd.evaluation.baselines import (
+        Baseline as Baseline,
+        Drawn as Drawn,
+        EqualBytes as EqualBytes,
+        FixedSet as FixedSet,
+        FullReal as FullReal,
+        RandomReal as RandomReal,
+        Setting as Setting,
+        StoredSet as StoredSet,
+        default_baselines as default_baselines,
+    )
+    from ldd.evaluation.chosen import (
+        EasyReal as EasyReal,
+        NearestReal as NearestReal,
+        PriorSamples as PriorSamples,
+    )
+    from ldd.evaluation.comparison import evaluate as evaluate
+    from ldd.evaluation.labels import (
+        ExpertLabels as ExpertLabels,
+        Labeller as Labeller,
+        Labels as Labels,
+    )
+    from ldd.evaluation.protocols import Protocol as Protocol
+    from ldd.evaluation.report import (
+        Report as Report,
+        Row as Row,
+        Score as Score,
+    )
+    from ldd.evaluation.students import train_student as train_student
+    from ldd.evaluation.teachers import (
+        ClassifierLabels as ClassifierLabels,
+        NetworkLabels as NetworkLabels,
+    )
+    from ldd.evaluation.training_set import (
+        Sampler as Sampler,
+        TrainingSet as TrainingSet,
+    )
+    from ldd.evaluation.variants import (
+        EqualSteps as EqualSteps,
+        Plain as Plain,
+        SoftLabels as SoftLabels,
+    )
+
+# Lazily: a worker process that trains students needs neither the baselines' data nor the report.
+_HOMES = {
+    "ldd.evaluation.baselines": (
+        "Baseline",
+        "Drawn",
+        "EqualBytes",
+        "FixedSet",
+        "FullReal",
+        "RandomReal",
+        "Setting",
+        "StoredSet",
+        "default_baselines",
+    ),
+    "ldd.evaluation.chosen": ("EasyReal", "NearestReal", "PriorSamples"),
+    "ldd.evaluation.comparison": ("evaluate",),
+    "ldd.evaluation.labels": ("ExpertLabels", "Labeller", "Labels"),
+    "ldd.evaluation.protocols": ("Protocol",),
+    "ldd.evaluation.report": ("Report", "Row", "Score"),
+    "ldd.evaluation.students": ("train_student",),
+    "ldd.evaluation.teachers": ("ClassifierLabels", "NetworkLabels"),
+    "ldd.evaluation.training_set": ("Sampler", "TrainingSet"),
+    "ldd.evaluation.variants": ("EqualSteps", "Plain", "SoftLabels"),
+}
 
 __all__ = (
     "Baseline",
@@ -51,3 +102,5 @@ __all__ = (
     "evaluate",
     "train_student",
 )
+
+__getattr__ = attach(__name__, _HOMES)
