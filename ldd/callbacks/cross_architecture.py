@@ -15,10 +15,11 @@ from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
-from ldd.evaluation.comparison import INITIAL, teacher_of
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED, of_a_step
+from ldd.evaluation.running import teacher_of
+from ldd.evaluation.sets import INITIAL
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.ledger import EVALUATE
 from ldd.networks import NetworkFactory

@@ -22,20 +22,27 @@ from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, Setting
 from ldd.evaluation.baselines import RandomReal, StoredSet
 from ldd.evaluation.belonging import identity, refuse_other_test_split
-from ldd.evaluation.checks import Confusion, by_pixels, confusions, frechet_distance, nearest_real, spread_of
+from ldd.evaluation.checks import (
+    CONFUSION_NAME,
+    FOLDER,
+    JSON_NAME,
+    NEIGHBOURS_NAME,
+    Confusion,
+    by_pixels,
+    confusions,
+    frechet_distance,
+    nearest_real,
+    spread_of,
+)
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
-from ldd.evaluation.comparison import check_set, pick_device, teacher_of
 from ldd.evaluation.features import FeatureNetwork, trained_features
+from ldd.evaluation.running import pick_device, teacher_of
+from ldd.evaluation.sets import check_set
 from ldd.evaluation.students import Lesson, Student, one_thread
 from ldd.evaluation.training_set import TrainingSet, draw_samples
 from ldd.files import atomic_file, check_writable, read_yaml, write_json
 from ldd.networks import NetworkFactory
-
-FOLDER = "checks"
-"""Where a run's folder keeps them, unless another is named."""
-
-JSON_NAME, NEIGHBOURS_NAME, CONFUSION_NAME = "checks.json", "neighbours.png", "confusion.png"
 
 
 def check(

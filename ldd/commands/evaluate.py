@@ -13,9 +13,10 @@ from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol, Report, evaluate as run_evaluation
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.chosen import PriorSamples
-from ldd.evaluation.comparison import INITIAL, pick_device
 from ldd.evaluation.naming import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
+from ldd.evaluation.running import pick_device
+from ldd.evaluation.sets import INITIAL
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory

@@ -8,9 +8,9 @@ from ldd.commands.evaluate import stored_sampler
 from ldd.commands.federate_plan import Plan
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Labeller, Report, dimensions, evaluate as run_evaluation
-from ldd.evaluation.comparison import pick_device
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import JSON_NAME
+from ldd.evaluation.running import pick_device
 from ldd.federation import merge
 
 

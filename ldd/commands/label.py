@@ -8,9 +8,10 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.evaluation.comparison import check_set, pick_device
 from ldd.evaluation.label_curve import label_curve, write_curve
 from ldd.evaluation.records import FOLDER
+from ldd.evaluation.running import pick_device
+from ldd.evaluation.sets import check_set
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.ledger import LABEL, Ledger

@@ -20,8 +20,8 @@ from ldd.data.sources import Split
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Protocol
 from ldd.evaluation.baselines import Baseline, Setting, StoredSet, default_baselines
-from ldd.evaluation.comparison import INITIAL, nested_sets
 from ldd.evaluation.report import DISTILLED
+from ldd.evaluation.sets import INITIAL, nested_sets
 from ldd.evaluation.students import Lesson, Student
 from ldd.evaluation.workers import count_workers, run_students
 from ldd.memory import peak_memory_mib

@@ -18,8 +18,9 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.evaluation.comparison import check_set, pick_device, teacher_of
 from ldd.evaluation.protocols import dotted_name
+from ldd.evaluation.running import pick_device, teacher_of
+from ldd.evaluation.sets import check_set
 from ldd.evaluation.students import as_input, fresh_network, train_student
 from ldd.evaluation.training_set import TrainingSet, draw_samples
 from ldd.files import atomic_file, check_writable

@@ -1,53 +1,28 @@
 """Evaluation of a distilled set: the same students on it and on the sets beside it."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import nn
 
 from ldd.classes import Labelled
-from ldd.distilled import DistilledSet, first_rows
+from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.baselines import (
-    Baseline,
-    EvaluationData,
-    FullReal,
-    RandomReal,
-    Setting,
-    StoredSet,
-    default_baselines,
-)
+from ldd.evaluation.baselines import Baseline, EvaluationData, RandomReal, Setting, default_baselines
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.labels import Labeller
-from ldd.evaluation.protocols import LEAST_EPOCHS, Protocol, canonical, dotted_name
-from ldd.evaluation.records import Records
-from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, Report, Row, budget_name
+from ldd.evaluation.protocols import Protocol, canonical, dotted_name
+from ldd.evaluation.report import DISTILLED, Report, Row, budget_name
+from ldd.evaluation.running import Device, pick_device, run_missing, students_of, teacher_of
+from ldd.evaluation.sets import all_sets, check_set
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
-from ldd.evaluation.training_set import Sampler, TrainingSet, draw_samples
-from ldd.evaluation.variants import Plain, SoftLabels
-from ldd.evaluation.workers import Done, NumWorkers, count_workers, run_students
+from ldd.evaluation.training_set import Sampler, TrainingSet
+from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
-from ldd.seeding import derive_seed
 from ldd.storage import Amount, Storage
-
-INITIAL = "initial"
-"""Name of the codes as they were before the first step."""
-
-Device = Literal["auto"] | torch.device
 
 
 def evaluate(
@@ -115,65 +90,32 @@ def evaluate(
     data.setup()
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
-    samples = _samples(distilled, protocol, sampler, seed)
-    sets = _own_sets(distilled, initial, samples, protocol)
-    sets += default_baselines(distilled, labeller) if baselines is None else baselines
-    sets += needed_by_scores(protocol, distilled, sets)
-    sets += nested_sets(budgets, distilled, sets, samples)
-    _check_names(sets)
-
-    storage = distilled.storage.total().bytes
-    setting = Setting(data, distilled.counts, seed, storage, labeller, prior)
+    beside = default_baselines(distilled, labeller) if baselines is None else baselines
+    sets = all_sets(distilled, initial, beside, budgets, protocol, sampler, seed)
+    setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller, prior)
     given = {
         (part.name, repeat): TrainingSet(*part.set_for(repeat, setting))
         for part in sets
         for repeat in range(part.repeats or repeats)
     }
     nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
-    students = [
-        _student(
-            part, network, repeat, protocol, protocol.budget(nested.get(part.name, distilled.counts)), given
-        )
-        for part in sets
-        for network in factories
-        for repeat in range(part.repeats or repeats)
-    ]
+    counts = {DISTILLED: distilled.counts, **nested}
+    students = students_of(sets, list(factories), repeats, protocol, counts, given)
     lesson = Lesson(data.spec, protocol, factories, seed, teacher_of(protocol, labeller))
-    seen = {canonical(path) for path in distilled.manifest["seen_networks"]}
-    unseen = {name: _class_of(lesson, name) not in seen for name in factories}
     device = pick_device() if device == "auto" else device
-    every = slice(None, None, protocol.test_every)
-    test = Labelled(data.test_images.images[every], data.test_images.labels[every])
-    selection = None
-    if protocol.looks:
-        selection = Labelled(data.selection_images.images, data.selection_images.labels)
-    kept = None if records is None else Records(records, lesson, given, test, device, selection)
-    outcomes = {} if kept is None else kept.find(students)
-    with _progress_bar(len(students), len(outcomes), shown=progress) as shown:
-
-        def done(student: Student, outcome: Outcome) -> None:
-            if kept is not None:
-                kept.add(student, outcome)
-            shown(student, outcome)
-
-        missing = [student for student in students if student not in outcomes]
-        outcomes |= run_students(
-            lesson,
-            missing,
-            given,
-            test,
-            device=device,
-            num_workers=num_workers,
-            done=done,
-            selection=selection,
-        )
-    if kept is not None:
-        kept.merge()
-    step = int(distilled.manifest.get("step", 0)) if step is None else step
-    rows = tuple(
-        _row(student, outcomes[student], step, seed, protocol, unseen=unseen[student.network])
-        for student in students
+    test, selection = _splits(data, protocol)
+    outcomes = run_missing(
+        lesson,
+        students,
+        given,
+        test,
+        selection,
+        records=records,
+        device=device,
+        num_workers=num_workers,
+        progress=progress,
     )
+    step = int(distilled.manifest.get("step", 0)) if step is None else step
     storages = {part.name: part.storage(given[part.name, 0], setting) for part in sets}
     facts = {
         "seed": seed,
@@ -185,44 +127,42 @@ def evaluate(
         "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
         "device": str(device),
         "labels": distilled.manifest.get("labels"),
-        "teacher": dict(labeller.facts) if lesson.teacher is not None and labeller is not None else None,
         "cost": _costs(students, given, storages, protocol, labeller),
     }
-    facts = {key: value for key, value in facts.items() if key != "teacher" or value is not None}
-    return Report(rows, {protocol.id: protocol.hash}, facts)
+    if lesson.teacher is not None and labeller is not None:
+        facts["teacher"] = dict(labeller.facts)
+    return Report(_rows(lesson, outcomes, distilled, step), {protocol.id: protocol.hash}, facts)
 
 
-def _samples(
-    distilled: DistilledSet, protocol: Protocol, sampler: Sampler | None, seed: int
-) -> torch.Tensor | None:
-    """The draws that the protocol asks of codes with a spread."""
-    if not (distilled.is_distribution and protocol.samples):
-        return None
-    if sampler is None:
-        raise UserError(
-            f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
-            f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+def _splits(data: EvaluationData, protocol: Protocol) -> tuple[Labelled, Labelled | None]:
+    """The test images that the protocol takes, and the selection split where it looks at it."""
+    every = slice(None, None, protocol.test_every)
+    test = Labelled(data.test_images.images[every], data.test_images.labels[every])
+    if not protocol.looks:
+        return test, None
+    return test, Labelled(data.selection_images.images, data.selection_images.labels)
+
+
+def _rows(
+    lesson: Lesson, outcomes: Mapping[Student, Outcome], distilled: DistilledSet, step: int
+) -> tuple[Row, ...]:
+    seen = {canonical(path) for path in distilled.manifest["seen_networks"]}
+    unseen = {name: _class_of(lesson, name) not in seen for name in lesson.factories}
+    return tuple(
+        Row(
+            step=step,
+            set=student.set,
+            network=student.network,
+            unseen=unseen[student.network],
+            repeat=student.repeat,
+            seed=lesson.seed,
+            accuracy=outcome.accuracy,
+            seconds=outcome.seconds,
+            protocol=lesson.protocol.id,
+            selected=outcome.selected,
+            best_on_test=outcome.best_on_test,
         )
-    n, size = len(distilled.images), distilled.image_size
-    epochs, _ = protocol.budget(distilled.counts)
-    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"), epochs)
-
-
-def _row(
-    student: Student, outcome: Outcome, step: int, seed: int, protocol: Protocol, *, unseen: bool
-) -> Row:
-    return Row(
-        step=step,
-        set=student.set,
-        network=student.network,
-        unseen=unseen,
-        repeat=student.repeat,
-        seed=seed,
-        accuracy=outcome.accuracy,
-        seconds=outcome.seconds,
-        protocol=protocol.id,
-        selected=outcome.selected,
-        best_on_test=outcome.best_on_test,
+        for student, outcome in outcomes.items()
     )
 
 
@@ -244,43 +184,6 @@ def _costs(
     return costs
 
 
-def _student(
-    part: Baseline,
-    network: str,
-    repeat: int,
-    protocol: Protocol,
-    budget: tuple[int, int],
-    given: Mapping[tuple[str, int], TrainingSet],
-) -> Student:
-    """How long a network learns from a set, and in which batches."""
-    epochs, batch_size = budget
-    if part.equal_steps:
-        # The same batches, so that steps are alike in size as well as in number.
-        wanted = given[DISTILLED, 0].cost(protocol, epochs, batch_size).steps
-        each = given[part.name, repeat].cost(protocol, 1, batch_size).steps
-        epochs = max(LEAST_EPOCHS, round(wanted / each))
-    elif part.full_data:
-        epochs, batch_size = protocol.full_data_epochs, protocol.full_data_batch_size or protocol.batch_size
-    own_batch = None if batch_size == protocol.batch_size else batch_size
-    return Student(part.name, network, repeat, epochs, own_batch, part.augmented)
-
-
-def teacher_of(protocol: Protocol, labeller: Labeller | None) -> nn.Module | None:
-    """What labels every batch, where the protocol has it so.
-
-    Raises:
-        UserError: it does, and there is no labeller.
-    """
-    if protocol.labels == "own":
-        return None
-    if labeller is None:
-        raise UserError(
-            f"protocol {protocol.id} has the labels of a teacher for every crop, and there is none; give --labels (in "
-            "a run model.labels), for instance configs/labels/expert.yaml, or a protocol with labels: own"
-        )
-    return labeller.network
-
-
 def with_crop_labels(storage: Storage, crops: int, labeller: Labeller) -> Storage:
     """What a set takes with a teacher's label for each of so many crops, in the place of one for each image.
 
@@ -295,104 +198,5 @@ def with_crop_labels(storage: Storage, crops: int, labeller: Labeller) -> Storag
     return replace(storage, labels=labels)
 
 
-def needed_by_scores(protocol: Protocol, distilled: DistilledSet, sets: Sequence[Baseline]) -> list[Baseline]:
-    """The sets that label- and augmentation-robust scores compare with, as far as they are not there."""
-    if protocol.scores == "none":
-        return []
-    there = {part.name: part for part in sets}
-    random: Baseline = RandomReal() if distilled.soft_labels is None else SoftLabels(RandomReal())
-    wanted = [random, FullReal(), Plain(there[DISTILLED]), Plain(random)]
-    return [part for part in wanted if part.name not in there]
-
-
-def _own_sets(
-    distilled: DistilledSet,
-    initial: DistilledSet | None,
-    samples: torch.Tensor | None,
-    protocol: Protocol,
-) -> list[Baseline]:
-    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
-    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
-    if distilled.soft_labels is not None and protocol.labels == "own":
-        sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
-    if initial is not None:
-        sets.append(StoredSet(INITIAL, initial))
-    return sets
-
-
-def nested_sets(
-    budgets: Sequence[int],
-    distilled: DistilledSet,
-    beside: Sequence[Baseline],
-    samples: torch.Tensor | None = None,
-) -> list[Baseline]:
-    """The first so many images of each class, and as many random real ones where those are among the sets beside.
-
-    Args:
-        budgets: images per class; that of the whole set is no set of its own.
-        distilled: the set.
-        beside: the other sets of the evaluation.
-        samples: (P, N, 3, H, W) uint8, draws of all its codes, or None.
-
-    Raises:
-        UserError: a budget below 1 or beyond the set.
-    """
-    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
-    sets: list[Baseline] = []
-    for budget in smaller:
-        own = None if samples is None else samples[:, first_rows(distilled.labels, budget)]
-        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
-    if any(isinstance(part, RandomReal) for part in beside):
-        sets += [RandomReal(budget) for budget in smaller]
-    return sets
-
-
-def check_set(distilled: DistilledSet, data: EvaluationData) -> None:
-    """Refuse a set that was not made for these classes in this order, or for another image size.
-
-    Raises:
-        UserError: names the first class that differs, or the two sizes.
-    """
-    theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in data.spec.classes]
-    for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
-        if one != other:
-            raise UserError(
-                f"class {label} of the set is {one} but {other} in the data; the set needs the data (and "
-                "data.subset) it was distilled from, with the classes in the same order"
-            )
-    size = distilled.images.shape[-1]
-    if size != data.spec.image_size:
-        raise UserError(
-            f"data.image_size ({data.spec.image_size}) differs from the set's images ({size} px); "
-            f"set data.image_size to {size}"
-        )
-
-
-def pick_device() -> torch.device:
-    """The accelerator, or the CPU where there is none."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator is None else accelerator
-
-
-def _check_names(sets: Sequence[Baseline]) -> None:
-    names = [part.name for part in sets]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"baselines: {', '.join(twice)} is there twice; give every set a name of its own")
-
-
 def _class_of(lesson: Lesson, name: str) -> str:
     return dotted_name(type(fresh_network(lesson.factories[name], lesson.spec, lesson.seed, name, 0)))
-
-
-@contextmanager
-def _progress_bar(total: int, done_before: int, *, shown: bool) -> Iterator[Done]:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, disable=not shown) as bar:
-        task = bar.add_task("evaluating", total=total, completed=done_before)
-
-        def done(student: Student, outcome: Outcome) -> None:
-            latest = f"evaluating: {student.network} on {student.set} {100 * outcome.accuracy:.1f} %"
-            bar.update(task, advance=1, description=latest)
-
-        yield done

@@ -14,6 +14,7 @@ from ldd import __version__
 from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
 from ldd.files import atomic_file
 from ldd.report.charts import bar_chart, line_chart, styles
+from ldd.report.checks import checks_of
 from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
 from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
@@ -27,7 +28,8 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         out: the HTML file.
 
     Raises:
-        UserError: runs that must not stand side by side, or a file that cannot be written.
+        UserError: runs that must not stand side by side, checks of another set than the run's, or a file that
+            cannot be written.
     """
     check_comparable(runs)
     template = Environment(
@@ -40,6 +42,7 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         charts=_charts(runs),
         accuracies=accuracy_tables(runs),
         galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
+        checks=[(run, found) for run in runs if (found := checks_of(run))],
         ledger=[byte_table(runs), cost_table(runs)],
         facts={run.name: _facts(run) for run in runs},
         recipes={run.name: _recipe(run) for run in runs},

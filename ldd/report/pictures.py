@@ -39,6 +39,11 @@ class Gallery:
     note: str
 
 
+def picture_of(content: bytes, name: str, text: str) -> Picture:
+    """A PNG file's bytes as a picture of the page."""
+    return Picture("data:image/png;base64," + b64encode(content).decode(), name, text)
+
+
 def gallery(distilled: DistilledSet) -> Gallery:
     """At most 100 images: as many of each class as fit, of many classes one of each of the first."""
     most = max(distilled.counts)
@@ -48,8 +53,8 @@ def gallery(distilled: DistilledSet) -> Gallery:
     for info in classes:
         rows = (distilled.labels == info.label).nonzero().flatten().tolist()[:per_class]
         for place, row in enumerate(rows):
-            address = "data:image/png;base64," + b64encode(png(distilled.images[row])).decode()
-            pictures.append(Picture(address, info.name, f"{info.name}, image {place + 1} of its class"))
+            text = f"{info.name}, image {place + 1} of its class"
+            pictures.append(picture_of(png(distilled.images[row]), info.name, text))
     cut = per_class < most or len(classes) < distilled.num_classes
     note = (
         f"{len(classes)} of {distilled.num_classes} classes, {per_class} of {most} images each" if cut else ""

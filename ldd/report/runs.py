@@ -10,8 +10,8 @@ from typing import Any
 from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.comparison import INITIAL
 from ldd.evaluation.report import JSON_NAME, Report
+from ldd.evaluation.sets import INITIAL
 from ldd.files import read_json
 
 Curve = list[tuple[float, float]]

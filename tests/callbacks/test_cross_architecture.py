@@ -119,15 +119,15 @@ def test_fit_writes_results_and_initial_codes(run, rows, tmp_path):
 
 
 def test_several_validations_train_the_other_sets_once(run, rows, monkeypatch):
-    from ldd.evaluation import comparison
+    from ldd.evaluation import running
 
-    trained, honest = [], comparison.run_students
+    trained, honest = [], running.run_students
 
     def counted(lesson, students, *arguments, **settings):
         trained.append({s.set for s in students})
         return honest(lesson, students, *arguments, **settings)
 
-    monkeypatch.setattr(comparison, "run_students", counted)
+    monkeypatch.setattr(running, "run_students", counted)
     run(max_steps=3, limit_train_batches=3, val_check_interval=1)
     assert trained == [ALL, {"distilled"}, {"distilled"}]
     assert [(r["step"], r["set"]) for r in rows() if r["set"] == "distilled"] == [

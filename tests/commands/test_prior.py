@@ -26,7 +26,7 @@ from ldd.commands.prior_sample import choose_classes
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.comparison import check_set
+from ldd.evaluation.sets import check_set
 from ldd.preview import draw_grid
 from ldd.priors import LatentDiffusionPrior
 from ldd.seeding import generator

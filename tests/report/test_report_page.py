@@ -2,23 +2,28 @@
 
 import base64
 import io
+import json
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from browser import CHROMIUM, browser
 from PIL import Image
-from small_world import small_set
+from small_world import SmallData, protocol_file, small_set
 from test_files import file_size_limit, names
 from test_report_runs import make_run
 from tiny_set import classes_of, random_images
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ldd import cli
+from ldd.commands.check import check
 from ldd.distilled import DistilledSet
 from ldd.report import read_runs
+from ldd.report.checks import checks_of
 from ldd.report.pictures import gallery
 
 CONFIG = {
@@ -39,6 +44,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     first = make_run(folder / "a run with a long name, as sweeps make them" / "seed-0", config=CONFIG, seed=1)
     small_set(seed=9).save(first / "initial")
+    check(str(first), SmallData(), protocol=protocol_file(folder, epochs=2))
     other = make_run(folder / "<script>alert(1)" / "seed-0", protocols=("small", "large"), config=CONFIG)
     return [str(first), str(other)]
 
@@ -78,7 +84,8 @@ class Reader(HTMLParser):
 
 def test_holds_everything(runs, page):
     read = Reader(page.read_text())
-    images = [attrs for tag, attrs in read.found if tag == "img"]
+    every = [attrs for tag, attrs in read.found if tag == "img"]
+    images = [attrs for attrs in every if attrs["alt"].endswith("of its class")]
     files = [io.BytesIO(base64.b64decode(attrs["src"].partition(",")[2])) for attrs in images]
     shown = [pil_to_tensor(Image.open(file)) for file in files]
     first, other = read_runs(runs)
@@ -100,6 +107,41 @@ def test_holds_everything(runs, page):
     assert "latentdd fit --config run.yaml" in commands
     assert "latentdd evaluate again --data data.yaml --protocol small --repeats 2 --seed 7" in commands
     assert yaml.safe_load(next(text for text in contents if "seed_everything" in text)) == CONFIG
+
+
+def test_shows_the_checks_of_the_set(runs, page):
+    folder = Path(runs[0]) / "checks"
+    read = Reader(page.read_text())
+    texts = ("each image beside the nearest real ones of training", "what students take each class for")
+    for name, text in zip(("neighbours.png", "confusion.png"), texts, strict=True):
+        (image,) = [attrs for tag, attrs in read.found if tag == "img" and attrs["alt"] == text]
+        assert base64.b64decode(image["src"].partition(",")[2]) == (folder / name).read_bytes()
+    found = json.loads((folder / "checks.json").read_text())
+    cells = read.text["td"]
+    assert f"{found['images']['random_real']['coverage']:.3f}" in cells
+    assert f"{100 * found['confusion']['narrow']['accuracy']:.1f}" in cells
+    assert {"Images", "Accuracy of each class in %, protocol small"} <= set(read.text["figcaption"])
+
+
+def test_checks_of_another_set_are_refused(runs, tmp_path, capsys):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    shutil.rmtree(run / "distilled")
+    small_set(seed=5).save(run / "distilled")
+    assert cli.main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 2
+    assert "holds the checks of another set than" in capsys.readouterr().err
+    (run / "checks" / "checks.json").write_text("{}")
+    assert cli.main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 2
+    assert "is not what latentdd check writes" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_set_alone_has_its_checks_beside_it(tmp_path):
+    for name in ("a", "b"):
+        small_set(seed=5 if name == "a" else 6).save(tmp_path / name)
+    check(str(tmp_path / "a"), SmallData(), repeats=0)
+    with_checks, without = read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert checks_of(with_checks).tables[0].title == "Images"
+    assert checks_of(without) is None
 
 
 def test_self_contained(page):

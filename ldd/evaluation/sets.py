@@ -1,0 +1,145 @@
+"""The sets of an evaluation: the one in question in its forms, and those that scores and budgets need beside it."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+
+from ldd.distilled import DistilledSet, first_rows
+from ldd.errors import UserError
+from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal, StoredSet
+from ldd.evaluation.protocols import Protocol
+from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.evaluation.training_set import Sampler, draw_samples
+from ldd.evaluation.variants import Plain, SoftLabels
+from ldd.seeding import derive_seed
+
+INITIAL = "initial"
+"""Name of the codes as they were before the first step."""
+
+
+def all_sets(
+    distilled: DistilledSet,
+    initial: DistilledSet | None,
+    beside: Sequence[Baseline],
+    budgets: Sequence[int],
+    protocol: Protocol,
+    sampler: Sampler | None,
+    seed: int,
+) -> list[Baseline]:
+    """Every set that students learn from, the one in question first.
+
+    Args:
+        distilled: the set in question.
+        initial: its codes before their first step, or None.
+        beside: the baselines.
+        budgets: nested budgets, as in `nested_sets`.
+        protocol: says which draws and which sets for its scores are needed.
+        sampler: draws of the set's codes, where they have a spread.
+        seed: of these draws.
+
+    Raises:
+        UserError: two sets of one name, no sampler for codes with a spread, a budget beyond the set.
+    """
+    samples = _samples(distilled, protocol, sampler, seed)
+    sets = [*_own_sets(distilled, initial, samples, protocol), *beside]
+    sets += needed_by_scores(protocol, distilled, sets)
+    sets += nested_sets(budgets, distilled, sets, samples)
+    _check_names(sets)
+    return sets
+
+
+def _samples(
+    distilled: DistilledSet, protocol: Protocol, sampler: Sampler | None, seed: int
+) -> torch.Tensor | None:
+    """The draws that the protocol asks of codes with a spread."""
+    if not (distilled.is_distribution and protocol.samples):
+        return None
+    if sampler is None:
+        raise UserError(
+            f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
+            f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+        )
+    n, size = len(distilled.images), distilled.image_size
+    epochs, _ = protocol.budget(distilled.counts)
+    return draw_samples(sampler, protocol, n, size, derive_seed(seed, "samples"), epochs)
+
+
+def _own_sets(
+    distilled: DistilledSet,
+    initial: DistilledSet | None,
+    samples: torch.Tensor | None,
+    protocol: Protocol,
+) -> list[Baseline]:
+    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
+    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
+    if distilled.soft_labels is not None and protocol.labels == "own":
+        sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
+    if initial is not None:
+        sets.append(StoredSet(INITIAL, initial))
+    return sets
+
+
+def needed_by_scores(protocol: Protocol, distilled: DistilledSet, sets: Sequence[Baseline]) -> list[Baseline]:
+    """The sets that label- and augmentation-robust scores compare with, as far as they are not there."""
+    if protocol.scores == "none":
+        return []
+    there = {part.name: part for part in sets}
+    random: Baseline = RandomReal() if distilled.soft_labels is None else SoftLabels(RandomReal())
+    wanted = [random, FullReal(), Plain(there[DISTILLED]), Plain(random)]
+    return [part for part in wanted if part.name not in there]
+
+
+def nested_sets(
+    budgets: Sequence[int],
+    distilled: DistilledSet,
+    beside: Sequence[Baseline],
+    samples: torch.Tensor | None = None,
+) -> list[Baseline]:
+    """The first so many images of each class, and as many random real ones where those are among the sets beside.
+
+    Args:
+        budgets: images per class; that of the whole set is no set of its own.
+        distilled: the set.
+        beside: the other sets of the evaluation.
+        samples: (P, N, 3, H, W) uint8, draws of all its codes, or None.
+
+    Raises:
+        UserError: a budget below 1 or beyond the set.
+    """
+    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+    sets: list[Baseline] = []
+    for budget in smaller:
+        own = None if samples is None else samples[:, first_rows(distilled.labels, budget)]
+        sets.append(StoredSet(budget_name(DISTILLED, budget), distilled.first(budget), samples=own))
+    if any(isinstance(part, RandomReal) for part in beside):
+        sets += [RandomReal(budget) for budget in smaller]
+    return sets
+
+
+def check_set(distilled: DistilledSet, data: EvaluationData) -> None:
+    """Refuse a set that was not made for these classes in this order, or for another image size.
+
+    Raises:
+        UserError: names the first class that differs, or the two sizes.
+    """
+    theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in data.spec.classes]
+    for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
+        if one != other:
+            raise UserError(
+                f"class {label} of the set is {one} but {other} in the data; the set needs the data (and "
+                "data.subset) it was distilled from, with the classes in the same order"
+            )
+    size = distilled.images.shape[-1]
+    if size != data.spec.image_size:
+        raise UserError(
+            f"data.image_size ({data.spec.image_size}) differs from the set's images ({size} px); "
+            f"set data.image_size to {size}"
+        )
+
+
+def _check_names(sets: Sequence[Baseline]) -> None:
+    names = [part.name for part in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"baselines: {', '.join(twice)} is there twice; give every set a name of its own")

@@ -1,0 +1,133 @@
+"""What `latentdd check` found out about a run's set, for its page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldd import manifest as manifests
+from ldd.errors import UserError
+from ldd.evaluation.belonging import identity
+from ldd.evaluation.checks import CONFUSION_NAME, FOLDER, JSON_NAME, NEIGHBOURS_NAME
+from ldd.files import read_json
+from ldd.report.pictures import Picture, picture_of
+from ldd.report.runs import Run
+from ldd.report.tables import Table
+
+MAX_BYTES = 4 * 2**20  # of a picture inside the page
+PICTURES = {
+    NEIGHBOURS_NAME: "each image beside the nearest real ones of training",
+    CONFUSION_NAME: "what students take each class for",
+}
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Of one set.
+
+    Attributes:
+        tables: of the images, and of students by class where they were trained.
+        pictures: neighbours and confusions.
+        note: the features that distances are of, and pictures that are too large for the page.
+    """
+
+    tables: tuple[Table, ...]
+    pictures: tuple[Picture, ...]
+    note: str
+
+
+def checks_of(run: Run) -> Checks | None:
+    """The checks of a run's set; None where there are none.
+
+    Raises:
+        UserError: a damaged file, or checks of another set than the run's.
+    """
+    folder = _folder(run)
+    if folder is None:
+        return None
+    found = read_json(folder / JSON_NAME)
+    try:
+        tables = [_images(found)]
+        if "confusion" in found:
+            tables.append(_classes(found))
+        note = f"Features: {found['features']}."
+        belongs = found["set"]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{folder / JSON_NAME} is not what latentdd check writes ({error!r}); run it again"
+        ) from error
+    if belongs != identity(run.distilled):
+        raise UserError(
+            f"{folder} holds the checks of another set than {run.folder} (identity {belongs} and "
+            f"{identity(run.distilled)}); run latentdd check again, or remove the folder"
+        )
+    pictures = []
+    for name, text in PICTURES.items():
+        file = folder / name
+        if file.is_file() and file.stat().st_size > MAX_BYTES:
+            note += (
+                f" {name} ({file.stat().st_size // 2**20} MiB) is too large for a page; it lies in {folder}."
+            )
+        elif file.is_file():
+            pictures.append(picture_of(file.read_bytes(), name, text))
+    return Checks(tuple(tables), tuple(pictures), note)
+
+
+def _folder(run: Run) -> Path | None:
+    """In the run's folder; those of a set alone lie beside it, where another set's may lie too."""
+    if (run.folder / FOLDER / JSON_NAME).is_file():
+        return run.folder / FOLDER
+    beside = run.folder.resolve().parent / FOLDER
+    if (run.folder / manifests.NAME).is_file() and (beside / JSON_NAME).is_file():
+        found = read_json(beside / JSON_NAME)
+        if isinstance(found, dict) and found.get("set") == identity(run.distilled):
+            return beside
+    return None
+
+
+def _images(found: Mapping[str, Any]) -> Table:
+    names = tuple(found["images"])
+    rows = [
+        (
+            measure.replace("_", " "),
+            *("" if values[measure] is None else f"{values[measure]:.3f}" for values in each),
+        )
+        for each in [tuple(found["images"].values())]
+        for measure in each[0]
+    ]
+    for space, copies in found["copies"].items():
+        text = f"{copies['copies']} of {len(copies['images'])}"
+        rows.append((f"copies of a training image, by {space}", text, *[""] * (len(names) - 1)))
+        rows.append(
+            (
+                f"distance to the nearest, by {space}",
+                f"{copies['median_ratio']:.2f} of the usual",
+                *[""] * (len(names) - 1),
+            )
+        )
+    return Table(
+        "Images",
+        "Coverage: share of real images with a synthetic one among their neighbours. A copy: nearer to a training "
+        f"image than {found['copies']['pixels']['copy_ratio']:g} of the usual distance from one to the next.",
+        ("check", *names),
+        1,
+        tuple(rows),
+    )
+
+
+def _classes(found: Mapping[str, Any]) -> Table:
+    confusions = found["confusion"]
+    percent = [
+        ["" if score is None else f"{100 * score:.1f}" for score in one["per_class"]]
+        for one in confusions.values()
+    ]
+    rows = [(name, *(column[label] for column in percent)) for label, name in enumerate(found["classes"])]
+    rows.append(("all", *(f"{100 * one['accuracy']:.1f}" for one in confusions.values())))
+    return Table(
+        f"Accuracy of each class in %, protocol {found['protocol']['id']}",
+        f"Test split; students of each network: {next(iter(confusions.values()))['students']}.",
+        ("class", *confusions),
+        1,
+        tuple(rows),
+        frozenset({len(rows) - 1}),
+    )
