@@ -36,7 +36,7 @@ from ldd.evaluation.checks import (
 )
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
-from ldd.evaluation.features import FeatureNetwork, trained_features
+from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_features
 from ldd.evaluation.running import pick_device, teacher_of
 from ldd.evaluation.sets import check_set
 from ldd.evaluation.students import Lesson, Student, one_thread
@@ -55,6 +55,7 @@ def check(
     seed: int = 0,
     copy_ratio: float = COPY_RATIO,
     labels: Labels | None = None,
+    features: ClassifierFeatures | None = None,
     other_data: bool = False,
 ) -> None:
     """Check the images of a distilled set: copies of real ones, coverage, features, per-class accuracy.
@@ -72,6 +73,8 @@ def check(
         seed: of everything random.
         copy_ratio: an image is a copy below this share of the usual distance from a real image to the next.
         labels: the teacher of a protocol that has one.
+        features: of images, besides their pixels: those of a classifier of torchvision's architectures; null
+            trains a small network on the real images.
         other_data: the test split is another than the set was made beside, on purpose.
 
     Raises:
@@ -89,8 +92,11 @@ def check(
     check_set(distilled, data)
     labeller = None if labels is None else find_labeller(labels, distilled, data, seed, "auto")
     device = pick_device()
-    features = trained_features(data.train_images, data.spec, seed, device)
-    report, picture = _image_checks(distilled, data, features, copy_ratio, seed)
+    if features is None:
+        embed = trained_features(data.train_images, data.spec, seed, device)
+    else:
+        embed = features.load(data.spec, device)
+    report, picture = _image_checks(distilled, data, embed, copy_ratio, seed)
     report |= {"set": identity(distilled), "seed": seed, "test_split_fingerprint": data.spec.fingerprint}
     if repeats:
         factories = recipe.factories() if networks is None else dict(networks)

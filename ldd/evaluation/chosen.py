@@ -10,7 +10,7 @@ from torch import Tensor
 from ldd.classes import Labelled, to_bytes
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Drawn, Setting
-from ldd.evaluation.features import pixels, trained_features
+from ldd.evaluation.features import losses, pixels, trained_network
 from ldd.evaluation.students import one_thread
 from ldd.seeding import derive_seed, generator
 
@@ -65,7 +65,7 @@ def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
 class EasyReal(Drawn):
     """The real images of least loss within each class: an easy-first core-set.
 
-    The loss is that of the network of `trained_features`, trained on the whole training split once for an evaluation;
+    The loss is that of the network of `trained_network`, trained on the whole training split once for an evaluation;
     all repeats get the same images.
     """
 
@@ -76,10 +76,10 @@ class EasyReal(Drawn):
         real = setting.data.train_images
         if "losses" not in setting.found:
             setting.found["losses"] = real_losses(setting)
-        losses, places, start = setting.found["losses"], [], 0
+        by_image, places, start = setting.found["losses"], [], 0
         for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
             real.require(label, count, f"{self.name}: images per class")
-            places.append(start + losses[start : start + there].argsort(stable=True)[:count])
+            places.append(start + by_image[start : start + there].argsort(stable=True)[:count])
             start += there
         chosen = torch.cat(places)
         return Labelled(real.take(chosen), real.labels[chosen])
@@ -88,8 +88,8 @@ class EasyReal(Drawn):
 def real_losses(setting: Setting) -> Tensor:
     """Cross-entropy (M,) of each training image, of a network that has learned all of them."""
     real = setting.data.train_images
-    network = trained_features(real, setting.data.spec, derive_seed(setting.seed, "easy real"))
-    return network.losses(real.images, real.labels)
+    network = trained_network(real, setting.data.spec, derive_seed(setting.seed, "easy real"))
+    return losses(network, setting.data.spec, real.images, real.labels)
 
 
 @final

@@ -1,22 +1,26 @@
 """In what images are compared: pixels, and features of a network that says which one it is."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
 from ldd.classes import DataSpec
+from ldd.data.pruning.classifier import Classifier
 from ldd.data.real import RealImages
+from ldd.errors import UserError
 from ldd.evaluation.students import as_input, one_thread
+from ldd.evaluation.teachers import SeenBy
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.seeding import derive_seed, seeded
 
 EPOCHS, BATCH, RATE, WIDTH = 10, 64, 0.02, 32
-"""How the ConvNet of `trained_features` learns: SGD with momentum 0.9 and weight decay 5e-4, no augmentation."""
+"""How the ConvNet of `trained_network` learns: SGD with momentum 0.9 and weight decay 5e-4, no augmentation."""
 
 _CHUNK = 256  # images per forward pass
 
@@ -38,41 +42,41 @@ class FeatureNetwork:
     """Images to feature vectors.
 
     Attributes:
-        network: in evaluation mode, on the device to work on.
+        embed: images (n, 3, H, W) as `spec` normalises them -> features (n, F), the input of a network's last layer.
         spec: gives the normalisation.
         name: what the network is and how it came to its weights, for whoever reads the figures.
+        device: where it works.
     """
 
-    network: Network
+    embed: Callable[[Tensor], Tensor]
     spec: DataSpec
     name: str
+    device: torch.device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, F) float32 on the CPU of images (n, 3, H, W) uint8: what the last linear layer sees."""
-        device = next(self.network.parameters()).device
-        parts = [self.network.embed(as_input(self.spec, part.to(device))) for part in images.split(_CHUNK)]
+        """Features (n, F) float32 on the CPU of images (n, 3, H, W) uint8."""
+        parts = [self.embed(as_input(self.spec, part.to(self.device))) for part in images.split(_CHUNK)]
         return torch.cat(parts).float().cpu()
 
-    @torch.no_grad()
-    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy (n,) on the CPU of images (n, 3, H, W) uint8 with labels (n,)."""
-        device = next(self.network.parameters()).device
-        parts = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
-        return torch.cat(
-            [
-                F.cross_entropy(
-                    self.network(as_input(self.spec, x.to(device))), y.to(device), reduction="none"
-                ).cpu()
-                for x, y in parts
-            ]
-        )
+
+@torch.no_grad()
+def losses(network: Network, spec: DataSpec, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy (n,) on the CPU of images (n, 3, H, W) uint8 with labels (n,)."""
+    device = next(network.parameters()).device
+    parts = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    return torch.cat(
+        [
+            F.cross_entropy(network(as_input(spec, x.to(device))), y.to(device), reduction="none").cpu()
+            for x, y in parts
+        ]
+    )
 
 
 @torch.inference_mode(False)
-def trained_features(
+def trained_network(
     real: RealImages, spec: DataSpec, seed: int, device: torch.device | None = None
-) -> FeatureNetwork:
+) -> Network:
     """A ConvNet of width 32 that has learned all of `real`.
 
     Args:
@@ -95,8 +99,73 @@ def trained_features(
             normalise=partial(as_input, spec),
             seed=derive_seed(seed, "features training"),
         )
+    return network.eval().requires_grad_(False)
+
+
+def trained_features(
+    real: RealImages, spec: DataSpec, seed: int, device: torch.device | None = None
+) -> FeatureNetwork:
+    """Features of `trained_network`, of the same arguments."""
+    network = trained_network(real, spec, seed, device)
     name = (
         f"ConvNet of width {WIDTH}, trained on the {len(real)} real training images for {EPOCHS} epochs (SGD, batch "
         f"{BATCH}, rate {RATE}, seed {seed}); features before its last layer"
     )
-    return FeatureNetwork(network.eval().requires_grad_(False), spec, name)
+    return FeatureNetwork(network.embed, spec, name, next(network.parameters()).device)
+
+
+@dataclass(frozen=True)
+class ClassifierFeatures:
+    """Features of a classifier of torchvision's architectures: what its last linear layer sees.
+
+    Attributes:
+        classifier: torchvision's name of the architecture, e.g. resnet18.
+        weights: name of published weights (IMAGENET1K_V1, DEFAULT), or path of a state dict.
+        size: side in pixels to which images are resized for it (bilinear, antialiased); null takes what the published
+            weights were made for, and for a file the images as they are.
+        mean: per channel; null takes that of the published weights, and for a file ImageNet's.
+        std: likewise.
+
+    Raises:
+        UserError: an unknown architecture, no such weights, or a size out of range.
+    """
+
+    classifier: str
+    weights: str
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise UserError(f"features.size ({self.size}) must be at least 1")
+        Classifier(self.classifier, self.weights)
+
+    def load(self, spec: DataSpec, device: torch.device) -> FeatureNetwork:
+        """The network on the device.
+
+        Raises:
+            UserError: weights that cannot be had or do not fit, or an architecture without a linear layer at its end.
+        """
+        classifier = Classifier(self.classifier, self.weights)
+        network = classifier.load()
+        ends = [
+            (name, part)
+            for name, part in network.named_modules()
+            if isinstance(part, nn.Linear) and part.out_features == classifier.outputs
+        ]
+        if not ends:
+            raise UserError(
+                f"features.classifier ({self.classifier}) does not end in a linear layer, before which its features "
+                "are; take another, such as resnet18"
+            )
+        own = classifier.preprocessing(None, self.size, self.mean, self.std)
+        size = own.crop if self.size is not None or classifier.published is not None else None
+        place, last = ends[-1]
+        network.set_submodule(place, nn.Identity())
+        embed = SeenBy(network, spec, torch.arange(last.in_features), size, tuple(own.mean), tuple(own.std))
+        name = (
+            f"{classifier.identity}, images at {spec.image_size if size is None else size} px; features before its "
+            "last layer"
+        )
+        return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)

@@ -5,9 +5,12 @@ import json
 import pytest
 import scipy.linalg
 import torch
+import torchvision
 import yaml
 from PIL import Image
 from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, real, small_set, striped
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.transforms.v2.functional import normalize, resize
 
 from ldd.classes import Labelled
 from ldd.commands.check import check, data_of_run
@@ -15,7 +18,7 @@ from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.evaluation.checks import Confusion, by_pixels, confusions, frechet_distance, nearest_real, spread_of
-from ldd.evaluation.features import pixels, trained_features
+from ldd.evaluation.features import ClassifierFeatures, losses, pixels, trained_features, trained_network
 from ldd.evaluation.students import Lesson, Student
 from ldd.evaluation.training_set import TrainingSet
 from ldd.seeding import generator
@@ -116,8 +119,38 @@ def test_features_are_those_of_a_network_that_has_learned():
     network = trained_features(truth, SPEC, 0)
     assert torch.equal(network(truth.images[:4]), trained_features(truth, SPEC, 0)(truth.images)[:4])
     assert network(truth.images[:2]).shape == (2, 32 * 16)
-    assert network.losses(truth.images, truth.labels).mean() < 0.7
+    assert losses(trained_network(truth, SPEC, 0), SPEC, truth.images, truth.labels).mean() < 0.7
     assert "trained on the 36 real training images" in network.name
+
+
+def test_features_of_a_classifier_are_its_own_before_its_head(tmp_path):
+    """Against torchvision's own extractor behind a normalisation written out here."""
+    torch.manual_seed(0)
+    classifier = torchvision.models.mobilenet_v2(num_classes=7).eval()
+    torch.save(classifier.state_dict(), tmp_path / "weights.pt")
+    features = ClassifierFeatures(
+        "mobilenet_v2", str(tmp_path / "weights.pt"), 48, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    )
+    network = features.load(SPEC, torch.device("cpu"))
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator(0))
+    inputs = resize(images.double() / 255, [48, 48], antialias=True)
+    inputs = normalize(inputs, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    extractor = create_feature_extractor(classifier.double(), {"classifier.0": "out"})
+    with torch.no_grad():
+        expected = extractor(inputs)["out"]
+    assert network(images).shape == (5, 1280)
+    torch.testing.assert_close(network(images).double(), expected, atol=1e-4, rtol=0)
+    assert "torchvision mobilenet_v2 sha256:" in network.name
+    assert "48 px" in network.name
+
+
+def test_features_of_a_classifier_without_a_linear_end(tmp_path):
+    torch.save(torchvision.models.squeezenet1_1(num_classes=7).state_dict(), tmp_path / "weights.pt")
+    features = ClassifierFeatures("squeezenet1_1", str(tmp_path / "weights.pt"))
+    with pytest.raises(UserError, match="squeezenet1_1"):
+        features.load(SPEC, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"features.size \(0\) must be at least 1"):
+        ClassifierFeatures("resnet18", str(tmp_path / "weights.pt"), size=0)
 
 
 @pytest.fixture
@@ -161,6 +194,14 @@ def test_the_command_finds_copies(run_check, tmp_path):
     assert {name: found["copies"] for name, found in report["copies"].items()} == {"pixels": 3, "features": 3}
     assert report["images"]["distilled"]["diversity"] is None
     assert not (folder / "confusion.png").exists()
+
+
+def test_the_command_takes_a_classifiers_features(run_check, tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "weights.pt")
+    features = ClassifierFeatures("resnet18", str(tmp_path / "weights.pt"))
+    report, _ = run_check(small_set(2), repeats=0, features=features)
+    assert report["features"].startswith("torchvision resnet18 sha256:")
+    assert report["copies"]["features"] != run_check(small_set(2), repeats=0)[0]["copies"]["features"]
 
 
 def test_refusals(run_check, tmp_path):
