@@ -1,17 +1,33 @@
-"""Sums over the ranks of a distributed run; without torch.distributed there is one rank and nothing to do."""
+"""The ranks of a distributed run, and sums over them; without torch.distributed there is one rank and nothing to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def this_rank() -> tuple[int, int]:
+    """Number of this rank, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of every rank's `value`, in place."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if this_rank()[1] > 1:
         dist.all_reduce(value)
     return value
+
+
+def most_over_ranks(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of every rank's numbers, place by place; `device` is one that the ranks talk by."""
+    if this_rank()[1] == 1:
+        return list(numbers)
+    everyone = torch.tensor(numbers, device=device)
+    dist.all_reduce(everyone, dist.ReduceOp.MAX)
+    return [int(number) for number in everyone]
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -19,7 +35,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
     One message for all of them: a network has hundreds of small ones.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if this_rank()[1] == 1:
         return
     listed = list(parameters)
     for parameter in listed:

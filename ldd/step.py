@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +25,7 @@ from ldd.memory import (
 from ldd.memory_plans import recall_plan
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import Embed
+from ldd.ranks import most_over_ranks, sum_over_ranks
 
 if TYPE_CHECKING:
     from ldd.distiller import Distiller
@@ -62,7 +63,6 @@ class DistillationStep:
         self.core_set = real
         self.stochastic = distiller.codes.stochastic
         self._distiller = distiller
-        self._world_size = world_size
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
         """CPU generator derived from (seed, step, purpose, label)."""
@@ -114,9 +114,7 @@ class DistillationStep:
         at, total = self.rows if at is None else at, self.num_codes if total is None else total
         everyone = own.new_zeros(total, *own.shape[1:])
         everyone[at] = own.detach()
-        if self._world_size > 1:
-            distributed.all_reduce(everyone)
-        return everyone
+        return sum_over_ranks(everyone)
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
@@ -197,19 +195,12 @@ class DistillationStep:
 
     def _most(self, number: int) -> int:
         """The largest of all ranks' numbers, at least 1."""
-        return self._reduced([max(1, number)], distributed.ReduceOp.MAX)[0]
+        return most_over_ranks([max(1, number)], self._distiller.device)[0]
 
     def _agreed(self, plan: MemoryPlan) -> MemoryPlan:
         """One plan for all ranks, in which the one with the least memory fits: a checkpoint holds only one."""
-        chunk, keep = self._reduced([plan.chunk, not plan.checkpoint], distributed.ReduceOp.MIN)
-        return MemoryPlan(chunk, not keep)
-
-    def _reduced(self, numbers: list[int], operation: "distributed.ReduceOp.RedOpType") -> list[int]:
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return numbers
-        everyone = torch.tensor(numbers, device=self._distiller.device)
-        distributed.all_reduce(everyone, operation)
-        return everyone.tolist()
+        chunk, checkpoint = most_over_ranks([-plan.chunk, plan.checkpoint], self._distiller.device)
+        return MemoryPlan(-chunk, bool(checkpoint))
 
 
 def memory_facts(distiller: "Distiller") -> dict[str, object]:

@@ -22,6 +22,7 @@ from ldd.errors import UserError
 from ldd.evaluation.students import Lesson, Outcome, Student
 from ldd.evaluation.training_set import TrainingSet
 from ldd.parent import end_with_parent
+from ldd.ranks import this_rank
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -73,9 +74,7 @@ def run_students(
     Raises:
         UserError: fewer workers than 1, a network that cannot be sent to a worker, a worker that was killed.
     """
-    rank, world_size = 0, 1
-    if distributed.is_available() and distributed.is_initialized():
-        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = this_rank()
     # The longest first, so that no worker is left with one at the end.
     order = sorted(
         students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels)

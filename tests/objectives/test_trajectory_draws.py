@@ -62,8 +62,6 @@ def test_ranks_add_up_to_one(data, experts, arguments):
             gathered.append(DistillationStep.gather(step, own, at, total) if images is None else images)
             return gathered[-1]
 
-        if world_size > 1:
-            step._world_size = 1
         step.gather = gather
         (term,) = objective.terms(step)
         return term.report, gradients(model, term.value), gathered[0]

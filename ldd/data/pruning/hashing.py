@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from ldd.data.pruning.progress import progress
-from ldd.data.pruning.ranks import shared, this_rank
+from ldd.data.pruning.ranks import shared
 from ldd.data.sources import Item, Source
+from ldd.ranks import this_rank
 from ldd.store import Store
 
 CACHE_DIR = "~/.cache/latentdd/scores"

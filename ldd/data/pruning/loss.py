@@ -15,12 +15,13 @@ from ldd.data.pruning.classifier import Classifier, class_outputs
 from ldd.data.pruning.hashing import CACHE_DIR, hash_items
 from ldd.data.pruning.preprocessing import Size
 from ldd.data.pruning.progress import progress
-from ldd.data.pruning.ranks import shared, this_rank
+from ldd.data.pruning.ranks import shared
 from ldd.data.pruning.scoring import BatchSize, Device, Precision, Scorer, find_device, resolved
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
+from ldd.ranks import this_rank
 from ldd.store import Store
 
 _COLUMNS = ("loss", "margin")

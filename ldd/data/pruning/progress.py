@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ldd.data.pruning.ranks import this_rank
+from ldd.ranks import this_rank
 
 _SHOW_FROM = 200  # images: less is done at once
 

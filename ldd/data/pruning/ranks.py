@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from ldd.errors import UserError
+from ldd.ranks import this_rank
 
 T = TypeVar("T")
 
@@ -50,10 +51,3 @@ def merged(count: int, parts: Sequence[list[T] | UserError]) -> list[T]:
             raise part
         results.update(zip(dealt(count, rank, len(parts)), part, strict=True))
     return [results[piece] for piece in range(count)]
-
-
-def this_rank() -> tuple[int, int]:
-    """Number of this rank, and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -16,11 +16,12 @@ from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
 from ldd.data.pruning.hashing import hash_items
 from ldd.data.pruning.progress import progress
-from ldd.data.pruning.ranks import shared, this_rank
+from ldd.data.pruning.ranks import shared
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.sources import Item, Source
+from ldd.ranks import this_rank
 from ldd.store import Store
 
 
