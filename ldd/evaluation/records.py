@@ -87,6 +87,10 @@ class Records:
             found = everyone[0]
         return found
 
+    def distinct(self, students: Sequence[Student]) -> list[Student]:
+        """The first of those whose outcomes must be the same: two sets may hold the same images."""
+        return list({self._key(student): student for student in reversed(students)}.values())[::-1]
+
     def add(self, student: Student, outcome: Outcome) -> None:
         """Keep one.
 

@@ -86,7 +86,9 @@ def run_missing(
     kept = None if records is None else Records(records, lesson, given, test, device, selection)
     outcomes = {} if kept is None else kept.find(students)
     missing = [student for student in students if student not in outcomes]
-    with _progress_bar(len(students), len(outcomes), shown=progress) as shown:
+    if kept is not None:
+        missing = kept.distinct(missing)
+    with _progress_bar(len(missing) + len(outcomes), len(outcomes), shown=progress) as shown:
 
         def done(student: Student, outcome: Outcome) -> None:
             if kept is not None:
@@ -105,6 +107,7 @@ def run_missing(
         )
     if kept is not None:
         kept.merge()
+        outcomes |= kept.find([student for student in students if student not in outcomes])
     return {student: outcomes[student] for student in students}
 
 

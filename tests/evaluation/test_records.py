@@ -55,6 +55,15 @@ def test_a_second_evaluation_trains_nobody(call, trained, tmp_path):
     assert accuracies(call(records=None)) == accuracies(first)
 
 
+def test_the_same_images_under_two_names_train_once(call, trained):
+    rows = call(initial=small_set(), baselines=[])
+    assert trained == [("distilled", name, repeat) for name in ("narrow", "wider") for repeat in (0, 1)]
+    assert [row[1:] for row in rows[:4]] == [row[1:] for row in rows[4:]]
+    assert [row[0] for row in rows] == ["distilled"] * 4 + ["initial"] * 4
+    assert accuracies(rows) == accuracies(call(initial=small_set(), baselines=[], records=None))
+    assert len(trained) == 4 + 8
+
+
 def test_a_killed_evaluation_goes_on_where_it_was(call, trained, monkeypatch):
     expected = accuracies(call(records=None))
     trained.clear()
