@@ -15,7 +15,7 @@ from ldd.data.pruning.classifier import Classifier
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.evaluation.students import as_input, one_thread
-from ldd.evaluation.teachers import SeenBy
+from ldd.evaluation.teachers import seen_by
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.seeding import derive_seed, seeded
 
@@ -159,13 +159,9 @@ class ClassifierFeatures:
                 f"features.classifier ({self.classifier}) does not end in a linear layer, before which its features "
                 "are; take another, such as resnet18"
             )
-        own = classifier.preprocessing(None, self.size, self.mean, self.std)
-        size = own.crop if self.size is not None or classifier.published is not None else None
         place, last = ends[-1]
         network.set_submodule(place, nn.Identity())
-        embed = SeenBy(network, spec, torch.arange(last.in_features), size, tuple(own.mean), tuple(own.std))
-        name = (
-            f"{classifier.identity}, images at {spec.image_size if size is None else size} px; features before its "
-            "last layer"
-        )
+        every = torch.arange(last.in_features)
+        embed = seen_by(network, spec, every, classifier, self.size, self.mean, self.std)
+        name = f"{classifier.identity}, images at {embed.size or spec.image_size} px; features before its last layer"
         return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from ldd.files import read_tensors, sha256
 from ldd.networks import NetworkFactory
 from ldd.seeding import seeded
 from ldd.soft_labels import Precision
+
+if TYPE_CHECKING:
+    from ldd.data.pruning.classifier import Classifier
 
 
 class TeacherLabels(Labels):
@@ -132,9 +135,8 @@ class ClassifierLabels(TeacherLabels):
         from ldd.data.pruning.classifier import class_outputs
 
         outputs = class_outputs(spec.classes, self._classifier.outputs, self._classifier.architecture)
-        own = self._classifier.preprocessing(None, self.size, self.mean, self.std)
-        size = own.crop if self.size is not None or self._classifier.published is not None else None
-        return SeenBy(self._classifier.load(), spec, outputs, size, tuple(own.mean), tuple(own.std))
+        network = self._classifier.load()
+        return seen_by(network, spec, outputs, self._classifier, self.size, self.mean, self.std)
 
     def source(self) -> str:
         """See `TeacherLabels.source`."""
@@ -190,6 +192,24 @@ class NetworkLabels(TeacherLabels):
                 f"labels.weights ({self.weights}) are not of {dotted_name(type(network))} for these classes and this "
                 f"image size: {reason}"
             ) from error
+
+
+def seen_by(
+    network: nn.Module,
+    spec: DataSpec,
+    outputs: Tensor,
+    classifier: "Classifier",
+    size: int | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+) -> "SeenBy":
+    """A network behind the data's normalisation, with what its published weights state where None is given.
+
+    Weights from a file state nothing: without a size the images stay as they are.
+    """
+    own = classifier.preprocessing(None, size, mean, std)
+    side = own.crop if size is not None or classifier.published is not None else None
+    return SeenBy(network, spec, outputs, side, tuple(own.mean), tuple(own.std))
 
 
 class SeenBy(nn.Module):

@@ -86,13 +86,12 @@ def _folder(run: Run) -> Path | None:
 
 
 def _images(found: Mapping[str, Any]) -> Table:
-    names = tuple(found["images"])
+    names, each = tuple(found["images"]), tuple(found["images"].values())
     rows = [
         (
             measure.replace("_", " "),
             *("" if values[measure] is None else f"{values[measure]:.3f}" for values in each),
         )
-        for each in [tuple(found["images"].values())]
         for measure in each[0]
     ]
     for space, copies in found["copies"].items():

@@ -31,13 +31,6 @@ ALPHA = 2**-4  # exact in float32, which is what the objective is made in
 
 
 @pytest.fixture(scope="module")
-def data():
-    data = DistillationData(subset=["0", "1", "2"])
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
 def experts(data, tmp_path_factory):
     """The folder of three tiny experts of three epochs."""
     root = tmp_path_factory.mktemp("experts")
