@@ -22,6 +22,10 @@ VERBS = {
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
     "label": ("ldd.commands.label", "give a distilled set soft labels by an early expert"),
+    "label-crops": (
+        "ldd.commands.label_crops",
+        "store a teacher's label of every crop that students will see",
+    ),
     "evaluate": ("ldd.commands.evaluate", "train unseen networks on a distilled set and test them"),
     "check": (
         "ldd.commands.check",

@@ -157,8 +157,15 @@ def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> An
     return _read_text(path, "YAML", cure, _parse_yaml)
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as one safetensors file, atomically; the same tensors give the same bytes.
+def write_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors as one safetensors file, atomically; the same arguments give the same bytes.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        metadata: for the file's header.
 
     Raises:
         UserError: `path` cannot be written.
@@ -166,7 +173,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     # Cloned, since safetensors refuses tensors that share memory (views of one batch, tied weights).
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_file(path) as beside:
-        save_file(plain, beside)
+        save_file(plain, beside, None if metadata is None else dict(metadata))
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:

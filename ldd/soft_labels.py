@@ -35,28 +35,42 @@ def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precisi
     Raises:
         UserError: `top_k` is not in 1..K.
     """
+    kept = packed(probabilities, top_k, precision)
+    if kept.keys() == {DENSE} and precision != "int8":
+        return kept[DENSE]
+    restored_labels = restored(kept, probabilities.shape[1])
+    assert restored_labels is not None
+    return restored_labels
+
+
+def packed(
+    probabilities: Tensor, top_k: int | None = None, precision: Precision = "float16"
+) -> dict[str, Tensor]:
+    """The tensors that hold what `quantise` gives of the same arguments; `restored` reads them.
+
+    Raises:
+        UserError: `top_k` is not in 1..K.
+    """
     count = probabilities.shape[1]
-    if top_k is None:
-        eight = precision == "int8"
-        return _in_levels(probabilities) if eight else probabilities.to(getattr(torch, precision))
-    if not 1 <= top_k <= count:
+    if top_k is not None and not 1 <= top_k <= count:
         raise UserError(
             f"labels.top_k ({top_k}) must lie in 1..{count}, the number of classes, or be null for all"
         )
-    if precision == "int8":
-        values, indices = probabilities.topk(top_k)
-        return _spread(_in_levels(values), indices, count)
-    values, indices = probabilities.to(getattr(torch, precision)).topk(top_k)
-    return _spread(values, indices, count)
+    eight = precision == "int8"
+    values = probabilities if eight else probabilities.to(getattr(torch, precision))
+    if top_k is None:
+        return {DENSE: _in_levels(values) if eight else values}
+    values, indices = values.topk(top_k)
+    return {VALUES: _in_levels(values) if eight else values, INDICES: indices.to(_index_type(count))}
 
 
 def _in_levels(probabilities: Tensor) -> Tensor:
-    """Rows in whole 255ths, float32, with the nearest sum: rounded down, then up where most was lost."""
+    """Rows in 255ths, uint8, with the nearest sum: rounded down, then up where most was lost."""
     exact = probabilities.double() * LEVELS
     codes = exact.floor()
     missing = exact.sum(1, keepdim=True).round() - codes.sum(1, keepdim=True)
     places = (exact - codes).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (codes + (places < missing)).float() / LEVELS
+    return (codes + (places < missing)).byte()
 
 
 def _codes(values: Tensor) -> Tensor | None:

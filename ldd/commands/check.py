@@ -40,7 +40,7 @@ from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_
 from ldd.evaluation.running import pick_device, teacher_of
 from ldd.evaluation.sets import check_set
 from ldd.evaluation.students import Lesson, Student, one_thread
-from ldd.evaluation.training_set import TrainingSet, draw_samples
+from ldd.evaluation.training_set import draw_samples
 from ldd.files import atomic_file, check_writable, read_yaml, write_json
 from ldd.networks import NetworkFactory
 
@@ -161,7 +161,7 @@ def _confusions(
         samples = draw_samples(sampler, protocol, len(distilled.images), size, lesson.seed, epochs)
     setting = Setting(data, distilled.counts, lesson.seed)
     given = StoredSet("distilled", distilled, samples=samples).set_for(0, setting)
-    training = TrainingSet(*(None if part is None else part.to(device) for part in given))  # type: ignore[arg-type]
+    training = given.to(device)
     every = slice(None, None, protocol.test_every)
     split = data.test_images
     test = Labelled(split.images[every].to(device), split.labels[every].to(device))

@@ -1,7 +1,8 @@
 """`latentdd evaluate`: train networks on a distilled set and on the sets beside it, and compare."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rich
 import torch
@@ -13,6 +14,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol, Report, evaluate as run_evaluation
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.chosen import PriorSamples
+from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.naming import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.running import pick_device
@@ -23,7 +25,7 @@ from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.sampling import StoredSampler, prior_of
 
-_LABEL_FACTS = ("recording", "network", "expert", "epoch", "temperature", "top_k", "precision")
+_LABEL_FACTS = {"recording", "network", "expert", "epoch", "temperature", "top_k", "precision"}
 
 
 def evaluate(
@@ -37,6 +39,7 @@ def evaluate(
     baselines: str | None = None,
     budgets: list[int] | None = None,
     labels: Labels | None = None,
+    crop_labels: str | None = None,
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
 ) -> None:
@@ -62,6 +65,9 @@ def evaluate(
             random real ones.
         labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
             protocols with a teacher.
+        crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, whose labels its students
+            learn from; a teacher (`labels`) is then needed for the sets beside it alone: without one the first codes
+            stay away, and baselines must be empty.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
 
@@ -81,10 +87,13 @@ def evaluate(
         earlier.check_protocol(recipe.id, recipe.hash)
         earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
     check_writable(out)
+    crops = None if crop_labels is None else CropLabels.load(crop_labels)
     labeller = None
     if labels is not None:
         data.setup()
         labeller = find_labeller(labels, distilled, data, seed, num_workers)
+        if crops is not None:
+            _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
     report = run_evaluation(
         distilled,
         networks,
@@ -93,11 +102,12 @@ def evaluate(
         repeats,
         seed,
         baselines=chosen,
-        initial=_initial_beside(Path(path)),
+        initial=None if crops is not None and labeller is None else _initial_beside(Path(path)),
         budgets=budgets or (),
         records=Path(out) / FOLDER,
         sampler=stored_sampler(distilled, recipe, pick_device()),
         labeller=labeller,
+        crops=crops,
         prior=prior,
         num_workers=num_workers,
     )
@@ -140,17 +150,24 @@ def find_labeller(
     labeller = labels.choose(data, distilled.counts, seed, pick_device(), num_workers)
     was = distilled.manifest.get("labels")
     if was is not None and distilled.soft_labels is not None:
-        changed = [
-            name for name, value in labeller.facts.items() if name in _LABEL_FACTS and value != was.get(name)
-        ]
-        if changed:
-            shown = "; ".join(
-                f"{name}: {was.get(name)!r}, --labels: {labeller.facts[name]!r}" for name in changed
-            )
-            raise UserError(
-                f"--labels: other labels than the set has ({shown}); give the settings and experts of its run"
-            )
+        _refuse_others(labeller, was, _LABEL_FACTS, "the set has")
     return labeller
+
+
+def _refuse_others(
+    labeller: Labeller, facts: Mapping[str, Any], compared: Collection[str], whose: str
+) -> None:
+    """Refuse a labeller other than the one that `facts` tell of."""
+    changed = [
+        name for name, value in labeller.facts.items() if name in compared and value != facts.get(name)
+    ]
+    if changed:
+        shown = "; ".join(
+            f"{name}: {facts.get(name)!r}, --labels: {labeller.facts[name]!r}" for name in changed
+        )
+        raise UserError(
+            f"--labels: other labels than {whose} ({shown}); give the settings and experts of its run"
+        )
 
 
 def _initial_beside(path: Path) -> DistilledSet | None:

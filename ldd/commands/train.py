@@ -18,6 +18,8 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
+from ldd.evaluation.belonging import identity
+from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.running import pick_device, teacher_of
 from ldd.evaluation.sets import check_set
@@ -35,6 +37,7 @@ def train(
     seed: int = 0,
     data: DistillationData | None = None,
     labels: Labels | None = None,
+    crop_labels: str | None = None,
 ) -> None:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
 
@@ -48,6 +51,8 @@ def train(
         seed: of initial weights, order, augmentation and dropout.
         data: real images; where given, the network is tested on their test split.
         labels: the teacher of a protocol that has one; needs data.
+        crop_labels: in its place a file of `latentdd label-crops` for this set and protocol; then the network sees the
+            crops and the order of that file, and `seed` is of its initial weights alone.
 
     Raises:
         UserError: a set, protocol, data or file that cannot be used.
@@ -68,15 +73,22 @@ def train(
         if data is None:
             raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
         labeller = find_labeller(labels, distilled, data, seed, "auto")
+    training = _training_set(distilled, recipe, device, seed)
+    if crop_labels is not None:
+        if labels is not None:
+            raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
+        crops = CropLabels.load(crop_labels)
+        crops.check(identity(distilled), recipe.id, recipe.hash)
+        training = training.with_crops(crops).to(device)
     epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        _training_set(distilled, recipe, device, seed),
+        training,
         spec,
         recipe,
         epochs=epochs,
         batch_size=batch_size,
-        teacher=teacher_of(recipe, labeller),
+        teacher=None if crop_labels is not None else teacher_of(recipe, labeller),
         seed=seed,
     )
     metadata = {
@@ -114,8 +126,8 @@ def _training_set(
     samples = None
     if sampler is not None:
         size, (epochs, _) = distilled.image_size, protocol.budget(distilled.counts)
-        samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs).to(device)
-    return TrainingSet(distilled.images.to(device), labels.to(device), samples)
+        samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs)
+    return TrainingSet(distilled.images, labels, samples).to(device)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

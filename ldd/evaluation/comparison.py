@@ -12,6 +12,7 @@ from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline, EvaluationData, RandomReal, Setting, default_baselines
 from ldd.evaluation.belonging import identity
+from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.report import DISTILLED, Report, Row, budget_name
@@ -38,6 +39,7 @@ def evaluate(
     budgets: Sequence[int] = (),
     sampler: Sampler | None = None,
     labeller: Labeller | None = None,
+    crops: CropLabels | None = None,
     prior: Prior | None = None,
     step: int | None = None,
     records: Path | str | None = None,
@@ -68,6 +70,7 @@ def evaluate(
         sampler: draws of the set's codes, which a set whose codes have a spread needs.
         labeller: what labelled the set, for real images with labels of the same kind, and the teacher of protocols
             whose labels are a teacher's.
+        crops: labels of the set's own crops in store, with which it needs no teacher.
         prior: what the set was made through, for plain samples of it.
         step: training step of the codes, for the rows; None takes the manifest's, or 0.
         records: folder in which every tested student is kept at once, and found by later calls: an evaluation that
@@ -78,7 +81,8 @@ def evaluate(
 
     Raises:
         UserError: an unknown protocol, settings out of range, a set whose classes or image size are not the data's,
-            a baseline that the data cannot give, codes with a spread without a sampler, a budget beyond the set.
+            a baseline that the data cannot give, codes with a spread without a sampler, a budget beyond the set, labels
+            of other crops.
     """
     protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
     if repeats < 1:
@@ -91,7 +95,7 @@ def evaluate(
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
     beside = default_baselines(distilled, labeller) if baselines is None else baselines
-    sets = all_sets(distilled, initial, beside, budgets, protocol, sampler, seed)
+    sets = all_sets(distilled, initial, beside, budgets, protocol, sampler, seed, crops)
     setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller, prior)
     given = {
         (part.name, repeat): TrainingSet(*part.set_for(repeat, setting))
@@ -101,7 +105,9 @@ def evaluate(
     nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
     counts = {DISTILLED: distilled.counts, **nested}
     students = students_of(sets, list(factories), repeats, protocol, counts, given)
-    lesson = Lesson(data.spec, protocol, factories, seed, teacher_of(protocol, labeller))
+    unlabelled = any(training.crop_labels is None for training in given.values())
+    teacher = teacher_of(protocol, labeller) if unlabelled else None
+    lesson = Lesson(data.spec, protocol, factories, seed, teacher)
     device = pick_device() if device == "auto" else device
     test, selection = _splits(data, protocol)
     outcomes = run_missing(
@@ -129,8 +135,10 @@ def evaluate(
         "labels": distilled.manifest.get("labels"),
         "cost": _costs(students, given, storages, protocol, labeller),
     }
-    if lesson.teacher is not None and labeller is not None:
-        facts["teacher"] = dict(labeller.facts)
+    if crops is not None:
+        facts["teacher"] = dict(crops.teacher)
+    elif teacher is not None and labeller is not None:
+        facts["teacher"] = {**labeller.facts, "temperature": protocol.temperature}
     return Report(_rows(lesson, outcomes, distilled, step), {protocol.id: protocol.hash}, facts)
 
 
@@ -177,7 +185,7 @@ def _costs(
     costs = {}
     for student in students:
         training, storage = given[student.set, student.repeat], storages[student.set]
-        if protocol.labels == "teacher" and labeller is not None:
+        if protocol.labels == "teacher" and labeller is not None and training.crop_labels is None:
             storage = with_crop_labels(storage, student.epochs * len(training.labels), labeller)
         work = training.cost(protocol, student.epochs, student.batch_size or protocol.batch_size)
         costs[student.set] = {"storage": storage.to_dict(), "training": work.to_dict()}

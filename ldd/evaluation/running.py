@@ -14,11 +14,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import nn
 
 from ldd.classes import Labelled
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline
+from ldd.evaluation.crop_teacher import CropTeacher
+from ldd.evaluation.crops import crop_teacher
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import LEAST_EPOCHS, Protocol
 from ldd.evaluation.records import Records
@@ -132,7 +133,7 @@ def _student(
     return Student(part.name, network, repeat, epochs, own_batch, part.augmented)
 
 
-def teacher_of(protocol: Protocol, labeller: Labeller | None) -> nn.Module | None:
+def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | None:
     """What labels every batch, where the protocol has it so.
 
     Raises:
@@ -143,9 +144,10 @@ def teacher_of(protocol: Protocol, labeller: Labeller | None) -> nn.Module | Non
     if labeller is None:
         raise UserError(
             f"protocol {protocol.id} has the labels of a teacher for every crop, and there is none; give --labels (in "
-            "a run model.labels), for instance configs/labels/expert.yaml, or a protocol with labels: own"
+            "a run model.labels), for instance configs/labels/expert.yaml, or a protocol with labels: own. Labels of "
+            'crops in store serve their own set alone: without a teacher leave all others out (--baselines "")'
         )
-    return labeller.network
+    return crop_teacher(labeller, protocol)
 
 
 def pick_device() -> torch.device:

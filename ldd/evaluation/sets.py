@@ -8,6 +8,8 @@ import torch
 from ldd.distilled import DistilledSet, first_rows
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal, StoredSet
+from ldd.evaluation.belonging import identity
+from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, budget_name
 from ldd.evaluation.training_set import Sampler, draw_samples
@@ -26,6 +28,7 @@ def all_sets(
     protocol: Protocol,
     sampler: Sampler | None,
     seed: int,
+    crops: CropLabels | None = None,
 ) -> list[Baseline]:
     """Every set that students learn from, the one in question first.
 
@@ -37,12 +40,16 @@ def all_sets(
         protocol: says which draws and which sets for its scores are needed.
         sampler: draws of the set's codes, where they have a spread.
         seed: of these draws.
+        crops: labels of the set's crops in store, or None.
 
     Raises:
-        UserError: two sets of one name, no sampler for codes with a spread, a budget beyond the set.
+        UserError: two sets of one name, no sampler for codes with a spread, a budget beyond the set, labels of other
+            crops than the set's under the protocol.
     """
     samples = _samples(distilled, protocol, sampler, seed)
-    sets = [*_own_sets(distilled, initial, samples, protocol), *beside]
+    if crops is not None:
+        crops.check(identity(distilled), protocol.id, protocol.hash)
+    sets = [*_own_sets(distilled, initial, samples, protocol, crops), *beside]
     sets += needed_by_scores(protocol, distilled, sets)
     sets += nested_sets(budgets, distilled, sets, samples)
     _check_names(sets)
@@ -70,9 +77,10 @@ def _own_sets(
     initial: DistilledSet | None,
     samples: torch.Tensor | None,
     protocol: Protocol,
+    crops: CropLabels | None,
 ) -> list[Baseline]:
     """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
-    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples)]
+    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=samples, crops=crops)]
     if distilled.soft_labels is not None and protocol.labels == "own":
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=samples))
     if initial is not None:

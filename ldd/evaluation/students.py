@@ -78,7 +78,8 @@ class Lesson:
         protocol: how they are trained.
         factories: networks by name.
         seed: of the evaluation.
-        teacher: images as networks see them -> logits; needed where the protocol's labels are a teacher's.
+        teacher: images as networks see them -> labels (n, K) as they are stored (`crop_teacher.CropTeacher`);
+            needed where the protocol's labels are a teacher's, but for sets whose crops have labels in store.
     """
 
     spec: DataSpec
@@ -200,7 +201,7 @@ def train_student(
         spec: gives the normalisation.
         protocol: gives everything else.
         epochs: passes over the images.
-        seed: of shuffling, augmentation and dropout.
+        seed: of shuffling, augmentation and dropout; where crops have labels in store, their own seed goes instead.
         batch_size: images per step; None takes the protocol's.
         augmented: False trains on the images as they are.
         teacher: see `Lesson`.
@@ -210,6 +211,8 @@ def train_student(
         What is to be tested: `network` itself, or the average of its weights where the protocol says so.
     """
     training = TrainingSet(*training)
+    seed = seed if training.crop_seed is None else int(training.crop_seed)
+    stored = training.crop_labels is not None
     average = EpochAverage(network) if protocol.weight_ema else None
     tested = network if average is None else average.network
     moments = look_epochs(protocol.looks, epochs) if looks and protocol.looks else set()
@@ -228,19 +231,29 @@ def train_student(
         batch_size=batch_size or protocol.batch_size,
         optimizer=partial(_optimizer, network, protocol),
         scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
-        transform=student_transform(spec, protocol, teacher, augmented=augmented),
+        transform=student_transform(spec, protocol, teacher, augmented=augmented, stored=stored),
         loss=partial(_loss, protocol.temperature),
         seed=seed,
         on_epoch=after,
-        by_epoch=by_epoch(training, protocol, epochs, seed),
+        by_epoch=partial(training.in_store, spec.num_classes)
+        if stored
+        else by_epoch(training, protocol, epochs, seed),
     )
     return tested
 
 
 def student_transform(
-    spec: DataSpec, protocol: Protocol, teacher: nn.Module | None, *, augmented: bool
+    spec: DataSpec, protocol: Protocol, teacher: nn.Module | None, *, augmented: bool, stored: bool = False
 ) -> BatchTransform:
-    """What becomes of each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels."""
+    """What becomes of each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels.
+
+    Args:
+        spec: gives the normalisation.
+        protocol: gives everything else.
+        teacher: see `Lesson`.
+        augmented: False leaves the images as they are.
+        stored: targets are those of the crops already, and stay as they are.
+    """
     siamese = SiameseAugmentation(protocol.augmentations if augmented else ())
     views, alpha = (protocol.views, protocol.cutmix) if augmented else (None, 0.0)
 
@@ -250,14 +263,16 @@ def student_transform(
             batch = siamese(batch, siamese.draw(len(batch), draws, one_strategy=True))
         else:
             batch = spec.normalise(views(batch.float() / 255, draws) * 2 - 1)
+        mixed = targets
         if alpha:
             if not targets.is_floating_point():
-                targets = F.one_hot(targets, spec.num_classes).float()
-            batch, targets = cutmix(batch, targets, alpha, draws)
+                mixed = F.one_hot(targets, spec.num_classes).float()
+            batch, mixed = cutmix(batch, mixed, alpha, draws)
+        if stored:
+            return batch, targets
         if protocol.labels == "teacher" and teacher is not None:
-            with torch.no_grad():
-                targets = (teacher(batch).float() / protocol.temperature).softmax(1)
-        return batch, targets
+            return batch, teacher(batch)
+        return batch, mixed
 
     return transform
 

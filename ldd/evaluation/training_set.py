@@ -1,7 +1,7 @@
 """What a student learns from: images with hard or soft labels, and draws of them where their codes have a spread."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
@@ -13,6 +13,10 @@ from ldd.evaluation.dimensions import TrainingCost
 from ldd.evaluation.protocols import Protocol
 from ldd.memory import SHARE_BESIDE_OTHERS
 from ldd.seeding import generator
+from ldd.soft_labels import DENSE, INDICES, NAMES, VALUES, restored
+
+if TYPE_CHECKING:
+    from ldd.evaluation.crops import CropLabels
 
 Sampler = Callable[[torch.Generator], Tensor]
 """One draw of every code of a set, (N, 3, H, W) uint8 on the CPU, in the order of its images."""
@@ -25,11 +29,38 @@ class TrainingSet(NamedTuple):
         images: (N, 3, H, W) uint8; mean images where there are draws.
         labels: (N,) int64, or (N, K) probabilities.
         samples: (P, N, 3, H, W) uint8, P draws of each code, or None.
+        crop_seed: 0-d int64, what order and crops follow from where each crop has a label in store, or None.
+        crop_labels: (E, N, K) stored labels of the crops, or (E, N, k) the largest probabilities, or None.
+        crop_classes: (E, N, k) int, whose these are, or None.
     """
 
     images: Tensor
     labels: Tensor
     samples: Tensor | None = None
+    crop_seed: Tensor | None = None
+    crop_labels: Tensor | None = None
+    crop_classes: Tensor | None = None
+
+    def to(self, device: torch.device) -> "TrainingSet":
+        """The same on a device."""
+        return TrainingSet(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
+    def with_crops(self, crops: "CropLabels") -> "TrainingSet":
+        """The same with the labels that its crops have in store."""
+        first, *rest = (crops.tensors[name] for name in NAMES if name in crops.tensors)
+        return self._replace(
+            crop_seed=torch.tensor(crops.seed), crop_labels=first, crop_classes=rest[0] if rest else None
+        )
+
+    def in_store(self, num_classes: int, epoch: int) -> Labelled:
+        """Images and labels (N, K) float32 of an epoch's crops; only where these are in store."""
+        assert self.crop_labels is not None
+        tensors = {DENSE: self.crop_labels[epoch]}
+        if self.crop_classes is not None:
+            tensors = {VALUES: self.crop_labels[epoch], INDICES: self.crop_classes[epoch]}
+        found = restored(tensors, num_classes)
+        assert found is not None
+        return Labelled(self.images, found.float())
 
     @property
     def soft(self) -> bool:
@@ -93,7 +124,7 @@ def by_epoch(
 
     With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its own at random.
     """
-    images, labels, samples = training
+    images, labels, samples, *_ = training
     if samples is None:
         return None
     means = training.has_means(protocol)

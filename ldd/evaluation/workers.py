@@ -120,8 +120,8 @@ def _here(
     if lesson.teacher is not None:
         lesson = replace(lesson, teacher=lesson.teacher.to(device))
     for student in students:
-        parts = (None if part is None else part.to(device) for part in sets[student.set, student.repeat])
-        yield student, lesson.run(student, TrainingSet(*parts), test, *rest)  # type: ignore[arg-type]
+        training = TrainingSet(*sets[student.set, student.repeat]).to(device)
+        yield student, lesson.run(student, training, test, *rest)
 
 
 def _in_workers(

@@ -95,7 +95,7 @@ def train_classifier(
             network.train()
             total = torch.zeros((), device=images.device)
             with seeded(seed, "dropout", epoch, device=images.device):
-                for batch, targets in _batches(images, labels, batch_size, seed, epoch, transform):
+                for batch, targets in epoch_batches(images, labels, batch_size, seed, epoch, transform):
                     of_batch = loss(network(batch), targets)
                     steps.zero_grad()
                     of_batch.backward()
@@ -119,10 +119,10 @@ def _plain_transform(augmentation: SiameseAugmentation | None, normalise: Transf
     return transform
 
 
-def _batches(
+def epoch_batches(
     images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (transformed images, targets) of one epoch."""
+    """The (transformed images, targets) of one epoch of `train_classifier`."""
     draws = generator(seed, "augmentation", epoch)
     if len(images) > batch_size:
         # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.

@@ -135,3 +135,36 @@ def test_evaluate_with_the_same_labels_or_not(world, tmp_path, capsys):
     assert "random_real_bytes_soft" in summary["accuracy"]
     assert cli.main([*command, "--labels.init_args.epoch", "1"]) == 2
     assert "other labels than the set has (epoch: 2, --labels: 1)" in capsys.readouterr().err
+
+
+def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
+    """Stored once, then an evaluation and a training read the file; another recipe is refused."""
+    folder, data, _, options = world
+    run, crops = str(folder / "run"), str(tmp_path / "crops.safetensors")
+    recipe = {"labels": "teacher", "temperature": 4, "views": {"crop_scale": [0.5, 1.0]}, "augmentations": []}
+    protocol = protocol_file(tmp_path, epochs=3, **recipe)
+    digits = ["--data", "configs/data/digits.yaml", *data]
+    form = ["--labels.init_args.top_k", "1", "--labels.init_args.precision", "int8"]
+    command = ["label-crops", run, *digits, *options("--labels"), *form, "--protocol", protocol]
+    assert cli.main([*command, "--out", crops]) == 0
+    assert "labels of 3 x 2 crops, 18 bytes" in capsys.readouterr().out
+    evaluate = ["evaluate", run, *digits, "--crop_labels", crops, "--repeats", "1", "--num_workers", "1"]
+    out = str(tmp_path / "out")
+    alone = [*evaluate, "--protocol", protocol, "--out", out]
+    assert cli.main(alone) == 2
+    assert "Labels of crops in store serve their own set alone" in capsys.readouterr().err
+    assert cli.main([*alone, "--baselines", ""]) == 0
+    summary = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(summary["accuracy"]) == ["distilled"]
+    assert summary["cost"]["distilled"]["storage"]["parts"]["labels"] == {"floats": 6, "bytes": 2 * 8 + 18}
+    assert (summary["teacher"]["epoch"], summary["teacher"]["temperature"]) == (2, 4)
+    train = ["train", run, "--network", "ldd.networks.ConvNet", "--crop_labels", crops]
+    train += [
+        *(f"--{part}" if "." in part else part for part in NETWORK),
+        "--out",
+        str(tmp_path / "n.safetensors"),
+    ]
+    assert cli.main([*train, "--protocol", protocol]) == 0
+    protocol_file(tmp_path, epochs=2, **recipe)
+    assert cli.main([*train, "--protocol", protocol]) == 2
+    assert "small as it was before it was edited" in capsys.readouterr().err

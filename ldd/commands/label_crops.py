@@ -1,0 +1,62 @@
+"""`latentdd label-crops`: a teacher's label for every crop that students of a set will see, to be stored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import track
+
+from ldd.commands.plain import run_function
+from ldd.data import DistillationData
+from ldd.distilled import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation import Labels, Protocol
+from ldd.evaluation.crops import check_croppable, label_crops as make_labels
+from ldd.evaluation.running import pick_device
+from ldd.evaluation.sets import check_set
+from ldd.files import check_writable
+
+
+def label_crops(
+    path: str,
+    data: DistillationData,
+    labels: Labels,
+    out: str,
+    protocol: str = "rded-soft",
+    seed: int = 0,
+) -> None:
+    """Label every crop of every epoch of a protocol once, so that students learn from the file, without the teacher.
+
+    `latentdd evaluate` and `latentdd train` take the file as `--crop_labels`.
+
+    Args:
+        path: folder of a distilled set, or of a run.
+        data: the real images that the labels' experts were recorded on.
+        labels: the teacher, for instance configs/labels/classifier.yaml; `top_k` and `precision` say what is stored.
+            The temperature is the protocol's.
+        out: file to write, ending in .safetensors.
+        protocol: name of a shipped protocol with a teacher, or path of a protocol file.
+        seed: of the crops, their order and CutMix.
+
+    Raises:
+        UserError: a set, data, teacher, protocol or file that cannot be used.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise UserError(f"out ({out}) must name a file that ends in .safetensors")
+    check_writable(Path(out).parent)
+    distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
+    check_croppable(distilled, recipe)
+    data.setup()
+    check_set(distilled, data)
+    labeller = labels.choose(data, distilled.counts, seed, device)
+    epochs, _ = recipe.budget(distilled.counts)
+    crops = make_labels(
+        distilled, labeller, recipe, seed, device, lambda numbers: track(numbers, "labelling epochs")
+    )
+    crops.save(out)
+    size = sum(part.nbytes for part in crops.tensors.values())
+    print(f"saved {out}: labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    run_function(label_crops, verb, arguments, data=True)
