@@ -4,11 +4,9 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
 
 from ldd import __version__
 from ldd.classes import DataSpec
@@ -17,7 +15,7 @@ from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Labels, Protocol
+from ldd.evaluation import Labeller, Labels, Protocol
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import dotted_name
@@ -25,7 +23,7 @@ from ldd.evaluation.running import pick_device, teacher_of
 from ldd.evaluation.sets import check_set
 from ldd.evaluation.students import as_input, fresh_network, train_student
 from ldd.evaluation.training_set import TrainingSet, draw_samples
-from ldd.files import atomic_file, check_writable
+from ldd.files import check_writable, write_tensors
 from ldd.networks import NetworkFactory, accuracy
 
 
@@ -60,62 +58,49 @@ def train(
     file = Path(out)
     if file.suffix != ".safetensors":
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
+    if crop_labels is not None and labels is not None:
+        raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
     check_writable(file.parent)
-    distilled = DistilledSet.load(path)
-    recipe = Protocol.load(protocol)
+    distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     if data is not None:
         data.setup()
         check_set(distilled, data)
     spec = _spec_of(distilled)
-    device = pick_device()
-    labeller = None
-    if labels is not None:
-        if data is None:
-            raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
-        labeller = find_labeller(labels, distilled, data, seed, "auto")
     training = _training_set(distilled, recipe, device, seed)
     if crop_labels is not None:
-        if labels is not None:
-            raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
         crops = CropLabels.load(crop_labels)
         crops.check(identity(distilled), recipe.id, recipe.hash)
-        training = training.with_crops(crops).to(device)
+        training, teacher = training.with_crops(crops), None
+    else:
+        teacher = teacher_of(recipe, _labeller(labels, distilled, data, seed))
     epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        training,
+        training.to(device),
         spec,
         recipe,
         epochs=epochs,
         batch_size=batch_size,
-        teacher=None if crop_labels is not None else teacher_of(recipe, labeller),
+        teacher=teacher,
         seed=seed,
     )
-    metadata = {
-        "format": "pt",
-        "latentdd": __version__,
-        "class_path": dotted_name(type(trained)),
-        "init_args": json.dumps(_arguments(network)),
-        "num_classes": str(spec.num_classes),
-        "image_size": str(spec.image_size),
-        "classes": json.dumps([info.to_dict() for info in spec.classes]),
-        "mean": json.dumps(spec.mean),
-        "std": json.dumps(spec.std),
-        "protocol": recipe.id,
-        "protocol_hash": recipe.hash,
-        "seed": str(seed),
-    }
-    _save(file, trained.state_dict(), metadata)
+    write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
     print(f"saved {file}: {type(trained).__name__}, {sum(p.numel() for p in trained.parameters())} weights")
     if data is not None:
-        test = data.test_images
-        score = accuracy(
-            trained,
-            test.images.to(device),
-            test.labels.to(device),
-            normalise=functools.partial(as_input, spec),
-        )
-        print(f"accuracy on {len(test)} test images: {100 * score:.1f} %")
+        images, truth = (part.to(device) for part in (data.test_images.images, data.test_images.labels))
+        score = accuracy(trained, images, truth, normalise=functools.partial(as_input, spec))
+        print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
+
+
+def _labeller(
+    labels: Labels | None, distilled: DistilledSet, data: DistillationData | None, seed: int
+) -> Labeller | None:
+    """The teacher of a protocol that has one."""
+    if labels is None:
+        return None
+    if data is None:
+        raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
+    return find_labeller(labels, distilled, data, seed, "auto")
 
 
 def _training_set(
@@ -127,7 +112,7 @@ def _training_set(
     if sampler is not None:
         size, (epochs, _) = distilled.image_size, protocol.budget(distilled.counts)
         samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs)
-    return TrainingSet(distilled.images, labels, samples).to(device)
+    return TrainingSet(distilled.images, labels, samples)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:
@@ -141,14 +126,26 @@ def _spec_of(distilled: DistilledSet) -> DataSpec:
     )
 
 
-def _arguments(network: NetworkFactory) -> dict[str, Any]:
+def _metadata(
+    network: NetworkFactory, trained: nn.Module, spec: DataSpec, protocol: Protocol, seed: int
+) -> dict[str, str]:
+    """What is needed to rebuild the network and to use it."""
     # What jsonargparse and protocols make of `class_path` with `init_args` is a partial; a bare class has none.
-    return dict(network.keywords) if isinstance(network, functools.partial) else {}
-
-
-def _save(file: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with atomic_file(file) as beside:
-        save_file({name: value.contiguous() for name, value in weights.items()}, beside, metadata)
+    arguments = dict(network.keywords) if isinstance(network, functools.partial) else {}
+    return {
+        "format": "pt",
+        "latentdd": __version__,
+        "class_path": dotted_name(type(trained)),
+        "init_args": json.dumps(arguments),
+        "num_classes": str(spec.num_classes),
+        "image_size": str(spec.image_size),
+        "classes": json.dumps([info.to_dict() for info in spec.classes]),
+        "mean": json.dumps(spec.mean),
+        "std": json.dumps(spec.std),
+        "protocol": protocol.id,
+        "protocol_hash": protocol.hash,
+        "seed": str(seed),
+    }
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
