@@ -12,6 +12,7 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory
 from ldd.objectives.base import CODES, Embed, Objective, StepContext, Term
+from ldd.objectives.budgets import as_budgets, check_budgets, with_all
 from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
 
@@ -61,11 +62,10 @@ class DistributionMatching(Objective):
         budgets: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        lowest = min(budgets, default=1)
-        for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk), ("budgets", lowest)):
+        for name, value in (("real_batch", real_batch), ("real_chunk", real_chunk)):
             if value < 1:
                 raise UserError(f"objective.{name} ({value}) must be at least 1")
-        self.budgets = tuple(sorted(set(budgets)))
+        self.budgets = as_budgets(budgets)
         self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
         self.momentum = momentum
         check_sgd(self.rates, momentum)
@@ -130,11 +130,7 @@ class DistributionMatching(Objective):
         Raises:
             UserError: a budget above the images per class, or as of `synthesis_optimizers`.
         """
-        fewest = int(codes.labels.bincount().min())
-        if self.budgets and self.budgets[-1] > fewest:
-            raise UserError(
-                f"objective.budgets ({self.budgets[-1]}) must not be above images_per_class ({fewest})"
-            )
+        check_budgets(self.budgets, codes)
         return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
@@ -160,5 +156,5 @@ def nested_distance(real: Tensor, synthetic: Tensor, budgets: Sequence[int]) -> 
         synthetic: (K, m, F).
         budgets: each at most m; m itself counts once, whether it is among them or not.
     """
-    sizes = sorted({*budgets, synthetic.shape[1]})
+    sizes = with_all(budgets, synthetic.shape[1])
     return torch.stack([mean_distance(real, synthetic[:, :size]) for size in sizes]).mean()

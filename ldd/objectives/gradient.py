@@ -15,6 +15,7 @@ from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import CODES, Objective, StepContext, Term
+from ldd.objectives.budgets import as_budgets, check_budgets, with_all
 from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
 
@@ -46,6 +47,11 @@ class GradientMatching(Objective):
         epsilon: added to products of norms in the cosines (published: 1e-6).
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per backward pass (memory only; the result is the same up to rounding).
+        budgets: nested budgets: the first so many images of each class are matched on their own too, so that they are
+            the set of that budget. The loss is the mean over these and all images; none by default.
+
+    Raises:
+        UserError: a number out of range; when the run starts, a budget above the images per class.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class GradientMatching(Objective):
         epsilon: float = 1e-6,
         augmentation: Sequence[str] = tuple(OPERATIONS),
         real_chunk: int = 256,
+        budgets: Sequence[int] = (),
     ) -> None:
         super().__init__()
         counts = {"outer_loop": outer_loop, "inner_loop": inner_loop, "batch_network": batch_network}
@@ -89,6 +96,7 @@ class GradientMatching(Objective):
         self.epsilon = epsilon
         self.augmentation = SiameseAugmentation(augmentation)
         self.real_chunk = real_chunk
+        self.budgets = as_budgets(budgets)
         self._trained: dict[str, Tensor] = {}  # the network between two steps, where outer_loop > 1
 
     def terms(self, context: StepContext) -> Iterator[Term]:
@@ -108,11 +116,13 @@ class GradientMatching(Objective):
         for label in context.classes.tolist():
             real = self._real_gradient(network, view(context.real(label, self.real_batch), label), label)
             own = (context.labels_on_host == label).nonzero().flatten().to(leaf.device, non_blocking=True)
-            synthetic = loss_gradient(network, view(leaf[own], label), label, create_graph=True)
-            loss = self.distance(real, synthetic, self.epsilon)
-            # Freed class by class: memory holds the second-order graph of one class only.
-            loss.backward()
-            total += loss.detach()
+            sizes = with_all(self.budgets, len(own))
+            for size in sizes:
+                synthetic = loss_gradient(network, view(leaf[own[:size]], label), label, create_graph=True)
+                loss = self.distance(real, synthetic, self.epsilon) / len(sizes)
+                # Freed one by one: memory holds the second-order graph of one class and budget only.
+                loss.backward()
+                total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
         yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)
         if (context.step + 1) % self.outer_loop:
@@ -157,7 +167,12 @@ class GradientMatching(Objective):
         self._trained = dict(state)
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
+        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder.
+
+        Raises:
+            UserError: a budget above the images per class, or as of `synthesis_optimizers`.
+        """
+        check_budgets(self.budgets, codes)
         return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:

@@ -134,29 +134,3 @@ def test_two_ranks_share_the_joint_loss_and_its_gradient(digits):
 def test_numbers_out_of_range():
     with pytest.raises(UserError, match=r"objective.real_batch \(0\) must be at least 1"):
         matching(real_batch=0)
-
-
-def test_nested_budgets_are_the_mean_over_prefixes(digits):
-    """Of the plain loss of the first one, the first two and all three images of each class, with its gradient."""
-    model, step = pixel_step(digits, matching(budgets=(2, 1)), images_per_class=3)
-    (term,) = model.objective.terms(step)
-    term.value.backward()
-    images, losses = model.codes.latents.detach().requires_grad_(), []
-    for size in (1, 2, 3):
-        plain, step = pixel_step(digits, matching(), images_per_class=size)
-        rows = [3 * label + place for label in range(10) for place in range(size)]
-        plain.codes.set_latents(torch.arange(10 * size), images.detach()[rows])
-        (part,) = plain.objective.terms(step)
-        part.value.backward()
-        losses.append(part.value.item())
-        images.grad = torch.zeros_like(images) if images.grad is None else images.grad
-        images.grad[rows] += plain.codes.latents.grad / 3
-    assert abs(term.value.item() - sum(losses) / 3) < 1e-9 * term.value.item()
-    assert (model.codes.latents.grad - images.grad).abs().max() < 1e-9 * images.grad.abs().max()
-
-
-def test_budgets_beyond_the_set_are_refused_before_the_first_step(digits, tmp_path):
-    with pytest.raises(UserError, match=r"objective.budgets \(0\) must be at least 1"):
-        matching(budgets=(0, 2))
-    with pytest.raises(UserError, match=r"objective.budgets \(3\) must not be above images_per_class \(2\)"):
-        fit(PixelPrior(32), matching(budgets=(1, 3)), tmp_path, 1, digits, images_per_class=2)
