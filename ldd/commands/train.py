@@ -16,7 +16,6 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol
-from ldd.evaluation.belonging import identity
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.running import pick_device, teacher_of
@@ -69,7 +68,7 @@ def train(
     training = _training_set(distilled, recipe, device, seed)
     if crop_labels is not None:
         crops = CropLabels.load(crop_labels)
-        crops.check(identity(distilled), recipe.id, recipe.hash)
+        crops.check(distilled, recipe)
         training, teacher = training.with_crops(crops), None
     else:
         teacher = teacher_of(recipe, _labeller(labels, distilled, data, seed))

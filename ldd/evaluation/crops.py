@@ -77,27 +77,33 @@ class CropLabels:
             raise UserError(f"crop_labels ({path}) is damaged; make it anew with `latentdd label-crops`")
         return found
 
-    def check(self, identity: str, protocol: str, protocol_hash: str) -> None:
+    def check(self, distilled: DistilledSet, protocol: Protocol) -> None:
         """Refuse labels of another set or another recipe.
 
         Args:
-            identity: of the set in question.
-            protocol: id of the protocol in question.
-            protocol_hash: of its content.
+            distilled: the set in question.
+            protocol: the protocol in question.
 
         Raises:
             UserError: both, and the cure.
         """
-        if identity != self.identity:
+        if (wanted := identity(distilled)) != self.identity:
             raise UserError(
-                f"crop_labels are of another set ({self.identity}, this one is {identity}); make them for this "
-                "one with `latentdd label-crops`"
+                f"crop_labels are of another set ({self.identity}, this one is {wanted}); make them for this one with "
+                "`latentdd label-crops`"
             )
-        if protocol_hash != self.protocol_hash:
-            edited = " as it was before it was edited" if protocol == self.protocol else ""
+        if protocol.hash != self.protocol_hash:
+            edited = " as it was before it was edited" if protocol.id == self.protocol else ""
             raise UserError(
-                f"crop_labels are of protocol {self.protocol}{edited}, and not of {protocol} as it is: its crops "
+                f"crop_labels are of protocol {self.protocol}{edited}, and not of {protocol.id} as it is: its crops "
                 "differ; make them anew with `latentdd label-crops`"
+            )
+        epochs, _ = protocol.budget(distilled.counts)
+        shapes = {name: tuple(part.shape[:2]) for name, part in self.tensors.items()}
+        if set(shapes.values()) != {(epochs, len(distilled.images))}:
+            raise UserError(
+                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; make them anew with "
+                "`latentdd label-crops`"
             )
 
 

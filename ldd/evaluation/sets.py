@@ -8,7 +8,6 @@ import torch
 from ldd.distilled import DistilledSet, first_rows
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal, StoredSet
-from ldd.evaluation.belonging import identity
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, budget_name
@@ -48,7 +47,7 @@ def all_sets(
     """
     samples = _samples(distilled, protocol, sampler, seed)
     if crops is not None:
-        crops.check(identity(distilled), protocol.id, protocol.hash)
+        crops.check(distilled, protocol)
     sets = [*_own_sets(distilled, initial, samples, protocol, crops), *beside]
     sets += needed_by_scores(protocol, distilled, sets)
     sets += nested_sets(budgets, distilled, sets, samples)

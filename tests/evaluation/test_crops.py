@@ -9,7 +9,6 @@ from small_world import SPEC, SmallData, protocol_file, small_set
 
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Protocol, TrainingSet, evaluate, train_student
-from ldd.evaluation.belonging import identity
 from ldd.evaluation.crop_teacher import CropTeacher
 from ldd.evaluation.crops import CropLabels, crop_teacher, label_crops
 from ldd.evaluation.students import fresh_network
@@ -100,7 +99,10 @@ def test_records_tell_forms_of_crop_labels_apart(teacher, protocol, tmp_path):
 def test_labels_of_another_set_or_protocol_or_no_labels_at_all(teacher, protocol, tmp_path):
     labeller, distilled = Labeller(teacher, SPEC), small_set(2)
     crops = label_crops(distilled, labeller, protocol, 0, CPU)
-    crops.check(identity(distilled), protocol.id, protocol.hash)
+    crops.check(distilled, protocol)
+    short = replace(crops, tensors={"soft_labels": crops.tensors["soft_labels"][:2]})
+    with pytest.raises(UserError, match="are not of 3 epochs of 6 images"):
+        short.check(distilled, protocol)
     arguments = {"repeats": 1, "baselines": [], "num_workers": 1, "progress": False}
     with pytest.raises(UserError, match="crop_labels are of another set"):
         evaluate(small_set(2, seed=4), None, SmallData(), protocol, crops=crops, **arguments)
