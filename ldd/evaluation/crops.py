@@ -102,8 +102,8 @@ class CropLabels:
         shapes = {name: tuple(part.shape[:2]) for name, part in self.tensors.items()}
         if set(shapes.values()) != {(epochs, len(distilled.images))}:
             raise UserError(
-                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; make them anew with "
-                "`latentdd label-crops`"
+                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; make them anew "
+                "with `latentdd label-crops`"
             )
 
 
