@@ -163,7 +163,7 @@ def test_a_teacher_protocol_needs_one_and_learns_from_it(run, teacher):
 
 def test_scores_by_hand_from_the_logged_accuracies(run, tmp_path):
     """LRS and ARS of the CSV file, written out; absolute error 1e-12."""
-    run(scores="ddranking").write(tmp_path)
+    run(scores="ddranking", baselines=[]).write(tmp_path)
     rows = list(csv.DictReader((tmp_path / "evaluation.csv").open(newline="")))
     logged = {(r["set"], int(r["repeat"])): float(r["accuracy"]) for r in rows}
     assert {name for name, _ in logged} == {
