@@ -123,7 +123,7 @@ def timed(monkeypatch):
 
 
 def test_seconds_by_hand(data, timed, tmp_path):
-    """Four sets of 6 images and 8 epochs with two repeats, all 24 images for 2 epochs, and for as many steps (2 epochs)."""
+    """Four sets of 6 images, 8 epochs, two repeats; all 24 images for 2 epochs, and for as many steps (2 epochs)."""
     callback = callback_of(tmp_path, repeats=2, full_data_batch_size=12, looks=3)
     cost = measure_evaluation(callback, distilling(small_set(2)), data, CPU)
     small = 5 + 8 * 0.1 + 48 * 0.01 + 3 * 0.5
