@@ -214,9 +214,9 @@ def test_a_kept_student_is_one_of_its_own_augmentation(run, tmp_path, monkeypatc
         return run_one(self, student, *arguments)
 
     monkeypatch.setattr(Lesson, "run", counted)
-    first = run(scores="ddranking", folder=tmp_path / "evaluated")
+    first = run(scores="ddranking", baselines=[], folder=tmp_path / "evaluated")
     assert len(names) == 2 * 4 + 1
-    again = run(scores="ddranking", folder=tmp_path / "evaluated")
+    again = run(scores="ddranking", baselines=[], folder=tmp_path / "evaluated")
     assert again.rows == first.rows
     assert len(names) == 9
     assert Student("distilled_plain", "narrow", 1, 4, None, False) in names
