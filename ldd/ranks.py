@@ -1,4 +1,4 @@
-"""The ranks of a distributed run, and sums over them; without torch.distributed there is one rank and nothing to do."""
+"""The ranks of a distributed run and what they agree on; without torch.distributed there is one and nothing to do."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +19,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     if this_rank()[1] > 1:
         dist.all_reduce(value)
     return value
+
+
+def from_first_rank(value: Tensor) -> Tensor:
+    """Rank 0's `value` (on the CPU) on every rank, each of which has one and calls this."""
+    if this_rank()[1] == 1:
+        return value
+    everyone = [value]
+    dist.broadcast_object_list(everyone, 0)
+    return everyone[0]
 
 
 def most_over_ranks(numbers: Sequence[int], device: torch.device) -> list[int]:

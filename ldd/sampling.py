@@ -53,7 +53,7 @@ class StoredSampler:
             raise UserError("the set holds no codes to draw from; only its images can be used")
         self._device = torch.device("cpu") if device is None else device
         self._prior = (prior_of(distilled) if prior is None else prior).to(self._device)
-        _check_prior(distilled, self._prior)
+        check_prior(distilled, self._prior)
         self._codes = stored_codes(distilled.codes, distilled.labels).to(self._device)
         self._parts = _parts(distilled)
         if len(self._parts) == 1:
@@ -107,7 +107,12 @@ def _copy(generator: torch.Generator | None) -> torch.Generator | None:
     return None if generator is None else torch.Generator().set_state(generator.get_state())
 
 
-def _check_prior(distilled: DistilledSet, prior: Prior) -> None:
+def check_prior(distilled: DistilledSet, prior: Prior) -> None:
+    """Refuse another prior than the one that a set was made through.
+
+    Raises:
+        UserError: other frozen weights, or another image size.
+    """
     expected = distilled.manifest.get("prior")
     same_size = prior.image_size == distilled.image_size
     if not same_size or (expected is not None and identify(prior)["sha256"] != expected["sha256"]):

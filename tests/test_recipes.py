@@ -90,6 +90,7 @@ def test_recipes_parse(path, fit_parser):
     text = path.read_text()
     command = rf"latentdd (fit|federate) --config configs/{name(path)}"
     assert re.search(command, text), "a recipe opens with its command"
+    assert (found.evaluation.baselines is None) == ("paper" in name(path)), "those of minutes name theirs"
     if "paper" in name(path):
         assert f"runs/{path.stem}" == found.trainer.default_root_dir
         for word in ("Constants:", "Expected time: not yet measured", "released code"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldd import manifest as manifests
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, dimensions, evaluate
+from ldd.evaluation import Baseline, Protocol, Report, Setting, dimensions, evaluate
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED, of_a_step
@@ -59,8 +59,8 @@ class CrossArchitecture(L.Callback):
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
-        baselines: sets to compare with; null takes random real images at an equal budget and the full real data, and,
-            where the set is more than images with hard labels, random real images for as many bytes.
+        baselines: sets to compare with; null takes all at equal images, bytes and training steps that can be had: real
+            images drawn at random, near centroids and easy first, plain samples of the prior, and the full real data.
         initial: compare with the codes before the first step.
         budgets: nested budgets: evaluate the first so many images of each class too, as `distilled_ipc<number>`, with
             as many random real ones where those are among the baselines.
@@ -105,7 +105,8 @@ class CrossArchitecture(L.Callback):
                 teacher_of(self.protocol, None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the codes as they start; on resume make up for an evaluation in which the run was killed."""
+        """Refuse baselines that cannot be had; save the codes as they start, or evaluate what a killed run owes."""
+        self._check_baselines(trainer, pl_module)
         if trainer.global_step == 0:
             self._save_initial(trainer, pl_module)
         elif _switched_on(trainer) and self._is_owed(trainer, int(_distils(pl_module).num_steps_done)):
@@ -138,6 +139,17 @@ class CrossArchitecture(L.Callback):
         done = () if earlier is None else earlier.rows
         return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
 
+    def _check_baselines(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse now what a long run would find out at its end."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not (self.baselines and _switched_on(trainer)) or data is None:
+            return
+        distils = _distils(pl_module)
+        parts = {"labeller": distils.labeller, "prior": prior_of(pl_module), "device": pl_module.device}
+        setting = Setting.of(distils.distilled_set(), data, self.seed, **parts)
+        for baseline in self.baselines:
+            baseline.check(setting)
+
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
@@ -146,7 +158,6 @@ class CrossArchitecture(L.Callback):
             )
         distils = _distils(pl_module)
         step = int(distils.num_steps_done)
-        prior = getattr(pl_module, "prior", None)  # for plain samples of it, where there is one
         report = evaluate(
             distils.distilled_set(),
             self.networks,
@@ -159,7 +170,7 @@ class CrossArchitecture(L.Callback):
             budgets=self.budgets,
             sampler=distils.sample,
             labeller=distils.labeller,
-            prior=prior if isinstance(prior, Prior) else None,
+            prior=prior_of(pl_module),
             step=step,
             records=Path(trainer.default_root_dir) / FOLDER,
             num_workers=self.num_workers,
@@ -208,6 +219,12 @@ class CrossArchitecture(L.Callback):
     def _show(self, trainer: L.Trainer) -> None:
         if self.report is not None and trainer.is_global_zero:
             rich.print(*self.report.tables())
+
+
+def prior_of(pl_module: object) -> Prior | None:
+    """What a module distils through, for plain samples of it; None where it has no prior."""
+    prior = getattr(pl_module, "prior", None)
+    return prior if isinstance(prior, Prior) else None
 
 
 def _switched_on(trainer: L.Trainer) -> bool:

@@ -11,19 +11,28 @@ from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Labeller, Labels, Protocol, Report, evaluate as run_evaluation
+from ldd.evaluation import (
+    Baseline,
+    Labeller,
+    Labels,
+    Protocol,
+    Report,
+    Setting,
+    equal_baselines,
+    evaluate as run_evaluation,
+)
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.chosen import PriorSamples
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.naming import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.running import pick_device
-from ldd.evaluation.sets import INITIAL
+from ldd.evaluation.sets import INITIAL, check_set
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import check_writable
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
-from ldd.sampling import StoredSampler, prior_of
+from ldd.sampling import StoredSampler, check_prior, prior_of
 
 _LABEL_FACTS = {"recording", "network", "expert", "epoch", "temperature", "top_k", "precision"}
 
@@ -58,16 +67,16 @@ def evaluate(
         baselines: names, separated by commas: random_real (as many real images), nearest_real (nearest to centroids),
             easy_real (of least loss), prior_samples (plain samples), each followed or not by _bytes (as many as the
             set's bytes pay for), _soft (one soft label each) and _steps (trained for as many steps); full_real and
-            full_real_steps; equal for all that fit the set; or dotted names of classes. Null takes random_real and
-            full_real, and those of equal bytes for soft labels and distributions. The codes before the first step
-            join in where their folder `initial` lies beside the set.
+            full_real_steps; equal for all of these that can be had; or dotted names of classes. Null is equal, and
+            evaluation.json says why others were left out. The codes before the first step join in where their folder
+            `initial` lies beside the set.
         budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
             random real ones.
         labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
             protocols with a teacher.
         crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, whose labels its students
-            learn from; a teacher (`labels`) is then needed for the sets beside it alone: without one the first codes
-            stay away, and baselines must be empty.
+            learn from; a teacher (`labels`) is then needed for the sets beside it alone: without one they
+            stay away.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
 
@@ -77,10 +86,8 @@ def evaluate(
     distilled = DistilledSet.load(path)
     if not other_data:
         refuse_other_test_split(distilled, data.spec)
-    prior = _prior_of(distilled, baselines)
-    chosen = None
-    if baselines is not None:
-        chosen = baselines_by_name(baselines, distilled, sampled=prior is not None and prior.num_steps > 0)
+    names = EQUAL if baselines is None else baselines
+    baselines_by_name(names)  # a wrong name shows before any work
     recipe = Protocol.load(protocol)
     earlier = Report.read(out)
     if earlier is not None:
@@ -88,12 +95,15 @@ def evaluate(
         earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
     check_writable(out)
     crops = None if crop_labels is None else CropLabels.load(crop_labels)
+    data.setup()
+    check_set(distilled, data)
     labeller = None
     if labels is not None:
-        data.setup()
         labeller = find_labeller(labels, distilled, data, seed, num_workers)
         if crops is not None:
             _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
+    device, prior = pick_device(), find_prior(distilled, names)
+    setting = Setting.of(distilled, data, seed, labeller=labeller, prior=prior, device=device)
     report = run_evaluation(
         distilled,
         networks,
@@ -101,32 +111,54 @@ def evaluate(
         recipe,
         repeats,
         seed,
-        baselines=chosen,
+        baselines=_beside(names, distilled, setting, recipe),
         initial=None if crops is not None and labeller is None else _initial_beside(Path(path)),
         budgets=budgets or (),
         records=Path(out) / FOLDER,
-        sampler=stored_sampler(distilled, recipe, pick_device()),
+        sampler=stored_sampler(distilled, recipe, device),
         labeller=labeller,
         crops=crops,
         prior=prior,
         num_workers=num_workers,
+        device=device,
     )
     (report if earlier is None else report.after(earlier)).write(out)
     rich.print(*report.tables())
 
 
-def _prior_of(distilled: DistilledSet, baselines: str | None) -> Prior | None:
-    """The prior that the set's manifest names, on the device, where samples of it may be wanted."""
-    wanted = [name.strip() for name in (baselines or "").split(",")]
+def find_prior(distilled: DistilledSet, names: str) -> Prior | None:
+    """The prior that the set's manifest names, on the device, where samples of it may be wanted.
+
+    Where they are wanted as one of all baselines, one line says why there is none.
+
+    Raises:
+        UserError: samples are wanted by name, and there is no such prior.
+    """
+    wanted = [name.strip() for name in names.split(",")]
     needed = any(name.startswith(PriorSamples.name) for name in wanted)
     if not needed and EQUAL not in wanted:
         return None
     try:
-        return prior_of(distilled).to(pick_device())
-    except UserError:
+        prior = prior_of(distilled)
+        check_prior(distilled, prior)
+    except UserError as error:
         if needed:
             raise
+        print(f"{PriorSamples.name} is left out: {error}")
         return None
+    return prior.to(pick_device())
+
+
+def _beside(
+    names: str, distilled: DistilledSet, setting: Setting, protocol: Protocol
+) -> tuple[Baseline, ...] | None:
+    """The baselines of these names; None for all at equal budgets that can be had, and nothing else."""
+    wanted = {name.strip() for name in names.split(",")}
+    if wanted == {EQUAL}:
+        return None
+    return baselines_by_name(
+        names, equal_baselines(distilled, setting, protocol)[0] if EQUAL in wanted else ()
+    )
 
 
 def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import rich
 
-from ldd.commands.evaluate import stored_sampler
+from ldd.commands.evaluate import find_prior, stored_sampler
 from ldd.commands.federate_plan import Plan
 from ldd.distilled import DistilledSet
 from ldd.evaluation import Labeller, Report, dimensions, evaluate as run_evaluation
+from ldd.evaluation.naming import EQUAL
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import JSON_NAME
 from ldd.evaluation.running import pick_device
@@ -47,6 +48,7 @@ def finish(plan: Plan) -> None:
 
 def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> None:
     evaluation = plan.recipe.evaluation
+    names = EQUAL if evaluation.baselines is None else ",".join(part.name for part in evaluation.baselines)
     report = run_evaluation(
         merged,
         evaluation.networks,
@@ -57,6 +59,7 @@ def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> No
         baselines=evaluation.baselines,
         sampler=stored_sampler(merged, evaluation.protocol, pick_device()),
         labeller=labeller,
+        prior=find_prior(merged, names),
         records=plan.folder / FOLDER,
         num_workers=evaluation.num_workers,
     )

@@ -18,14 +18,13 @@ from rich.table import Table
 from ldd.callbacks import CrossArchitecture, LastCheckpoints, Preview
 from ldd.commands.fit import DistillationCLI
 from ldd.commands.planning import (
-    EvaluationCost,
     StepClock,
     cache_bytes,
     expert_bytes,
-    measure_evaluation,
     run_bytes,
     since_start,
 )
+from ldd.commands.planning_evaluation import EvaluationCost, measure_evaluation
 from ldd.data import DistillationData
 from ldd.distiller import Distiller
 from ldd.errors import UserError
@@ -160,7 +159,7 @@ def make(cli: PlanCLI) -> Plan:
     evaluator = next((c for c in callbacks if isinstance(c, CrossArchitecture)), None)
     if cli.evaluations and evaluator is not None:
         evaluation, initial = (
-            measure_evaluation(evaluator, model.distilled_set(), data, device),
+            measure_evaluation(evaluator, model, data, device),
             evaluator.initial,
         )
     pictures = _events([c.every_n_steps for c in callbacks if isinstance(c, Preview)], cli.max_steps)

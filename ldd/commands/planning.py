@@ -1,11 +1,6 @@
 """What a run will take, from a few of its own steps: time, memory, disk."""
 
-import math
-import resource
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -13,25 +8,12 @@ import lightning as L
 import psutil
 import torch
 
-from ldd.callbacks import CrossArchitecture
-from ldd.classes import Labelled
 from ldd.data import DistillationData
 from ldd.data.sources import Split
-from ldd.distilled import DistilledSet
-from ldd.evaluation import Protocol
-from ldd.evaluation.baselines import Baseline, Setting, StoredSet, default_baselines
-from ldd.evaluation.report import DISTILLED
-from ldd.evaluation.sets import INITIAL, nested_sets
-from ldd.evaluation.students import Lesson, Student
-from ldd.evaluation.workers import count_workers, run_students
-from ldd.memory import peak_memory_mib
 from ldd.objectives import Objective
 
 FLOAT_IN_CHECKPOINT = 9
 """Bytes by which the loss curve in a checkpoint grows with each step: a pickled float."""
-
-SHORT, LONG = 2, 6  # epochs of the students that are timed
-FULL_BATCHES = 4  # batches of the full real data that they are timed on
 
 
 class StepClock(L.Callback):
@@ -147,103 +129,3 @@ def expert_bytes(objective: Objective) -> int:
     return sum(
         size_of(Path(folder).expanduser()) for folder in {need.trajectories for need in objective.experts()}
     )
-
-
-# Evaluation
-
-
-@dataclass(frozen=True)
-class EvaluationCost:
-    """What one evaluation takes.
-
-    Attributes:
-        students: networks trained.
-        seconds: on this machine's workers.
-        peak_memory_mib: of all worker processes together on a CPU, of the device otherwise.
-    """
-
-    students: int = 0
-    seconds: float = 0.0
-    peak_memory_mib: float = 0.0
-
-
-def measure_evaluation(
-    callback: CrossArchitecture, distilled: DistilledSet, data: DistillationData, device: torch.device
-) -> EvaluationCost:
-    """Time each network for a few epochs on the distilled set and on some of the full data; the rest follows.
-
-    Args:
-        callback: the run's evaluation.
-        distilled: a set of the size that will be evaluated.
-        data: set up.
-        device: where students are trained.
-    """
-    protocol = callback.protocol
-    factories = dict(callback.networks) if callback.networks is not None else protocol.factories()
-    lesson = Lesson(data.spec, protocol, factories, callback.seed)
-    baselines = default_baselines(distilled) if callback.baselines is None else callback.baselines
-    sets = [StoredSet(DISTILLED, distilled), *baselines]
-    sets += nested_sets(callback.budgets, distilled, sets)
-    if callback.initial:
-        sets.append(StoredSet(INITIAL, distilled))
-    setting = Setting(
-        data, torch.bincount(distilled.labels, minlength=data.spec.num_classes).tolist(), callback.seed
-    )
-    full_batch = protocol.full_data_batch_size or protocol.batch_size
-    everything = Labelled(data.train_images.images, data.train_images.labels)
-    some = torch.randperm(len(everything.labels))[: FULL_BATCHES * full_batch]
-    given = {
-        (DISTILLED, 0): Labelled(distilled.images, distilled.labels),
-        ("full", 0): Labelled(everything.images[some], everything.labels[some]),
-    }
-    probes = [Student(DISTILLED, name, 0, epochs) for name in factories for epochs in (SHORT, LONG)]
-    if any(part.full_data for part in sets):
-        probes += [Student("full", name, 0, SHORT, full_batch) for name in factories]
-    workers = count_workers(callback.num_workers) if device.type == "cpu" else 1
-    outcomes = run_students(
-        lesson,
-        probes,
-        given,
-        Labelled(
-            *(part[:: protocol.test_every] for part in (data.test_images.images, data.test_images.labels))
-        ),
-        device=device,
-        num_workers=callback.num_workers,
-    )
-    seconds = {student: outcome.seconds for student, outcome in outcomes.items()}
-    total, students = 0.0, 0
-    for part in sets:
-        repeats = part.repeats or callback.repeats
-        students += repeats * len(factories)
-        for name in factories:
-            total += repeats * _student_seconds(part, name, seconds, protocol, setting, full_batch)
-    shared = min(workers, students)
-    in_workers = workers > 1 and len(probes) > 1
-    memory = shared * _children_mib() if in_workers else peak_memory_mib(device)
-    return EvaluationCost(students, total / shared, memory)
-
-
-def _student_seconds(
-    part: Baseline,
-    name: str,
-    seconds: Mapping[Student, float],
-    protocol: Protocol,
-    setting: Setting,
-    full_batch: int,
-) -> float:
-    short, long = (seconds[Student(DISTILLED, name, 0, epochs)] for epochs in (SHORT, LONG))
-    epoch = max(0.0, long - short) / (LONG - SHORT)
-    before = max(0.0, short - SHORT * epoch)  # building and testing
-    if not part.full_data:
-        return before + protocol.budget(setting.counts)[0] * epoch
-    probe = seconds[Student("full", name, 0, SHORT, full_batch)]
-    images = len(setting.data.train_images.labels)
-    batches = math.ceil(min(images, FULL_BATCHES * full_batch) / full_batch)
-    batch = max(0.0, probe - before) / (SHORT * batches)
-    return before + protocol.full_data_epochs * math.ceil(images / full_batch) * batch
-
-
-def _children_mib() -> float:
-    """Peak resident set of the largest child process that has ended."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit

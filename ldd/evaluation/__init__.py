@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         RandomReal as RandomReal,
         Setting as Setting,
         StoredSet as StoredSet,
-        default_baselines as default_baselines,
     )
     from ldd.evaluation.chosen import (
         EasyReal as EasyReal,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         PriorSamples as PriorSamples,
     )
     from ldd.evaluation.comparison import evaluate as evaluate
+    from ldd.evaluation.equal import equal_baselines as equal_baselines
     from ldd.evaluation.labels import (
         ExpertLabels as ExpertLabels,
         Labeller as Labeller,
@@ -59,10 +59,10 @@ _HOMES = {
         "RandomReal",
         "Setting",
         "StoredSet",
-        "default_baselines",
     ),
     "ldd.evaluation.chosen": ("EasyReal", "NearestReal", "PriorSamples"),
     "ldd.evaluation.comparison": ("evaluate",),
+    "ldd.evaluation.equal": ("equal_baselines",),
     "ldd.evaluation.labels": ("ExpertLabels", "Labeller", "Labels"),
     "ldd.evaluation.protocols": ("Protocol",),
     "ldd.evaluation.report": ("Report", "Row", "Score"),
@@ -98,7 +98,7 @@ __all__ = (
     "SoftLabels",
     "StoredSet",
     "TrainingSet",
-    "default_baselines",
+    "equal_baselines",
     "evaluate",
     "train_student",
 )

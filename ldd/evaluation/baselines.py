@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol as Interface, final
 
 import torch
@@ -54,7 +55,8 @@ class Setting:
         bytes: that the distilled set takes in the form in which students use it: the other budget.
         labeller: what gave the distilled set its soft labels, or None.
         prior: what the distilled set was made through, to draw plain samples of it, or None.
-        found: what baselines found out of the data for this evaluation, by name, so that none works it out twice.
+        device: where networks are run that a baseline needs.
+        found: what baselines found out of the data for this evaluation, so that none works it out twice.
     """
 
     data: EvaluationData
@@ -63,7 +65,20 @@ class Setting:
     bytes: int = 0
     labeller: "Labeller | None" = None
     prior: "Prior | None" = None
-    found: dict[str, Any] = field(default_factory=dict)
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    found: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, distilled: DistilledSet, data: EvaluationData, seed: int, **rest: Any) -> "Setting":  # noqa: ANN401 - fields
+        """With the budgets of a distilled set; `rest` are other attributes."""
+        return cls(data, distilled.counts, seed, distilled.storage.total().bytes, **rest)
+
+    def made(self, baseline: "Baseline", repeat: int) -> TrainingSet:
+        """A baseline's set for a repeat, made once: others are the same images with other labels or epochs."""
+        key = (baseline, repeat)
+        if key not in self.found:
+            self.found[key] = TrainingSet(*baseline.set_for(repeat, self))
+        return self.found[key]  # type: ignore[no-any-return]
 
     def need_labeller(self, name: str) -> "Labeller":
         """What labels the images of the baseline `name`.
@@ -103,6 +118,17 @@ class Baseline(ABC):
             UserError: the data cannot give such a set.
         """
 
+    def check(self, setting: Setting) -> None:  # noqa: B027 - most fit everywhere
+        """Refuse, before any work, what `set_for` would refuse.
+
+        Raises:
+            UserError: as `set_for`.
+        """
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """As many images as `set_for` gives, with labels of the same kind; their content may be missing (for plans)."""
+        return setting.made(self, repeat)
+
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """What one of its sets takes; to be overridden where labels are stored otherwise than `given` has them."""
         return Storage.of(
@@ -133,9 +159,40 @@ class Drawn(Baseline):
         """Largest number that can be asked for, by class."""
         return setting.data.train_images.counts
 
+    def counts(self, setting: Setting) -> Sequence[int]:
+        """K numbers of images per class: those of the distilled set."""
+        return setting.counts
+
+    def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
+        """Refuse, before any work, what `pick` would refuse.
+
+        Raises:
+            UserError: as `pick`.
+        """
+        for label, count in enumerate(counts):
+            setting.data.train_images.require(label, count, f"{self.name}: images per class")
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what the data cannot give."""
+        self.check_counts(self.counts(setting), setting)
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """Nothing is picked."""
+        return blank(sum(self.counts(setting)), setting)
+
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
         """As many of each class as the distilled set has."""
-        return self.pick(setting.counts, setting, self.name, repeat)
+        return self.pick(self.counts(setting), setting, self.name, repeat)
+
+
+def blank(count: int, setting: Setting, *, soft: bool = False) -> TrainingSet:
+    """So many images of one black one, which take no memory, with hard or soft labels."""
+    spec = setting.data.spec
+    image = torch.zeros(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
+    labels = (
+        torch.zeros(1, spec.num_classes).expand(count, -1) if soft else torch.zeros(count, dtype=torch.int64)
+    )
+    return TrainingSet(image.expand(count, -1, -1, -1), labels)
 
 
 @final
@@ -163,11 +220,14 @@ class RandomReal(Drawn):
         wanted = f"{self.name}: images per class"
         return draw_real(setting.data.train_images, counts, wanted, setting.seed, *key)
 
+    def counts(self, setting: Setting) -> Sequence[int]:
+        """K numbers of images per class."""
+        each = self.images_per_class
+        return setting.counts if each is None else [each] * len(setting.counts)
+
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
         """The classes' draws follow from (seed, repeat, label)."""
-        each = self.images_per_class
-        counts = setting.counts if each is None else [each] * len(setting.counts)
-        return self.pick(counts, setting, "random real", repeat)
+        return self.pick(self.counts(setting), setting, "random real", repeat)
 
 
 @final
@@ -187,8 +247,8 @@ class EqualBytes(Baseline):
         self.of = RandomReal() if of is None else of
         self.name = f"{self.of.name}_bytes{'_soft' * soft}"
 
-    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """Which classes get one more follows from (seed, repeat).
+    def counts(self, repeat: int, setting: Setting) -> list[int]:
+        """K numbers of images per class; which classes get one more follows from (seed, repeat).
 
         Raises:
             UserError: too few bytes for one image, or soft labels without a labeller.
@@ -206,8 +266,23 @@ class EqualBytes(Baseline):
         counts = [each] * spec.num_classes
         for label in order[:more]:
             counts[label] += 1
-        counts = [int(min(count, there)) for count, there in zip(counts, self.of.most(setting), strict=True)]
-        drawn, labels = self.of.pick(counts, setting, self.name, repeat)
+        return [int(min(count, there)) for count, there in zip(counts, self.of.most(setting), strict=True)]
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what the bytes, the labels or the images cannot give."""
+        self.of.check_counts(self.counts(0, setting), setting)
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """Nothing is picked."""
+        return blank(sum(self.counts(repeat, setting)), setting, soft=self.soft)
+
+    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
+        """Which classes get one more follows from (seed, repeat).
+
+        Raises:
+            UserError: too few bytes for one image, soft labels without a labeller, or what the images' kind raises.
+        """
+        drawn, labels = self.of.pick(self.counts(repeat, setting), setting, self.name, repeat)
         if not self.soft:
             return TrainingSet(drawn, labels)
         return TrainingSet(drawn, setting.need_labeller(self.name)(drawn).float())
@@ -334,17 +409,3 @@ class StoredSet(Baseline):
             return own
         labels = Amount.of([self._distilled.labels, *self._crops.tensors.values()])
         return replace(own, labels=labels)
-
-
-def default_baselines(distilled: DistilledSet, labeller: "Labeller | None" = None) -> tuple[Baseline, ...]:
-    """What an evaluation compares with unless told otherwise.
-
-    As many random real images, and all of them; where the set is more than images with hard labels, also as many random
-    real images as its bytes pay for, with hard labels and, given what labelled the set, with soft ones.
-    """
-    chosen: list[Baseline] = [RandomReal(), FullReal()]
-    if distilled.soft_labels is not None or distilled.is_distribution:
-        chosen.append(EqualBytes())
-    if distilled.soft_labels is not None and labeller is not None:
-        chosen.append(EqualBytes(soft=True))
-    return tuple(chosen)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines import Drawn, Setting
 from ldd.evaluation.features import losses, pixels, trained_network
 from ldd.evaluation.students import one_thread
+from ldd.ranks import from_first_rank
 from ldd.seeding import derive_seed, generator
+
+if TYPE_CHECKING:
+    from ldd.priors import Prior
 
 _CHUNK = 50  # images that a prior draws at once
 
@@ -30,15 +34,17 @@ class NearestReal(Drawn):
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """k-means starts from (seed, key, label)."""
-        real = setting.data.train_images
-        images, labels = [], torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        for label, count in enumerate(counts):
-            real.require(label, count, f"{self.name}: images per class")
+        self.check_counts(counts, setting)
+        real, places, start = setting.data.train_images, [], 0
+        for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
             if count:
-                own = real.of_class(label)
-                chosen = nearest_to_centroids(pixels(own), count, derive_seed(setting.seed, *key, label))
-                images.append(own[chosen])
-        return Labelled(torch.cat(images), labels)
+                own = pixels(real.of_class(label))
+                places.append(
+                    start + nearest_to_centroids(own, count, derive_seed(setting.seed, *key, label))
+                )
+            start += there
+        chosen = from_first_rank(torch.cat(places))
+        return Labelled(real.take(chosen), real.labels[chosen])
 
 
 def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
@@ -73,12 +79,12 @@ class EasyReal(Drawn):
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """The network follows from the setting's seed."""
+        self.check_counts(counts, setting)
         real = setting.data.train_images
         if "losses" not in setting.found:
-            setting.found["losses"] = real_losses(setting)
+            setting.found["losses"] = from_first_rank(real_losses(setting))
         by_image, places, start = setting.found["losses"], [], 0
-        for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
-            real.require(label, count, f"{self.name}: images per class")
+        for count, there in zip(counts, real.counts, strict=True):
             places.append(start + by_image[start : start + there].argsort(stable=True)[:count])
             start += there
         chosen = torch.cat(places)
@@ -87,8 +93,8 @@ class EasyReal(Drawn):
 
 def real_losses(setting: Setting) -> Tensor:
     """Cross-entropy (M,) of each training image, of a network that has learned all of them."""
-    real = setting.data.train_images
-    network = trained_network(real, setting.data.spec, derive_seed(setting.seed, "easy real"))
+    real, seed = setting.data.train_images, derive_seed(setting.seed, "easy real")
+    network = trained_network(real, setting.data.spec, seed, setting.device)
     return losses(network, setting.data.spec, real.images, real.labels)
 
 
@@ -112,30 +118,56 @@ class PriorSamples(Drawn):
         return [inf] * len(setting.counts)
 
     @torch.no_grad()
+    def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
+        """Refuse a prior that cannot be sampled for the data's classes: it is asked for the last step of one image."""
+        prior = _prior(self.name, setting)
+        row = prior.rows(setting.data.spec.classes)[:1]
+        start = torch.zeros(1, *prior.latent_shape)
+        self._latents(prior, row, generator(0), start=start, strength=1 / max(1, self.num_steps))
+
+    @torch.no_grad()
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """The noise of a class follows from (seed, key, label).
 
         Raises:
-            UserError: there is no prior, it does not know the classes, or cannot be sampled.
+            UserError: there is no prior, it does not know the classes or their size, or cannot be sampled.
         """
-        prior = setting.prior
-        if prior is None:
-            raise UserError(
-                f"baselines: {self.name} needs the prior that the set was made through; evaluate within its run, or "
-                "give a set whose manifest names a prior of this package"
-            )
+        prior = _prior(self.name, setting)
         rows = prior.rows(setting.data.spec.classes)
-        device = next((p.device for p in prior.parameters()), torch.device("cpu"))
         images = []
         for label, count in enumerate(counts):
             draws = generator(setting.seed, *key, label)
             for part in torch.arange(count).split(_CHUNK):
-                latents = prior.sample(
-                    rows[label].expand(len(part)).to(device),
-                    draws,
-                    num_steps=self.num_steps,
-                    guidance_scale=self.guidance_scale,
-                )
+                latents = self._latents(prior, rows[label].expand(len(part)), draws)
                 images.append(to_bytes(prior.decode(latents)).cpu())
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Labelled(torch.cat(images), labels)
+        return Labelled(from_first_rank(torch.cat(images)), labels)
+
+    def _latents(self, prior: "Prior", rows: Tensor, draws: torch.Generator, **rest: Any) -> Tensor:  # noqa: ANN401 - of `Prior.sample`
+        device = next((p.device for p in prior.parameters()), torch.device("cpu"))
+        scale = self.guidance_scale
+        return prior.sample(rows.to(device), draws, num_steps=self.num_steps, guidance_scale=scale, **rest)
+
+
+def _prior(name: str, setting: Setting) -> "Prior":
+    """The set's prior, where its samples are images of the data's classes at their size.
+
+    Raises:
+        UserError: there is none, or they are not.
+    """
+    prior, size = setting.prior, setting.data.spec.image_size
+    if prior is None:
+        raise UserError(
+            f"baselines: {name} needs the prior that the set was made through; evaluate within its run, or "
+            "give a set whose manifest names a prior of this package"
+        )
+    if prior.can_sample and not prior.null(1).shape[1]:
+        raise UserError(
+            f"baselines: {name} needs a prior with classes, and samples of an unconditional one belong to none; leave "
+            "it out"
+        )
+    if prior.image_size != size:
+        raise UserError(
+            f"baselines: {name} are images of {prior.image_size} px, and those of the data have {size}; leave it out"
+        )
+    return prior

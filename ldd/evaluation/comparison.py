@@ -10,14 +10,15 @@ import torch
 from ldd.classes import Labelled
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, RandomReal, Setting, default_baselines
+from ldd.evaluation.baselines import Baseline, EvaluationData, Setting
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.crops import CropLabels
+from ldd.evaluation.equal import LEFT_OUT, equal_baselines
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
-from ldd.evaluation.report import DISTILLED, Report, Row, budget_name
+from ldd.evaluation.report import Report, Row
 from ldd.evaluation.running import Device, pick_device, run_missing, students_of, teacher_of
-from ldd.evaluation.sets import all_sets, check_set
+from ldd.evaluation.sets import all_sets, check_set, counts_by_set
 from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
 from ldd.evaluation.training_set import Sampler, TrainingSet
 from ldd.evaluation.workers import NumWorkers, count_workers
@@ -63,7 +64,8 @@ def evaluate(
         protocol: a shipped protocol's name, the path of a protocol file, or a protocol.
         repeats: networks of each kind for each set, unless a baseline says otherwise.
         seed: of everything random.
-        baselines: sets to compare with; None takes `default_baselines`.
+        baselines: sets to compare with; None takes all at equal images, bytes and training steps that can be had
+            (`ldd.evaluation.equal_baselines`), and the facts say why others were `left_out`.
         initial: the codes before their first step, compared as `initial`; without draws.
         budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, beside
             as many random real ones where `RandomReal` is among the baselines.
@@ -94,22 +96,23 @@ def evaluate(
     data.setup()
     for part in filter(None, (distilled, initial)):
         check_set(part, data)
-    beside = default_baselines(distilled, labeller) if baselines is None else baselines
+    device = pick_device() if device == "auto" else device
+    setting = Setting.of(distilled, data, seed, labeller=labeller, prior=prior, device=device)
+    beside, left_out = (
+        equal_baselines(distilled, setting, protocol) if baselines is None else (baselines, None)
+    )
     sets = all_sets(distilled, initial, beside, budgets, protocol, sampler, seed, crops)
-    setting = Setting(data, distilled.counts, seed, distilled.storage.total().bytes, labeller, prior)
     given = {
-        (part.name, repeat): TrainingSet(*part.set_for(repeat, setting))
+        (part.name, repeat): setting.made(part, repeat)
         for part in sets
         for repeat in range(part.repeats or repeats)
     }
-    nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
-    counts = {DISTILLED: distilled.counts, **nested}
+    counts = counts_by_set(distilled, budgets)
     students = students_of(sets, list(factories), repeats, protocol, counts, given)
     unlabelled = any(training.crop_labels is None for training in given.values())
     teacher = teacher_of(protocol, labeller) if unlabelled else None
     lesson = Lesson(data.spec, protocol, factories, seed, teacher)
-    device = pick_device() if device == "auto" else device
-    test, selection = _splits(data, protocol)
+    test, selection = splits(data, protocol)
     outcomes = run_missing(
         lesson,
         students,
@@ -139,10 +142,12 @@ def evaluate(
         facts["teacher"] = dict(crops.teacher)
     elif teacher is not None and labeller is not None:
         facts["teacher"] = {**labeller.facts, "temperature": protocol.temperature}
+    if left_out is not None:
+        facts[LEFT_OUT] = left_out
     return Report(_rows(lesson, outcomes, distilled, step), {protocol.id: protocol.hash}, facts)
 
 
-def _splits(data: EvaluationData, protocol: Protocol) -> tuple[Labelled, Labelled | None]:
+def splits(data: EvaluationData, protocol: Protocol) -> tuple[Labelled, Labelled | None]:
     """The test images that the protocol takes, and the selection split where it looks at it."""
     every = slice(None, None, protocol.test_every)
     test = Labelled(data.test_images.images[every], data.test_images.labels[every])

@@ -1,9 +1,8 @@
 """Baselines by name, as a command line gives them."""
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline, Drawn, EqualBytes, FullReal, RandomReal
 from ldd.evaluation.chosen import EasyReal, NearestReal, PriorSamples
@@ -24,47 +23,21 @@ EQUAL = "equal"
 """Stands for every baseline at equal images, bytes and steps that fits the set."""
 
 
-def baselines_by_name(
-    names: str, distilled: DistilledSet | None = None, *, sampled: bool = False
-) -> tuple[Baseline, ...]:
+def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Baseline, ...]:
     """Baselines from a command line, separated by commas; empty for none.
 
     Args:
         names: of images (`random_real`, `nearest_real`, `easy_real`, `prior_samples`) with endings (`_bytes`, `_soft`,
             `_steps`), `full_real` with `_steps` or not, `equal` for all that fit the set, or dotted names of classes.
-        distilled: the set, for `equal`.
-        sampled: whether `equal` has plain samples of the prior among it.
+        equal: those that `equal` stands for (`ldd.evaluation.equal_baselines`).
 
     Raises:
         UserError: a name that is none of these.
     """
     chosen: dict[str, Baseline] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
-        found = (
-            equal_baselines(distilled, sampled=sampled)
-            if name == EQUAL and distilled is not None
-            else (_one(name),)
-        )
-        chosen.update({baseline.name: baseline for baseline in found})
+        chosen.update({baseline.name: baseline for baseline in (equal if name == EQUAL else (_one(name),))})
     return tuple(chosen.values())
-
-
-def equal_baselines(distilled: DistilledSet, *, sampled: bool) -> tuple[Baseline, ...]:
-    """Every kind of image at the set's number of images, its bytes and its training steps, and the full data.
-
-    Where the set is nothing but images with hard labels, as many images are as many bytes and steps, and stand for all
-    three. Soft labels join in where the set has them.
-    """
-    kinds = [make() for name, make in DRAWN.items() if sampled or name != PriorSamples.name]
-    soft = distilled.soft_labels is not None
-    chosen: list[Baseline] = list(kinds)
-    if soft:
-        chosen += [SoftLabels(kind) for kind in kinds]
-    if soft or distilled.is_distribution:
-        chosen += [EqualBytes(of=kind) for kind in kinds]
-        chosen += [EqualSteps(EqualBytes(of=kind)) for kind in kinds]
-        chosen += [EqualBytes(soft=True, of=kind) for kind in kinds] * soft
-    return (*chosen, FullReal(), EqualSteps(FullReal()))
 
 
 def _one(name: str) -> Baseline:

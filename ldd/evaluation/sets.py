@@ -124,6 +124,12 @@ def nested_sets(
     return sets
 
 
+def counts_by_set(distilled: DistilledSet, budgets: Sequence[int]) -> dict[str, Sequence[int]]:
+    """Set -> images per class, which decide on its epochs; `distilled` for those that are not named."""
+    nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
+    return {DISTILLED: distilled.counts, **nested}
+
+
 def check_set(distilled: DistilledSet, data: EvaluationData) -> None:
     """Refuse a set that was not made for these classes in this order, or for another image size.
 

@@ -2,8 +2,7 @@
 
 from typing import final
 
-from ldd.classes import Labelled
-from ldd.evaluation.baselines import Baseline, Setting, labelled_storage
+from ldd.evaluation.baselines import Baseline, Setting, blank, labelled_storage
 from ldd.evaluation.robustness import PLAIN
 from ldd.evaluation.training_set import TrainingSet
 from ldd.storage import Storage
@@ -29,8 +28,17 @@ class SoftLabels(Baseline):
             UserError: there is no labeller, or what the other raises.
         """
         labeller = setting.need_labeller(self.name)
-        images = TrainingSet(*self.of.set_for(repeat, setting)).images
+        images = setting.made(self.of, repeat).images
         return TrainingSet(images, labeller(images).float())
+
+    def check(self, setting: Setting) -> None:
+        """Refuse to label without a labeller, and what the other refuses."""
+        setting.need_labeller(self.name)
+        self.of.check(setting)
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """As many images as the other's, with soft labels."""
+        return blank(len(self.of.outline(repeat, setting).images), setting, soft=True)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """With the labels as they are stored."""
@@ -52,9 +60,17 @@ class EqualSteps(Baseline):
         self.name = f"{of.name}_steps"
         self.repeats = of.repeats
 
-    def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
+    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """The other's set."""
-        return self.of.set_for(repeat, setting)
+        return setting.made(self.of, repeat)
+
+    def check(self, setting: Setting) -> None:
+        """As the other."""
+        self.of.check(setting)
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """As the other."""
+        return self.of.outline(repeat, setting)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """The other's."""
@@ -76,9 +92,17 @@ class Plain(Baseline):
         self.name = of.name + PLAIN
         self.repeats, self.full_data, self.equal_steps = of.repeats, of.full_data, of.equal_steps
 
-    def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
+    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """The other's set."""
-        return self.of.set_for(repeat, setting)
+        return setting.made(self.of, repeat)
+
+    def check(self, setting: Setting) -> None:
+        """As the other."""
+        self.of.check(setting)
+
+    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
+        """As the other."""
+        return self.of.outline(repeat, setting)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """The other's."""

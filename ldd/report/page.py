@@ -15,6 +15,7 @@ from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
 from ldd.files import atomic_file
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of
+from ldd.report.lacking import Lacking, lacking
 from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
 from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
@@ -35,17 +36,19 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("ldd.report").joinpath("page.html").read_text(encoding="utf-8"))
+    missing = {run.name: lacking(run) for run in runs}
     page = template.render(
         version=__version__,
         runs=runs,
         data=_data(runs[0]),
         charts=_charts(runs),
         accuracies=accuracy_tables(runs),
+        lacking=[one for found in missing.values() for one in found],
         galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
         checks=[(run, found) for run in runs if (found := checks_of(run))],
         ledger=[byte_table(runs), cost_table(runs)],
         facts={run.name: _facts(run) for run in runs},
-        recipes={run.name: _recipe(run) for run in runs},
+        recipes={run.name: _recipe(run, missing[run.name]) for run in runs},
     )
     with atomic_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
@@ -141,8 +144,8 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def _recipe(run: Run) -> dict[str, str]:
-    """Commands that make and judge the run again, and the files that they name."""
+def _recipe(run: Run, missing: Sequence[Lacking]) -> dict[str, str]:
+    """Commands that make and judge the run again, and the files that they and those for missing baselines name."""
     given: dict[str, str] = {"commands": f"latentdd inspect {shlex.quote(str(run.folder))}"}
     if not run.config:
         return given
@@ -157,4 +160,6 @@ def _recipe(run: Run) -> dict[str, str]:
             f"{1 + max(row.repeat for row in report.rows)} --seed {report.rows[-1].seed} --out again/evaluation"
             for protocol, report in run.evaluations.items()
         ]
+    for one in missing:
+        given |= one.files
     return given | {"commands": "\n".join(commands)}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ldd.callbacks import CrossArchitecture
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import RandomReal
+from ldd.evaluation import EqualBytes, FullReal, RandomReal
 
 
 class Data(SmallData, L.LightningDataModule):
@@ -66,7 +66,9 @@ def run(tmp_path, protocol):
     """`run(max_steps=..., ...)` fits; returns (trainer, callback, module)."""
 
     def call(verb="fit", callback=None, module=None, ckpt_path=None, **settings):
-        callback = callback or CrossArchitecture(protocol=protocol, repeats=2, num_workers=1)
+        callback = callback or CrossArchitecture(
+            protocol=protocol, repeats=2, num_workers=1, baselines=[RandomReal(), FullReal()]
+        )
         module = module or StandIn()
         defaults = {
             "max_epochs": 1,
@@ -210,6 +212,29 @@ def test_changed_protocol_is_refused_before_any_work(run, tmp_path, protocol):
     with pytest.raises(UserError, match=r"protocol small has changed since evaluation\.csv was written"):
         run(callback=other, module=module)
     assert module.num_steps_done == 0
+
+
+def test_baselines_that_cannot_be_had_are_refused_before_the_first_step(run, protocol):
+    module = StandIn()
+    baselines = [RandomReal(), EqualBytes(soft=True)]
+    with pytest.raises(UserError, match="random_real_bytes_soft needs what labelled the distilled set"):
+        run(callback=CrossArchitecture(protocol=protocol, num_workers=1, baselines=baselines), module=module)
+    assert module.num_steps_done == 0
+
+
+def test_all_that_can_be_had_unless_told_otherwise(run, rows, protocol, tmp_path):
+    """Also where the set is evaluated several times; the stand-in has no prior."""
+    run(
+        callback=CrossArchitecture(protocol=protocol, repeats=1, num_workers=1),
+        max_steps=2,
+        limit_train_batches=2,
+        val_check_interval=1,
+    )
+    own = {"distilled", "initial"}
+    real = {"random_real", "nearest_real", "easy_real", "full_real", "full_real_steps"}
+    assert {r["set"] for r in rows()} == own | real
+    left_out = json.loads((tmp_path / "run" / "evaluation.json").read_text())["left_out"]
+    assert list(left_out) == ["prior_samples"]
 
 
 @pytest.mark.parametrize(

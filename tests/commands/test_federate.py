@@ -150,14 +150,10 @@ def test_d3_in_two_subtasks(tmp_path):
     experts = sorted((len(found["setting"]["classes"]), found["num_experts"]) for found in recordings)
     assert experts == [(2, 2), (2, 2), (4, 1)], "labels need one expert of the whole task"
     summary = json.loads((out / "evaluation.json").read_text())
-    assert set(summary["accuracy"]) == {
-        "distilled",
-        "distilled_hard",
-        "random_real",
-        "full_real",
-        "random_real_bytes",
-        "random_real_bytes_soft",
-    }
+    kinds, endings = ("random", "nearest", "easy"), ("", "_soft", "_bytes", "_bytes_steps", "_bytes_soft")
+    real = {f"{kind}_real{ending}" for kind in kinds for ending in endings}
+    assert set(summary["accuracy"]) == {"distilled", "distilled_hard", *real, "full_real", "full_real_steps"}
+    assert "DeconvolutionPrior has no diffusion model" in summary["left_out"]["prior_samples"]
 
 
 def test_again_does_nothing(done, capsys):

@@ -43,6 +43,7 @@ def world(tmp_path_factory):
         *options("--model.labels"),
     ]
     fit += ["--evaluation.protocol", protocol, "--evaluation.repeats", "1", "--evaluation.num_workers", "1"]
+    fit += ["--evaluation.baselines", "null"]
     fit += [
         "--model.objective.init_args.real_batch",
         "4",
@@ -71,15 +72,11 @@ def test_a_run_with_labels(world):
     assert distilled.soft_labels.dtype == torch.float16
     assert distilled.manifest["labels"]["epoch"] == 2
     summary = json.loads((folder / "run" / "evaluation.json").read_text())
-    assert set(summary["accuracy"]) == {
-        "distilled",
-        "distilled_hard",
-        "initial",
-        "random_real",
-        "full_real",
-        "random_real_bytes",
-        "random_real_bytes_soft",
-    }
+    kinds, endings = ("random", "nearest", "easy"), ("", "_soft", "_bytes", "_bytes_steps", "_bytes_soft")
+    real = {f"{kind}_real{ending}" for kind in kinds for ending in endings}
+    own = {"distilled", "distilled_hard", "initial"}
+    assert set(summary["accuracy"]) == own | real | {"full_real", "full_real_steps"}
+    assert summary["left_out"].keys() == {f"prior_samples{ending}" for ending in endings}
     cost = summary["cost"]
     assert cost["distilled"]["storage"]["bytes"] == 2 * (3072 + 8 + 4)
     assert cost["random_real_bytes_soft"]["storage"]["bytes"] == cost["distilled"]["storage"]["bytes"]
@@ -151,9 +148,9 @@ def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
     evaluate = ["evaluate", run, *digits, "--crop_labels", crops, "--repeats", "1", "--num_workers", "1"]
     out = str(tmp_path / "out")
     alone = [*evaluate, "--protocol", protocol, "--out", out]
-    assert cli.main(alone) == 2
+    assert cli.main([*alone, "--baselines", "random_real"]) == 2
     assert "Labels of crops in store serve their own set alone" in capsys.readouterr().err
-    assert cli.main([*alone, "--baselines", ""]) == 0
+    assert cli.main(alone) == 0
     summary = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert list(summary["accuracy"]) == ["distilled"]
     assert summary["cost"]["distilled"]["storage"]["parts"]["labels"] == {"floats": 6, "bytes": 2 * 8 + 18}

@@ -24,6 +24,7 @@ def run(tmp_path):
 
     def call(distilled=None, networks=NETWORKS, data=None, **settings):
         settings = {"protocol": protocol, "repeats": 2, "num_workers": 1, "progress": False} | settings
+        settings = {"baselines": [RandomReal(), FullReal()]} | settings
         return evaluate(distilled or small_set(), networks, data or SmallData(), **settings)
 
     return call

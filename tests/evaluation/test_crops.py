@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from small_world import SPEC, SmallData, protocol_file, small_set
 
 from ldd.errors import UserError
-from ldd.evaluation import Labeller, Protocol, TrainingSet, evaluate, train_student
+from ldd.evaluation import Labeller, Protocol, RandomReal, TrainingSet, evaluate, train_student
 from ldd.evaluation.crop_teacher import CropTeacher
 from ldd.evaluation.crops import CropLabels, crop_teacher, label_crops
 from ldd.evaluation.students import fresh_network
@@ -74,8 +74,11 @@ def test_an_evaluation_without_the_teacher(teacher, protocol):
     assert labels == asked.facts["cost"]["distilled"]["storage"]["parts"]["labels"]
     assert labels == {"floats": 3 * 6 * 2, "bytes": 6 * 8 + 3 * 6 * 2 * (1 + 2)}
     assert report.facts["teacher"] == {"network": "t", "temperature": 3} == asked.facts["teacher"]
+    alone = evaluate(distilled, None, data, protocol, crops=crops, **{**arguments, "baselines": None})
+    assert alone.rows[0].accuracy == report.rows[0].accuracy
+    assert "there is none; give --labels" in alone.facts["left_out"]["random_real"]
     with pytest.raises(UserError, match=r"give --labels .* leave all others out"):
-        evaluate(distilled, None, data, protocol, crops=crops, **{**arguments, "baselines": None})
+        evaluate(distilled, None, data, protocol, crops=crops, **{**arguments, "baselines": [RandomReal()]})
 
 
 def test_records_tell_forms_of_crop_labels_apart(teacher, protocol, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from small_world import SIZE, SmallData, protocol_file, small_set
 
-from ldd.evaluation import Report, dimensions, evaluate
+from ldd.evaluation import FullReal, RandomReal, Report, dimensions, evaluate
 from ldd.evaluation.dimensions import TrainingCost
 
 PIXELS = 3 * SIZE * SIZE
@@ -23,6 +23,7 @@ def report(tmp_path_factory):
         protocol,
         repeats=2,
         seed=1,
+        baselines=[RandomReal(), FullReal()],
         num_workers=1,
         device="auto",
         progress=False,

@@ -29,7 +29,9 @@ def compare(tmp_path, artefact):
             str(path),
             SmallData(),
             str(tmp_path / "out"),
-            **{"protocol": protocol_file(tmp_path, epochs=2), "repeats": 1, "num_workers": 1} | settings,
+            **{"protocol": protocol_file(tmp_path, epochs=2), "repeats": 1, "num_workers": 1}
+            | {"baselines": "random_real,full_real"}
+            | settings,
         )
         return Report.read(tmp_path / "out")
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 
 from ldd.errors import UserError
-from ldd.evaluation import ClassifierLabels, Labeller, NetworkLabels, Protocol, evaluate
+from ldd.evaluation import ClassifierLabels, FullReal, Labeller, NetworkLabels, Protocol, evaluate
 from ldd.evaluation.label_curve import label_curve, write_curve
 from ldd.evaluation.students import fresh_network
 from ldd.networks import ConvNet
@@ -93,7 +93,7 @@ def test_labels_of_every_crop_are_charged(weights, data, tmp_path):
     network, _ = weights
     labeller = Labeller(network.requires_grad_(False), SPEC, precision="int8")
     protocol = Protocol.load(protocol_file(tmp_path, labels="teacher", temperature=4))
-    settings = {"labeller": labeller, "num_workers": 1, "progress": False}
+    settings = {"labeller": labeller, "num_workers": 1, "progress": False, "baselines": [FullReal()]}
     report = evaluate(small_set(2), None, data, protocol, 1, **settings)
     labels = report.facts["cost"]["distilled"]["storage"]["parts"]["labels"]
     assert labels == {"floats": 4 * 6 * 3, "bytes": 6 * 8 + 4 * 6 * 3}

@@ -165,7 +165,7 @@ def test_a_teacher_protocol_needs_one_and_learns_from_it(run, teacher):
 
 def test_scores_by_hand_from_the_logged_accuracies(run, tmp_path):
     """LRS and ARS of the CSV file, written out; absolute error 1e-12."""
-    run(scores="ddranking").write(tmp_path)
+    run(scores="ddranking", baselines=[]).write(tmp_path)
     rows = list(csv.DictReader((tmp_path / "evaluation.csv").open(newline="")))
     logged = {(r["set"], int(r["repeat"])): float(r["accuracy"]) for r in rows}
     assert {name for name, _ in logged} == {
@@ -216,9 +216,9 @@ def test_a_kept_student_is_one_of_its_own_augmentation(run, tmp_path, monkeypatc
         return run_one(self, student, *arguments)
 
     monkeypatch.setattr(Lesson, "run", counted)
-    first = run(scores="ddranking", folder=tmp_path / "evaluated")
+    first = run(scores="ddranking", baselines=[], folder=tmp_path / "evaluated")
     assert len(names) == 2 * 4 + 1
-    again = run(scores="ddranking", folder=tmp_path / "evaluated")
+    again = run(scores="ddranking", baselines=[], folder=tmp_path / "evaluated")
     assert again.rows == first.rows
     assert len(names) == 9
     assert Student("distilled_plain", "narrow", 1, 4, None, False) in names

@@ -102,7 +102,7 @@ def test_holds_everything(runs, page):
     ):
         assert title in captions
     commands, *contents = [
-        text for text in read.text["pre"] if "latentdd" in text or "seed_everything" in text
+        text for text in read.text["pre"] if "latentdd fit" in text or "seed_everything" in text
     ]
     assert "latentdd fit --config run.yaml" in commands
     assert "latentdd evaluate again --data data.yaml --protocol small --repeats 2 --seed 7" in commands
