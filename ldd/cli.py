@@ -21,7 +21,7 @@ VERBS = {
     "prior": ("ldd.commands.prior", "train a prior on your own data, convert a checkpoint, draw samples"),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
-    "label": ("ldd.commands.label", "give a distilled set soft labels by an early expert"),
+    "label": ("ldd.commands.label", "give a distilled set soft labels by an expert or another teacher"),
     "label-crops": (
         "ldd.commands.label_crops",
         "store a teacher's label of every crop that students will see",

@@ -73,11 +73,13 @@ class Results:
             UserError: one is no evaluation, or cells were evaluated by different protocols.
         """
         rows = []
+        hashes: dict[str, set[str]] = {}
         for names, seed, folder in cells:
             path = folder / JSON_NAME
             try:
                 found = json.loads(path.read_text())
                 protocol = found["protocol"]["id"]
+                hashes.setdefault(protocol, set()).add(found["protocol"]["hash"])
                 scores = {name: dict(of_set) for name, of_set in found["accuracy"].items()}
                 for name, score in found[MEAN_UNSEEN].items():
                     scores[name][MEAN_UNSEEN] = score
@@ -93,6 +95,11 @@ class Results:
         if len(protocols := sorted({row.protocol for row in rows})) > 1:
             raise UserError(
                 f"cells of one sweep were evaluated by different protocols: {', '.join(protocols)}"
+            )
+        if edited := [name for name, contents in hashes.items() if len(contents) > 1]:
+            raise UserError(
+                f"protocol {edited[0]} was edited between cells of this sweep; give the new one an id of its own, and "
+                "remove the cells of one of the two"
             )
         return cls(axes, tuple(rows), references, panels)
 

@@ -16,6 +16,7 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol
+from ldd.evaluation.belonging import refuse_other_test_split
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import dotted_name
 from ldd.evaluation.running import pick_device, teacher_of
@@ -61,7 +62,13 @@ def train(
         raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
     check_writable(file.parent)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
+    if labels is not None and recipe.labels != "teacher":
+        raise UserError(
+            f"--labels are the teacher of a protocol that has one, and {recipe.id} takes the labels of the set; give "
+            "the set others with `latentdd label`, or leave --labels out"
+        )
     if data is not None:
+        refuse_other_test_split(distilled, data.spec)
         data.setup()
         check_set(distilled, data)
     spec = _spec_of(distilled)

@@ -100,8 +100,10 @@ class Baseline(ABC):
         name: what results call the set.
         repeats: students per network; None takes the evaluation's number.
         full_data: train for the protocol's `full_data_epochs` instead of its `epochs`.
-        equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch.
+        equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch; two
+            epochs at least.
         augmented: False trains on the images as they are.
+        by_bytes: as many images as the bytes of the distilled set and its own labels pay for.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Baseline(ABC):
     full_data: bool = False
     equal_steps: bool = False
     augmented: bool = True
+    by_bytes: bool = False
 
     @abstractmethod
     def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
@@ -241,6 +244,8 @@ class EqualBytes(Baseline):
         soft: with soft labels from what labelled the distilled set.
         of: which images; None takes random real ones.
     """
+
+    by_bytes = True
 
     def __init__(self, soft: bool = False, of: Drawn | None = None) -> None:
         self.soft = soft

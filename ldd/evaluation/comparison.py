@@ -190,9 +190,9 @@ def _costs(
     costs = {}
     for student in students:
         training, storage = given[student.set, student.repeat], storages[student.set]
-        if protocol.labels == "teacher" and labeller is not None and training.crop_labels is None:
-            storage = with_crop_labels(storage, student.epochs * len(training.labels), labeller)
         work = training.cost(protocol, student.epochs, student.batch_size or protocol.batch_size)
+        if protocol.labels == "teacher" and labeller is not None and training.crop_labels is None:
+            storage = with_crop_labels(storage, work.epochs * work.images_per_epoch, labeller)
         costs[student.set] = {"storage": storage.to_dict(), "training": work.to_dict()}
     return costs
 

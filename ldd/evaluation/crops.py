@@ -20,7 +20,7 @@ from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.students import one_thread, student_transform
 from ldd.files import read_tensors, write_tensors
 from ldd.networks.training import epoch_batches
-from ldd.soft_labels import NAMES
+from ldd.soft_labels import DENSE, INDICES, VALUES
 
 _HEADER = "latentdd_crop_labels"
 """Key of the facts in the file's header."""
@@ -73,7 +73,8 @@ class CropLabels:
             raise UserError(
                 f"crop_labels ({path}) holds no labels of crops; make them with `latentdd label-crops`"
             ) from error
-        if not tensors.keys() <= set(NAMES) or any(part.ndim != 3 for part in tensors.values()):
+        whole = tensors.keys() in ({DENSE}, {VALUES, INDICES}) and type(found.seed) is int
+        if not whole or any(part.ndim != 3 for part in tensors.values()):
             raise UserError(f"crop_labels ({path}) is damaged; make it anew with `latentdd label-crops`")
         return found
 
@@ -99,6 +100,11 @@ class CropLabels:
                 "differ; make them anew with `latentdd label-crops`"
             )
         epochs, _ = protocol.budget(distilled.counts)
+        if DENSE in self.tensors and self.tensors[DENSE].shape[2] != distilled.num_classes:
+            raise UserError(
+                f"crop_labels are of {self.tensors[DENSE].shape[2]} classes, the set has {distilled.num_classes}; make "
+                "them anew with `latentdd label-crops`"
+            )
         shapes = {name: tuple(part.shape[:2]) for name, part in self.tensors.items()}
         if set(shapes.values()) != {(epochs, len(distilled.images))}:
             raise UserError(

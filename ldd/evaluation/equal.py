@@ -25,7 +25,8 @@ def equal_baselines(
     """
     chosen: list[Baseline] = []
     left_out: dict[str, str] = {}
-    found = candidates(distilled, soft=protocol.labels == "own")
+    soft = distilled.soft_labels is not None or setting.labeller is not None
+    found = candidates(distilled, own=protocol.labels == "own", soft=soft)
     if protocol.labels == "teacher" and setting.labeller is None:
         reason = f"protocol {protocol.id} has the labels of a teacher, and there is none; give --labels"
         return (), {baseline.name: reason for baseline in found}
@@ -39,7 +40,7 @@ def equal_baselines(
     return tuple(chosen), left_out
 
 
-def candidates(distilled: DistilledSet, *, soft: bool) -> tuple[Baseline, ...]:
+def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tuple[Baseline, ...]:
     """Every kind of image at the set's number of images, its bytes and its training steps, and the full data.
 
     Where the set is nothing but images with hard labels, as many images are as many bytes and steps, and stand for all
@@ -47,16 +48,17 @@ def candidates(distilled: DistilledSet, *, soft: bool) -> tuple[Baseline, ...]:
 
     Args:
         distilled: the set.
-        soft: soft labels join in where the set has them.
+        own: students learn from the labels of their sets. Where a teacher labels every crop, the bytes of labels grow
+            with the images, so that as many images stand for as many bytes again.
+        soft: soft labels join in.
     """
     kinds: list[Drawn] = [RandomReal(), NearestReal(), EasyReal(), PriorSamples()]
-    soft = soft and distilled.soft_labels is not None
     chosen: list[Baseline] = list(kinds)
-    if soft:
-        chosen += [SoftLabels(kind) for kind in kinds]
-    if distilled.soft_labels is not None or distilled.is_distribution:
+    if own and (distilled.soft_labels is not None or distilled.is_distribution):
         for_bytes = [EqualBytes(of=kind) for kind in kinds]
         chosen += [*for_bytes, *map(EqualSteps, for_bytes)]
-        chosen += [EqualBytes(soft=True, of=kind) for kind in kinds] * soft
+    if own and soft:
+        chosen += [SoftLabels(kind) for kind in kinds]
+        chosen += [EqualBytes(soft=True, of=kind) for kind in kinds]
     full = FullReal()
     return (*chosen, full, EqualSteps(full))

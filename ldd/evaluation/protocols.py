@@ -168,19 +168,24 @@ class Protocol:
                 raise UserError(
                     f"protocol {self.id}: {name} ({getattr(self, name)}) must be one of {', '.join(known)}"
                 )
-        if self.samples != "fresh" and (not isinstance(self.samples, int) or self.samples < 0):
+        if self.samples != "fresh" and (type(self.samples) is not int or self.samples < 0):
             raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
         for images, budget in self.by_images.items():
             for name, value in asdict(budget).items():
-                if images < 1 or (value is not None and value < _LIMITS[name]):
+                if images < 1 or (value is not None and (type(value) is not int or value < _LIMITS[name])):
                     raise UserError(
-                        f"protocol {self.id}: by_images.{images}.{name} ({value}) must be at least {_LIMITS[name]}, "
-                        "and the number of images at least 1"
+                        f"protocol {self.id}: by_images.{images}.{name} ({value}) must be a whole number of at least "
+                        f"{_LIMITS[name]}, and the number of images at least 1"
                     )
         if self.views is not None and self.augmentations:
             raise UserError(
                 f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) are two ways of the "
                 "same; leave one of them empty"
+            )
+        if self.labels == "teacher" and self.scores == "ddranking":
+            raise UserError(
+                f"protocol {self.id}: scores (ddranking) compare sets with their own labels; give labels: own, or no "
+                "scores"
             )
         SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
         for name, value in {"lr": self.lr, "temperature": self.temperature, **self.network_lr}.items():

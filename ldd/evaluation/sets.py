@@ -52,6 +52,11 @@ def all_sets(
     sets += needed_by_scores(protocol, distilled, sets)
     sets += nested_sets(budgets, distilled, sets, samples)
     _check_names(sets)
+    if protocol.labels == "teacher" and (charged := [part.name for part in sets if part.by_bytes]):
+        raise UserError(
+            f"baselines: {', '.join(charged)} count the bytes of the set's own labels, and protocol {protocol.id} "
+            "charges those of every crop, which as many images have as many of; leave them out"
+        )
     return sets
 
 

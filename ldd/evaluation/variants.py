@@ -58,7 +58,7 @@ class EqualSteps(Baseline):
     def __init__(self, of: Baseline) -> None:
         self.of = of
         self.name = f"{of.name}_steps"
-        self.repeats = of.repeats
+        self.repeats, self.by_bytes = of.repeats, of.by_bytes
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """The other's set."""

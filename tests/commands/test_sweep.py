@@ -174,18 +174,24 @@ def test_a_reference_runs_once_a_seed(tmp_path):
     ]
 
 
-def written_cell(folder, distilled, random):
+def written_cell(folder, distilled, random, protocol_hash="f" * 16):
     """The evaluation.json of one cell, with one unseen network."""
     folder.mkdir(parents=True)
     scores = {"distilled": distilled, "random_real": random}
     accuracy = {name: {"mean": value, "std": 0.25, "n": 2} for name, value in scores.items()}
     content = {
-        "protocol": {"id": "tiny"},
+        "protocol": {"id": "tiny", "hash": protocol_hash},
         "accuracy": {name: {"ViT": score} for name, score in accuracy.items()},
         "mean_unseen": accuracy,
     }
     (folder / "evaluation.json").write_text(json.dumps(content))
     return folder
+
+
+def test_cells_of_an_edited_protocol_are_not_mixed(tmp_path):
+    cells = [((name,), 0, written_cell(tmp_path / name, 0.5, 0.25, name * 16)) for name in ("a", "b")]
+    with pytest.raises(UserError, match="protocol tiny was edited between cells"):
+        Results.collect(("k",), cells)
 
 
 def test_the_plot_has_a_line_an_order_and_a_level_a_reference(tmp_path):

@@ -117,9 +117,11 @@ def test_labels_of_another_set_or_protocol_or_no_labels_at_all(teacher, protocol
     save_file({"soft_labels": torch.zeros(1, 2, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="holds no labels of crops"):
         CropLabels.load(tmp_path / "other.safetensors")
-    replace(crops, tensors={"soft_labels": torch.zeros(2, 3)}).save(tmp_path / "flat.safetensors")
-    with pytest.raises(UserError, match="is damaged"):
-        CropLabels.load(tmp_path / "flat.safetensors")
+    halves = {"soft_label_values": torch.zeros(3, 6, 2)}
+    for damaged in ({"tensors": {"soft_labels": torch.zeros(2, 3)}}, {"tensors": halves}, {"seed": "zero"}):
+        replace(crops, **damaged).save(tmp_path / "damaged.safetensors")
+        with pytest.raises(UserError, match="is damaged"):
+            CropLabels.load(tmp_path / "damaged.safetensors")
 
 
 def test_what_is_stored_takes_what_its_form_takes(teacher, protocol, tmp_path):

@@ -15,6 +15,7 @@ from ldd.commands.evaluate import evaluate as evaluate_command
 from ldd.errors import UserError
 from ldd.evaluation import (
     EqualBytes,
+    EqualSteps,
     Labeller,
     PriorSamples,
     Protocol,
@@ -137,11 +138,16 @@ def test_soft_labels(names, labeller, tmp_path):
     assert (
         "random_real_bytes_soft needs what labelled the distilled set" in left_out["random_real_bytes_soft"]
     )
+    hard, _ = names(small_set(2), labeller=labeller)  # images with hard labels, and what labels others
+    assert set(hard) == {*forms(REAL, "", "_soft", "_bytes_soft"), *FULL}
     teacher = Protocol.load(
         protocol_file(tmp_path, labels="teacher")
     )  # its labels take the place of all others
     found, _ = names(distilled, protocol=teacher, labeller=labeller)
-    assert set(found) == {*forms(REAL, "", "_bytes", "_bytes_steps"), *FULL}
+    assert found == [*REAL, *FULL]
+    beside = {"baselines": [EqualSteps(EqualBytes())], "labeller": labeller, "progress": False}
+    with pytest.raises(UserError, match="random_real_bytes_steps count the bytes of the set's own labels"):
+        evaluate(distilled, None, SmallData(), teacher, 1, **beside)
 
 
 def test_codes_with_a_spread(names):

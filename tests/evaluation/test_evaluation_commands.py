@@ -1,6 +1,7 @@
 """`latentdd evaluate` and `latentdd train` as functions."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -116,6 +117,18 @@ def test_train_saves_what_can_be_rebuilt(artefact, tmp_path, capsys):
         (rebuilt.eval()(SPEC.normalise(to_unit_range(images))).argmax(1) == labels).float().mean().item()
     )
     assert f"accuracy on 30 test images: {100 * correct:.1f} %" in printed
+
+
+def test_train_refuses_labels_without_use_and_test_images_of_others(artefact, tmp_path):
+    out = str(tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match="small takes the labels of the set"):
+        train(str(artefact), NARROW, out, protocol=protocol_file(tmp_path), labels=object(), data=SmallData())
+    other = SmallData()
+    other.spec = replace(SPEC, fingerprint="e" * 32)
+    known = small_set(test_split_fingerprint="f" * 32).save(tmp_path / "known")
+    with pytest.raises(UserError, match=r"was made beside the test split f+"):
+        train(str(known), NARROW, out, protocol=protocol_file(tmp_path), data=other)
+    assert not (tmp_path / "net.safetensors").exists()
 
 
 def test_train_is_repeatable(artefact, tmp_path):

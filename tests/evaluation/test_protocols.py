@@ -152,7 +152,8 @@ def test_a_setting_left_at_its_default_leaves_the_hash(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"rates": "step"}, {"samples": -1}, {"samples": "many"}, {"mean_images": True}]
+    "change",
+    [{"rates": "step"}, {"samples": -1}, {"samples": "many"}, {"samples": True}, {"mean_images": True}],
 )
 def test_choices(tmp_path, change):
     [(name, value)] = change.items()
@@ -182,8 +183,13 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),
         ({"looks": -1}, r"looks \(-1\) must be at least 0"),
         ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw"),
-        ({"by_images": {10: {"epochs": 1}}}, r"by_images.10.epochs \(1\) must be at least 2"),
+        (
+            {"by_images": {10: {"epochs": 1}}},
+            r"by_images.10.epochs \(1\) must be a whole number of at least 2",
+        ),
         ({"by_images": {10: {"lr": 1}}}, "value of the wrong kind"),
+        ({"by_images": {10: {"epochs": 2.5}}}, r"epochs \(2.5\) must be a whole number"),
+        ({"labels": "teacher", "scores": "ddranking"}, "compare sets with their own labels"),
         ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) are two ways of the same"),
         ({"views": {"crop_scale": [0.5]}, "augmentations": []}, "value of the wrong kind"),
     ],
