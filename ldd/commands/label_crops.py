@@ -1,6 +1,8 @@
 """`latentdd label-crops`: a teacher's label for every crop that students of a set will see, to be stored."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.progress import track
@@ -14,6 +16,7 @@ from ldd.evaluation.crops import check_croppable, label_crops as make_labels
 from ldd.evaluation.running import pick_device
 from ldd.evaluation.sets import check_set
 from ldd.files import check_writable
+from ldd.ledger import LABEL, Ledger
 
 
 def label_crops(
@@ -47,12 +50,13 @@ def label_crops(
     check_croppable(distilled, recipe)
     data.setup()
     check_set(distilled, data)
-    labeller = labels.choose(data, distilled.counts, seed, device)
     epochs, _ = recipe.budget(distilled.counts)
-    crops = make_labels(
-        distilled, labeller, recipe, seed, device, lambda numbers: track(numbers, "labelling epochs")
-    )
-    crops.save(out)
+    ledger = Ledger()
+    with ledger.charge(LABEL, device):
+        labeller = labels.choose(data, distilled.counts, seed, device)
+        shown = partial(track, description="labelling epochs")
+        crops = make_labels(distilled, labeller, recipe, seed, device, shown)
+    replace(crops, cost=ledger.stages[LABEL]).save(out)
     size = sum(part.nbytes for part in crops.tensors.values())
     print(f"saved {out}: labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
 

@@ -139,7 +139,7 @@ def evaluate(
         "cost": _costs(students, given, storages, protocol, labeller),
     }
     if crops is not None:
-        facts["teacher"] = dict(crops.teacher)
+        facts["teacher"] = {**crops.teacher, "labelling": dict(crops.cost)}
     elif teacher is not None and labeller is not None:
         facts["teacher"] = {**labeller.facts, "temperature": protocol.temperature}
     if left_out is not None:

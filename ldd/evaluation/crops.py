@@ -39,6 +39,7 @@ class CropLabels:
         protocol: its id.
         protocol_hash: of its content, which has epochs, batches and views.
         teacher: where the labels come from.
+        cost: seconds and peak memory of making them, as a ledger's stage has them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -47,6 +48,7 @@ class CropLabels:
     protocol: str
     protocol_hash: str
     teacher: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, float | None] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, as a whole or not at all.
@@ -113,7 +115,7 @@ class CropLabels:
             )
 
 
-_FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher")
+_FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher", "cost")
 
 
 def label_crops(

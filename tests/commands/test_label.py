@@ -155,6 +155,7 @@ def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
     assert list(summary["accuracy"]) == ["distilled"]
     assert summary["cost"]["distilled"]["storage"]["parts"]["labels"] == {"floats": 6, "bytes": 2 * 8 + 18}
     assert (summary["teacher"]["epoch"], summary["teacher"]["temperature"]) == (2, 4)
+    assert summary["teacher"]["labelling"]["seconds"] > 0
     train = ["train", run, "--network", "ldd.networks.ConvNet", "--crop_labels", crops]
     train += [
         *(f"--{part}" if "." in part else part for part in NETWORK),
