@@ -90,7 +90,7 @@ def check(
     check_writable(folder)
     data.setup()
     check_set(distilled, data)
-    labeller = None if labels is None else find_labeller(labels, distilled, data, seed, "auto")
+    labeller = None if labels is None else find_labeller(labels, distilled, data, recipe, seed, "auto")
     device = pick_device()
     if features is None:
         embed = trained_features(data.train_images, data.spec, seed, device)

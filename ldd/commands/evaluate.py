@@ -99,7 +99,7 @@ def evaluate(
     check_set(distilled, data)
     labeller = None
     if labels is not None:
-        labeller = find_labeller(labels, distilled, data, seed, num_workers)
+        labeller = find_labeller(labels, distilled, data, recipe, seed, num_workers)
         if crops is not None:
             _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
     device, prior = pick_device(), find_prior(distilled, names)
@@ -172,16 +172,23 @@ def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.de
 
 
 def find_labeller(
-    labels: Labels, distilled: DistilledSet, data: DistillationData, seed: int, num_workers: NumWorkers
+    labels: Labels,
+    distilled: DistilledSet,
+    data: DistillationData,
+    protocol: Protocol,
+    seed: int,
+    num_workers: NumWorkers,
 ) -> Labeller:
     """What labels images as `distilled` was labelled, or, where that has hard labels only, as chosen for its size.
+
+    The teacher of a protocol that has one may be any, since the set's own labels take no part.
 
     Raises:
         UserError: no experts that fit, or others than those that labelled the set.
     """
     labeller = labels.choose(data, distilled.counts, seed, pick_device(), num_workers)
     was = distilled.manifest.get("labels")
-    if was is not None and distilled.soft_labels is not None:
+    if was is not None and distilled.soft_labels is not None and protocol.labels == "own":
         _refuse_others(labeller, was, _LABEL_FACTS, "the set has")
     return labeller
 

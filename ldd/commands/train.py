@@ -78,7 +78,7 @@ def train(
         crops.check(distilled, recipe)
         training, teacher = training.with_crops(crops), None
     else:
-        teacher = teacher_of(recipe, _labeller(labels, distilled, data, seed))
+        teacher = teacher_of(recipe, _labeller(labels, distilled, data, recipe, seed))
     epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
@@ -99,14 +99,18 @@ def train(
 
 
 def _labeller(
-    labels: Labels | None, distilled: DistilledSet, data: DistillationData | None, seed: int
+    labels: Labels | None,
+    distilled: DistilledSet,
+    data: DistillationData | None,
+    protocol: Protocol,
+    seed: int,
 ) -> Labeller | None:
     """The teacher of a protocol that has one."""
     if labels is None:
         return None
     if data is None:
         raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
-    return find_labeller(labels, distilled, data, seed, "auto")
+    return find_labeller(labels, distilled, data, protocol, seed, "auto")
 
 
 def _training_set(

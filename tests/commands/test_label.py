@@ -156,6 +156,10 @@ def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
     assert summary["cost"]["distilled"]["storage"]["parts"]["labels"] == {"floats": 6, "bytes": 2 * 8 + 18}
     assert (summary["teacher"]["epoch"], summary["teacher"]["temperature"]) == (2, 4)
     assert summary["teacher"]["labelling"]["seconds"] > 0
+    other = ["--labels.init_args.epoch", "1"]  # the run's own labels, of epoch 2, take no part
+    asked = ["evaluate", run, *digits, *options("--labels"), *other, "--repeats", "1", "--num_workers", "1"]
+    asked += ["--protocol", protocol, "--baselines", "", "--out", str(tmp_path / "asked")]
+    assert cli.main(asked) == 0
     train = ["train", run, "--network", "ldd.networks.ConvNet", "--crop_labels", crops]
     train += [
         *(f"--{part}" if "." in part else part for part in NETWORK),
