@@ -48,23 +48,19 @@ class TrainingCost:
 
 
 def recovery(report: "Report") -> dict[str, dict[str, float]]:
-    """Set -> network (and `mean_unseen`) -> mean accuracy as a share of `full_real`'s; empty where that is missing."""
-    scores, means = report.scores(), report.mean_unseen()
-    whole = {name: score.mean for name, score in scores.get(FULL, {}).items()}
-    if FULL in means:
-        whole["mean_unseen"] = means[FULL].mean
-    found = {
-        name: {
-            **{network: score.mean for network, score in of_set.items()},
-            **({"mean_unseen": means[name].mean} if name in means else {}),
-        }
-        for name, of_set in scores.items()
-        if whole
-    }
-    return {
-        name: {network: mean / whole[network] for network, mean in of_set.items() if whole.get(network)}
-        for name, of_set in found.items()
-    }
+    """Set -> network (and `mean_unseen`) -> mean accuracy as a share of `full_real`'s; empty where that is missing.
+
+    Networks that `full_real` did not meet are left out, of the mean over unseen ones too.
+    """
+    scores = report.scores()
+    full = {network: score.mean for network, score in scores.get(FULL, {}).items() if score.mean}
+    found: dict[str, dict[str, float]] = {}
+    for name, of_set in scores.items() if full else ():
+        found[name] = {n: score.mean / full[n] for n, score in of_set.items() if n in full}
+        if common := [network for network in report.common_unseen(name, FULL) if network in full]:
+            own = statistics.fmean(of_set[network].mean for network in common)
+            found[name]["mean_unseen"] = own / statistics.fmean(full[network] for network in common)
+    return found
 
 
 def cost(report: "Report") -> dict[str, dict[str, Any]]:
@@ -115,7 +111,9 @@ def table(report: "Report") -> Table:
         accuracies = [score.mean for score in report.scores()[name].values()]
         accuracy = means[name].mean if name in means else statistics.fmean(accuracies)
         share = shares.get(name, {})
-        recovered = share.get("mean_unseen", statistics.fmean(share.values()) if share else None)
+        recovered = share.get(
+            "mean_unseen", statistics.fmean(share.values()) if share and not means else None
+        )
         table.add_row(
             Text(name),
             f"{storage['bytes']:,}",

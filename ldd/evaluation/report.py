@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -191,29 +191,37 @@ class Report:
             for name, of_set in found.items()
         }
 
-    def mean_unseen(self) -> dict[str, Score]:
-        """Set -> score over repeats of the mean over unseen networks; empty where all networks were seen.
+    def mean_unseen(self, networks: Collection[str] | None = None) -> dict[str, Score]:
+        """Set -> score over repeats of the mean over its unseen networks; sets without any are left out.
 
         The standard deviation is that of the per-repeat means: it includes the draw of random images, which all
-        networks of a repeat share.
+        networks of a repeat share. Where sets met different networks, their means do not compare.
+
+        Args:
+            networks: means over these alone (see `common_unseen`); None takes all.
         """
         repeats: dict[str, dict[int, list[float]]] = {}
         for row in self.latest():
-            if row.unseen:
+            if row.unseen and (networks is None or row.network in networks):
                 repeats.setdefault(row.set, {}).setdefault(row.repeat, []).append(row.accuracy)
         return {name: Score.of(map(statistics.fmean, of_set.values())) for name, of_set in repeats.items()}
 
+    def common_unseen(self, *sets: str) -> list[str]:
+        """Unseen networks that all these sets met, of the latest evaluation; of all its sets where none is named."""
+        scores = self.scores()
+        met = [scores.get(name, {}) for name in sets or scores]
+        unseen = dict.fromkeys(row.network for row in self.latest() if row.unseen)
+        return [network for network in unseen if all(network in of_set for of_set in met)]
+
     def gains(self) -> dict[str, float]:
-        """Network (and `mean_unseen`) -> mean accuracy of the distilled set less that of equally many real images."""
-        scores, means = self.scores(), self.mean_unseen()
-        if DISTILLED not in scores or REFERENCE not in scores:
-            return {}
-        both = scores[DISTILLED].keys() & scores[REFERENCE].keys()
-        gains = {
-            n: scores[DISTILLED][n].mean - scores[REFERENCE][n].mean for n in scores[DISTILLED] if n in both
-        }
-        if means:
-            gains[MEAN_UNSEEN] = means[DISTILLED].mean - means[REFERENCE].mean
+        """Network (and `mean_unseen`) -> mean accuracy of the distilled set less that of equally many real images.
+
+        Networks that only one of the two met are left out, of the mean too.
+        """
+        own, others = (self.scores().get(name, {}) for name in (DISTILLED, REFERENCE))
+        gains = {network: own[network].mean - others[network].mean for network in own if network in others}
+        if common := self.common_unseen(DISTILLED, REFERENCE):
+            gains[MEAN_UNSEEN] = statistics.fmean(gains[network] for network in common)
         return gains
 
     def metrics(self) -> dict[str, float]:

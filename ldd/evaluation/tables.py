@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from ldd.evaluation.report import Report
 
 
+DIFFER = "means over different unseen networks do not compare"
+
+
+def means_differ(report: "Report") -> bool:
+    """Whether the means over unseen networks of two sets are over different networks."""
+    unseen = {(row.set, row.network) for row in report.latest() if row.unseen}
+    each = [{network for name, network in unseen if name == one} for one in report.mean_unseen()]
+    return any(networks != each[0] for networks in each)
+
+
 def accuracy_table(report: "Report") -> Table:
     """Mean and standard deviation in %, networks down, sets across."""
     scores, means, gains = report.scores(), report.mean_unseen(), report.gains()
@@ -16,7 +26,8 @@ def accuracy_table(report: "Report") -> Table:
     table = Table(
         title=f"Top-1 accuracy in % (test split, last epoch, protocol {report.protocol}, step {report.step})",
         caption="mean ± population standard deviation over repeats"
-        + "; gain: distilled less random_real" * bool(gains),
+        + "; gain: distilled less random_real, over networks that both met" * bool(gains)
+        + f"; {DIFFER}" * means_differ(report),
     )
     table.add_column("network")
     for name in scores:
@@ -30,7 +41,7 @@ def accuracy_table(report: "Report") -> Table:
     if means:
         table.add_section()
         cells = [str(means[name]) if name in means else "" for name in scores]
-        gain = [f"{100 * gains['mean_unseen']:+.1f}"] if gains else []
+        gain = [f"{100 * gains['mean_unseen']:+.1f}" if "mean_unseen" in gains else ""] * bool(gains)
         table.add_row("mean of unseen", *cells, *gain, style="bold")
     return table
 

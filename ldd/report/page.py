@@ -18,7 +18,7 @@ from ldd.report.checks import checks_of
 from ldd.report.lacking import Lacking, lacking
 from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
-from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
+from ldd.report.tables import accuracy_tables, byte_table, compared, cost_table
 
 
 def write_report(runs: Sequence[Run], out: Path | str) -> None:
@@ -75,17 +75,7 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     charts: list[dict[str, Any]] = []
     for number, protocol in enumerate(dict.fromkeys(name for run in runs for name in run.evaluations)):
         evaluated = [run for run in runs if protocol in run.evaluations]
-        scores = [
-            (
-                run.name,
-                {
-                    s: score
-                    for s in (DISTILLED, REFERENCE)
-                    if (score := score_of(run.evaluations[protocol], s))
-                },
-            )
-            for run in evaluated
-        ]
+        scores = [(run.name, compared(run.evaluations[protocol])) for run in evaluated]
         looks = styles((DISTILLED, REFERENCE))
         looks = {name: looks[name] for name in looks if any(name in found for _, found in scores)}
         drawn = bar_chart(f"scores{number}", scores, looks, "top-1 accuracy in %")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldd.evaluation.dimensions import spent
-from ldd.evaluation.report import MEAN_UNSEEN, Report, Score
+from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
+from ldd.evaluation.tables import DIFFER, means_differ
 from ldd.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
 from ldd.manifest import BYTES
 from ldd.report.runs import Run
@@ -58,7 +59,10 @@ def _accuracies(protocol: str, runs: Sequence[Run]) -> Table:
     return Table(
         f"Top-1 accuracy in %, protocol {protocol}",
         f"Test split, mean ± population standard deviation over repeats ({_numbers(repeats)} of each network). Gain: "
-        f"distilled less random_real, mean of unseen networks. Protocol hash {reports[0].protocols[protocol]}.",
+        "distilled less random_real, mean of unseen networks that both met. "
+        f"Protocol hash {reports[0].protocols[protocol]}."
+        + f" In a run, {DIFFER}."
+        * any(map(means_differ, reports)),
         (
             "run",
             "set",
@@ -72,12 +76,22 @@ def _accuracies(protocol: str, runs: Sequence[Run]) -> Table:
     )
 
 
-def score_of(report: Report, name: str) -> Score | None:
-    """Mean over unseen networks of a set, over all networks where all were seen."""
-    if name in (means := report.mean_unseen()):
-        return means[name]
-    scores = report.scores().get(name)
-    return None if scores is None else Score.of([statistics.fmean(score.mean for score in scores.values())])
+def compared(report: Report) -> dict[str, Score]:
+    """Means of the distilled set and of random real images over the unseen networks that both met.
+
+    Over all networks where all were seen. Where no unseen network met both, each set that has any stands alone:
+    the distilled one, else random real images.
+    """
+    means = report.mean_unseen(report.common_unseen(DISTILLED, REFERENCE) or None)
+    if not means:
+        return {
+            name: Score.of([statistics.fmean(score.mean for score in of_set.values())])
+            for name in (DISTILLED, REFERENCE)
+            if (of_set := report.scores().get(name))
+        }
+    found = {name: means[name] for name in (DISTILLED, REFERENCE) if name in means}
+    both = report.common_unseen(DISTILLED, REFERENCE)
+    return found if both else dict(list(found.items())[:1])
 
 
 def byte_table(runs: Sequence[Run]) -> Table:
