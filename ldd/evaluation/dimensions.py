@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ldd.evaluation.facts import COST
 from ldd.ledger import DECODES, SECONDS, STEPS, whole
 
 if TYPE_CHECKING:
@@ -70,14 +71,15 @@ def cost(report: "Report") -> dict[str, dict[str, Any]]:
         seconds.setdefault(row.set, []).append(row.seconds)
     return {
         name: {**found, "training": {**found["training"], "seconds": statistics.fmean(seconds[name])}}
-        for name, found in report.facts.get("cost", {}).items()
+        for name, found in report.facts.get(COST, {}).items()
         if name in seconds
     }
 
 
 def spent(report: "Report") -> dict[str, float | None]:
     """What all students of a report took: seconds of training and testing, steps and decodes (None where unknown)."""
-    costs = [report.facts.get("cost", {}).get(row.set, {}).get("training", {}) for row in report.rows]
+    known = {protocol: facts.get(COST, {}) for protocol, facts in report.facts_by_protocol().items()}
+    costs = [known.get(row.protocol, {}).get(row.set, {}).get("training", {}) for row in report.rows]
     each = [{name: found.get(name) for name in (STEPS, DECODES)} for found in costs]
     return {SECONDS: sum(row.seconds for row in report.rows), "students": len(report.rows), **whole(each)}
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ldd.errors import UserError
 from ldd.evaluation.dimensions import cost, recovery, table as dimensions_table
+from ldd.evaluation.facts import COST, EVALUATIONS, assembled, by_protocol, joined, read_facts
 from ldd.evaluation.robustness import PLAIN, robustness, table as robustness_table
 from ldd.evaluation.tables import accuracy_table, looks_table
 from ldd.files import atomic_file, read_json, write_json
@@ -137,8 +138,9 @@ class Report:
     Attributes:
         rows: one per trained network; those of the latest evaluation come last.
         protocols: hash of each protocol by its id.
-        facts: what else the JSON file says of the latest evaluation (test split, device, ...); `sets`, the identity of
-            the distilled set by step, is of all evaluations.
+        facts: what else the JSON file says of the latest evaluation (test split, device, `cost`, `left_out`, ...);
+            `sets`, the identity of the distilled set by step, `subtasks`, and `evaluations`, the facts of each
+            protocol, are of all evaluations.
     """
 
     rows: tuple[Row, ...]
@@ -236,17 +238,28 @@ class Report:
     def after(self, earlier: "Report") -> "Report":
         """These rows after those of `earlier` that they do not replace."""
         new = {row.key for row in self.rows}
-        kept = tuple(row for row in earlier.rows if row.key not in new)
-        sets = {**earlier.facts.get("sets", {}), **self.facts.get("sets", {})}
-        facts = {**self.facts, "sets": sets} if sets else self.facts
-        return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, facts)
+        rows = tuple(row for row in earlier.rows if row.key not in new) + self.rows
+        evaluations = earlier.facts_by_protocol()
+        for protocol, facts in self.facts_by_protocol().items():
+            found = Report(tuple(row for row in rows if row.protocol == protocol), {}).scores().keys()
+            evaluations[protocol] = joined(evaluations.get(protocol, {}), facts, found)
+        facts = assembled(evaluations, self.protocol, earlier.facts, self.facts)
+        return Report(rows, {**earlier.protocols, **self.protocols}, facts)
+
+    def facts_by_protocol(self) -> dict[str, Mapping[str, Any]]:
+        """Protocol id -> facts of its evaluations (see `ldd.evaluation.facts`)."""
+        return by_protocol(self.facts, self.protocol if self.rows else None)
+
+    def of_protocol(self, protocol: str) -> "Report":
+        """What the evaluations by one protocol have said, as a report of its own."""
+        rows = tuple(row for row in self.rows if row.protocol == protocol)
+        return Report(rows, self.protocols, self.facts_by_protocol().get(protocol, {}))
 
     def beside(self, others: "Report") -> "Report":
         """These rows, then those of sets that do not depend on the step, as if of this step; facts of both."""
         moved = tuple(replace(row, step=self.step) for row in others.rows)
         merged = {
-            key: {**others.facts.get(key, {}), **self.facts.get(key, {})}
-            for key in ("images_per_set", "cost")
+            key: {**others.facts.get(key, {}), **self.facts.get(key, {})} for key in ("images_per_set", COST)
         }
         return Report(
             self.rows + moved,
@@ -317,7 +330,8 @@ class Report:
             "history": self._history(),
             "protocols": dict(self.protocols),
             **self.facts,
-            "cost": cost(self),
+            COST: cost(self),
+            EVALUATIONS: self.facts_by_protocol(),
         }
 
     def _selection_summary(self) -> dict[str, Any]:
@@ -352,12 +366,13 @@ class Report:
                 if tuple(lines.fieldnames or ()) not in (COLUMNS, COLUMNS + LOOKS):
                     raise ValueError(f"its columns are {lines.fieldnames}")
             known = read_json(summary) if summary.is_file() else {"protocols": {}}
-            protocols, sets = dict(known["protocols"]), dict(known.get("sets", {}))
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            protocols = dict(known["protocols"])
+            facts = read_facts(known, rows[-1].protocol if rows else None)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise UserError(
                 f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
             ) from error
-        return cls(rows, protocols, {"sets": sets} if sets else {})
+        return cls(rows, protocols, facts)
 
     def __str__(self) -> str:
         """The table as plain text."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from ldd.evaluation.equal import LEFT_OUT, candidates
+from ldd.evaluation.equal import candidates
+from ldd.evaluation.facts import LEFT_OUT
 from ldd.evaluation.report import DISTILLED_HARD, Report
 from ldd.report.runs import Run
 
@@ -48,10 +49,11 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
     """Names of baselines that have no row of the latest step, and could have.
 
     Soft labels are wanted where students learned from the set's own, samples of the prior where codes hold conditions
-    of its classes. What an evaluation left out is not asked for again, unless all that it needs is the labels.
+    of its classes. What evaluations by the protocol left out is not asked for again, unless all that it needs is the
+    labels.
     """
     sets = {row.set for row in report.latest()}
-    left_out = run.summary.get(LEFT_OUT, {})
+    left_out = report.facts.get(LEFT_OUT, {})
     sampled = "conditioning" in (run.distilled.codes or {})
     images_paid = run.distilled.storage.total().bytes // (3 * run.distilled.image_size**2 + 8)
     names = [part.name for part in candidates(run.distilled, soft=DISTILLED_HARD in sets)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldd.evaluation.dimensions import spent
+from ldd.evaluation.facts import EVALUATIONS
 from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
 from ldd.evaluation.tables import DIFFER, means_differ
 from ldd.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
@@ -153,7 +154,7 @@ def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
     if not run.evaluations:
         return {}
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)
-    report = Report(rows, {}, {"cost": run.summary.get("cost", {})})
+    report = Report(rows, {}, {EVALUATIONS: {name: found.facts for name, found in run.evaluations.items()}})
     known = run.stages.get(EVALUATE, {})
     return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **spent(report)}}
 
