@@ -9,10 +9,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from ldd.evaluation.facts import COST
+from ldd.evaluation.plain_table import PlainTable
 from ldd.ledger import DECODES, SECONDS, STEPS, whole
 
 if TYPE_CHECKING:
@@ -20,6 +18,11 @@ if TYPE_CHECKING:
 
 FULL = "full_real"
 """The set whose accuracies are the whole."""
+
+_HEAD = (
+    *("set", "bytes", "IPC", "IPC, no labels", "epochs", "images", "steps", "decodes", "seconds"),
+    "accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -84,30 +87,10 @@ def spent(report: "Report") -> dict[str, float | None]:
     return {SECONDS: sum(row.seconds for row in report.rows), "students": len(report.rows), **whole(each)}
 
 
-def table(report: "Report") -> Table:
+def table(report: "Report") -> PlainTable:
     """A line for each set: storage, work and accuracy (mean over unseen networks, over all where all were seen)."""
     shares, means = recovery(report), report.mean_unseen()
-    table = Table(
-        title="Storage, training cost and recovered accuracy of each set",
-        caption="IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and "
-        "seconds: to train one network; accuracy: mean over "
-        + ("unseen networks" if means else "all networks"),
-    )
-    table.add_column("set")
-    for name in (
-        "bytes",
-        "IPC",
-        "IPC, no labels",
-        "epochs",
-        "images",
-        "steps",
-        "decodes",
-        "seconds",
-        "accuracy",
-    ):
-        table.add_column(name, justify="right")
-    if shares:
-        table.add_column("of full data", justify="right")
+    rows = []
     for name, found in cost(report).items():
         storage, training = found["storage"], found["training"]
         accuracies = [score.mean for score in report.scores()[name].values()]
@@ -116,14 +99,33 @@ def table(report: "Report") -> Table:
         recovered = share.get(
             "mean_unseen", statistics.fmean(share.values()) if share and not means else None
         )
-        table.add_row(
-            Text(name),
+        cells = (
+            name,
             f"{storage['bytes']:,}",
             f"{storage['ipc_equivalents']:.2f}",
             f"{storage['ipc_equivalents_without_labels']:.2f}",
             *(f"{training[key]:,}" for key in ("epochs", "images", "steps", "decodes")),
             f"{training['seconds']:.1f}",
             f"{100 * accuracy:.1f}",
-            *(["" if recovered is None else f"{100 * recovered:.1f} %"] if shares else []),
         )
-    return table
+        rows.append(cells + ("" if recovered is None else f"{100 * recovered:.1f} %",) * bool(shares))
+    return PlainTable(
+        "Storage, training cost and recovered accuracy of each set",
+        "IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and seconds: to "
+        f"train one network; accuracy: mean over {'unseen networks' if means else 'all networks'}"
+        + f"; {DIFFER}"
+        * means_differ(report),
+        (*_HEAD, *("of full data",) * bool(shares)),
+        1,
+        tuple(rows),
+    )
+
+
+DIFFER = "means over different unseen networks do not compare"
+
+
+def means_differ(report: "Report") -> bool:
+    """Whether the means over unseen networks of two sets are over different networks."""
+    unseen = {(row.set, row.network) for row in report.latest() if row.unseen}
+    each = [{network for name, network in unseen if name == one} for one in report.mean_unseen()]
+    return any(networks != each[0] for networks in each)

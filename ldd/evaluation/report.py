@@ -14,6 +14,7 @@ from rich.table import Table
 from ldd.errors import UserError
 from ldd.evaluation.dimensions import cost, recovery, table as dimensions_table
 from ldd.evaluation.facts import COST, EVALUATIONS, assembled, by_protocol, joined, read_facts
+from ldd.evaluation.plain_table import PlainTable
 from ldd.evaluation.robustness import PLAIN, robustness, table as robustness_table
 from ldd.evaluation.tables import accuracy_table, looks_table
 from ldd.files import atomic_file, read_json, write_json
@@ -381,7 +382,7 @@ class Report:
             console.print(self.table())
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Table | PlainTable]:
         """All that the latest evaluation has to show."""
         shown = (accuracy_table(self), looks_table(self), robustness_table(self), dimensions_table(self))
         return [table for table in shown if table is not None]

@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ldd.evaluation.dimensions import DIFFER, means_differ
+from ldd.evaluation.plain_table import PlainTable
+
 if TYPE_CHECKING:
     from ldd.evaluation.report import Report
-
-
-DIFFER = "means over different unseen networks do not compare"
-
-
-def means_differ(report: "Report") -> bool:
-    """Whether the means over unseen networks of two sets are over different networks."""
-    unseen = {(row.set, row.network) for row in report.latest() if row.unseen}
-    each = [{network for name, network in unseen if name == one} for one in report.mean_unseen()]
-    return any(networks != each[0] for networks in each)
 
 
 def accuracy_table(report: "Report") -> Table:
@@ -46,19 +39,21 @@ def accuracy_table(report: "Report") -> Table:
     return table
 
 
-def looks_table(report: "Report") -> Table | None:
+def looks_table(report: "Report") -> PlainTable | None:
     """Last epoch, selected epoch and best on the test split in %, a line for each set and network."""
     selections = report.selections()
     if not selections:
         return None
-    table = Table(
-        title=f"Three ways to report a student (protocol {report.protocol}, step {report.step}), top-1 in %",
-        caption="last epoch: the result; selected: the epoch that is best on the selection split, tested; best on "
-        "test: chosen by the test split itself, only to compare with papers that do so",
+    rows = [
+        (name, network, *(str(score) for score in ways.values()))
+        for name, of_set in selections.items()
+        for network, ways in of_set.items()
+    ]
+    return PlainTable(
+        f"Three ways to report a student (protocol {report.protocol}, step {report.step}), top-1 in %",
+        "last epoch: the result; selected: the epoch that is best on the selection split, tested; best on test: chosen "
+        "by the test split itself, only to compare with papers that do so",
+        ("set", "network", "last epoch", "selected", "best on test"),
+        2,
+        tuple(rows),
     )
-    for name in ("set", "network", "last epoch", "selected", "best on test"):
-        table.add_column(name, justify="left" if name in ("set", "network") else "right")
-    for name, of_set in selections.items():
-        for network, ways in of_set.items():
-            table.add_row(Text(name), Text(network), *(str(score) for score in ways.values()))
-    return table

@@ -18,7 +18,7 @@ from ldd.report.checks import checks_of
 from ldd.report.lacking import Lacking, lacking
 from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
-from ldd.report.tables import accuracy_tables, byte_table, compared, cost_table
+from ldd.report.tables import byte_table, compared, cost_table, judged
 
 
 def write_report(runs: Sequence[Run], out: Path | str) -> None:
@@ -42,7 +42,7 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         runs=runs,
         data=_data(runs[0]),
         charts=_charts(runs),
-        accuracies=accuracy_tables(runs),
+        judged=judged(runs),
         lacking=[one for found in missing.values() for one in found],
         galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
         checks=[(run, found) for run in runs if (found := checks_of(run))],
