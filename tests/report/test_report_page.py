@@ -107,7 +107,8 @@ def test_holds_everything(runs, page):
         text for text in read.text["pre"] if "latentdd fit" in text or "seed_everything" in text
     ]
     assert "latentdd fit --config run.yaml" in commands
-    assert "latentdd evaluate again --data data.yaml --protocol small --repeats 2 --seed 7" in commands
+    evaluation = "latentdd evaluate again --data data.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7"
+    assert f"{evaluation} --baselines random_real --out again/evaluation-small" in commands
     assert yaml.safe_load(next(text for text in contents if "seed_everything" in text)) == CONFIG
 
 
