@@ -9,6 +9,9 @@ import torch
 import yaml
 from small_world import protocol_file, small_set
 
+from ldd import cli
+from ldd.commands import federate, plain, prior_sample
+from ldd.errors import UserError
 from ldd.evaluation import Protocol, Report, Row
 from ldd.federation import ClassPartition
 from ldd.report import read_runs, write_report
@@ -151,3 +154,41 @@ def test_what_is_not_known_is_said(run):
         assert found.commands[0].startswith("latentdd inspect ")
         assert found.commands[1].startswith("latentdd evaluate ")
         assert found.notes[0].startswith("How the set was made is not in its manifest")
+
+
+def test_the_commands_are_some(run, tmp_path, monkeypatch):
+    """`latentdd` parses them, with the files that the page shows."""
+    quick, parsed = Protocol.load("quick"), []
+
+    def keep(parser, options):
+        parsed.append(options)
+        raise UserError("parsed")
+
+    monkeypatch.setattr(plain.ArgumentParser, "instantiate_classes", keep)
+    monkeypatch.chdir(tmp_path)
+    first = next(iter(quick.networks))
+    names = ["random_real_soft", "distilled_ipc1", "distilled_ipc2"]
+    config = {"model": {**MODEL, "labels": LABELS}, "data": DATA}
+    found = again(run(config, (quick, names), networks=[first]))
+    for name, content in found.files.items():
+        (tmp_path / name).write_text(content)
+    assert cli.main(shlex.split(found.commands[-1])[1:]) == 2
+    (options,) = parsed
+    assert (options.path, options.budgets, options.baselines) == ("again", [1, 2], "random_real_soft")
+    assert options.networks[first].class_path.endswith("ConvNet")
+
+    drawn = {
+        "prior": "embedded:digits",
+        "drawn_at": 32,
+        "per_class": 1,
+        "num_steps": 5,
+        "guidance_scale": 2.0,
+    }
+    (tmp_path / "DATA.yaml").write_text(yaml.safe_dump(DATA))
+    words = shlex.split(again(run(drawn | {"seed": 5})).commands[-1])
+    options = prior_sample._parser(data=True).parse_args(words[3:])
+    assert (options.per_class, options.num_steps, options.seed, options.out) == (1, 5, 5, "again")
+    parts = [{"classes": [f"n{n}"], "seed": 0, "step": 1} for n in range(3)]
+    words = shlex.split(again(run(config, manifest={"subtasks": parts})).commands[1])
+    options = federate._parser("federate").parse_args(words[2:])
+    assert (options.subtasks, options.partition, options.out) == (3, "contiguous", "again")
