@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -13,6 +13,8 @@ from rich.table import Table
 
 from ldd.errors import UserError
 from ldd.evaluation.dimensions import cost, recovery, table as dimensions_table
+from ldd.evaluation.facts import COST, EVALUATIONS, assembled, by_protocol, joined, read_facts
+from ldd.evaluation.plain_table import PlainTable
 from ldd.evaluation.robustness import PLAIN, robustness, table as robustness_table
 from ldd.evaluation.tables import accuracy_table, looks_table
 from ldd.files import atomic_file, read_json, write_json
@@ -137,8 +139,9 @@ class Report:
     Attributes:
         rows: one per trained network; those of the latest evaluation come last.
         protocols: hash of each protocol by its id.
-        facts: what else the JSON file says of the latest evaluation (test split, device, ...); `sets`, the identity of
-            the distilled set by step, is of all evaluations.
+        facts: what else the JSON file says of the latest evaluation (test split, device, `cost`, `left_out`, ...);
+            `sets`, the identity of the distilled set by step, `subtasks`, and `evaluations`, the facts of each
+            protocol, are of all evaluations.
     """
 
     rows: tuple[Row, ...]
@@ -191,29 +194,37 @@ class Report:
             for name, of_set in found.items()
         }
 
-    def mean_unseen(self) -> dict[str, Score]:
-        """Set -> score over repeats of the mean over unseen networks; empty where all networks were seen.
+    def mean_unseen(self, networks: Collection[str] | None = None) -> dict[str, Score]:
+        """Set -> score over repeats of the mean over its unseen networks; sets without any are left out.
 
         The standard deviation is that of the per-repeat means: it includes the draw of random images, which all
-        networks of a repeat share.
+        networks of a repeat share. Where sets met different networks, their means do not compare.
+
+        Args:
+            networks: means over these alone (see `common_unseen`); None takes all.
         """
         repeats: dict[str, dict[int, list[float]]] = {}
         for row in self.latest():
-            if row.unseen:
+            if row.unseen and (networks is None or row.network in networks):
                 repeats.setdefault(row.set, {}).setdefault(row.repeat, []).append(row.accuracy)
         return {name: Score.of(map(statistics.fmean, of_set.values())) for name, of_set in repeats.items()}
 
+    def common_unseen(self, *sets: str) -> list[str]:
+        """Unseen networks that all these sets met, of the latest evaluation; of all its sets where none is named."""
+        scores = self.scores()
+        met = [scores.get(name, {}) for name in sets or scores]
+        unseen = dict.fromkeys(row.network for row in self.latest() if row.unseen)
+        return [network for network in unseen if all(network in of_set for of_set in met)]
+
     def gains(self) -> dict[str, float]:
-        """Network (and `mean_unseen`) -> mean accuracy of the distilled set less that of equally many real images."""
-        scores, means = self.scores(), self.mean_unseen()
-        if DISTILLED not in scores or REFERENCE not in scores:
-            return {}
-        both = scores[DISTILLED].keys() & scores[REFERENCE].keys()
-        gains = {
-            n: scores[DISTILLED][n].mean - scores[REFERENCE][n].mean for n in scores[DISTILLED] if n in both
-        }
-        if means:
-            gains[MEAN_UNSEEN] = means[DISTILLED].mean - means[REFERENCE].mean
+        """Network (and `mean_unseen`) -> mean accuracy of the distilled set less that of equally many real images.
+
+        Networks that only one of the two met are left out, of the mean too.
+        """
+        own, others = (self.scores().get(name, {}) for name in (DISTILLED, REFERENCE))
+        gains = {network: own[network].mean - others[network].mean for network in own if network in others}
+        if common := self.common_unseen(DISTILLED, REFERENCE):
+            gains[MEAN_UNSEEN] = statistics.fmean(gains[network] for network in common)
         return gains
 
     def metrics(self) -> dict[str, float]:
@@ -228,17 +239,28 @@ class Report:
     def after(self, earlier: "Report") -> "Report":
         """These rows after those of `earlier` that they do not replace."""
         new = {row.key for row in self.rows}
-        kept = tuple(row for row in earlier.rows if row.key not in new)
-        sets = {**earlier.facts.get("sets", {}), **self.facts.get("sets", {})}
-        facts = {**self.facts, "sets": sets} if sets else self.facts
-        return Report(kept + self.rows, {**earlier.protocols, **self.protocols}, facts)
+        rows = tuple(row for row in earlier.rows if row.key not in new) + self.rows
+        evaluations = earlier.facts_by_protocol()
+        for protocol, facts in self.facts_by_protocol().items():
+            found = Report(tuple(row for row in rows if row.protocol == protocol), {}).scores().keys()
+            evaluations[protocol] = joined(evaluations.get(protocol, {}), facts, found)
+        facts = assembled(evaluations, self.protocol, earlier.facts, self.facts)
+        return Report(rows, {**earlier.protocols, **self.protocols}, facts)
+
+    def facts_by_protocol(self) -> dict[str, Mapping[str, Any]]:
+        """Protocol id -> facts of its evaluations (see `ldd.evaluation.facts`)."""
+        return by_protocol(self.facts, self.protocol if self.rows else None)
+
+    def of_protocol(self, protocol: str) -> "Report":
+        """What the evaluations by one protocol have said, as a report of its own."""
+        rows = tuple(row for row in self.rows if row.protocol == protocol)
+        return Report(rows, self.protocols, self.facts_by_protocol().get(protocol, {}))
 
     def beside(self, others: "Report") -> "Report":
         """These rows, then those of sets that do not depend on the step, as if of this step; facts of both."""
         moved = tuple(replace(row, step=self.step) for row in others.rows)
         merged = {
-            key: {**others.facts.get(key, {}), **self.facts.get(key, {})}
-            for key in ("images_per_set", "cost")
+            key: {**others.facts.get(key, {}), **self.facts.get(key, {})} for key in ("images_per_set", COST)
         }
         return Report(
             self.rows + moved,
@@ -309,7 +331,8 @@ class Report:
             "history": self._history(),
             "protocols": dict(self.protocols),
             **self.facts,
-            "cost": cost(self),
+            COST: cost(self),
+            EVALUATIONS: self.facts_by_protocol(),
         }
 
     def _selection_summary(self) -> dict[str, Any]:
@@ -344,12 +367,13 @@ class Report:
                 if tuple(lines.fieldnames or ()) not in (COLUMNS, COLUMNS + LOOKS):
                     raise ValueError(f"its columns are {lines.fieldnames}")
             known = read_json(summary) if summary.is_file() else {"protocols": {}}
-            protocols, sets = dict(known["protocols"]), dict(known.get("sets", {}))
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            protocols = dict(known["protocols"])
+            facts = read_facts(known, rows[-1].protocol if rows else None)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise UserError(
                 f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
             ) from error
-        return cls(rows, protocols, {"sets": sets} if sets else {})
+        return cls(rows, protocols, facts)
 
     def __str__(self) -> str:
         """The table as plain text."""
@@ -358,7 +382,7 @@ class Report:
             console.print(self.table())
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Table | PlainTable]:
         """All that the latest evaluation has to show."""
         shown = (accuracy_table(self), looks_table(self), robustness_table(self), dimensions_table(self))
         return [table for table in shown if table is not None]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from math import e, exp
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
+from ldd.evaluation.plain_table import PlainTable
 
 if TYPE_CHECKING:
     from ldd.evaluation.report import Report
@@ -112,22 +111,26 @@ def _mean(scores: list[dict[str, float]], name: str) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "n": len(values)}
 
 
-def table(report: "Report") -> Table | None:
+def table(report: "Report") -> PlainTable | None:
     """A line for each network; None without scores."""
     scores = robustness(report)
     if not scores:
         return None
-    table = Table(
-        title=f"Label- and augmentation-robust scores (protocol {report.protocol}, step {report.step})",
-        caption="of accuracies as fractions, mean ± population standard deviation over repeats; HLR: full data less "
-        "distilled, both with hard labels (lower is better); IOR: distilled less random real, same recipe; 0.269: as "
-        "good as random. Last columns: the scale of the released package",
-    )
     columns = ("HLR", "IOR", "LRS", "ARS")
-    for name in ("network", *columns, "LRS %", "ARS %"):
-        table.add_column(name, justify="left" if name == "network" else "right")
-    for network, of in scores.items():
-        cells = [f"{of[name.lower()]['mean']:.3f} ± {of[name.lower()]['std']:.3f}" for name in columns]
-        released = [f"{of['percent_scale'][name]['mean']:.2f}" for name in ("lrs", "ars")]
-        table.add_row(Text(network), *cells, *released)
-    return table
+    rows = [
+        (
+            network,
+            *(f"{of[name.lower()]['mean']:.3f} ± {of[name.lower()]['std']:.3f}" for name in columns),
+            *(f"{of['percent_scale'][name]['mean']:.2f}" for name in ("lrs", "ars")),
+        )
+        for network, of in scores.items()
+    ]
+    return PlainTable(
+        f"Label- and augmentation-robust scores (protocol {report.protocol}, step {report.step})",
+        "of accuracies as fractions, mean ± population standard deviation over repeats; HLR: full data less distilled, "
+        "both with hard labels (lower is better); IOR: distilled less random real, same recipe; 0.269: as good as "
+        "random. Last columns: the scale of the released package",
+        ("network", *columns, "LRS %", "ARS %"),
+        1,
+        tuple(rows),
+    )

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ldd.evaluation.dimensions import DIFFER, means_differ
+from ldd.evaluation.plain_table import PlainTable
+
 if TYPE_CHECKING:
     from ldd.evaluation.report import Report
 
@@ -16,7 +19,8 @@ def accuracy_table(report: "Report") -> Table:
     table = Table(
         title=f"Top-1 accuracy in % (test split, last epoch, protocol {report.protocol}, step {report.step})",
         caption="mean ± population standard deviation over repeats"
-        + "; gain: distilled less random_real" * bool(gains),
+        + "; gain: distilled less random_real, over networks that both met" * bool(gains)
+        + f"; {DIFFER}" * means_differ(report),
     )
     table.add_column("network")
     for name in scores:
@@ -30,24 +34,26 @@ def accuracy_table(report: "Report") -> Table:
     if means:
         table.add_section()
         cells = [str(means[name]) if name in means else "" for name in scores]
-        gain = [f"{100 * gains['mean_unseen']:+.1f}"] if gains else []
+        gain = [f"{100 * gains['mean_unseen']:+.1f}" if "mean_unseen" in gains else ""] * bool(gains)
         table.add_row("mean of unseen", *cells, *gain, style="bold")
     return table
 
 
-def looks_table(report: "Report") -> Table | None:
+def looks_table(report: "Report") -> PlainTable | None:
     """Last epoch, selected epoch and best on the test split in %, a line for each set and network."""
     selections = report.selections()
     if not selections:
         return None
-    table = Table(
-        title=f"Three ways to report a student (protocol {report.protocol}, step {report.step}), top-1 in %",
-        caption="last epoch: the result; selected: the epoch that is best on the selection split, tested; best on "
-        "test: chosen by the test split itself, only to compare with papers that do so",
+    rows = [
+        (name, network, *(str(score) for score in ways.values()))
+        for name, of_set in selections.items()
+        for network, ways in of_set.items()
+    ]
+    return PlainTable(
+        f"Three ways to report a student (protocol {report.protocol}, step {report.step}), top-1 in %",
+        "last epoch: the result; selected: the epoch that is best on the selection split, tested; best on test: chosen "
+        "by the test split itself, only to compare with papers that do so",
+        ("set", "network", "last epoch", "selected", "best on test"),
+        2,
+        tuple(rows),
     )
-    for name in ("set", "network", "last epoch", "selected", "best on test"):
-        table.add_column(name, justify="left" if name in ("set", "network") else "right")
-    for name, of_set in selections.items():
-        for network, ways in of_set.items():
-            table.add_row(Text(name), Text(network), *(str(score) for score in ways.values()))
-    return table

@@ -9,10 +9,10 @@ from ldd import manifest as manifests
 from ldd.errors import UserError
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.checks import CONFUSION_NAME, FOLDER, JSON_NAME, NEIGHBOURS_NAME
+from ldd.evaluation.plain_table import PlainTable
 from ldd.files import read_json
 from ldd.report.pictures import Picture, picture_of
 from ldd.report.runs import Run
-from ldd.report.tables import Table
 
 MAX_BYTES = 4 * 2**20  # of a picture inside the page
 PICTURES = {
@@ -31,7 +31,7 @@ class Checks:
         note: the features that distances are of, and pictures that are too large for the page.
     """
 
-    tables: tuple[Table, ...]
+    tables: tuple[PlainTable, ...]
     pictures: tuple[Picture, ...]
     note: str
 
@@ -85,7 +85,7 @@ def _folder(run: Run) -> Path | None:
     return None
 
 
-def _images(found: Mapping[str, Any]) -> Table:
+def _images(found: Mapping[str, Any]) -> PlainTable:
     names, each = tuple(found["images"]), tuple(found["images"].values())
     rows = [
         (
@@ -104,7 +104,7 @@ def _images(found: Mapping[str, Any]) -> Table:
                 *[""] * (len(names) - 1),
             )
         )
-    return Table(
+    return PlainTable(
         "Images",
         "Coverage: share of real images with a synthetic one among their neighbours. A copy: nearer to a training "
         f"image than {found['copies']['pixels']['copy_ratio']:g} of the usual distance from one to the next.",
@@ -114,7 +114,7 @@ def _images(found: Mapping[str, Any]) -> Table:
     )
 
 
-def _classes(found: Mapping[str, Any]) -> Table:
+def _classes(found: Mapping[str, Any]) -> PlainTable:
     confusions = found["confusion"]
     percent = [
         ["" if score is None else f"{100 * score:.1f}" for score in one["per_class"]]
@@ -122,7 +122,7 @@ def _classes(found: Mapping[str, Any]) -> Table:
     ]
     rows = [(name, *(column[label] for column in percent)) for label, name in enumerate(found["classes"])]
     rows.append(("all", *(f"{100 * one['accuracy']:.1f}" for one in confusions.values())))
-    return Table(
+    return PlainTable(
         f"Accuracy of each class in %, protocol {found['protocol']['id']}",
         f"Test split; students of each network: {next(iter(confusions.values()))['students']}.",
         ("class", *confusions),

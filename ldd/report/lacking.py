@@ -1,17 +1,15 @@
 """Baselines at equal budgets that an evaluation lacks, and the command that adds them."""
 
-import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import yaml
-
-from ldd.evaluation.equal import LEFT_OUT, candidates
+from ldd.evaluation.equal import candidates
+from ldd.evaluation.facts import LEFT_OUT
 from ldd.evaluation.report import DISTILLED_HARD, Report
+from ldd.report.commands import SOFT, evaluation_command
 from ldd.report.runs import Run
 
-_SOFT, _BYTES, _SAMPLES = "_soft", "_bytes", "prior_samples"
+_BYTES, _SAMPLES = "_bytes", "prior_samples"
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,13 @@ class Lacking:
         sentence: which.
         command: adds them to the run's own evaluation.
         files: name -> content of those that the command names, as far as the run knows them.
+        notes: on what it names in capitals.
     """
 
     sentence: str
     command: str
     files: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def lacking(run: Run) -> list[Lacking]:
@@ -39,8 +39,8 @@ def lacking(run: Run) -> list[Lacking]:
             sentence = (
                 f"{run.name}, protocol {protocol}: {_listed(missing)} {verb} missing for an equal comparison."
             )
-            command, files = _command(run, protocol, report, missing)
-            found.append(Lacking(sentence, command, files))
+            command = evaluation_command(run, report, str(run.folder), str(run.folder), missing)
+            found.append(Lacking(sentence, command.text, command.files, command.notes))
     return found
 
 
@@ -48,10 +48,11 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
     """Names of baselines that have no row of the latest step, and could have.
 
     Soft labels are wanted where students learned from the set's own, samples of the prior where codes hold conditions
-    of its classes. What an evaluation left out is not asked for again, unless all that it needs is the labels.
+    of its classes. What evaluations by the protocol left out is not asked for again, unless all that it needs is the
+    labels.
     """
     sets = {row.set for row in report.latest()}
-    left_out = run.summary.get(LEFT_OUT, {})
+    left_out = report.facts.get(LEFT_OUT, {})
     sampled = "conditioning" in (run.distilled.codes or {})
     images_paid = run.distilled.storage.total().bytes // (3 * run.distilled.image_size**2 + 8)
     names = [part.name for part in candidates(run.distilled, soft=DISTILLED_HARD in sets)]
@@ -61,32 +62,8 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
         if name not in sets
         and (sampled or not name.startswith(_SAMPLES))
         and (images_paid or _BYTES not in name)
-        and (name not in left_out or (name.endswith(_SOFT) and name.removesuffix(_SOFT) not in left_out))
+        and (name not in left_out or (name.endswith(SOFT) and name.removesuffix(SOFT) not in left_out))
     ]
-
-
-def _command(run: Run, protocol: str, report: Report, missing: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The command and the files that it names; in capitals those of which the run knows nothing."""
-    files: dict[str, str] = {}
-    data, labels = "DATA.yaml", "LABELS.yaml"
-    if isinstance(own := run.config.get("data"), Mapping):
-        data, files["data.yaml"] = "data.yaml", yaml.safe_dump(dict(own), sort_keys=False)
-    words = ["latentdd", "evaluate", str(run.folder), "--data", data, "--protocol", protocol]
-    words += [
-        "--repeats",
-        str(1 + max(row.repeat for row in report.rows)),
-        "--seed",
-        str(report.rows[-1].seed),
-    ]
-    networks = (run.config.get("evaluation") or {}).get("networks") or {}
-    if networks.keys() == {row.network for row in report.latest()}:
-        words += ["--networks", json.dumps(networks)]
-    if any(name.endswith(_SOFT) for name in missing):
-        if isinstance(own := (run.config.get("model") or {}).get("labels"), Mapping):
-            labels, files["labels.yaml"] = "labels.yaml", yaml.safe_dump(dict(own), sort_keys=False)
-        words += ["--labels", labels]
-    words += ["--baselines", ",".join(missing), "--out", str(run.folder)]
-    return shlex.join(words), files
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,24 +1,24 @@
 """The report as one HTML file that needs nothing beside it: no network, no script, no other file."""
 
-import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ldd import __version__
 from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
 from ldd.files import atomic_file
+from ldd.report.again import Again, again
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of
 from ldd.report.lacking import Lacking, lacking
 from ldd.report.pictures import Gallery, gallery
 from ldd.report.runs import Run, check_comparable
-from ldd.report.tables import accuracy_tables, byte_table, cost_table, score_of
+from ldd.report.tables import byte_table, compared, cost_table, judged
 
 
 def write_report(runs: Sequence[Run], out: Path | str) -> None:
@@ -42,13 +42,13 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         runs=runs,
         data=_data(runs[0]),
         charts=_charts(runs),
-        accuracies=accuracy_tables(runs),
+        judged=judged(runs),
         lacking=[one for found in missing.values() for one in found],
         galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
         checks=[(run, found) for run in runs if (found := checks_of(run))],
         ledger=[byte_table(runs), cost_table(runs)],
         facts={run.name: _facts(run) for run in runs},
-        recipes={run.name: _recipe(run, missing[run.name]) for run in runs},
+        recipes={run.name: _with_files(again(run), missing[run.name]) for run in runs},
     )
     with atomic_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
@@ -75,17 +75,7 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     charts: list[dict[str, Any]] = []
     for number, protocol in enumerate(dict.fromkeys(name for run in runs for name in run.evaluations)):
         evaluated = [run for run in runs if protocol in run.evaluations]
-        scores = [
-            (
-                run.name,
-                {
-                    s: score
-                    for s in (DISTILLED, REFERENCE)
-                    if (score := score_of(run.evaluations[protocol], s))
-                },
-            )
-            for run in evaluated
-        ]
+        scores = [(run.name, compared(run.evaluations[protocol])) for run in evaluated]
         looks = styles((DISTILLED, REFERENCE))
         looks = {name: looks[name] for name in looks if any(name in found for _, found in scores)}
         drawn = bar_chart(f"scores{number}", scores, looks, "top-1 accuracy in %")
@@ -144,22 +134,8 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def _recipe(run: Run, missing: Sequence[Lacking]) -> dict[str, str]:
-    """Commands that make and judge the run again, and the files that they and those for missing baselines name."""
-    given: dict[str, str] = {"commands": f"latentdd inspect {shlex.quote(str(run.folder))}"}
-    if not run.config:
-        return given
-    commands = [f"pip install latentdd=={run.manifest['package_version']}"]
-    given["run.yaml"] = yaml.safe_dump(dict(run.config), sort_keys=False)
-    commands.append("latentdd fit --config run.yaml --trainer.default_root_dir again")
-    if run.evaluations and isinstance(run.config.get("data"), Mapping):
-        given["data.yaml"] = yaml.safe_dump(dict(run.config["data"]), sort_keys=False)
-        commands += [
-            f"latentdd evaluate again --data data.yaml --protocol {shlex.quote(protocol)} "
-            f"--repeats "
-            f"{1 + max(row.repeat for row in report.rows)} --seed {report.rows[-1].seed} --out again/evaluation"
-            for protocol, report in run.evaluations.items()
-        ]
-    for one in missing:
-        given |= one.files
-    return given | {"commands": "\n".join(commands)}
+def _with_files(made: Again, missing: Sequence[Lacking]) -> Again:
+    """With the files that commands for missing baselines name."""
+    return replace(
+        made, files=made.files | {name: text for one in missing for name, text in one.files.items()}
+    )

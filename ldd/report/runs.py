@@ -26,7 +26,7 @@ class Run:
         name: what tells it from the others of the report.
         folder: of the run.
         distilled: its set, checked.
-        evaluations: protocol id -> results of the latest evaluation by it; empty where there is none.
+        evaluations: protocol id -> results of the evaluations by it, with their facts; empty where there is none.
         summary: what `evaluation.json` says.
     """
 
@@ -141,12 +141,11 @@ def _read(name: str, folder: Path) -> Run:
     evaluations = {}
     if whole is not None:
         for protocol in dict.fromkeys(row.protocol for row in whole.rows):
-            rows = tuple(row for row in whole.rows if row.protocol == protocol)
             if protocol not in whole.protocols:
                 raise UserError(
                     f"{folder / JSON_NAME} lacks the hash of protocol {protocol}; evaluate the run anew"
                 )
-            evaluations[protocol] = Report(rows, whole.protocols)
+            evaluations[protocol] = whole.of_protocol(protocol)
     summary = read_json(folder / JSON_NAME) if evaluations and (folder / JSON_NAME).is_file() else {}
     return Run(name, folder, DistilledSet.load(folder), evaluations, summary)
 

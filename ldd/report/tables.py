@@ -1,64 +1,81 @@
 """The tables of a report: accuracies by protocol, bytes, and the cost of each stage."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldd.evaluation.dimensions import spent
-from ldd.evaluation.report import MEAN_UNSEEN, Report, Score
+from ldd.evaluation.dimensions import DIFFER, means_differ, spent, table as dimensions_table
+from ldd.evaluation.facts import EVALUATIONS, LEFT_OUT
+from ldd.evaluation.plain_table import PlainTable, of_runs
+from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
+from ldd.evaluation.robustness import table as robustness_table
+from ldd.evaluation.tables import looks_table
 from ldd.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
 from ldd.manifest import BYTES
 from ldd.report.runs import Run
 
 
 @dataclass(frozen=True)
-class Table:
-    """Text, ready to be shown.
+class Judged:
+    """What the page says of all evaluations by one protocol.
 
     Attributes:
-        title: above it.
-        note: below it.
-        head: names of the columns.
-        text: how many of the columns, from the left, are text; the others are numbers.
-        rows: cells.
-        strong: places of the rows that sum others up.
+        protocol: id.
+        tables: accuracies; storage, training cost and recovered accuracy; robust scores; ways to report a student.
+        left_out: name of a run -> baselines that could not be had -> why.
     """
 
-    title: str
-    note: str
-    head: tuple[str, ...]
-    text: int
-    rows: tuple[tuple[str, ...], ...]
-    strong: frozenset[int] = frozenset()
+    protocol: str
+    tables: tuple[PlainTable, ...]
+    left_out: dict[str, dict[str, str]]
 
 
-def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
-    """One table for each protocol id, never two in one: all sets of all runs that were evaluated by it."""
-    protocols = dict.fromkeys(name for run in runs for name in run.evaluations)
-    return [_accuracies(name, [run for run in runs if name in run.evaluations]) for name in protocols]
+def judged(runs: Sequence[Run]) -> list[Judged]:
+    """One for each protocol id, never two in one: all sets of all runs that were evaluated by it."""
+    found = []
+    for protocol in dict.fromkeys(name for run in runs for name in run.evaluations):
+        reports = {run.name: run.evaluations[protocol] for run in runs if protocol in run.evaluations}
+        shown = [_accuracies(protocol, reports)]
+        for title, made in _BESIDE.items():
+            tables = [(name, table) for name, one in reports.items() if (table := made(one)) and table.rows]
+            if tables:
+                shown.append(of_runs(f"{title}, protocol {protocol}", tables))
+        left_out = {name: dict(why) for name, one in reports.items() if (why := one.facts.get(LEFT_OUT))}
+        found.append(Judged(protocol, tuple(shown), left_out))
+    return found
 
 
-def _accuracies(protocol: str, runs: Sequence[Run]) -> Table:
-    reports = [run.evaluations[protocol] for run in runs]
+_BESIDE: dict[str, Callable[[Report], PlainTable | None]] = {
+    "Storage, training cost and recovered accuracy of each evaluated set": dimensions_table,
+    "Label- and augmentation-robust scores": robustness_table,
+    "Three ways to report a student, one of them chosen on the test images; top-1 in %": looks_table,
+}
+
+
+def _accuracies(protocol: str, by_run: Mapping[str, Report]) -> PlainTable:
+    reports = list(by_run.values())
     networks = list(
         dict.fromkeys(network for report in reports for of in report.scores().values() for network in of)
     )
     seen = {row.network for report in reports for row in report.latest() if not row.unseen}
     rows = []
-    for run, report in zip(runs, reports, strict=True):
+    for run, report in by_run.items():
         means, gains = report.mean_unseen(), report.gains()
         for name, scores in report.scores().items():
             gain = f"{100 * gains[MEAN_UNSEEN]:+.1f}" if name == "distilled" and MEAN_UNSEEN in gains else ""
             cells = [str(scores[network]) if network in scores else "" for network in networks]
-            rows.append((run.name, name, str(report.step), *cells, str(means.get(name, "")), gain))
+            rows.append((run, name, str(report.step), *cells, str(means.get(name, "")), gain))
     repeats = sorted(
         {score.n for report in reports for of in report.scores().values() for score in of.values()}
     )
-    return Table(
+    return PlainTable(
         f"Top-1 accuracy in %, protocol {protocol}",
         f"Test split, mean ± population standard deviation over repeats ({_numbers(repeats)} of each network). Gain: "
-        f"distilled less random_real, mean of unseen networks. Protocol hash {reports[0].protocols[protocol]}.",
+        "distilled less random_real, mean of unseen networks that both met. "
+        f"Protocol hash {reports[0].protocols[protocol]}."
+        + f" In a run, {DIFFER}."
+        * any(map(means_differ, reports)),
         (
             "run",
             "set",
@@ -72,15 +89,25 @@ def _accuracies(protocol: str, runs: Sequence[Run]) -> Table:
     )
 
 
-def score_of(report: Report, name: str) -> Score | None:
-    """Mean over unseen networks of a set, over all networks where all were seen."""
-    if name in (means := report.mean_unseen()):
-        return means[name]
-    scores = report.scores().get(name)
-    return None if scores is None else Score.of([statistics.fmean(score.mean for score in scores.values())])
+def compared(report: Report) -> dict[str, Score]:
+    """Means of the distilled set and of random real images over the unseen networks that both met.
+
+    Over all networks where all were seen. Where no unseen network met both, each set that has any stands alone:
+    the distilled one, else random real images.
+    """
+    means = report.mean_unseen(report.common_unseen(DISTILLED, REFERENCE) or None)
+    if not means:
+        return {
+            name: Score.of([statistics.fmean(score.mean for score in of_set.values())])
+            for name in (DISTILLED, REFERENCE)
+            if (of_set := report.scores().get(name))
+        }
+    found = {name: means[name] for name in (DISTILLED, REFERENCE) if name in means}
+    both = report.common_unseen(DISTILLED, REFERENCE)
+    return found if both else dict(list(found.items())[:1])
 
 
-def byte_table(runs: Sequence[Run]) -> Table:
+def byte_table(runs: Sequence[Run]) -> PlainTable:
     """What each set stores."""
     rows = []
     for run in runs:
@@ -96,7 +123,7 @@ def byte_table(runs: Sequence[Run]) -> Table:
                 f"{storage.images_per_class(storage.total()):.2f}",
             )
         )
-    return Table(
+    return PlainTable(
         "Bytes of each set",
         "Labels include soft labels and weights. IPC-equivalents: numbers that a student needs, divided by classes x 3 "
         "x pixels.",
@@ -106,7 +133,7 @@ def byte_table(runs: Sequence[Run]) -> Table:
     )
 
 
-def cost_table(runs: Sequence[Run]) -> Table:
+def cost_table(runs: Sequence[Run]) -> PlainTable:
     """What each stage of each run took, summed up for each run and for all."""
     rows: list[tuple[str, ...]] = []
     strong: list[int] = []
@@ -123,7 +150,7 @@ def cost_table(runs: Sequence[Run]) -> Table:
             rows.append(("all runs", name, *_figures(figures)))
         strong.append(len(rows))
         rows.append(("all runs", "in all", *_figures(whole(total(all_stages).values()))))
-    return Table(
+    return PlainTable(
         "Cost of each stage",
         "Peak memory: of the process (of the device with a GPU) up to the end of the stage. Decodes: images decoded "
         "with their graph while distilling, without it elsewhere. Unknown: what the run did not record.",
@@ -139,7 +166,7 @@ def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
     if not run.evaluations:
         return {}
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)
-    report = Report(rows, {}, {"cost": run.summary.get("cost", {})})
+    report = Report(rows, {}, {EVALUATIONS: {name: found.facts for name, found in run.evaluations.items()}})
     known = run.stages.get(EVALUATE, {})
     return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **spent(report)}}
 

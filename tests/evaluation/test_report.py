@@ -10,7 +10,9 @@ from rich.console import Console
 
 from ldd.errors import UserError
 from ldd.evaluation import Report, Row, Score
+from ldd.evaluation.dimensions import recovery
 from ldd.evaluation.report import COLUMNS
+from ldd.report.tables import compared
 
 
 def row(of, network, repeat, accuracy, *, step=100, unseen=True, protocol="quick", seconds=1.5):
@@ -73,6 +75,28 @@ def test_gains():
     gains = report().gains()
     assert gains == pytest.approx({"seen": 0.4, "a": 0.25, "b": 0.1, "mean_unseen": 0.4 - 0.225})
     assert report(ROWS[:6]).gains() == {}
+
+
+def test_sets_that_met_different_networks(tmp_path):
+    """Gain and recovery are over the networks that both sets met; a mean over others is no part of them."""
+    both = report((*ROWS[:10], *ROWS[12:]))  # random real images met `a` alone, and so did all real ones
+    assert both.gains() == pytest.approx({"seen": 0.4, "a": 0.25, "mean_unseen": 0.25})
+    assert both.mean_unseen()["distilled"].mean == pytest.approx(0.4)
+    assert both.common_unseen("distilled", "random_real") == both.common_unseen() == ["a"]
+    shares = recovery(both)["distilled"]
+    assert shares == pytest.approx({"a": 0.55 / 0.95, "mean_unseen": 0.55 / 0.95})
+    assert "means over different unseen networks" in " ".join(str(both).split())
+    assert "means over different" not in str(report(ROWS[:12]))
+    assert compared(both)["distilled"].mean == pytest.approx(0.55)
+
+    none = report(
+        (*ROWS[:8], row("full_real", "seen", 0, 0.9, unseen=False))
+    )  # without an unseen one in common
+    assert none.gains() == pytest.approx({"seen": 0.4})
+    assert recovery(none)["distilled"] == pytest.approx({"seen": 0.8 / 0.9})
+    none.write(tmp_path)
+    assert len(none.tables()) == 2
+    assert list(compared(none)) == ["distilled"]
 
 
 def test_metrics():

@@ -53,10 +53,13 @@ def test_names_and_command(run, tmp_path):
     assert found.sentence == f"a run, protocol small: {missing} are missing for an equal comparison."
     folder = shlex.quote(str(tmp_path / "a run"))
     assert found.command == (
-        f"latentdd evaluate {folder} --data data.yaml --protocol small --repeats 2 --seed 7 "
+        f"latentdd evaluate {folder} --data data.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7 "
         f"--baselines nearest_real,easy_real,full_real,full_real_steps --out {folder}"
     )
     assert yaml.safe_load(found.files["data.yaml"]) == {"root": None}
+    assert found.notes == (
+        f"PROTOCOL.yaml: the file of protocol small (hash {'h' * 16}), which is not in the run's folder.",
+    )
     (found,) = lacking(run([*REAL, "full_real"]))
     assert found.sentence == "a run, protocol small: full_real_steps is missing for an equal comparison."
 
@@ -71,7 +74,7 @@ def test_one_for_each_protocol(run):
         "a run, protocol small",
         "a run, protocol large",
     ]
-    assert "--protocol large" in found[1].command
+    assert "the file of protocol large" in found[1].notes[0]
 
 
 def test_soft_labels_and_the_networks_of_the_run(run):

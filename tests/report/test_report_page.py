@@ -42,7 +42,9 @@ Math.min(...[...document.querySelectorAll('td, dd, p')].map(e => parseFloat(getC
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    first = make_run(folder / "a run with a long name, as sweeps make them" / "seed-0", config=CONFIG, seed=1)
+    name = "a run with a long name, as sweeps make them"
+    left_out = dict.fromkeys(("prior_samples", "prior_samples_bytes_steps"), "a reason of many words " * 9)
+    first = make_run(folder / name / "seed-0", config=CONFIG, seed=1, facts={"left_out": left_out})
     small_set(seed=9).save(first / "initial")
     check(str(first), SmallData(), protocol=protocol_file(folder, epochs=2))
     other = make_run(folder / "<script>alert(1)" / "seed-0", protocols=("small", "large"), config=CONFIG)
@@ -105,7 +107,8 @@ def test_holds_everything(runs, page):
         text for text in read.text["pre"] if "latentdd fit" in text or "seed_everything" in text
     ]
     assert "latentdd fit --config run.yaml" in commands
-    assert "latentdd evaluate again --data data.yaml --protocol small --repeats 2 --seed 7" in commands
+    evaluation = "latentdd evaluate again --data data.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7"
+    assert f"{evaluation} --baselines random_real --out again/evaluation-small" in commands
     assert yaml.safe_load(next(text for text in contents if "seed_everything" in text)) == CONFIG
 
 

@@ -1,5 +1,7 @@
 """What a report reads of run folders, and which of them it refuses to put side by side."""
 
+from dataclasses import replace
+
 import pytest
 from small_world import CLASSES, SPEC, small_set
 from tiny_set import tiny_set
@@ -8,7 +10,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Report, Row
 from ldd.report import check_comparable, read_runs, write_report
 from ldd.report.charts import line_chart, styles
-from ldd.report.tables import accuracy_tables, byte_table, cost_table, duration
+from ldd.report.tables import byte_table, cost_table, duration, judged
 
 
 def rows(protocol="small", *, step=4, gain=0.1):
@@ -38,7 +40,8 @@ def make_run(folder, *, protocols=("small",), hashes=None, facts=None, seed=3, *
     found = tuple(row for protocol in protocols for row in rows(protocol))
     if found:
         training = {"epochs": 4, "images_per_epoch": 3, "steps": 4, "decodes": 0, "images": 12}
-        cost = {name: {"storage": {}, "training": training} for name in ("distilled", "random_real")}
+        storage = {"bytes": 9240, "ipc_equivalents": 1.0, "ipc_equivalents_without_labels": 0.99}
+        cost = {name: {"storage": storage, "training": training} for name in ("distilled", "random_real")}
         facts = {"test_split_fingerprint": SPEC.fingerprint, "test_images": 30, "cost": cost} | (facts or {})
         Report(found, hashes or dict.fromkeys(protocols, "h" * 16), facts).write(folder)
     return folder
@@ -108,7 +111,7 @@ class TestComparable:
 class TestTables:
     def test_protocols_never_share_a_table(self, tmp_path):
         paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", protocols=("small", "large"))]
-        small, large = accuracy_tables(read_runs([str(path) for path in paths]))
+        small, large = (found.tables[0] for found in judged(read_runs([str(path) for path in paths])))
         assert small.title == "Top-1 accuracy in %, protocol small"
         assert [row[:2] for row in small.rows] == [
             (run, name) for run in "ab" for name in ("distilled", "random_real")
@@ -116,11 +119,39 @@ class TestTables:
         assert [row[0] for row in large.rows] == ["b", "b"]
 
     def test_numbers(self, tmp_path):
-        (table,) = accuracy_tables(read_runs([str(make_run(tmp_path / "a"))]))
+        table = judged(read_runs([str(make_run(tmp_path / "a"))]))[0].tables[0]
         assert table.head == ("run", "set", "step", "narrow (seen)", "other", "mean of unseen", "gain")
         # Repeats 0.60 and 0.62: mean 61.0, population standard deviation 1.0.
         assert table.rows[0] == ("a", "distilled", "4", "61.0 ± 1.0", "61.0 ± 1.0", "61.0 ± 1.0", "+10.0")
         assert table.rows[1] == ("a", "random_real", "4", "51.0 ± 1.0", "51.0 ± 1.0", "51.0 ± 1.0", "")
+
+    def test_all_dimensions_and_what_was_left_out(self, tmp_path):
+        """Beside accuracies: what each evaluated set stores and costs, recovery, robust scores, looks, reasons."""
+        run = make_run(tmp_path / "a", facts={"left_out": {"easy_real": "too few"}})
+        report = Report.read(run)
+        sets = ("full_real", "distilled_plain", "random_real_plain")
+        more = (replace(row, set=name) for row in report.rows[:4] for name in sets)
+        looked = tuple(replace(row, selected=0.5, best_on_test=0.7) for row in (*report.rows, *more))
+        cost = {**report.facts["cost"], "full_real": report.facts["cost"]["distilled"]}
+        Report(looked, report.protocols, {**report.facts, "cost": cost}).write(run)
+        other = make_run(tmp_path / "b")
+        (found,) = judged(read_runs([str(run), str(other)]))
+        _, dimensions, robust, looks = found.tables
+        assert dimensions.head[:3] == ("run", "set", "bytes")
+        # Bytes, IPC, epochs, images, steps, decodes, seconds, accuracy, of full data.
+        expected = ("9,240", "1.00", "0.99", "4", "12", "4", "0", "1.5", "51.0", "83.6 %")
+        assert dimensions.rows[1] == ("a", "random_real", *expected)
+        assert dimensions.rows[-1] == ("b", "random_real", *expected[:-1], "")
+        assert [row[:2] for row in robust.rows] == [("a", "narrow"), ("a", "other")]
+        assert robust.rows[0][2] == "0.000 ± 0.010"
+        assert "chosen on the test images" in looks.title
+        assert looks.rows[0] == ("a", "distilled", "narrow", "61.0 ± 1.0", "50.0 ± 0.0", "70.0 ± 0.0")
+        assert found.left_out == {"a": {"easy_real": "too few"}}
+        write_report(read_runs([str(run), str(other)]), tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert "a, protocol small: 1 baseline left out" in page
+        for text in ("83.6 %", "LRS", "best on test", "too few"):
+            assert text in page
 
     def test_bytes(self, tmp_path):
         table = byte_table(read_runs([str(make_run(tmp_path / "a"))]))
