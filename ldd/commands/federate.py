@@ -13,7 +13,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ldd.commands.federate_finish import finish
-from ldd.commands.federate_plan import Plan, clear, settle
+from ldd.commands.federate_plan import Plan, clear, find
 from ldd.commands.recipe import Recipe
 from ldd.cores import available_cores
 from ldd.data.pruning.training import ScoringNetwork
@@ -110,12 +110,15 @@ def _plan(folder: Path, options: Namespace, of_recipe: Sequence[str]) -> Plan:
     recipe = Recipe(
         ["--config", options.config, *of_recipe, "--trainer.default_root_dir", str(folder)], folder
     )
-    plan = settle(recipe, folder, lambda: _partition(recipe, options))
+    plan = find(recipe, folder)
+    if plan is None:
+        return Plan.make(recipe, _partition(recipe, options), folder)
     if len(plan.partition.blocks) != options.subtasks or plan.partition.rule != options.partition:
         raise UserError(
             f"--out ({folder}) holds a federation of {len(plan.partition.blocks)} sub-tasks, {plan.partition.rule}; "
             "choose another folder, or replace it with --overwrite"
         )
+    plan.adopt(recipe)
     return plan
 
 
