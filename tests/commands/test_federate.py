@@ -22,6 +22,7 @@ from small_world import protocol_file
 from ldd import cli
 from ldd.commands.federate import split
 from ldd.distilled import DistilledSet
+from ldd.evaluation import training_set
 from ldd.federation import ray_engine
 from ldd.files import sha256
 from ldd.sampling import StoredSampler
@@ -246,6 +247,14 @@ def test_more_repeats_are_trained(copy, capsys):
     assert sum(row["set"] == "distilled" for row in rows(out)) == 2
 
 
+def test_an_evaluation_that_can_only_fail_is_not_adopted(copy, capsys):
+    out, evaluation = copy
+    before = (out / "config.yaml").read_bytes()
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.protocol", "rded-soft") == 2
+    assert "has the labels of a teacher" in capsys.readouterr().err
+    assert (out / "config.yaml").read_bytes() == before
+
+
 def test_a_cache_of_the_data_is_used(copy, tmp_path, capsys):
     """No result depends on it, so that nothing is evaluated again; what is still to do reads it."""
     out, evaluation = copy
@@ -329,6 +338,59 @@ def test_refusals(tmp_path, capsys, arguments, message):
     assert federate(tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--evaluation.protocol", "rded-soft"],
+            "has the labels of a teacher for every crop, and there is none",
+        ),
+        (["--evaluation.baselines", "[{class_path: ldd.evaluation.PriorSamples}]"], "cannot sample"),
+        (
+            [
+                "--evaluation.baselines",
+                "[{class_path: ldd.evaluation.RandomReal, init_args: {images_per_class: 999}}]",
+            ],
+            "random_real_ipc999: images per class (999) is more than the",
+        ),
+        (
+            ["--evaluation.baselines", "[{class_path: ldd.evaluation.EqualBytes, init_args: {soft: true}}]"],
+            "random_real_bytes_soft needs what labelled the distilled set",
+        ),
+        (
+            ["--model.labels", "configs/labels/expert.yaml", "--model.labels.trajectories", "nowhere"],
+            "nowhere",
+        ),
+        (["--evaluation.budgets", "[2]"], "budget 2: the set's classes have 1 images or more"),
+        (
+            ["--model.codes", "configs/codes/gaussian.yaml", "--evaluation.protocol", "d3-1"],
+            "draws of 4 codes",
+        ),
+    ],
+)
+def test_an_evaluation_that_can_only_fail_is_refused_first(tmp_path, capsys, monkeypatch, arguments, message):
+    memory = type("Memory", (), {"available": 2**20})
+    monkeypatch.setattr(training_set.psutil, "virtual_memory", lambda: memory)
+    assert federate(tmp_path / "out", "--subtasks", "2", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "nothing was planned, nothing run"
+
+
+def test_what_can_be_had_is_planned(tmp_path):
+    """Soft labels of an expert that is not there yet, bytes of two decoders; SLURM evaluates elsewhere."""
+    out, recipe = tmp_path / "out", d3_recipe(tmp_path)
+    content = yaml.safe_load(recipe.read_text())
+    soft = {"class_path": "ldd.evaluation.EqualBytes", "init_args": {"soft": True}}
+    content["evaluation"]["baselines"] = [{"class_path": "ldd.evaluation.RandomReal"}, soft]
+    recipe.write_text(yaml.safe_dump(content))
+    command = ["federate", "--config", str(recipe), "--subtasks", "2", "--out", str(out)]
+    assert cli.main([*command, "--engine", "slurm"]) == 0
+    content["evaluation"]["budgets"] = [3]
+    recipe.write_text(yaml.safe_dump(content))
+    assert cli.main(command) == 2, "refused now that the plan has jobs left"
+    assert yaml.safe_load((out / "config.yaml").read_text())["evaluation"]["budgets"] == [1]
 
 
 def test_a_folder_of_something_else(tmp_path, capsys):
