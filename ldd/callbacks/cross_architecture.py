@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ldd import manifest as manifests
+from ldd.codes import Codes
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report, Setting, dimensions, evaluate
@@ -20,6 +21,7 @@ from ldd.evaluation.records import FOLDER
 from ldd.evaluation.report import DISTILLED, of_a_step
 from ldd.evaluation.running import teacher_of
 from ldd.evaluation.sets import INITIAL
+from ldd.evaluation.training_set import check_draws
 from ldd.evaluation.workers import NumWorkers, count_workers
 from ldd.ledger import EVALUATE
 from ldd.networks import NetworkFactory
@@ -105,8 +107,8 @@ class CrossArchitecture(L.Callback):
                 teacher_of(self.protocol, None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse baselines that cannot be had; save the codes as they start, or evaluate what a killed run owes."""
-        self._check_baselines(trainer, pl_module)
+        """Refuse what cannot be evaluated; save the codes as they start, or evaluate what a killed run owes."""
+        self._check(trainer, pl_module)
         if trainer.global_step == 0:
             self._save_initial(trainer, pl_module)
         elif _switched_on(trainer) and self._is_owed(trainer, int(_distils(pl_module).num_steps_done)):
@@ -139,16 +141,21 @@ class CrossArchitecture(L.Callback):
         done = () if earlier is None else earlier.rows
         return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
 
-    def _check_baselines(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse now what a long run would find out at its end."""
+    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse now what a long run would find out at its end: draws that memory cannot hold, and baselines."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (self.baselines and _switched_on(trainer)) or data is None:
+        if not _switched_on(trainer) or data is None:
             return
-        distils = _distils(pl_module)
-        parts = {"labeller": distils.labeller, "prior": prior_of(pl_module), "device": pl_module.device}
-        setting = Setting.of(distils.distilled_set(), data, self.seed, **parts)
-        for baseline in self.baselines:
-            baseline.check(setting)
+        codes = getattr(pl_module, "codes", None)
+        if isinstance(codes, Codes) and codes.stochastic and self.protocol.samples:
+            epochs, _ = self.protocol.budget(codes.labels.cpu().bincount().tolist())
+            check_draws(self.protocol, len(codes), data.spec.image_size, epochs)
+        if self.baselines:
+            distils = _distils(pl_module)
+            parts = {"labeller": distils.labeller, "prior": prior_of(pl_module), "device": pl_module.device}
+            setting = Setting.of(distils.distilled_set(), data, self.seed, **parts)
+            for baseline in self.baselines:
+                baseline.check(setting)
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]

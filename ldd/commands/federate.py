@@ -12,8 +12,9 @@ import rich
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from ldd.commands.federate_checks import check_the_end
 from ldd.commands.federate_finish import finish
-from ldd.commands.federate_plan import Plan, clear, settle
+from ldd.commands.federate_plan import CONFIG, Plan, clear, find
 from ldd.commands.recipe import Recipe
 from ldd.cores import available_cores
 from ldd.data.pruning.training import ScoringNetwork
@@ -102,21 +103,36 @@ def _plan(folder: Path, options: Namespace, of_recipe: Sequence[str]) -> Plan:
     if options.config is None:
         if of_recipe:
             raise UserError(
-                f"{of_recipe[0]}: a federation that is there keeps its settings; give --config for a new one"
+                f"{of_recipe[0]}: without --config a federation keeps its settings; give --config and --subtasks too"
             )
-        return Plan.load(folder)
+        there = Plan.load(folder)
+        _check_the_end(there, Plan.load(folder).recipe, options)  # not its own, which would stay in memory
+        return there
     if not Path(options.config).is_file():
         raise UserError(f"--config ({options.config}) does not exist; name a recipe")
     recipe = Recipe(
         ["--config", options.config, *of_recipe, "--trainer.default_root_dir", str(folder)], folder
     )
-    plan = settle(recipe, folder, lambda: _partition(recipe, options))
+    plan = find(recipe, folder)
+    if plan is None:
+        partition = _partition(recipe, options)
+        check_the_end(recipe, folder, len(partition.blocks), here=options.engine != "slurm")
+        return Plan.make(recipe, partition, folder)
     if len(plan.partition.blocks) != options.subtasks or plan.partition.rule != options.partition:
         raise UserError(
             f"--out ({folder}) holds a federation of {len(plan.partition.blocks)} sub-tasks, {plan.partition.rule}; "
             "choose another folder, or replace it with --overwrite"
         )
+    _check_the_end(plan, recipe, options)
+    plan.adopt(recipe)
     return plan
+
+
+def _check_the_end(plan: Plan, recipe: Recipe, options: Namespace) -> None:
+    """Before any job of a plan that has some left, and before its settings are replaced."""
+    if not all(map(plan.is_finished, plan.names)) or recipe.changes(plan.folder / CONFIG).others:
+        blocks = plan.partition.blocks
+        check_the_end(recipe, plan.folder, len(blocks), here=options.engine != "slurm")
 
 
 def _partition(recipe: Recipe, options: Namespace) -> ClassPartition:

@@ -8,7 +8,6 @@ import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ldd import cli
 from ldd.callbacks.experts import needs_of
@@ -17,7 +16,9 @@ from ldd.commands.resume import fit_or_resume
 from ldd.errors import UserError
 from ldd.federation import ClassPartition
 from ldd.federation.jobs import Job
-from ldd.files import check_writable, holds_files, write_json
+from ldd.federation.partition import check_blocks
+from ldd.files import check_writable, holds_files, read_json, write_json
+from ldd.ledger import PRUNE, Stages, total
 
 PLAN, CONFIG, PARTITION = "federation.json", "config.yaml", "partition.json"
 EXPERTS = "experts"
@@ -82,6 +83,17 @@ class Plan:
         facts = {"seed": plan.seed, "labelled": plan.labelled, "directory": plan.directory}
         write_json(plan.folder / PLAN, facts)  # last: what has it is complete
         return plan
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Go on with the settings of a recipe that `find` has let pass, and name those that are new.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        others = recipe.changes(self.folder / CONFIG).others
+        if others:
+            recipe.write(self.folder / CONFIG)
+            print(f"settings from now on: {'; '.join(others)}")
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -153,7 +165,25 @@ class Plan:
             epochs = max([need.epochs for need in needs_of(model)], default=1)
             self.recipe.experts.record(model.labels.experts(), data, epochs=epochs, all_experts=False)
         model.labels.check(data)
+        if data.pruning_cost is not None:
+            pruning = {PRUNE: data.pruning_cost}
+            write_json(
+                self._cost, total([pruning, self.cost_of_recording()] if self._cost.is_file() else [pruning])
+            )
         return 0
+
+    def cost_of_recording(self) -> Stages:
+        """What the job of the experts took beside them, whose recording keeps its own cost: scoring the real images.
+
+        Raises:
+            UserError: a damaged file.
+        """
+        costs: Stages = read_json(self._cost, "delete it") if self._cost.is_file() else {}
+        return costs
+
+    @property
+    def _cost(self) -> Path:
+        return self.folder / "subtasks" / EXPERTS / "cost.json"
 
 
 def run_here(arguments: list[str]) -> int:
@@ -193,26 +223,39 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def settle(recipe: Recipe, folder: Path, wanted: Any) -> Plan:  # noqa: ANN401 - builds a partition when called
-    """The plan of these settings: the one that is there, or a new one.
+def find(recipe: Recipe, folder: Path) -> Plan | None:
+    """The plan that a folder holds, if it is one of these settings; None where there is none.
 
     Args:
         recipe: resolved.
         folder: of the federation.
-        wanted: called for the partition.
 
     Raises:
-        UserError: the folder holds a federation of other settings, or files of another kind.
+        UserError: the folder holds a federation whose sub-tasks have other settings or other classes, or files of
+            another kind; other paths from another directory than that of the plan.
     """
     if not (folder / PLAN).is_file():
         if holds_files(folder):
             raise UserError(f"--out ({folder}) holds files that are no federation; choose another folder")
-        return Plan.make(recipe, wanted(), folder)
+        return None
     plan = Plan.load(folder)
-    changed = recipe.changes(folder / CONFIG)
-    if changed:
+    changes = recipe.changes(folder / CONFIG)
+    if changes.of_sets:
         raise UserError(
-            f"--out ({folder}) holds a federation of other settings ({'; '.join(changed[:5])}); choose another folder, "
-            "or replace it with --overwrite"
+            f"--out ({folder}) holds a federation of other settings ({'; '.join(changes.of_sets[:5])}); choose another "
+            "folder, or replace it with --overwrite"
         )
+    if changes.others:
+        try:
+            check_blocks(plan.partition.blocks, recipe.data.classes)
+        except UserError as error:
+            raise UserError(
+                f"--out ({folder}): data.root ({recipe.config.data.root}) has other classes than its sub-tasks "
+                f"({error}); give a root with the same, or choose another folder"
+            ) from error
+        if Path.cwd() != Path(plan.directory):
+            raise UserError(
+                f"--out ({folder}) was planned in {plan.directory}, to which all its paths are relative; change "
+                f"settings ({'; '.join(changes.others[:5])}) from there"
+            )
     return plan

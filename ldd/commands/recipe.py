@@ -3,17 +3,38 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import Namespace
 
 from ldd.callbacks import CrossArchitecture, RecordExperts
 from ldd.commands.fit import DistillationCLI
-from ldd.commands.runs import settings_of
+from ldd.commands.runs import MAY_CHANGE, flat
 from ldd.data import DistillationData
 from ldd.distiller import Distiller
-from ldd.files import atomic_file
+from ldd.files import atomic_file, read_yaml
+
+_FOLDER = "trainer.default_root_dir"  # may have been moved
+
+_OF_STEPS = (
+    *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run"),
+    *("limit_train_batches", "overfit_batches", "accumulate_grad_batches", "gradient_clip_val"),
+    *("gradient_clip_algorithm", "precision", "plugins", "callbacks"),
+)
+"""Settings of `trainer` that the codes depend on; the others say where and how it runs, and what it shows."""
+
+
+class Changes(NamedTuple):
+    """Settings that differ, as `name: then -> now`.
+
+    Attributes:
+        of_sets: those that sub-tasks' sets follow from.
+        others: of the evaluation, of where data and models lie, of memory, machines and files.
+    """
+
+    of_sets: list[str]
+    others: list[str]
 
 
 class Recipe(DistillationCLI):
@@ -93,12 +114,27 @@ class Recipe(DistillationCLI):
         with atomic_file(path) as beside:
             beside.write_text(yaml.safe_dump(self.resolved, sort_keys=False), encoding="utf-8")
 
-    def changes(self, path: Path) -> list[str]:
-        """Settings that a result depends on and that differ from those in `path`, as `name: then -> now`."""
-        before = dict(settings_of(yaml.safe_load(path.read_text(encoding="utf-8"))))
-        now = dict(settings_of(self.resolved))
-        return [
-            f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-            for name in {**before, **now}
-            if before.get(name) != now.get(name)
-        ]
+    def changes(self, path: Path) -> Changes:
+        """Settings that differ from those in `path`.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        before, now = read_yaml(path), self.resolved
+        names = dict.fromkeys((*before, *now))
+        then, new = dict(flat(before, names)), dict(flat(now, names))
+        of_sets: list[str] = []
+        others: list[str] = []
+        for name in {**then, **new}:
+            if then.get(name) != new.get(name) and name != _FOLDER:
+                kind = of_sets if makes_another_set(name) else others
+                kind.append(f"{name}: {then.get(name)!r} -> {new.get(name)!r}")
+        return Changes(of_sets, others)
+
+
+def makes_another_set(name: str) -> bool:
+    """Whether sub-tasks would come out otherwise with another value of a setting, by its dotted name."""
+    section, _, of_section = name.partition(".")
+    if section == "trainer":
+        return of_section.partition(".")[0] in _OF_STEPS
+    return section in ("seed_everything", "model", "data", "experts") and name not in MAY_CHANGE

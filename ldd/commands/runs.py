@@ -3,7 +3,7 @@
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,14 +249,21 @@ class RunCLI(LightningCLI):
             raise SystemExit(128 + number) from None
 
 
-def settings_of(config: dict[str, Any]) -> Iterator[tuple[str, object]]:
+def settings_of(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """What a run's result depends on, flat, by dotted name."""
-    parts = [(name, config.get(name)) for name in ("seed_everything", "model", "data")]
+    for name, value in flat(config, ("seed_everything", "model", "data")):
+        if name not in MAY_CHANGE:
+            yield name, value
+
+
+def flat(config: Mapping[str, Any], sections: Iterable[str]) -> Iterator[tuple[str, object]]:
+    """The settings of some sections, flat, by dotted name."""
+    parts = [(name, config.get(name)) for name in sections]
     while parts:
         name, value = parts.pop()
         if isinstance(value, dict):
             parts += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        elif name not in MAY_CHANGE:
+        else:
             yield name, value
 
 

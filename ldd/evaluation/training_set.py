@@ -103,6 +103,25 @@ def draw_samples(
     Raises:
         UserError: they do not fit into memory.
     """
+    count = check_draws(protocol, num_codes, image_size, epochs)
+    drawn = torch.empty(count, num_codes, 3, image_size, image_size, dtype=torch.uint8)
+    for number in range(count):
+        drawn[number] = sampler(generator(seed, "sample", number))
+    return drawn
+
+
+def check_draws(protocol: Protocol, num_codes: int, image_size: int, epochs: int | None = None) -> int:
+    """How many draws of each code a protocol asks for, P, where all of them fit into this machine's memory.
+
+    Args:
+        protocol: says how many.
+        num_codes: N.
+        image_size: H.
+        epochs: of the students; None takes the protocol's.
+
+    Raises:
+        UserError: they do not fit.
+    """
     count = (epochs or protocol.epochs) if protocol.samples == "fresh" else protocol.samples
     needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
     if needed > SHARE_BESIDE_OTHERS * free:
@@ -111,10 +130,7 @@ def draw_samples(
             f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
             f"{int(SHARE_BESIDE_OTHERS * free * count / needed)}"
         )
-    drawn = torch.empty(count, num_codes, 3, image_size, image_size, dtype=torch.uint8)
-    for number in range(count):
-        drawn[number] = sampler(generator(seed, "sample", number))
-    return drawn
+    return count
 
 
 def by_epoch(

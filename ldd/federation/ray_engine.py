@@ -141,12 +141,19 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:  # noq
         yield
         return
     common = {"include_dashboard": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is None:
+        # "local": without it Ray would connect to a cluster of this machine, or to that of RAY_ADDRESS.
+        own = {"address": "local", "num_cpus": cpus, "object_store_memory": _LOCAL_STORE}
+    else:
+        own = {"address": address}
     try:
-        if address is None:
-            ray.init(num_cpus=cpus, object_store_memory=_LOCAL_STORE, **common)
-        else:
-            ray.init(address=address, **common)
+        ray.init(**own, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise UserError(
+                f"--workers: Ray cannot be started on this machine ({error}); name a running one with --address, or "
+                "run the jobs one after the other with --workers 0"
+            ) from error
         raise UserError(f"--address ({address}): no Ray cluster answers there ({error})") from error
     try:
         yield

@@ -1,5 +1,6 @@
 """The same jobs as files for SLURM: an array of them, what follows them, and the command that hands both in."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,13 +31,13 @@ def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name
     Raises:
         UserError: the folder cannot be written.
     """
-    array = [f"#SBATCH --array=0-{len(jobs) - 1}", f'#SBATCH --output="{folder}/%a.log"']
+    array = [f"#SBATCH --array=0-{len(jobs) - 1}", f"#SBATCH --output={_quoted(_literal(folder))}/%a.log"]
     commands = "\n".join(
         f"  {index}) set -- {shlex.join(job.arguments)} ;;" for index, job in enumerate(jobs)
     )
     choice = f'case "$SLURM_ARRAY_TASK_ID" in\n{commands}\nesac'
     _write(folder / "jobs.sbatch", _script(name, array, jobs[0].folder, choice, needs))
-    output = [f'#SBATCH --output="{folder}/last.log"']
+    output = [f"#SBATCH --output={_quoted(_literal(folder))}/last.log"]
     choice = f"set -- {shlex.join(last.arguments)}"
     _write(folder / "last.sbatch", _script(f"{name}-last", output, last.folder, choice, needs))
     submit = folder / "submit.sh"
@@ -58,7 +59,7 @@ def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs:
     exports = [f"export {key}={shlex.quote(value)}" for key, value in needs.variables.items()]
     lines = [
         "#!/usr/bin/env bash",
-        f"#SBATCH --job-name={name}",
+        f"#SBATCH --job-name={_quoted(name)}",
         "#SBATCH --ntasks=1",
         f"#SBATCH --cpus-per-task={needs.cpus}",
         *gpus,
@@ -84,6 +85,16 @@ def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs:
         "exit $code",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A value of an #SBATCH line: in double quotes, whatever it holds."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def _literal(folder: Path) -> str:
+    """A folder in the pattern of a log's name, where `%` starts a replacement."""
+    return str(folder).replace("%", "%%")
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 import lightning as L
 import pytest
@@ -11,9 +12,10 @@ from small_world import CLASSES, SPEC, SmallData, protocol_file, striped
 from torch.utils.data import DataLoader
 
 from ldd.callbacks import CrossArchitecture
+from ldd.codes import GaussianCodes
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import EqualBytes, FullReal, RandomReal
+from ldd.evaluation import EqualBytes, FullReal, RandomReal, training_set
 
 
 class Data(SmallData, L.LightningDataModule):
@@ -220,6 +222,19 @@ def test_baselines_that_cannot_be_had_are_refused_before_the_first_step(run, pro
     with pytest.raises(UserError, match="random_real_bytes_soft needs what labelled the distilled set"):
         run(callback=CrossArchitecture(protocol=protocol, num_workers=1, baselines=baselines), module=module)
     assert module.num_steps_done == 0
+
+
+def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, protocol, monkeypatch):
+    module, latents = StandIn(), torch.zeros(3, 4, 2, 2)
+    module.codes = GaussianCodes(torch.arange(3), latents, torch.zeros(3, 0, 1), torch.zeros(3, 0))
+    free = 2 * 2 * 3 * 3 * 32**2  # twice two draws of three images
+    for available, refused in ((free, False), (free - 3, True)):
+        memory = type("Memory", (), {"available": available})
+        monkeypatch.setattr(training_set.psutil, "virtual_memory", lambda memory=memory: memory)
+        expected = pytest.raises(UserError, match=r"means 2 draws of 3 codes") if refused else nullcontext()
+        with expected:
+            run(callback=CrossArchitecture(protocol=protocol, repeats=1, num_workers=1), module=module)
+        assert module.num_steps_done == 2, "of the run that was not refused"
 
 
 def test_all_that_can_be_had_unless_told_otherwise(run, rows, protocol, tmp_path):

@@ -1,7 +1,10 @@
 """`latentdd federate`: in this process, on Ray with a worker killed, as SLURM files; failures and refusals."""
 
+import csv
+import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,11 +16,14 @@ import psutil
 import pytest
 import torch
 import yaml
+from PIL import Image
 from small_world import protocol_file
 
 from ldd import cli
 from ldd.commands.federate import split
 from ldd.distilled import DistilledSet
+from ldd.evaluation import training_set
+from ldd.federation import ray_engine
 from ldd.files import sha256
 from ldd.sampling import StoredSampler
 from ldd.seeding import generator
@@ -123,6 +129,7 @@ def d3_recipe(folder):
         "protocol": protocol_file(folder, epochs=2),
         "repeats": 1,
         "num_workers": 1,
+        "budgets": [1],
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -152,8 +159,18 @@ def test_d3_in_two_subtasks(tmp_path):
     summary = json.loads((out / "evaluation.json").read_text())
     kinds, endings = ("random", "nearest", "easy"), ("", "_soft", "_bytes", "_bytes_steps", "_bytes_soft")
     real = {f"{kind}_real{ending}" for kind in kinds for ending in endings}
-    assert set(summary["accuracy"]) == {"distilled", "distilled_hard", *real, "full_real", "full_real_steps"}
+    nested = {"distilled_ipc1", "random_real_ipc1"}
+    own, full = {"distilled", "distilled_hard"}, {"full_real", "full_real_steps"}
+    assert set(summary["accuracy"]) == own | nested | real | full
     assert "DeconvolutionPrior has no diffusion model" in summary["left_out"]["prior_samples"]
+    costs, of_parts = ([found.manifest["ledger"]["stages"] for found in sets] for sets in ([merged], parts))
+    assert costs[0].keys() == {"experts", "distil", "label", "evaluate"}
+    assert all(figure is not None for figures in costs[0].values() for figure in figures.values())
+    for figure in ("seconds", "steps"):
+        assert costs[0]["distil"][figure] == pytest.approx(sum(found["distil"][figure] for found in of_parts))
+        beside = costs[0]["experts"][figure] - sum(found["experts"][figure] for found in of_parts)
+        assert beside > 0, "the expert of the whole task"
+    assert costs[0]["evaluate"]["students"] == len(rows(out))
 
 
 def test_again_does_nothing(done, capsys):
@@ -167,12 +184,115 @@ def test_again_does_nothing(done, capsys):
     assert cli.main(["federate", "--out", str(out)]) == 0
 
 
-def test_other_settings_are_refused(done, capsys):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model.images_per_class", "2"], "model.images_per_class: 1 -> 2"),
+        (["--trainer.max_steps", "500"], "trainer.max_steps: 2 -> 500"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision: None -> 'bf16-mixed'"),
+        (["--experts.num_experts", "50"], "experts.num_experts: 0 -> 50"),
+        (["--data.subset", '["digit-0", "digit-1"]'], "data.subset: ['digit-0', "),
+        (["--seed_everything", "3"], "seed_everything: 0 -> 3"),
+        (["--subtasks", "4"], "holds a federation of 2 sub-tasks, contiguous"),
+    ],
+)
+def test_other_subtasks_are_refused(done, capsys, change, message):
     out, evaluation = done
-    assert federate(out, "--subtasks", "2", *evaluation, "--model.images_per_class", "2") == 2
-    assert "images_per_class: 1 -> 2" in capsys.readouterr().err
-    assert federate(out, "--subtasks", "4", *evaluation) == 2
-    assert "holds a federation of 2 sub-tasks, contiguous" in capsys.readouterr().err
+    before = (out / "config.yaml").read_bytes()
+    assert federate(out, "--subtasks", "2", *evaluation, *change) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "choose another folder, or replace it with --overwrite" in error
+    assert (out / "config.yaml").read_bytes() == before
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    """A folder of its own with the federation that is done, and the options of its evaluation."""
+    out, evaluation = done
+    shutil.copytree(out, tmp_path / "copy")
+    return tmp_path / "copy", [*evaluation, "--evaluation.num_workers", "1"]
+
+
+def rows(out):
+    return list(csv.DictReader((out / "evaluation.csv").open(newline="")))
+
+
+def test_another_protocol_is_evaluated_beside_the_first(copy, capsys):
+    """Sub-tasks keep their results, and the merged set's cost is that of both evaluations."""
+    out, evaluation = copy
+    sets = {path: path.read_bytes() for path in (out / "subtasks").rglob("distilled/*")}
+    first = rows(out)
+    other = protocol_file(out.parent, epochs=3, id="other")
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.protocol", other) == 0
+    printed = capsys.readouterr().out
+    assert f"-> '{other}'" in printed
+    assert "evaluated already" not in printed
+    assert {row["protocol"] for row in rows(out)} == {"small", "other"}
+    assert [row for row in rows(out) if row["protocol"] == "small"] == first
+    assert sets == {path: path.read_bytes() for path in (out / "subtasks").rglob("distilled/*")}
+    assert yaml.safe_load((out / "config.yaml").read_text())["evaluation"]["protocol"] == other
+    spent = DistilledSet.load(out).manifest["ledger"]["stages"]["evaluate"]
+    assert spent["students"] == len(rows(out))
+    assert spent["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows(out)))
+    assert cli.main(["federate", "--out", str(out)]) == 0
+    assert "evaluated already" in capsys.readouterr().out
+    assert DistilledSet.load(out).manifest["ledger"]["stages"]["evaluate"] == spent
+
+
+def test_more_repeats_are_trained(copy, capsys):
+    out, evaluation = copy
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.repeats", "2") == 0
+    assert "settings from now on: evaluation.repeats: 1 -> 2" in capsys.readouterr().out
+    assert sum(row["set"] == "distilled" for row in rows(out)) == 2
+
+
+def test_an_evaluation_that_can_only_fail_is_not_adopted(copy, capsys):
+    out, evaluation = copy
+    before = (out / "config.yaml").read_bytes()
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.protocol", "rded-soft") == 2
+    assert "has the labels of a teacher" in capsys.readouterr().err
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_a_cache_of_the_data_is_used(copy, tmp_path, capsys):
+    """No result depends on it, so that nothing is evaluated again; what is still to do reads it."""
+    out, evaluation = copy
+    cache = tmp_path / "cache"
+    assert federate(out, "--subtasks", "2", *evaluation, "--data.cache_dir", str(cache)) == 0
+    assert "evaluated already" in capsys.readouterr().out
+    assert yaml.safe_load((out / "config.yaml").read_text())["data"]["cache_dir"] == str(cache)
+    assert cli.main(["federate", "--out", str(out), "--evaluation.repeats", "2"]) == 2
+    assert "give --config" in capsys.readouterr().err
+
+
+def test_data_that_lie_elsewhere(tmp_path, capsys):
+    """Another data.root is taken where it has the classes of the sub-tasks."""
+    roots = [tmp_path / name for name in ("here", "there", "others")]
+    for root in roots:
+        names = "cd" if root.name == "others" else "ab"
+        for part, name in itertools.product(("train", "val"), names):
+            (root / part / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (32, 32), (30 * number, 80, 10)).save(root / part / name / f"{number}.png")
+    out = tmp_path / "out"
+    options = ["--subtasks", "2", "--data.source", "ldd.data.FolderSource", "--data.subset", "null"]
+    options += ["--trainer.limit_val_batches", "0"]
+    for root, code in zip(roots, (0, 0, 2), strict=True):
+        assert federate(out, *options, "--engine", "slurm", "--data.root", str(root)) == code
+    assert f"data.root ({roots[2]}) has other classes than its sub-tasks" in capsys.readouterr().err
+    assert yaml.safe_load((out / "config.yaml").read_text())["data"]["root"] == str(roots[1])
+    shutil.rmtree(roots[0])
+    assert cli.main(["federate", "--out", str(out)]) == 0
+    assert DistilledSet.load(out).num_classes == 2
+
+
+def test_settings_change_where_paths_mean_the_same(copy, monkeypatch, capsys):
+    out, evaluation = copy
+    monkeypatch.chdir(out.parent)
+    shutil.copytree(ROOT / "configs", out.parent / "configs")
+    assert federate(out, "--subtasks", "2", *evaluation, "--evaluation.repeats", "2") == 2
+    assert f"was planned in {ROOT}" in capsys.readouterr().err
 
 
 def test_one_subtask_is_a_plain_run(tmp_path):
@@ -220,6 +340,59 @@ def test_refusals(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists(), "nothing half-written"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--evaluation.protocol", "rded-soft"],
+            "has the labels of a teacher for every crop, and there is none",
+        ),
+        (["--evaluation.baselines", "[{class_path: ldd.evaluation.PriorSamples}]"], "cannot sample"),
+        (
+            [
+                "--evaluation.baselines",
+                "[{class_path: ldd.evaluation.RandomReal, init_args: {images_per_class: 999}}]",
+            ],
+            "random_real_ipc999: images per class (999) is more than the",
+        ),
+        (
+            ["--evaluation.baselines", "[{class_path: ldd.evaluation.EqualBytes, init_args: {soft: true}}]"],
+            "random_real_bytes_soft needs what labelled the distilled set",
+        ),
+        (
+            ["--model.labels", "configs/labels/expert.yaml", "--model.labels.trajectories", "nowhere"],
+            "nowhere",
+        ),
+        (["--evaluation.budgets", "[2]"], "budget 2: the set's classes have 1 images or more"),
+        (
+            ["--model.codes", "configs/codes/gaussian.yaml", "--evaluation.protocol", "d3-1"],
+            "draws of 4 codes",
+        ),
+    ],
+)
+def test_an_evaluation_that_can_only_fail_is_refused_first(tmp_path, capsys, monkeypatch, arguments, message):
+    memory = type("Memory", (), {"available": 2**20})
+    monkeypatch.setattr(training_set.psutil, "virtual_memory", lambda: memory)
+    assert federate(tmp_path / "out", "--subtasks", "2", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "nothing was planned, nothing run"
+
+
+def test_what_can_be_had_is_planned(tmp_path):
+    """Soft labels of an expert that is not there yet, bytes of two decoders; SLURM evaluates elsewhere."""
+    out, recipe = tmp_path / "out", d3_recipe(tmp_path)
+    content = yaml.safe_load(recipe.read_text())
+    soft = {"class_path": "ldd.evaluation.EqualBytes", "init_args": {"soft": True}}
+    content["evaluation"]["baselines"] = [{"class_path": "ldd.evaluation.RandomReal"}, soft]
+    recipe.write_text(yaml.safe_dump(content))
+    command = ["federate", "--config", str(recipe), "--subtasks", "2", "--out", str(out)]
+    assert cli.main([*command, "--engine", "slurm"]) == 0
+    content["evaluation"]["budgets"] = [3]
+    recipe.write_text(yaml.safe_dump(content))
+    assert cli.main(command) == 2, "refused now that the plan has jobs left"
+    assert yaml.safe_load((out / "config.yaml").read_text())["evaluation"]["budgets"] == [1]
+
+
 def test_a_folder_of_something_else(tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("dear")
     for extra in ([], ["--overwrite"]):
@@ -233,16 +406,19 @@ def test_a_folder_of_something_else(tmp_path, capsys):
 def test_slurm_files(tmp_path, done):
     """The array's script, run by bash as SLURM would run its task; of finished sub-tasks it holds the first only."""
     out, _ = done
-    copy = tmp_path / "copy"
+    copy = tmp_path / "a copy, 100%"
     shutil.copytree(out, copy)
     assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", "--cpus_per_job", "3"]) == 0
     script = (copy / "slurm" / "jobs.sbatch").read_text()
     for line in ("#SBATCH --array=0-0", "#SBATCH --cpus-per-task=3", "#SBATCH --requeue", "OMP_NUM_THREADS"):
         assert line in script
     assert "--gres" not in script, "the recipe runs on the CPU"
-    assert f"--out {copy} --only 0" in script
+    words = [shlex.split(line) for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert ["#SBATCH", "--job-name=latentdd-a copy, 100%"] in words
+    assert ["#SBATCH", f"--output={tmp_path}/a copy, 100%%/slurm/%a.log"] in words
+    assert f"--out '{copy}' --only 0" in script
     last = (copy / "slurm" / "last.sbatch").read_text()
-    assert f"federate --out {copy}\n" in last
+    assert f"federate --out '{copy}'\n" in last
     assert os.access(copy / "slurm" / "submit.sh", os.X_OK)
     for name in ("jobs.sbatch", "last.sbatch", "submit.sh"):
         assert subprocess.run(["bash", "-n", copy / "slurm" / name], check=False).returncode == 0
@@ -251,6 +427,21 @@ def test_slurm_files(tmp_path, done):
         ["bash", copy / "slurm" / "jobs.sbatch"], env=environment, capture_output=True, text=True
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_cluster_of_its_own_beside_others(monkeypatch):
+    """Neither RAY_ADDRESS nor a cluster that `ray start` has left running is connected to without --address."""
+    ray = pytest.importorskip("ray")
+    asked = []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for address in (None, "auto"):
+        with ray_engine._cluster(ray, address, 3):
+            pass
+    assert (asked[0]["address"], asked[0]["num_cpus"]) == ("local", 3)
+    assert asked[1]["address"] == "auto"
+    assert "num_cpus" not in asked[1], "those of the cluster"
 
 
 def job_of(out, name):
