@@ -13,7 +13,8 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines import Baseline, EvaluationData, Setting
 from ldd.evaluation.belonging import identity
 from ldd.evaluation.crops import CropLabels
-from ldd.evaluation.equal import LEFT_OUT, equal_baselines
+from ldd.evaluation.equal import equal_baselines
+from ldd.evaluation.facts import LEFT_OUT
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol, canonical, dotted_name
 from ldd.evaluation.report import Report, Row

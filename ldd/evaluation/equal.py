@@ -7,9 +7,6 @@ from ldd.evaluation.chosen import EasyReal, NearestReal, PriorSamples
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.variants import EqualSteps, SoftLabels
 
-LEFT_OUT = "left_out"
-"""What evaluation.json calls the baselines that could not be had, with the reasons."""
-
 
 def equal_baselines(
     distilled: DistilledSet, setting: Setting, protocol: Protocol

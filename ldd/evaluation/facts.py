@@ -9,6 +9,7 @@ SETS, SUBTASKS, EVALUATIONS = "sets", "subtasks", "evaluations"
 """Facts of all evaluations: identity of the distilled set by step, sub-tasks behind it, facts by protocol."""
 
 COST, LEFT_OUT = "cost", "left_out"
+"""What each set stores and takes; baselines that could not be had, with the reasons."""
 
 BY_SET = ("images_per_set", COST, LEFT_OUT)
 """Facts that say something of each set: those of earlier sets stay."""

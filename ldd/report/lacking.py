@@ -55,7 +55,8 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
     left_out = report.facts.get(LEFT_OUT, {})
     sampled = "conditioning" in (run.distilled.codes or {})
     images_paid = run.distilled.storage.total().bytes // (3 * run.distilled.image_size**2 + 8)
-    names = [part.name for part in candidates(run.distilled, soft=DISTILLED_HARD in sets)]
+    wanted = candidates(run.distilled, own="teacher" not in report.facts, soft=DISTILLED_HARD in sets)
+    names = [part.name for part in wanted]
     return [
         name
         for name in names
