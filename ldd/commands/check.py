@@ -20,7 +20,7 @@ from ldd.data import DistillationData
 from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, Setting
-from ldd.evaluation.baselines import RandomReal, StoredSet
+from ldd.evaluation.baselines import RandomReal
 from ldd.evaluation.belonging import identity, refuse_other_test_split
 from ldd.evaluation.checks import (
     CONFUSION_NAME,
@@ -39,6 +39,7 @@ from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
 from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_features
 from ldd.evaluation.running import pick_device, teacher_of
 from ldd.evaluation.sets import check_set
+from ldd.evaluation.stored import StoredSet
 from ldd.evaluation.students import Lesson, Student, one_thread
 from ldd.evaluation.training_set import draw_samples
 from ldd.files import atomic_file, check_writable, read_yaml, write_json

@@ -17,11 +17,11 @@ from ldd.evaluation.running import pick_device
 from ldd.expert_costs import cost_of_experts
 from ldd.federation import merge
 from ldd.files import read_json
-from ldd.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total, whole
+from ldd.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
 from ldd.sampling import StoredSampler
 
-_SETTINGS, _SPENT = "settings", "spent"
-"""Keys of evaluation.json: the evaluation as the recipe has it, and what the students of each protocol took."""
+_SETTINGS = "settings"
+"""Key of evaluation.json: the evaluation as the recipe has it."""
 
 
 def finish(plan: Plan) -> None:
@@ -45,20 +45,18 @@ def finish(plan: Plan) -> None:
         f"merged {len(parts)} sub-tasks into {out}: {len(saved.images)} images of {saved.num_classes} classes"
     )
     earlier = _earlier(plan, saved)
-    spent: dict[str, Figures] = {} if earlier is None else dict(_known(plan).get(_SPENT, {}))
+    report = earlier
     if recipe.evaluates and _is_due(plan, earlier):
         report = _evaluate(plan, saved, labeller)
         report = report if earlier is None else report.after(earlier)
-        of_protocol = tuple(row for row in report.rows if row.protocol == report.protocol)
-        spent[report.protocol] = dimensions.spent(replace(report, rows=of_protocol))
-        facts = {_SETTINGS: _settings(plan), _SPENT: spent, "subtasks": len(plan.partition.blocks)}
+        facts = {_SETTINGS: _settings(plan), "subtasks": len(plan.partition.blocks)}
         report = replace(report, facts={**report.facts, **facts})
         report.write(plan.folder)
         rich.print(*report.tables())
     elif recipe.evaluates:
         print(f"evaluated already: {plan.folder / JSON_NAME}")
-    if spent:
-        manifests.charge(out, EVALUATE, whole(spent.values()))
+    if report is not None:
+        manifests.charge(out, EVALUATE, dimensions.spent(report))
 
 
 def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:

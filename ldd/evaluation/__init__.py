@@ -9,11 +9,9 @@ if TYPE_CHECKING:
         Baseline as Baseline,
         Drawn as Drawn,
         EqualBytes as EqualBytes,
-        FixedSet as FixedSet,
         FullReal as FullReal,
         RandomReal as RandomReal,
         Setting as Setting,
-        StoredSet as StoredSet,
     )
     from ldd.evaluation.chosen import (
         EasyReal as EasyReal,
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
         Row as Row,
         Score as Score,
     )
+    from ldd.evaluation.stored import FixedSet as FixedSet, StoredSet as StoredSet
     from ldd.evaluation.students import train_student as train_student
     from ldd.evaluation.teachers import (
         ClassifierLabels as ClassifierLabels,
@@ -54,11 +53,9 @@ _HOMES = {
         "Baseline",
         "Drawn",
         "EqualBytes",
-        "FixedSet",
         "FullReal",
         "RandomReal",
         "Setting",
-        "StoredSet",
     ),
     "ldd.evaluation.chosen": ("EasyReal", "NearestReal", "PriorSamples"),
     "ldd.evaluation.comparison": ("evaluate",),
@@ -66,6 +63,7 @@ _HOMES = {
     "ldd.evaluation.labels": ("ExpertLabels", "Labeller", "Labels"),
     "ldd.evaluation.protocols": ("Protocol",),
     "ldd.evaluation.report": ("Report", "Row", "Score"),
+    "ldd.evaluation.stored": ("FixedSet", "StoredSet"),
     "ldd.evaluation.students": ("train_student",),
     "ldd.evaluation.teachers": ("ClassifierLabels", "NetworkLabels"),
     "ldd.evaluation.training_set": ("Sampler", "TrainingSet"),

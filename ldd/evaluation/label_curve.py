@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from ldd import soft_labels
 from ldd.distilled import DistilledSet
-from ldd.evaluation.baselines import EvaluationData, StoredSet
+from ldd.evaluation.baselines import EvaluationData
 from ldd.evaluation.comparison import evaluate
 from ldd.evaluation.labels import Labeller
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.report import DISTILLED, Score
+from ldd.evaluation.stored import StoredSet
 from ldd.evaluation.workers import NumWorkers
 from ldd.files import atomic_file
 from ldd.soft_labels import Precision

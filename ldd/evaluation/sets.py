@@ -7,10 +7,11 @@ import torch
 
 from ldd.distilled import DistilledSet, first_rows
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal, StoredSet
+from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal
 from ldd.evaluation.crops import CropLabels
 from ldd.evaluation.protocols import Protocol
 from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.evaluation.stored import StoredSet
 from ldd.evaluation.training_set import Sampler, draw_samples
 from ldd.evaluation.variants import Plain, SoftLabels
 from ldd.seeding import derive_seed
