@@ -51,11 +51,12 @@ def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tupl
     """
     kinds: list[Drawn] = [RandomReal(), NearestReal(), EasyReal(), PriorSamples()]
     chosen: list[Baseline] = list(kinds)
+    if own and soft:
+        chosen += [SoftLabels(kind) for kind in kinds]
     if own and (distilled.soft_labels is not None or distilled.is_distribution):
         for_bytes = [EqualBytes(of=kind) for kind in kinds]
         chosen += [*for_bytes, *map(EqualSteps, for_bytes)]
     if own and soft:
-        chosen += [SoftLabels(kind) for kind in kinds]
         chosen += [EqualBytes(soft=True, of=kind) for kind in kinds]
     full = FullReal()
     return (*chosen, full, EqualSteps(full))
