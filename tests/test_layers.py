@@ -19,7 +19,8 @@ LAYERS = [
     "objectives data evaluation sampling importers".split(),  # noqa: SIM905
     ["initializers"],
     "distiller description step experts expert_costs charges".split(),  # noqa: SIM905
-    "callbacks federation report cli".split(),  # noqa: SIM905
+    "callbacks federation cli".split(),  # noqa: SIM905
+    ["report"],
     "commands".split(),  # noqa: SIM905
     ["__main__"],
 ]
