@@ -45,19 +45,12 @@ class SoftLabels(Baseline):
         return labelled_storage(given, setting, setting.need_labeller(self.name))
 
 
-@final
-class EqualSteps(Baseline):
-    """Another baseline, trained for as many steps of the optimiser as the distilled set's students take.
+class _Trained(Baseline):
+    """Another baseline's set, whose students are trained otherwise."""
 
-    Args:
-        of: the other: more images than the distilled set has, or all.
-    """
-
-    equal_steps = True
-
-    def __init__(self, of: Baseline) -> None:
+    def __init__(self, of: Baseline, ending: str) -> None:
         self.of = of
-        self.name = f"{of.name}_steps"
+        self.name = of.name + ending
         self.repeats, self.by_bytes = of.repeats, of.by_bytes
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
@@ -78,7 +71,21 @@ class EqualSteps(Baseline):
 
 
 @final
-class Plain(Baseline):
+class EqualSteps(_Trained):
+    """Another baseline, trained for as many steps of the optimiser as the distilled set's students take.
+
+    Args:
+        of: the other: more images than the distilled set has, or all.
+    """
+
+    equal_steps = True
+
+    def __init__(self, of: Baseline) -> None:
+        super().__init__(of, "_steps")
+
+
+@final
+class Plain(_Trained):
     """Another set, on which students train without augmentation.
 
     Args:
@@ -88,22 +95,5 @@ class Plain(Baseline):
     augmented = False
 
     def __init__(self, of: Baseline) -> None:
-        self.of = of
-        self.name = of.name + PLAIN
-        self.repeats, self.full_data, self.equal_steps = of.repeats, of.full_data, of.equal_steps
-
-    def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """The other's set."""
-        return setting.made(self.of, repeat)
-
-    def check(self, setting: Setting) -> None:
-        """As the other."""
-        self.of.check(setting)
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """As the other."""
-        return self.of.outline(repeat, setting)
-
-    def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """The other's."""
-        return self.of.storage(given, setting)
+        super().__init__(of, PLAIN)
+        self.full_data, self.equal_steps = of.full_data, of.equal_steps
