@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from ldd.evaluation.report import Report
 
 
+MOST_ACROSS = 5
+"""Sets that stand side by side; more of them stand one below the other."""
+
+
 def accuracy_table(report: "Report") -> Table:
-    """Mean and standard deviation in %, networks down, sets across."""
+    """Mean and standard deviation in %: networks down and sets across, or the other way round where sets are many."""
     scores, means, gains = report.scores(), report.mean_unseen(), report.gains()
     unseen = {row.network: row.unseen for row in report.latest()}
     table = Table(
@@ -22,20 +26,29 @@ def accuracy_table(report: "Report") -> Table:
         + "; gain: distilled less random_real, over networks that both met" * bool(gains)
         + f"; {DIFFER}" * means_differ(report),
     )
-    table.add_column("network")
-    for name in scores:
-        table.add_column(Text(name), justify="right")  # Text: a name is no console markup
-    if gains:
-        table.add_column("gain", justify="right")
+    lines = [["network", *scores, *["gain"] * bool(gains)]]
     for network in unseen:
         cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
         gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)
-        table.add_row(Text(network if unseen[network] else f"{network} (seen)"), *cells, *gain)
+        lines.append([network if unseen[network] else f"{network} (seen)", *cells, *gain])
     if means:
-        table.add_section()
         cells = [str(means[name]) if name in means else "" for name in scores]
         gain = [f"{100 * gains['mean_unseen']:+.1f}" if "mean_unseen" in gains else ""] * bool(gains)
-        table.add_row("mean of unseen", *cells, *gain, style="bold")
+        lines.append(["mean of unseen", *cells, *gain])
+    many = len(scores) > MOST_ACROSS
+    if many:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+        lines[0][0] = "set"
+    head, *body = lines
+    for place, name in enumerate(head):
+        table.add_column(
+            Text(name), justify="right" if place else "left"
+        )  # Text: a name is no console markup
+    for line in body:
+        last = line is body[-1] and (bool(gains) if many else bool(means))
+        if last:
+            table.add_section()
+        table.add_row(Text(line[0]), *line[1:], style="bold" if last else None)
     return table
 
 
