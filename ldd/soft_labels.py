@@ -35,12 +35,7 @@ def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precisi
     Raises:
         UserError: `top_k` is not in 1..K.
     """
-    kept = packed(probabilities, top_k, precision)
-    if kept.keys() == {DENSE} and precision != "int8":
-        return kept[DENSE]
-    restored_labels = restored(kept, probabilities.shape[1])
-    assert restored_labels is not None
-    return restored_labels
+    return _unpacked(packed(probabilities, top_k, precision), probabilities.shape[1])
 
 
 def packed(
@@ -131,7 +126,7 @@ def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
     if found == []:
         return None
     if found == [DENSE]:
-        return _as_floats(tensors[DENSE]) if tensors[DENSE].dtype == torch.uint8 else tensors[DENSE]
+        return _unpacked(tensors, num_classes)
     if found != [VALUES, INDICES]:
         raise UserError(
             f"{' and '.join(found)} do not make soft labels; give {DENSE}, or {VALUES} with {INDICES}"
@@ -142,7 +137,14 @@ def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
         raise UserError(
             f"{VALUES} {tuple(values.shape)} and {INDICES} {tuple(indices.shape)} do not fit {num_classes} classes"
         )
-    return _spread(_as_floats(values), indices, num_classes)
+    return _unpacked(tensors, num_classes)
+
+
+def _unpacked(tensors: Mapping[str, Tensor], count: int) -> Tensor:
+    """Soft labels of tensors that fit, without a look at their values: on a GPU that would wait for it."""
+    if DENSE not in tensors:
+        return _spread(_as_floats(tensors[VALUES]), tensors[INDICES].long(), count)
+    return _as_floats(tensors[DENSE]) if tensors[DENSE].dtype == torch.uint8 else tensors[DENSE]
 
 
 def _as_floats(stored_values: Tensor) -> Tensor:
