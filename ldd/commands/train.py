@@ -58,27 +58,16 @@ def train(
     file = Path(out)
     if file.suffix != ".safetensors":
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
-    if crop_labels is not None and labels is not None:
-        raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
     check_writable(file.parent)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
-    if labels is not None and recipe.labels != "teacher":
-        raise UserError(
-            f"--labels are the teacher of a protocol that has one, and {recipe.id} takes the labels of the set; give "
-            "the set others with `latentdd label`, or leave --labels out"
-        )
+    _check_labels(labels, crop_labels, recipe)
     if data is not None:
         refuse_other_test_split(distilled, data.spec)
         data.setup()
         check_set(distilled, data)
     spec = _spec_of(distilled)
-    training = _training_set(distilled, recipe, device, seed)
-    if crop_labels is not None:
-        crops = CropLabels.load(crop_labels)
-        crops.check(distilled, recipe)
-        training, teacher = training.with_crops(crops), None
-    else:
-        teacher = teacher_of(recipe, _labeller(labels, distilled, data, recipe, seed))
+    training = _training_set(distilled, recipe, device, seed, crop_labels)
+    labeller = _labeller(labels, distilled, data, recipe, seed)
     epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
@@ -87,7 +76,7 @@ def train(
         recipe,
         epochs=epochs,
         batch_size=batch_size,
-        teacher=teacher,
+        teacher=teacher_of(recipe, labeller) if crop_labels is None else None,
         seed=seed,
     )
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
@@ -96,6 +85,17 @@ def train(
         images, truth = (part.to(device) for part in (data.test_images.images, data.test_images.labels))
         score = accuracy(trained, images, truth, normalise=functools.partial(as_input, spec))
         print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
+
+
+def _check_labels(labels: Labels | None, crop_labels: str | None, protocol: Protocol) -> None:
+    """Refuse labels that would not be used."""
+    if crop_labels is not None and labels is not None:
+        raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
+    if labels is not None and protocol.labels != "teacher":
+        raise UserError(
+            f"--labels are the teacher of a protocol that has one, and {protocol.id} takes the labels of the set; give "
+            "the set others with `latentdd label`, or leave --labels out"
+        )
 
 
 def _labeller(
@@ -114,7 +114,7 @@ def _labeller(
 
 
 def _training_set(
-    distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int
+    distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int, crop_labels: str | None
 ) -> TrainingSet:
     soft, sampler = distilled.soft_labels, stored_sampler(distilled, protocol, device)
     labels = distilled.labels if soft is None else soft.float()
@@ -122,7 +122,12 @@ def _training_set(
     if sampler is not None:
         size, (epochs, _) = distilled.image_size, protocol.budget(distilled.counts)
         samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs)
-    return TrainingSet(distilled.images, labels, samples)
+    training = TrainingSet(distilled.images, labels, samples)
+    if crop_labels is None:
+        return training
+    crops = CropLabels.load(crop_labels)
+    crops.check(distilled, protocol)
+    return training.with_crops(crops)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:
