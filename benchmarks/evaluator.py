@@ -22,14 +22,14 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
-from ldd.augment import SiameseAugmentation
-from ldd.classes import Labelled, to_unit_range
+from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.data import DistillationData
 from ldd.evaluation import Protocol
-from ldd.evaluation.rates import schedule
-from ldd.evaluation.students import Lesson, Student, fresh_network
-from ldd.evaluation.workers import count_workers, run_students
-from ldd.seeding import derive_seed, generator, seeded
+from ldd.images import Labelled, to_unit_range
+from ldd.runtime.seeding import derive_seed, generator, seeded
+from ldd.students.protocol import schedule
+from ldd.students.training import Lesson, Student, fresh_network
+from ldd.students.workers import count_workers, run_students
 
 
 def published_loop(

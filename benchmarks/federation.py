@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from ldd.cores import available_cores
-from ldd.files import sha256
+from ldd.disk.files import sha256
+from ldd.runtime.devices import available_cores
 
 
 def start(arguments: list[str], out: Path, workers: int, threads: int) -> subprocess.Popen[str]:

@@ -16,12 +16,12 @@ from collections.abc import Callable
 import torch
 
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
-from ldd.experts import record_experts
-from ldd.memory import peak_bytes
+from ldd.distiller.memory import peak_bytes
+from ldd.distiller.module import Distiller
+from ldd.distiller.step import DistillationStep
+from ldd.experts.recording import record_experts
 from ldd.objectives import DistributionMatching, GradientMatching, Objective, TrajectoryMatching
 from ldd.priors import LatentDiffusionPrior
-from ldd.step import DistillationStep
 
 MIB = 2**20
 

@@ -23,7 +23,7 @@ import torch
 from torch import multiprocessing
 
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
 from ldd.priors import LatentDiffusionPrior
 

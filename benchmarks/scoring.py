@@ -24,8 +24,8 @@ from torchvision.models import get_model
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from ldd.data import FolderSource, Item, LossPruner
-from ldd.data.pruning.classifier import class_outputs
 from ldd.data.pruning.scoring import Scorer, find_device
+from ldd.networks.pretrained import class_outputs
 
 
 def published_loop(network: nn.Module, images: Dataset[tuple[Tensor, int]], targets: list[int]) -> Tensor:

@@ -27,11 +27,11 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.memory import measure as measure_memory
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
-from ldd.memory import peak_memory_mib
+from ldd.distiller.module import Distiller
+from ldd.distiller.step import DistillationStep
 from ldd.objectives import DistributionMatching
 from ldd.priors import LatentDiffusionPrior
-from ldd.step import DistillationStep
+from ldd.runtime.devices import peak_memory_mib
 
 
 class Setting:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ldd.files import sha256
+from ldd.disk.files import sha256
 
 ROOT = Path(__file__).parent.parent
 COMPARED = ("codes.safetensors", "images.safetensors")

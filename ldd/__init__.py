@@ -11,28 +11,24 @@ Notation, declared once:
     Labels are 0..K-1 inside a run; `ClassInfo` travels beside them. A prior's own class-table rows are a third
     thing: `Prior.rows` maps classes to them.
     Accuracy is top-1 in [0, 1].
-    Random draws are stateless: derived from (seed, step, purpose, class), see `ldd.seeding`.
+    Random draws are stateless: derived from (seed, step, purpose, class), see `ldd.runtime.seeding`.
 """
 
 from typing import TYPE_CHECKING
 
-from ldd.lazy import attach
+from ldd.runtime.lazy import attach
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ldd.augment import SiameseAugmentation as SiameseAugmentation
+    from ldd.artefact.set import DistilledSet as DistilledSet
+    from ldd.augmentation.siamese import SiameseAugmentation as SiameseAugmentation
     from ldd.callbacks import (
         CrossArchitecture as CrossArchitecture,
         Export as Export,
         LastCheckpoints as LastCheckpoints,
         Preview as Preview,
         RecordExperts as RecordExperts,
-    )
-    from ldd.classes import (
-        ClassInfo as ClassInfo,
-        DataSpec as DataSpec,
-        Labelled as Labelled,
     )
     from ldd.codes import (
         CodeBatch as CodeBatch,
@@ -63,8 +59,8 @@ if TYPE_CHECKING:
         StratifiedPruner as StratifiedPruner,
         TablePruner as TablePruner,
     )
-    from ldd.distilled import DistilledSet as DistilledSet
-    from ldd.distiller import Distiller as Distiller
+    from ldd.distiller.module import Distiller as Distiller
+    from ldd.distiller.quirks import Quirks as Quirks
     from ldd.errors import (
         NonFiniteError as NonFiniteError,
         UserError as UserError,
@@ -74,6 +70,7 @@ if TYPE_CHECKING:
         Report as Report,
         evaluate as evaluate,
     )
+    from ldd.images import ClassInfo as ClassInfo, DataSpec as DataSpec, Labelled as Labelled
     from ldd.initializers import (
         DifficultyMatched as DifficultyMatched,
         GaussianLatents as GaussianLatents,
@@ -118,12 +115,11 @@ if TYPE_CHECKING:
         PixelPrior as PixelPrior,
         Prior as Prior,
     )
-    from ldd.quirks import Quirks as Quirks
 
 _HOMES = {
-    "ldd.augment": ("SiameseAugmentation",),
+    "ldd.augmentation.siamese": ("SiameseAugmentation",),
     "ldd.callbacks": ("CrossArchitecture", "Export", "LastCheckpoints", "Preview", "RecordExperts"),
-    "ldd.classes": ("ClassInfo", "DataSpec", "Labelled"),
+    "ldd.images": ("ClassInfo", "DataSpec", "Labelled"),
     "ldd.codes": ("CodeBatch", "Codes", "GaussianCodes", "PointCodes", "stored_codes"),
     "ldd.data": (
         "CrossFittedLossPruner",
@@ -147,8 +143,8 @@ _HOMES = {
         "StratifiedPruner",
         "TablePruner",
     ),
-    "ldd.distilled": ("DistilledSet",),
-    "ldd.distiller": ("Distiller",),
+    "ldd.artefact.set": ("DistilledSet",),
+    "ldd.distiller.module": ("Distiller",),
     "ldd.errors": ("NonFiniteError", "UserError"),
     "ldd.evaluation": ("Protocol", "Report", "evaluate"),
     "ldd.initializers": (
@@ -187,7 +183,7 @@ _HOMES = {
         "Term",
         "TrajectoryMatching",
     ),
-    "ldd.quirks": ("Quirks",),
+    "ldd.distiller.quirks": ("Quirks",),
     "ldd.priors": (
         "AutoencoderPrior",
         "DeconvolutionPrior",

@@ -18,7 +18,10 @@ VERBS = {
     "plan": ("ldd.commands.plan", "predict a run's time, memory and disk from a few of its own steps"),
     "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
-    "prior": ("ldd.commands.prior", "train a prior on your own data, convert a checkpoint, draw samples"),
+    "prior": (
+        "ldd.commands.prior.main",
+        "train a prior on your own data, convert a checkpoint, draw samples",
+    ),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
     "label": ("ldd.commands.label", "give a distilled set soft labels by an expert or another teacher"),
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Lightning's parser reads (and warns about) the process's own arguments.
     sys.argv = [sys.argv[0], verb, *rest]  # DDP starts its other ranks with these
     try:
-        importlib.import_module("ldd.commands.yaml_text").guard_yaml()
+        importlib.import_module("ldd.runs.yaml_text").guard_yaml()
         importlib.import_module(VERBS[verb][0]).main(verb, rest)
     except UserError as error:
         print(f"latentdd {verb}: error: {error}", file=sys.stderr)

@@ -17,10 +17,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import distributed
 
+from ldd.disk.files import atomic_file, remove_leftovers, sync_file
 from ldd.errors import NonFiniteError, UserError
-from ldd.files import atomic_file, remove_leftovers, sync_file
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from ldd.runtime.processes import SIGNALS
 
 
 class LastCheckpoints(Checkpoint):

@@ -11,21 +11,22 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ldd import manifest as manifests
+from ldd.artefact import manifest as manifests
+from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, Setting, dimensions, evaluate
-from ldd.evaluation.labels import Labeller
+from ldd.evaluation import Baseline, Protocol, Report, Setting, evaluate
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.report import DISTILLED, of_a_step
+from ldd.evaluation.results import dimensions
+from ldd.evaluation.results.report import DISTILLED, of_a_step
 from ldd.evaluation.running import teacher_of
 from ldd.evaluation.sets import INITIAL
-from ldd.evaluation.training_set import check_draws
-from ldd.evaluation.workers import NumWorkers, count_workers
-from ldd.ledger import EVALUATE
+from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
+from ldd.runtime.ledger import EVALUATE
+from ldd.students.training_set import check_draws
+from ldd.students.workers import NumWorkers, count_workers
 
 
 @runtime_checkable

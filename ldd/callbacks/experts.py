@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import lightning as L
 
-from ldd.augment import OPERATIONS
+from ldd.augmentation.siamese import OPERATIONS
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
 from ldd.errors import UserError
-from ldd.experts import record_experts
-from ldd.seeding import seeded
-from ldd.trajectories import ExpertNeed, ExpertSetting, find_trajectories
+from ldd.experts.recording import record_experts
+from ldd.experts.trajectories import ExpertNeed, ExpertSetting, find_trajectories
+from ldd.runtime.seeding import seeded
 
 
 class RecordExperts(L.Callback):

@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning as L
 
-from ldd import manifest as manifests
-from ldd.distilled import DistilledSet
-from ldd.distiller import Distiller
+from ldd.artefact import manifest as manifests
+from ldd.artefact.set import DistilledSet
+from ldd.disk.files import read_yaml
+from ldd.distiller.module import Distiller
 from ldd.errors import NonFiniteError
-from ldd.files import read_yaml
-from ldd.ledger import EVALUATE
+from ldd.runtime.ledger import EVALUATE
 
 
 class Export(L.Callback):

@@ -7,10 +7,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ldd.distiller import Distiller
+from ldd.artefact.picture import draw_curve, draw_grid
+from ldd.disk.files import atomic_file
+from ldd.distiller.module import Distiller
 from ldd.errors import UserError
-from ldd.files import atomic_file
-from ldd.preview import draw_curve, draw_grid
 
 
 class Preview(L.Callback):

@@ -13,15 +13,16 @@ from PIL.Image import Image
 from rich.table import Table
 from rich.text import Text
 
-from ldd.classes import Labelled
+from ldd.artefact.identity import identity, refuse_other_test_split
+from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import atomic_file, check_writable, read_yaml, write_json
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, Setting
-from ldd.evaluation.baselines import RandomReal
-from ldd.evaluation.belonging import identity, refuse_other_test_split
+from ldd.evaluation.baselines.base import RandomReal
+from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.checks import (
     CONFUSION_NAME,
     FOLDER,
@@ -37,13 +38,13 @@ from ldd.evaluation.checks import (
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
 from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_features
-from ldd.evaluation.running import pick_device, teacher_of
+from ldd.evaluation.running import teacher_of
 from ldd.evaluation.sets import check_set
-from ldd.evaluation.stored import StoredSet
-from ldd.evaluation.students import Lesson, Student, one_thread
-from ldd.evaluation.training_set import draw_samples
-from ldd.files import atomic_file, check_writable, read_yaml, write_json
+from ldd.images import Labelled
 from ldd.networks import NetworkFactory
+from ldd.runtime.devices import pick_device
+from ldd.students.training import Lesson, Student, one_thread
+from ldd.students.training_set import draw_samples
 
 
 def check(

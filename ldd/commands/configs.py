@@ -6,8 +6,8 @@ from pathlib import Path
 
 import ldd
 from ldd.commands.plain import run_function
+from ldd.disk.files import atomic_folder
 from ldd.errors import UserError
-from ldd.files import atomic_folder
 
 
 def configs(copy: str | None = None) -> None:

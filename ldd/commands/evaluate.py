@@ -7,9 +7,12 @@ from typing import Any
 import rich
 import torch
 
+from ldd.artefact.identity import identity, refuse_other_test_split
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import check_writable
+from ldd.distiller.synthesis import StoredSampler, check_prior, prior_of
 from ldd.errors import UserError
 from ldd.evaluation import (
     Baseline,
@@ -21,18 +24,15 @@ from ldd.evaluation import (
     equal_baselines,
     evaluate as run_evaluation,
 )
-from ldd.evaluation.belonging import identity, refuse_other_test_split
-from ldd.evaluation.chosen import PriorSamples
-from ldd.evaluation.crops import CropLabels
-from ldd.evaluation.naming import EQUAL, baselines_by_name
+from ldd.evaluation.baselines.chosen import PriorSamples
+from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.running import pick_device
 from ldd.evaluation.sets import INITIAL, check_set
-from ldd.evaluation.workers import NumWorkers
-from ldd.files import check_writable
+from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
-from ldd.sampling import StoredSampler, check_prior, prior_of
+from ldd.runtime.devices import pick_device
+from ldd.students.workers import NumWorkers
 
 _LABEL_FACTS = {"recording", "network", "expert", "epoch", "temperature", "top_k", "precision"}
 

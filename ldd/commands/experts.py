@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from ldd.data import DistillationData
-from ldd.experts import record_experts
+from ldd.experts.recording import record_experts
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldd.artefact.exporters import WRITERS, FormatName
+from ldd.artefact.exporters.hub import check_repo, prepare
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.formats import WRITERS, FormatName
-from ldd.formats.hub import check_repo, prepare
 
 
 def export(

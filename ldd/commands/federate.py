@@ -12,19 +12,19 @@ import rich
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ldd.commands.federate_checks import check_the_end
-from ldd.commands.federate_finish import finish
-from ldd.commands.federate_plan import CONFIG, Plan, clear, find
-from ldd.commands.recipe import Recipe
-from ldd.cores import available_cores
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
 from ldd.federation import ClassPartition
+from ldd.federation.checks import check_the_end
+from ldd.federation.finish import finish
 from ldd.federation.jobs import Job, Needs, failures, gpus_of
 from ldd.federation.partition import class_means
+from ldd.federation.plan import CONFIG, Plan, clear, find
 from ldd.federation.ray_engine import run_jobs
 from ldd.federation.slurm import write_slurm
-from ldd.parent import end_with_parent
+from ldd.runs.recipe import Recipe
+from ldd.runtime.devices import available_cores
+from ldd.runtime.processes import end_with_parent
 
 _DESCRIPTION = """Distil the classes of a recipe in disjoint sub-tasks, each a run of its own, and merge the sets.
 

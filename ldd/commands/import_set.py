@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo
+from ldd.artefact.checks import as_labels
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
-from ldd.contents import as_labels
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import holds_files, sha256
 from ldd.errors import UserError
-from ldd.files import holds_files, sha256
+from ldd.images import ClassInfo
 from ldd.importers import (
     RawSet,
     agreed_classes,

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
-from ldd.distilled import DistilledSet
 
 _MAX_CLASSES = 20
 

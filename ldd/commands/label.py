@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.label_curve import label_curve, write_curve
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.running import pick_device
 from ldd.evaluation.sets import check_set
-from ldd.evaluation.workers import NumWorkers
-from ldd.files import check_writable
-from ldd.ledger import LABEL, Ledger
+from ldd.runtime.devices import pick_device
+from ldd.runtime.ledger import LABEL, Ledger
+from ldd.students.workers import NumWorkers
 
 
 def label(

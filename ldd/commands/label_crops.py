@@ -7,16 +7,16 @@ from pathlib import Path
 
 from rich.progress import track
 
+from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.evaluation.crops import check_croppable, label_crops as make_labels
-from ldd.evaluation.running import pick_device
 from ldd.evaluation.sets import check_set
-from ldd.files import check_writable
-from ldd.ledger import LABEL, Ledger
+from ldd.labels.crops import check_croppable, label_crops as make_labels
+from ldd.runtime.devices import pick_device
+from ldd.runtime.ledger import LABEL, Ledger
 
 
 def label_crops(

@@ -5,8 +5,8 @@ from inspect import signature
 
 from jsonargparse import ArgumentParser
 
-from ldd.commands.nulls import refuse_nulls
 from ldd.data import DistillationData
+from ldd.runs.command_line import refuse_nulls
 
 
 def run_function(

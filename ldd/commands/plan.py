@@ -16,19 +16,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
 from ldd.callbacks import CrossArchitecture, LastCheckpoints, Preview
-from ldd.commands.fit import DistillationCLI
-from ldd.commands.planning import (
-    StepClock,
-    cache_bytes,
-    expert_bytes,
-    run_bytes,
-    since_start,
-)
-from ldd.commands.planning_evaluation import EvaluationCost, measure_evaluation
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
 from ldd.errors import UserError
-from ldd.memory import peak_memory_mib
+from ldd.planning.evaluation import EvaluationCost, measure_evaluation
+from ldd.planning.probes import StepClock, cache_bytes, expert_bytes, run_bytes, since_start
+from ldd.runs.command_line import DistillationCLI
+from ldd.runtime.devices import peak_memory_mib
 
 MIB = 2**20
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from ldd.data import DistillationData, Item, Pruner, ScoreTable, Source, UnreadableImage
 from ldd.data.pruning import RankedPruner, write_lists
 from ldd.data.pruning.picture import draw_scores
+from ldd.disk.files import atomic_file
 from ldd.errors import UserError
-from ldd.files import atomic_file
 
 _LISTED = 50  # classes in the printed table
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import rich
 from jsonargparse import ArgumentParser
 
-from ldd.commands.sweep_file import Cell, Sweep
-from ldd.commands.sweep_results import Results
-from ldd.commands.sweep_running import LOG_NAME, TOLD_TO_STOP, Runs
 from ldd.errors import UserError
+from ldd.sweeps.file import Cell, Sweep
+from ldd.sweeps.results import Results
+from ldd.sweeps.running import LOG_NAME, TOLD_TO_STOP, Runs
 
 _LAST_LINES = 15  # of a cell that failed beside others
 

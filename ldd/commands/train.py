@@ -9,22 +9,23 @@ import torch
 from torch import nn
 
 from ldd import __version__
-from ldd.classes import DataSpec
+from ldd.artefact.identity import refuse_other_test_split
+from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
+from ldd.disk.files import check_writable, write_tensors
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol
-from ldd.evaluation.belonging import refuse_other_test_split
-from ldd.evaluation.crops import CropLabels
-from ldd.evaluation.protocols import dotted_name
-from ldd.evaluation.running import pick_device, teacher_of
+from ldd.evaluation.running import teacher_of
 from ldd.evaluation.sets import check_set
-from ldd.evaluation.students import as_input, fresh_network, train_student
-from ldd.evaluation.training_set import TrainingSet, draw_samples
-from ldd.files import check_writable, write_tensors
+from ldd.images import DataSpec
+from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
+from ldd.runtime.devices import pick_device
+from ldd.students.protocol import dotted_name
+from ldd.students.training import as_input, fresh_network, train_student
+from ldd.students.training_set import TrainingSet, draw_samples
 
 
 def train(

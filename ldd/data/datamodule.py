@@ -9,15 +9,14 @@ from typing import Any, get_args
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ldd import ledger
-from ldd.classes import ClassInfo, DataSpec
-from ldd.data.cache import load_split, pixels_key
-from ldd.data.decoding import OnError
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split
+from ldd.data.splits import OnError, load_split, pixels_key
 from ldd.data.subsets import Subset
 from ldd.errors import UserError
+from ldd.images import ClassInfo, DataSpec
+from ldd.runtime import ledger
 
 _ENDLESS = 2**31  # steps of an epoch where the trainer names no number
 
@@ -52,7 +51,7 @@ class DistillationData(LightningDataModule):
         spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.
         prune_table: the pruner's scores of `train_images` and what it kept, after `setup`; None without a pruner.
-        pruning_cost: what scoring them took (see `ldd.ledger`); None without a pruner.
+        pruning_cost: what scoring them took (see `ldd.runtime.ledger`); None without a pruner.
 
     Raises:
         UserError: root, subset or image_size cannot be used.

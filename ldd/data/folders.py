@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ldd.classes import ClassInfo
-from ldd.data import imagenet
-from ldd.data.decoding import read_file
 from ldd.data.sources import SPLIT_SEED, Item, Source, Split, UnreadableImage
+from ldd.data.splits import read_file
+from ldd.disk.files import sha256
 from ldd.errors import UserError
-from ldd.files import sha256
-from ldd.seeding import generator
+from ldd.imagenet import tables as imagenet
+from ldd.images import ClassInfo
+from ldd.runtime.seeding import generator
 
 TABLES = ("classes.json", "classes.csv")
 """A class table beside the folders of classes."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ldd.classes import DataSpec, Labelled, to_unit_range
 from ldd.errors import UserError
+from ldd.images import DataSpec, Labelled, to_unit_range
 
 _WANTED = "the number of different images"
 

@@ -10,9 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.errors import UserError
-from ldd.seeding import generator
+from ldd.images import ClassInfo
+from ldd.runtime.seeding import generator
 
 Split = Literal["train", "selection", "test"]
 """Learn from `train`, choose settings on `selection`, report on `test`, which serves nothing else."""

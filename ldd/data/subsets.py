@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldd.classes import ClassInfo
-from ldd.data import imagenet
 from ldd.data.sources import Item, Source, Split
 from ldd.errors import UserError
+from ldd.imagenet import tables as imagenet
+from ldd.images import ClassInfo
 
 _WNID = re.compile(r"n\d{8}")
 _LISTED = 10  # classes spelt out in a message

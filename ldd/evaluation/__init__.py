@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from ldd.lazy import attach
+from ldd.runtime.lazy import attach
 
 if TYPE_CHECKING:
-    from ldd.evaluation.baselines import (
+    from ldd.evaluation.baselines.base import (
         Baseline as Baseline,
         Drawn as Drawn,
         EqualBytes as EqualBytes,
@@ -13,43 +13,30 @@ if TYPE_CHECKING:
         RandomReal as RandomReal,
         Setting as Setting,
     )
-    from ldd.evaluation.chosen import (
+    from ldd.evaluation.baselines.chosen import (
         EasyReal as EasyReal,
         NearestReal as NearestReal,
         PriorSamples as PriorSamples,
     )
-    from ldd.evaluation.comparison import evaluate as evaluate
-    from ldd.evaluation.equal import equal_baselines as equal_baselines
-    from ldd.evaluation.labels import (
-        ExpertLabels as ExpertLabels,
-        Labeller as Labeller,
-        Labels as Labels,
-    )
-    from ldd.evaluation.protocols import Protocol as Protocol
-    from ldd.evaluation.report import (
-        Report as Report,
-        Row as Row,
-        Score as Score,
-    )
-    from ldd.evaluation.stored import FixedSet as FixedSet, StoredSet as StoredSet
-    from ldd.evaluation.students import train_student as train_student
-    from ldd.evaluation.teachers import (
-        ClassifierLabels as ClassifierLabels,
-        NetworkLabels as NetworkLabels,
-    )
-    from ldd.evaluation.training_set import (
-        Sampler as Sampler,
-        TrainingSet as TrainingSet,
-    )
-    from ldd.evaluation.variants import (
+    from ldd.evaluation.baselines.equal import equal_baselines as equal_baselines
+    from ldd.evaluation.baselines.stored import FixedSet as FixedSet, StoredSet as StoredSet
+    from ldd.evaluation.baselines.variants import (
         EqualSteps as EqualSteps,
         Plain as Plain,
         SoftLabels as SoftLabels,
     )
+    from ldd.evaluation.comparison import evaluate as evaluate
+    from ldd.evaluation.results.report import Report as Report, Row as Row, Score as Score
+    from ldd.labels.base import Labeller as Labeller, Labels as Labels
+    from ldd.labels.expert import ExpertLabels as ExpertLabels
+    from ldd.labels.teachers import ClassifierLabels as ClassifierLabels, NetworkLabels as NetworkLabels
+    from ldd.students.protocol import Protocol as Protocol
+    from ldd.students.training import train_student as train_student
+    from ldd.students.training_set import Sampler as Sampler, TrainingSet as TrainingSet
 
 # Lazily: a worker process that trains students needs neither the baselines' data nor the report.
 _HOMES = {
-    "ldd.evaluation.baselines": (
+    "ldd.evaluation.baselines.base": (
         "Baseline",
         "Drawn",
         "EqualBytes",
@@ -57,17 +44,18 @@ _HOMES = {
         "RandomReal",
         "Setting",
     ),
-    "ldd.evaluation.chosen": ("EasyReal", "NearestReal", "PriorSamples"),
+    "ldd.evaluation.baselines.chosen": ("EasyReal", "NearestReal", "PriorSamples"),
     "ldd.evaluation.comparison": ("evaluate",),
-    "ldd.evaluation.equal": ("equal_baselines",),
-    "ldd.evaluation.labels": ("ExpertLabels", "Labeller", "Labels"),
-    "ldd.evaluation.protocols": ("Protocol",),
-    "ldd.evaluation.report": ("Report", "Row", "Score"),
-    "ldd.evaluation.stored": ("FixedSet", "StoredSet"),
-    "ldd.evaluation.students": ("train_student",),
-    "ldd.evaluation.teachers": ("ClassifierLabels", "NetworkLabels"),
-    "ldd.evaluation.training_set": ("Sampler", "TrainingSet"),
-    "ldd.evaluation.variants": ("EqualSteps", "Plain", "SoftLabels"),
+    "ldd.evaluation.baselines.equal": ("equal_baselines",),
+    "ldd.labels.base": ("Labeller", "Labels"),
+    "ldd.labels.expert": ("ExpertLabels",),
+    "ldd.students.protocol": ("Protocol",),
+    "ldd.evaluation.results.report": ("Report", "Row", "Score"),
+    "ldd.evaluation.baselines.stored": ("FixedSet", "StoredSet"),
+    "ldd.students.training": ("train_student",),
+    "ldd.labels.teachers": ("ClassifierLabels", "NetworkLabels"),
+    "ldd.students.training_set": ("Sampler", "TrainingSet"),
+    "ldd.evaluation.baselines.variants": ("EqualSteps", "Plain", "SoftLabels"),
 }
 
 __all__ = (

@@ -7,25 +7,26 @@ from typing import Any
 
 import torch
 
-from ldd.classes import Labelled
-from ldd.distilled import DistilledSet
+from ldd.artefact.identity import identity
+from ldd.artefact.set import DistilledSet
+from ldd.artefact.size import Amount, Storage
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, Setting
-from ldd.evaluation.belonging import identity
-from ldd.evaluation.crops import CropLabels
-from ldd.evaluation.equal import equal_baselines
-from ldd.evaluation.facts import LEFT_OUT
-from ldd.evaluation.labels import Labeller
-from ldd.evaluation.protocols import Protocol, canonical, dotted_name
-from ldd.evaluation.report import Report, Row
-from ldd.evaluation.running import Device, pick_device, run_missing, students_of, teacher_of
+from ldd.evaluation.baselines.base import Baseline, EvaluationData, Setting
+from ldd.evaluation.baselines.equal import equal_baselines
+from ldd.evaluation.results.facts import LEFT_OUT
+from ldd.evaluation.results.report import Report, Row
+from ldd.evaluation.running import Device, run_missing, students_of, teacher_of
 from ldd.evaluation.sets import all_sets, check_set, counts_by_set
-from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
-from ldd.evaluation.training_set import Sampler, TrainingSet
-from ldd.evaluation.workers import NumWorkers, count_workers
+from ldd.images import Labelled
+from ldd.labels.base import Labeller
+from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
-from ldd.storage import Amount, Storage
+from ldd.runtime.devices import pick_device
+from ldd.students.protocol import Protocol, canonical, dotted_name
+from ldd.students.training import Lesson, Outcome, Student, fresh_network
+from ldd.students.training_set import Sampler, TrainingSet
+from ldd.students.workers import NumWorkers, count_workers
 
 
 def evaluate(

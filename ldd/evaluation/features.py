@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from ldd.classes import DataSpec
-from ldd.data.pruning.classifier import Classifier
 from ldd.data.real import RealImages
 from ldd.errors import UserError
-from ldd.evaluation.students import as_input, one_thread
-from ldd.evaluation.teachers import seen_by
+from ldd.images import DataSpec
+from ldd.labels.teachers import seen_by
 from ldd.networks import ConvNet, Network, train_classifier
-from ldd.seeding import derive_seed, seeded
+from ldd.networks.pretrained import Classifier
+from ldd.runtime.seeding import derive_seed, seeded
+from ldd.students.training import as_input, one_thread
 
 EPOCHS, BATCH, RATE, WIDTH = 10, 64, 0.02, 32
 """How the ConvNet of `trained_network` learns: SGD with momentum 0.9 and weight decay 5e-4, no augmentation."""

@@ -9,17 +9,17 @@ from typing import get_args
 
 from matplotlib.figure import Figure
 
-from ldd import soft_labels
-from ldd.distilled import DistilledSet
-from ldd.evaluation.baselines import EvaluationData
+from ldd.artefact import soft_labels
+from ldd.artefact.set import DistilledSet
+from ldd.artefact.soft_labels import Precision
+from ldd.disk.files import atomic_file
+from ldd.evaluation.baselines.base import EvaluationData
+from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.comparison import evaluate
-from ldd.evaluation.labels import Labeller
-from ldd.evaluation.protocols import Protocol
-from ldd.evaluation.report import DISTILLED, Score
-from ldd.evaluation.stored import StoredSet
-from ldd.evaluation.workers import NumWorkers
-from ldd.files import atomic_file
-from ldd.soft_labels import Precision
+from ldd.evaluation.results.report import DISTILLED, Score
+from ldd.labels.base import Labeller
+from ldd.students.protocol import Protocol
+from ldd.students.workers import NumWorkers
 
 CSV_NAME, PLOT_NAME = "label_curve.csv", "label_curve.png"
 TOP_K = (1, 2, 5, 10)

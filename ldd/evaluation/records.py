@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ldd import __version__
-from ldd.classes import Labelled
-from ldd.evaluation.belonging import add_tensor
-from ldd.evaluation.protocols import dotted_name
-from ldd.evaluation.students import Lesson, Outcome, Student, fresh_network
-from ldd.evaluation.workers import Sets
-from ldd.store import Store
+from ldd.artefact.identity import add_tensor
+from ldd.disk.table import Store
+from ldd.images import Labelled
+from ldd.students.protocol import dotted_name
+from ldd.students.training import Lesson, Outcome, Student, fresh_network
+from ldd.students.workers import Sets
 
 FOLDER = "evaluated"
 """Where a run's folder keeps them."""

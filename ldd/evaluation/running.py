@@ -15,18 +15,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ldd.classes import Labelled
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline
-from ldd.evaluation.crop_teacher import CropTeacher
-from ldd.evaluation.crops import crop_teacher
-from ldd.evaluation.labels import Labeller
-from ldd.evaluation.protocols import LEAST_EPOCHS, Protocol
+from ldd.evaluation.baselines.base import Baseline
 from ldd.evaluation.records import Records
-from ldd.evaluation.report import DISTILLED
-from ldd.evaluation.students import Lesson, Outcome, Student
-from ldd.evaluation.training_set import TrainingSet
-from ldd.evaluation.workers import Done, NumWorkers, run_students
+from ldd.evaluation.results.report import DISTILLED
+from ldd.images import Labelled
+from ldd.labels.base import Labeller
+from ldd.labels.crops import CropTeacher, crop_teacher
+from ldd.students.protocol import LEAST_EPOCHS, Protocol
+from ldd.students.training import Lesson, Outcome, Student
+from ldd.students.training_set import TrainingSet
+from ldd.students.workers import Done, NumWorkers, run_students
 
 Device = Literal["auto"] | torch.device
 
@@ -148,12 +147,6 @@ def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | N
             'crops in store serve their own set alone: without a teacher leave all others out (--baselines "")'
         )
     return crop_teacher(labeller, protocol)
-
-
-def pick_device() -> torch.device:
-    """The accelerator, or the CPU where there is none."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator is None else accelerator
 
 
 @contextmanager

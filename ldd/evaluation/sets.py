@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import torch
 
-from ldd.distilled import DistilledSet, first_rows
+from ldd.artefact.set import DistilledSet, first_rows
 from ldd.errors import UserError
-from ldd.evaluation.baselines import Baseline, EvaluationData, FullReal, RandomReal
-from ldd.evaluation.crops import CropLabels
-from ldd.evaluation.protocols import Protocol
-from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, budget_name
-from ldd.evaluation.stored import StoredSet
-from ldd.evaluation.training_set import Sampler, draw_samples
-from ldd.evaluation.variants import Plain, SoftLabels
-from ldd.seeding import derive_seed
+from ldd.evaluation.baselines.base import Baseline, EvaluationData, FullReal, RandomReal
+from ldd.evaluation.baselines.stored import StoredSet
+from ldd.evaluation.baselines.variants import Plain, SoftLabels
+from ldd.evaluation.results.report import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.labels.crops import CropLabels
+from ldd.runtime.seeding import derive_seed
+from ldd.students.protocol import Protocol
+from ldd.students.training_set import Sampler, draw_samples
 
 INITIAL = "initial"
 """Name of the codes as they were before the first step."""

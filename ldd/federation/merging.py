@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldd import ledger
-from ldd.classes import ClassInfo
-from ldd.distilled import DistilledSet
+from ldd.artefact.manifest import SUBTASKS
+from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.federation.partition import check_blocks
-from ldd.manifest import SUBTASKS
+from ldd.images import ClassInfo
+from ldd.runtime import ledger
 
 
 def merge(

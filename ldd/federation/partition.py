@@ -14,12 +14,12 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.data import DistillationData
 from ldd.data.pruning.training import ScoringNetwork
+from ldd.disk.files import write_json
 from ldd.errors import UserError
-from ldd.files import write_json
-from ldd.seeding import derive_seed, generator
+from ldd.images import ClassInfo
+from ldd.runtime.seeding import derive_seed, generator
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]

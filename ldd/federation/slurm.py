@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldd.disk.files import atomic_file
 from ldd.federation.jobs import Job, Needs
-from ldd.files import atomic_file
 
 _TIME_LEFT = 120  # seconds before its time is up at which a job is told, to save its step and be queued again
 

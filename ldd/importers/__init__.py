@@ -1,10 +1,9 @@
 """Distilled sets that other programs made: their files read, their class order and value range verified."""
 
-from ldd.importers.classes import agreed_classes, stated_classes
+from ldd.importers.classes import RawSet, agreed_classes, stated_classes
 from ldd.importers.folder import classes_by_name, read_folder, table_inside
 from ldd.importers.normalisation import KNOWN, undo_normalisation
 from ldd.importers.pt import read_pt
-from ldd.importers.raw import RawSet
 
 __all__ = [
     "KNOWN",

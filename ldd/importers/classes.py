@@ -1,16 +1,17 @@
 """Which class a number means: the order that files state, verified against the class table they are to be used with."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.data.folders import table_rows
-from ldd.data.imagenet import indices, readable_name
 from ldd.data.subsets import subset_wnids
 from ldd.errors import UserError
+from ldd.imagenet.tables import indices, readable_name
+from ldd.images import ClassInfo
 
 _SHOWN = 10  # classes of each order in a message
 
@@ -105,3 +106,30 @@ def shown(classes: Sequence[ClassInfo]) -> str:
     ]
     more = f", ... ({len(classes)} in all)" if len(classes) > _SHOWN else ""
     return ", ".join(listed) + more
+
+
+@dataclass(frozen=True)
+class RawSet:
+    """Tensors as they were stored.
+
+    Attributes:
+        images: (N, C, H, H), C 1 or 3; uint8, or floats of any range.
+        labels: (N,) whole numbers.
+        form: which program's form it is, in words.
+        numbered: labels were stored as numbers, which mean something only by the order of a class table.
+        soft_labels: (N, K) probabilities, or None.
+        weights: (N,), or None.
+        classes: the order in which the labels count, where the files say it.
+        mean: of the normalisation, where the files say it.
+        std: the same.
+    """
+
+    images: Tensor
+    labels: Tensor
+    form: str
+    numbered: bool = True
+    soft_labels: Tensor | None = None
+    weights: Tensor | None = None
+    classes: Sequence[ClassInfo] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None

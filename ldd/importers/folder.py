@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ldd.classes import ClassInfo
-from ldd.data.decoding import read_file
 from ldd.data.folders import TABLES, class_table, table_rows
 from ldd.data.sources import UnreadableImage
+from ldd.data.splits import read_file
 from ldd.errors import UserError
-from ldd.importers.classes import shown
-from ldd.importers.raw import RawSet
+from ldd.images import ClassInfo
+from ldd.importers.classes import RawSet, shown
 
 _LISTED = 10  # folders spelt out in a message
 

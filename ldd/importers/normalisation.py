@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldd.classes import IMAGENET_MEAN, IMAGENET_STD
 from ldd.errors import UserError
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 

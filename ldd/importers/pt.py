@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.errors import UserError
-from ldd.importers.raw import RawSet
+from ldd.images import ClassInfo
+from ldd.importers.classes import RawSet
 
 _BEST = "images_best.pt"
 

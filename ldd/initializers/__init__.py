@@ -3,8 +3,7 @@
 from ldd.initializers.base import ClassInitializer, ClassStart, Initializer
 from ldd.initializers.guidance import LossGuidance
 from ldd.initializers.inverted import InvertedStatistics
-from ldd.initializers.kmeans import KMeansCentroids
-from ldd.initializers.mode_guided import ModeGuidance
+from ldd.initializers.kmeans import KMeansCentroids, ModeGuidance
 from ldd.initializers.real import GaussianLatents, RealEncodings
 from ldd.initializers.samples import PriorSamples, sample_class
 from ldd.initializers.selection import DifficultyMatched, HerdedOrder, PoolSelection, SeparatedGroups

@@ -8,12 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ldd import seeding
-from ldd.classes import ClassInfo, DataSpec, to_unit_range
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
+from ldd.images import ClassInfo, DataSpec, to_unit_range
 from ldd.priors import Prior
+from ldd.runtime import seeding
 
 
 class Initializer(ABC):

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
-from ldd import seeding
-from ldd.augment import OPERATIONS
-from ldd.classes import Labelled
+from ldd.augmentation.siamese import OPERATIONS
+from ldd.distiller.quirks import NO_QUIRKS
 from ldd.errors import UserError
+from ldd.images import Labelled
 from ldd.initializers.base import ClassStart
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
 from ldd.objectives.base import Embed
 from ldd.priors import Guide
-from ldd.quirks import NO_QUIRKS
+from ldd.runtime import seeding
 
 
 @final

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
-from ldd.classes import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
 from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
 from ldd.initializers.base import Initializer
 from ldd.priors import Prior
 

@@ -8,16 +8,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ldd.classes import DataSpec, to_bytes
 from ldd.codes import Codes, PointCodes
 from ldd.data.pruning.geometry import herd
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.real import RealImages
 from ldd.errors import UserError
+from ldd.images import DataSpec, to_bytes
 from ldd.initializers.base import Initializer, check_at_least, spec_of
 from ldd.networks import Network
 from ldd.priors import Prior
-from ldd.seeding import generator as derived
+from ldd.runtime.seeding import generator as derived
 
 _CHUNK = 64  # images per decoding pass
 _NEAREST = 1e-6  # distances below have the same logarithm

@@ -4,12 +4,12 @@ from typing import final
 
 import torch
 
+from ldd.artefact.manifest import SUBTASKS
+from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes
 from ldd.data.real import RealImages
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.initializers.base import Initializer, spec_of
-from ldd.manifest import SUBTASKS
 from ldd.priors import Prior, identify
 
 

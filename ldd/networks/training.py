@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ldd.augment import SiameseAugmentation
-from ldd.classes import Labelled
+from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.errors import UserError
-from ldd.seeding import generator, seeded
+from ldd.images import Labelled
+from ldd.runtime.seeding import generator, seeded
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 """Builds the optimiser of one network from its parameters."""
@@ -56,7 +56,7 @@ def train_classifier(
     Works under Lightning's inference mode (validation) as long as the network itself was built outside of it.
 
     Args:
-        network: on the device of `images`; its own initialisation is the caller's (`ldd.seeding.seeded`).
+        network: on the device of `images`; its own initialisation is the caller's (`ldd.runtime.seeding.seeded`).
         images: (N, 3, H, W), of any type `normalise` takes; already normalised floats where that is None.
         labels: (N,) int64 classes, or (N, K) float class probabilities.
         epochs: passes over the images, at least 1.

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ldd.classes import DataSpec, Labelled
 from ldd.codes import Codes
 from ldd.data.real import RealImages
+from ldd.experts.trajectories import ExpertNeed as ExpertNeed
+from ldd.images import DataSpec, Labelled
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
-from ldd.trajectories import ExpertNeed as ExpertNeed
 
 CODES, DECODER = "codes", "decoder"
 """Names of optimizers. A term that names `CODES` steps `DECODER` as well, where the prior has trainable weights."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from ldd.augment import OPERATIONS, SiameseAugmentation
+from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, NetworkFactory

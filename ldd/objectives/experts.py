@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from ldd.data.real import RealImages
 from ldd.errors import UserError
+from ldd.experts.trajectories import ExpertSetting, Trajectories, find_trajectories
 from ldd.networks import Network
 from ldd.objectives.base import ExpertNeed, StepContext
-from ldd.trajectories import ExpertSetting, Trajectories, find_trajectories
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
-from ldd.augment import OPERATIONS, SiameseAugmentation
+from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import vector_to_parameters
 from torch.optim import Optimizer
 
-from ldd.augment import SiameseAugmentation
+from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory

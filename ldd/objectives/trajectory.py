@@ -9,15 +9,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
-from ldd.augment import OPERATIONS, Draws, SiameseAugmentation
+from ldd.augmentation.siamese import OPERATIONS, Draws, SiameseAugmentation
 from ldd.codes import Codes
 from ldd.errors import NonFiniteError, UserError
+from ldd.experts.trajectories import Trajectories
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, ExpertNeed, Objective, StepContext, Term
 from ldd.objectives.experts import ExpertSearch
 from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
 from ldd.priors import Prior
-from ldd.trajectories import Trajectories
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
 """`loss(theta, images, i)`: the student's scalar loss at weights theta (P,) in inner step i; repeatable."""

@@ -1,15 +1,14 @@
 """Priors: from latents and class conditions to images; frozen, but for the decoders that are trained with the codes."""
 
 from ldd.priors.autoencoder import AutoencoderPrior
-from ldd.priors.base import Guide, Prior
-from ldd.priors.compiling import compile_networks
+from ldd.priors.base import DirectPrior, Guide, Prior, compile_networks
 from ldd.priors.deconvolution import DeconvolutionPrior
-from ldd.priors.direct import DirectPrior
 from ldd.priors.identity import identify
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
 from ldd.priors.pixel import PixelPrior
-from ldd.priors.reverse import Schedule, Skip, Step, ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.reverse import Skip, ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.schedule import Schedule, Step
 
 __all__ = [
     "AutoencoderPrior",

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
 from torch import Tensor, nn
 
 from ldd.errors import UserError
-from ldd.priors.direct import DirectPrior
+from ldd.priors.base import DirectPrior
 from ldd.priors.loading import class_name, load_model, locate, read_card, read_licence
 
 _KINDS = (AutoencoderKL, VQModel, AutoencoderTiny)

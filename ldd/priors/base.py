@@ -7,8 +7,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from ldd.classes import ClassInfo
 from ldd.errors import UserError
+from ldd.images import ClassInfo
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
 """`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
@@ -55,7 +55,7 @@ class Prior(nn.Module, ABC):
 
     @final
     def reset_trained(self) -> None:
-        """Give the trainable weights a new random start, from torch's global generator (`ldd.seeding.seeded`)."""
+        """Give the trainable weights a new random start, from torch's global generator (`ldd.runtime.seeding.seeded`)."""
         wanted = {id(parameter) for parameter in self.trainable()}
         for module in self.modules():
             if any(id(parameter) in wanted for parameter in module.parameters(recurse=False)):
@@ -155,3 +155,83 @@ class Prior(nn.Module, ABC):
             num_steps: DDIM steps of the whole schedule.
             strength: share of the schedule that is inverted, in (0, 1]; 1 ends at the noise.
         """
+
+
+class DirectPrior(Prior, ABC):
+    """A prior that only encodes and decodes: `denoise` returns its latents, conditioning is empty (N, 0, 0).
+
+    Its final subclasses implement `encode` (or refuse it, with `can_encode` False) and `decode`.
+    """
+
+    num_steps = 0
+    can_sample = False
+
+    def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
+        """The labels, (K,) int64: without a class table every class is known and its own row."""
+        return torch.tensor([info.label for info in classes], dtype=torch.int64)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Empty conditioning (N, 0, 0)."""
+        return self.null(len(rows)).to(rows.device)
+
+    def null(self, n: int) -> Tensor:
+        """Empty conditioning (n, 0, 0)."""
+        return torch.zeros(n, 0, 0)
+
+    def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
+        """The latents themselves."""
+        return latents
+
+    def sample(
+        self,
+        rows: Tensor,
+        generator: torch.Generator,
+        *,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        start: Tensor | None = None,
+        state: Tensor | None = None,
+        strength: float = 1.0,
+        guide: Guide | None = None,
+    ) -> Tensor:
+        """Refused.
+
+        Raises:
+            UserError: always; there is nothing to sample from.
+        """
+        raise UserError(self._no_diffusion("sample"))
+
+    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
+        """Refused.
+
+        Raises:
+            UserError: always; there is no noise end.
+        """
+        raise UserError(self._no_diffusion("invert"))
+
+    def _no_encoder(self) -> str:
+        return (
+            f"{type(self).__name__} has no encoder; start codes with ldd.initializers.GaussianLatents, or choose "
+            "another prior"
+        )
+
+    def _no_diffusion(self, wish: str) -> str:
+        return (
+            f"{type(self).__name__} has no diffusion model and cannot {wish}; choose a LatentDiffusionPrior"
+        )
+
+
+def compile_networks(prior: Prior, backend: str) -> None:
+    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
+
+    Raises:
+        UserError: no such backend, or no networks.
+    """
+    backends = torch.compiler.list_backends(exclude_tags=None)
+    if backend not in backends:
+        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
+    networks = list(prior.networks())
+    if not networks:
+        raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
+    for network in networks:
+        network.compile(fullgraph=True, backend=backend)

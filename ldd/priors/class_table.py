@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.errors import UserError
+from ldd.images import ClassInfo
 
 _LISTED = 20
 IMAGENET_CLASSES = 1000
@@ -104,5 +104,5 @@ def labelled_table(labels: Mapping[str, str], num_classes: int) -> ClassTable:
 
 def _synsets() -> tuple[str, ...]:
     """ImageNet's WordNet ids in order, from the package's data (a resource; the layer above is not imported)."""
-    text = files("ldd").joinpath("data", "imagenet_synsets.txt").read_text(encoding="utf-8")
+    text = files("ldd.imagenet").joinpath("imagenet_synsets.txt").read_text(encoding="utf-8")
     return tuple(text.split())

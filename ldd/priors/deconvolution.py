@@ -9,9 +9,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from ldd.classes import IMAGENET_MEAN, IMAGENET_STD
 from ldd.errors import UserError
-from ldd.priors.direct import DirectPrior
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD
+from ldd.priors.base import DirectPrior
 
 Norm = Callable[[int], nn.Module]
 """Normalisation layer of so many channels."""

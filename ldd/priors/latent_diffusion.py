@@ -8,15 +8,16 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from ldd.classes import ClassInfo
+from ldd.errors import UserError
+from ldd.images import ClassInfo
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import Guide, Prior
-from ldd.priors.denoisers import Denoiser
-from ldd.priors.denoisers_folder import load_denoiser
-from ldd.priors.loading import Init, load_scheduler, locate, read_json
+from ldd.priors.denoisers.text import PROMPT, TextToImageUNet
+from ldd.priors.denoisers.transformer import DiffusionTransformer
+from ldd.priors.denoisers.unet import ClassConditionalUNet, Denoiser, UnconditionalUNet
+from ldd.priors.loading import Init, class_name, load_scheduler, locate, read_card, read_json
 from ldd.priors.reverse import (
     Predict,
-    Schedule,
     Skip,
     check_guidance,
     check_skip,
@@ -25,6 +26,7 @@ from ldd.priors.reverse import (
     guided,
     modified_reverse,
 )
+from ldd.priors.schedule import Schedule
 
 _COMPONENTS = ("unet", "transformer", "vae", "vqvae")
 _TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
@@ -213,3 +215,46 @@ def _trained_size(folder: Path, latent_size: int | None) -> int | None:
     shape = read_json(config)
     levels = shape.get("encoder_block_out_channels") or shape.get("block_out_channels") or ()
     return latent_size * int(2 ** (len(levels) - 1)) if levels else None
+
+
+def load_denoiser(folder: Path, *, init: Init, prompt: str | None, tied: bool) -> Denoiser:
+    """The denoiser in `folder`.
+
+    `transformer/` makes it a diffusion transformer; `unet/` of diffusers' UNet2DModel an unconditional U-Net; `unet/`
+    beside `text_encoder/` a text-to-image U-Net; any other `unet/` a class-conditional U-Net.
+
+    Args:
+        folder: the prior folder.
+        init: `random` for random weights of the network.
+        prompt: template of a text-to-image prior; None takes the usual one.
+        tied: one condition for all blocks of a diffusion transformer.
+
+    Raises:
+        UserError: no network in the folder, a component that is missing, damaged or does not fit, or an argument that
+            means nothing for the network found.
+    """
+    kind = class_name(folder / "unet")
+    if kind is None and class_name(folder / "transformer") is not None:
+        _refuse(prompt is not None, f"prompt={prompt!r}", "a diffusion transformer, which reads no text")
+        card = read_card(folder, table=False) if (folder / "prior.json").is_file() else None
+        return DiffusionTransformer(folder, card if card and card.classes else None, tied=tied, init=init)
+    if kind is None:
+        raise UserError(
+            f"component 'unet' is missing: no diffusers config.json in {folder / 'unet'} nor in transformer/; a prior "
+            "folder holds unet/ or transformer/, vae/ or vqvae/, and scheduler/"
+        )
+    _refuse(tied, "tied=True", "a U-Net, which has one condition anyway")
+    if kind != "UNet2DModel" and (folder / "text_encoder").is_dir():
+        return TextToImageUNet(folder, PROMPT if prompt is None else prompt, init)
+    _refuse(
+        prompt is not None, f"prompt={prompt!r}", "no text-to-image model (no text_encoder/ beside unet/)"
+    )
+    # A class table beside a network without classes is a folder put together wrongly, which loading then refuses.
+    if kind == "UNet2DModel" and not (folder / "class_embedding.safetensors").is_file():
+        return UnconditionalUNet(folder, init)
+    return ClassConditionalUNet(folder, read_card(folder), init)
+
+
+def _refuse(given: bool, argument: str, why: str) -> None:
+    if given:
+        raise UserError(f"{argument} has no effect here: the prior is {why}; remove it")

@@ -20,10 +20,10 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldd import files
-from ldd.classes import ClassInfo
+from ldd.disk import files
 from ldd.errors import UserError
-from ldd.seeding import seeded
+from ldd.images import ClassInfo
+from ldd.runtime.seeding import seeded
 
 EMBEDDED = Path(__file__).parent / "embedded"
 Init = Literal["pretrained", "random"]

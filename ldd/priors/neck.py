@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.priors.autoencoder import AutoencoderPrior
+from ldd.priors.base import DirectPrior
 from ldd.priors.deconvolution import (
     check_image_size,
     check_latent_width,
@@ -14,7 +15,6 @@ from ldd.priors.deconvolution import (
     group_norm,
     small_channels,
 )
-from ldd.priors.direct import DirectPrior
 
 
 @final

@@ -5,7 +5,7 @@ from typing import final
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.priors.direct import DirectPrior
+from ldd.priors.base import DirectPrior
 
 
 @final

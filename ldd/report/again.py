@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+from ldd.artefact.manifest import SUBTASKS
 from ldd.errors import UserError
-from ldd.evaluation.naming import baselines_by_name
-from ldd.evaluation.report import DISTILLED, DISTILLED_HARD, REFERENCE, Report, budget_name
-from ldd.evaluation.robustness import PLAIN
+from ldd.evaluation.baselines.equal import baselines_by_name
+from ldd.evaluation.results.report import DISTILLED, DISTILLED_HARD, REFERENCE, Report, budget_name
+from ldd.evaluation.results.robustness import PLAIN
 from ldd.evaluation.sets import INITIAL
 from ldd.federation import ClassPartition
-from ldd.manifest import SUBTASKS
 from ldd.report.commands import data_of, evaluation_command, labels_of, protocol_of
 from ldd.report.runs import Run
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldd import manifest as manifests
+from ldd.artefact import manifest as manifests
+from ldd.artefact.identity import identity
+from ldd.disk.files import read_json
 from ldd.errors import UserError
-from ldd.evaluation.belonging import identity
 from ldd.evaluation.checks import CONFUSION_NAME, FOLDER, JSON_NAME, NEIGHBOURS_NAME
-from ldd.evaluation.plain_table import PlainTable
-from ldd.files import read_json
+from ldd.evaluation.results.plain_table import PlainTable
 from ldd.report.pictures import Picture, picture_of
 from ldd.report.runs import Run
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from ldd.errors import UserError
-from ldd.evaluation.protocols import Protocol, shipped
-from ldd.evaluation.report import Report
+from ldd.evaluation.results.report import Report
 from ldd.report.runs import Run
+from ldd.students.protocol import Protocol, shipped
 
 SOFT = "_soft"
 DATA, LABELS, PROTOCOL = "DATA.yaml", "LABELS.yaml", "PROTOCOL.yaml"

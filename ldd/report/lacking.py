@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ldd.evaluation.equal import candidates
-from ldd.evaluation.facts import LEFT_OUT
-from ldd.evaluation.report import DISTILLED_HARD, Report
+from ldd.evaluation.baselines.equal import candidates
+from ldd.evaluation.results.facts import LEFT_OUT
+from ldd.evaluation.results.report import DISTILLED_HARD, Report
 from ldd.report.commands import SOFT, evaluation_command
 from ldd.report.runs import Run
 

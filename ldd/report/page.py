@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ldd import __version__
-from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE
-from ldd.files import atomic_file
+from ldd.disk.files import atomic_file
+from ldd.evaluation.results.report import DISTILLED, MEAN_UNSEEN, REFERENCE
 from ldd.report.again import Again, again
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of

@@ -3,8 +3,8 @@
 from base64 import b64encode
 from dataclasses import dataclass
 
-from ldd.distilled import DistilledSet
-from ldd.formats.base import png
+from ldd.artefact.exporters.base import png
+from ldd.artefact.set import DistilledSet
 
 MAX_IMAGES = 100  # of one set; what a person still looks at, and a page that a phone can hold
 

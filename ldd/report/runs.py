@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ldd import manifest as manifests
-from ldd.distilled import DistilledSet
+from ldd.artefact import manifest as manifests
+from ldd.artefact.set import DistilledSet
+from ldd.disk.files import read_json
 from ldd.errors import UserError
-from ldd.evaluation.report import JSON_NAME, Report
+from ldd.evaluation.results.report import JSON_NAME, Report
 from ldd.evaluation.sets import INITIAL
-from ldd.files import read_json
 
 Curve = list[tuple[float, float]]
 """Points (step, value)."""

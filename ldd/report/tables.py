@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldd.evaluation.dimensions import DIFFER, means_differ, spent, table as dimensions_table
-from ldd.evaluation.facts import EVALUATIONS, LEFT_OUT
-from ldd.evaluation.plain_table import PlainTable, of_runs
-from ldd.evaluation.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
-from ldd.evaluation.robustness import table as robustness_table
-from ldd.evaluation.tables import looks_table
-from ldd.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
-from ldd.manifest import BYTES
+from ldd.artefact.manifest import BYTES
+from ldd.evaluation.results.dimensions import DIFFER, means_differ, spent, table as dimensions_table
+from ldd.evaluation.results.facts import EVALUATIONS, LEFT_OUT
+from ldd.evaluation.results.plain_table import PlainTable, of_runs
+from ldd.evaluation.results.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
+from ldd.evaluation.results.robustness import table as robustness_table
+from ldd.evaluation.results.tables import looks_table
 from ldd.report.runs import Run
+from ldd.runtime.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
 
 
 @dataclass(frozen=True)

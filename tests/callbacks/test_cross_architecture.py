@@ -11,11 +11,12 @@ from lightning.pytorch.loggers import CSVLogger
 from small_world import CLASSES, SPEC, SmallData, protocol_file, striped
 from torch.utils.data import DataLoader
 
+from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture
 from ldd.codes import GaussianCodes
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import EqualBytes, FullReal, RandomReal, training_set
+from ldd.evaluation import EqualBytes, FullReal, RandomReal
+from ldd.students import training_set
 
 
 class Data(SmallData, L.LightningDataModule):

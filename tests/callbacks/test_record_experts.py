@@ -8,12 +8,11 @@ from small_runs import fit
 from ldd.callbacks import RecordExperts
 from ldd.data import DistillationData
 from ldd.errors import UserError
-from ldd.expert_costs import cost_of
-from ldd.experts import record_experts
+from ldd.experts.recording import cost_of, record_experts
+from ldd.experts.trajectories import Trajectories
 from ldd.networks import ConvNet
 from ldd.objectives import Alternating, DistributionMatching, MaximumMeanDiscrepancy, TrajectoryMatching
 from ldd.priors import PixelPrior
-from ldd.trajectories import Trajectories
 
 TINY = partial(ConvNet, depth=2, width=4)
 

@@ -15,7 +15,7 @@ from small_runs import ROOT, small_arguments
 
 import ldd
 from ldd import cli
-from ldd.distilled import DistilledSet
+from ldd.artefact.set import DistilledSet
 
 
 def latentdd(*arguments, cwd=ROOT, module=False):

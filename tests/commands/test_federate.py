@@ -20,13 +20,13 @@ from PIL import Image
 from small_world import protocol_file
 
 from ldd import cli
+from ldd.artefact.set import DistilledSet
 from ldd.commands.federate import split
-from ldd.distilled import DistilledSet
-from ldd.evaluation import training_set
+from ldd.disk.files import sha256
+from ldd.distiller.synthesis import StoredSampler
 from ldd.federation import ray_engine
-from ldd.files import sha256
-from ldd.sampling import StoredSampler
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
+from ldd.students import training_set
 
 ROOT = Path(__file__).parents[2]
 DIGITS = '["digit-0", "digit-1", "digit-4", "digit-7"]'

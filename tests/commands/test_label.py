@@ -9,7 +9,7 @@ import torch
 from small_world import protocol_file
 
 from ldd import cli
-from ldd.distilled import DistilledSet
+from ldd.artefact.set import DistilledSet
 
 ROOT = Path(__file__).parents[2]
 NETWORK = ["network.init_args.depth", "2", "network.init_args.width", "4"]

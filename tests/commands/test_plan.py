@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from test_cli import latentdd, small  # noqa: F401 - a fixture
 
-from ldd.commands.planning import StepClock, size_of
-from ldd.distilled import DistilledSet
+from ldd.artefact.set import DistilledSet
+from ldd.planning.probes import StepClock, size_of
+from tests.commands.test_cli import latentdd, small  # noqa: F401 - a fixture
 
 STEPS = 12
 SETTINGS = ["--trainer.max_steps", STEPS, "--preview.every_n_steps", 5, "--model.images_per_class", 2]

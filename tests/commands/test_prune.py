@@ -14,7 +14,7 @@ from torchvision.models import get_model
 from ldd.commands.prune import main
 from ldd.data import DistillationData, FolderSource, Pruner, ScoreTable, TablePruner
 from ldd.errors import UserError
-from ldd.seeding import seeded
+from ldd.runtime.seeding import seeded
 
 
 @pytest.fixture(scope="module")

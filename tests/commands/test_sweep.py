@@ -17,12 +17,13 @@ import yaml
 
 import ldd
 from ldd import cli
-from ldd.commands import sweep as verb, sweep_running
-from ldd.commands.sweep_results import Results
-from ldd.commands.sweep_running import LOG_NAME, Runs
-from ldd.cores import available_cores
-from ldd.distilled import DistilledSet
+from ldd.artefact.set import DistilledSet
+from ldd.commands import sweep as verb
 from ldd.errors import UserError
+from ldd.runtime.devices import available_cores
+from ldd.sweeps import running as sweep_running
+from ldd.sweeps.results import Results
+from ldd.sweeps.running import LOG_NAME, Runs
 
 ROOT = Path(ldd.__file__).parent.parent
 

@@ -46,7 +46,14 @@ PROTOCOL = {
 
 def fit(folder: str, *options: object, steps: int = 4) -> list[object]:
     """Arguments of `latentdd fit` in a folder, with a checkpoint in the middle."""
-    own = ("--trainer.max_steps", steps, "--trainer.default_root_dir", folder, "--checkpoint.every_n_steps", 2)
+    own = (
+        "--trainer.max_steps",
+        steps,
+        "--trainer.default_root_dir",
+        folder,
+        "--checkpoint.every_n_steps",
+        2,
+    )
     return ["fit", *options, *own, *NO_BAR]
 
 
@@ -61,7 +68,14 @@ RUNS: dict[str, list[object]] = {
     ),
     "dc": fit(
         "dc",
-        *(*QUICK, *THREE, *SHORT_CHAIN, *UNJUDGED, "--model.objective", CONFIGS / "objective" / "gradient.yaml"),
+        *(
+            *QUICK,
+            *THREE,
+            *SHORT_CHAIN,
+            *UNJUDGED,
+            "--model.objective",
+            CONFIGS / "objective" / "gradient.yaml",
+        ),
         *("--model.objective.real_batch", 8, "--model.objective.network.width", 8),
         steps=2,
     ),
@@ -71,7 +85,14 @@ RUNS: dict[str, list[object]] = {
     ],
     "mtt": fit(
         "mtt",
-        *(*QUICK, *THREE, *SHORT_CHAIN, *UNJUDGED, "--model.objective", CONFIGS / "objective" / "trajectory.yaml"),
+        *(
+            *QUICK,
+            *THREE,
+            *SHORT_CHAIN,
+            *UNJUDGED,
+            "--model.objective",
+            CONFIGS / "objective" / "trajectory.yaml",
+        ),
         *("--model.objective.network.width", 8, "--model.objective.trajectories", "recording"),
         *("--model.objective.max_start_epoch", 1, "--model.objective.expert_epochs", 1),
         *("--model.objective.syn_steps", 3),
@@ -79,12 +100,26 @@ RUNS: dict[str, list[object]] = {
     ),
     "d3": fit(
         "d3",
-        *("--config", CONFIGS / "d3_digits.yaml", *THREE, *EXPERTS, *EVALUATION, "--model.images_per_class", 2),
+        *(
+            "--config",
+            CONFIGS / "d3_digits.yaml",
+            *THREE,
+            *EXPERTS,
+            *EVALUATION,
+            "--model.images_per_class",
+            2,
+        ),
         *("--config", "d3.yaml"),
         steps=3,
     ),
     "prune": [
-        *("prune", "--data", CONFIGS / "data" / "digits.yaml", "--pruner", CONFIGS / "pruner" / "forgetting.yaml"),
+        *(
+            "prune",
+            "--data",
+            CONFIGS / "data" / "digits.yaml",
+            "--pruner",
+            CONFIGS / "pruner" / "forgetting.yaml",
+        ),
         *("--pruner.training.network.width", 4, "--pruner.training.epochs", 2, "--out", "scores.parquet"),
     ],
     "dm_table": fit(
@@ -95,17 +130,41 @@ RUNS: dict[str, list[object]] = {
         steps=2,
     ),
     "federation": [
-        *("federate", *QUICK, *FOUR, "--model.prior", CONFIGS / "prior" / "pixel.yaml", "--trainer.max_steps", 2),
+        *(
+            "federate",
+            *QUICK,
+            *FOUR,
+            "--model.prior",
+            CONFIGS / "prior" / "pixel.yaml",
+            "--trainer.max_steps",
+            2,
+        ),
         *("--model.objective.init_args.network.init_args.width", 8, "--checkpoint.every_n_steps", 1, *NO_BAR),
         *(*EVALUATION, "--subtasks", 2, "--out", "federated"),
     ],
     "prior": [
         *("prior", "train", "--config", CONFIGS / "prior_training" / "digits.yaml", "--trainer.max_steps", 5),
-        *("--model.autoencoder_steps", 3, "--model.views", 1, "--trainer.default_root_dir", "prior_run", *NO_BAR),
+        *(
+            "--model.autoencoder_steps",
+            3,
+            "--model.views",
+            1,
+            "--trainer.default_root_dir",
+            "prior_run",
+            *NO_BAR,
+        ),
         *("--samples.every_n_steps", 100, "--checkpoint.every_n_steps", 3),
     ],
     "evaluate": [
-        *("evaluate", "dm", "--data", CONFIGS / "data" / "digits.yaml", *THREE, "--protocol", "protocol.yaml"),
+        *(
+            "evaluate",
+            "dm",
+            "--data",
+            CONFIGS / "data" / "digits.yaml",
+            *THREE,
+            "--protocol",
+            "protocol.yaml",
+        ),
         *("--networks", STUDENT, "--repeats", 1, "--num_workers", 1, "--out", "evaluation"),
         *("--baselines", "random_real,nearest_real,random_real_steps,prior_samples", "--budgets", "[1]"),
     ],
@@ -117,7 +176,17 @@ RUNS: dict[str, list[object]] = {
     "import": [
         *("import", "pictures", "--data", CONFIGS / "data" / "digits.yaml", *THREE, "--out", "imported"),
     ],
-    "sample": ["prior", "sample", "embedded:digits", "--per-class", 1, "--num-steps", 2, "--out", "drawn.png"],
+    "sample": [
+        "prior",
+        "sample",
+        "embedded:digits",
+        "--per-class",
+        1,
+        "--num-steps",
+        2,
+        "--out",
+        "drawn.png",
+    ],
 }
 """Name -> arguments of `latentdd`, in the order in which they need each other."""
 
@@ -128,7 +197,13 @@ def prepare(folder: Path) -> None:
         "model": {
             "prior": {
                 "class_path": "ldd.priors.DeconvolutionPrior",
-                "init_args": {"size": "small", "image_size": 32, "preset": "corrected", "width": 8, "latent_width": 4},
+                "init_args": {
+                    "size": "small",
+                    "image_size": 32,
+                    "preset": "corrected",
+                    "width": 8,
+                    "latent_width": 4,
+                },
             },
             "objective": {
                 "class_path": "ldd.objectives.Alternating",
@@ -197,9 +272,13 @@ def results(folder: Path) -> dict[str, object]:
         if path.suffix == ".safetensors":
             found[name] = hash_of(load_file(path))
         elif path.name == "metrics.csv":
-            found[name] = [value for row in rows_of(path) for key, value in row.items() if key.startswith("train/")]
+            found[name] = [
+                value for row in rows_of(path) for key, value in row.items() if key.startswith("train/")
+            ]
         elif path.name == "evaluation.csv":
-            found[name] = [[row[key] for key in ("set", "network", "seed", "accuracy")] for row in rows_of(path)]
+            found[name] = [
+                [row[key] for key in ("set", "network", "seed", "accuracy")] for row in rows_of(path)
+            ]
         elif path.name == "manifest.json" and "distilled" in name:
             found[name] = lasting(json.loads(path.read_text()))
         elif path.suffix == ".png" and "pictures" in name:
@@ -228,7 +307,17 @@ def table_hash(path: Path) -> str:
 
 def lasting(manifest: dict[str, object]) -> dict[str, object]:
     """What of a manifest does not tell of this machine, its clock or its folders."""
-    names = ("step", "seed", "classes", "normalisation", "licences", "seen_networks", "pruning", "labels", "format")
+    names = (
+        "step",
+        "seed",
+        "classes",
+        "normalisation",
+        "licences",
+        "seen_networks",
+        "pruning",
+        "labels",
+        "format",
+    )
     kept = {name: manifest[name] for name in names if name in manifest}
     return json.loads(json.dumps(kept, sort_keys=True).replace(str(ROOT), "ROOT"))
 

@@ -12,16 +12,16 @@ from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, real, s
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2.functional import normalize, resize
 
-from ldd.classes import Labelled
+from ldd.artefact.set import DistilledSet
 from ldd.commands.check import check, data_of_run
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.evaluation.checks import Confusion, by_pixels, confusions, frechet_distance, nearest_real, spread_of
 from ldd.evaluation.features import ClassifierFeatures, losses, pixels, trained_features, trained_network
-from ldd.evaluation.students import Lesson, Student
-from ldd.evaluation.training_set import TrainingSet
-from ldd.seeding import generator
+from ldd.images import Labelled
+from ldd.runtime.seeding import generator
+from ldd.students.training import Lesson, Student
+from ldd.students.training_set import TrainingSet
 
 
 def points(n, seed, features=4):

@@ -7,8 +7,8 @@ import torch
 from small_world import NARROW, SmallData, protocol_content, protocol_file, small_set
 
 from ldd.evaluation import Protocol, RandomReal, evaluate
-from ldd.evaluation.students import Lesson
 from ldd.networks import ConvNet
+from ldd.students.training import Lesson
 
 WIDER = partial(ConvNet, width=5, depth=2)
 

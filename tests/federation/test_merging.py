@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_set import classes_of, full_set, random_images
 
-from ldd.classes import ClassInfo
-from ldd.distilled import DistilledSet
+from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.federation import merge
+from ldd.images import ClassInfo
 
 TASK = classes_of(["a", "b", "c", "d", "e"])
 PRIOR = {"class_path": "ldd.priors.PixelPrior", "image_size": 8, "floats": 7, "bytes": 28, "sha256": "0" * 64}

@@ -4,15 +4,15 @@ import json
 
 import pytest
 import torch
-from test_files import names
 from tiny_set import random_images
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ldd import cli
-from ldd.data import imagenet
+from ldd.artefact.exporters import write_imagefolder
+from ldd.artefact.set import DistilledSet
 from ldd.data.subsets import subset_wnids
-from ldd.distilled import DistilledSet
-from ldd.formats import write_imagefolder
+from ldd.imagenet import tables as imagenet
+from tests.disk.test_files import names
 
 # Out of sorted order on purpose.
 WNIDS = ["n02102040", "n01440764", "n02979186"]

@@ -6,15 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_files import names
 from tiny_set import classes_of, full_set, random_images, tiny_set
 from torchvision.transforms.v2.functional import normalize
 
 from ldd import cli
-from ldd.distilled import DistilledSet
+from ldd.artefact.exporters import write_pt
+from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
-from ldd.formats import write_pt
 from ldd.importers import KNOWN, read_pt, undo_normalisation
+from tests.disk.test_files import names
 
 WNIDS = ["n01440764", "n02102040", "n02979186"]
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])

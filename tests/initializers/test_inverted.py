@@ -8,11 +8,11 @@ from initializer_conformance import core_set
 from scipy import stats
 from small_world import CLASSES
 
-from ldd.classes import to_unit_range
 from ldd.errors import UserError
+from ldd.images import to_unit_range
 from ldd.initializers import InvertedStatistics, inverted
 from ldd.initializers.inverted import best_group
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 
 def chosen_by_hand(mean, deviation, noise, weight):

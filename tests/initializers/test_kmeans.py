@@ -8,11 +8,11 @@ from by_hand import Hand, draws_seed, started
 from initializer_conformance import core_set
 from small_world import CLASSES
 
-from ldd.classes import to_unit_range
 from ldd.errors import UserError
+from ldd.images import to_unit_range
 from ldd.initializers import KMeansCentroids
 from ldd.initializers.kmeans import centroids_of
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 
 def best_partition(points, count):

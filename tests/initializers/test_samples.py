@@ -7,12 +7,12 @@ from initializer_conformance import core_set
 from small_world import CLASSES, NARROW, SPEC
 from torch.nn import functional as F
 
-from ldd.classes import to_bytes
-from ldd.commands.prior_sample import Drawing
+from ldd.commands.prior.sample import Drawing
 from ldd.errors import UserError
+from ldd.images import to_bytes
 from ldd.initializers import KMeansCentroids, LossGuidance, ModeGuidance, PriorSamples
 from ldd.networks import ConvNet
-from ldd.seeding import generator, seeded
+from ldd.runtime.seeding import generator, seeded
 
 
 def noise_of(info, count=2):

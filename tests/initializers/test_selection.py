@@ -14,7 +14,7 @@ from ldd.errors import UserError
 from ldd.initializers import DifficultyMatched, HerdedOrder, PriorSamples, RealEncodings, SeparatedGroups
 from ldd.initializers.base import Initializer
 from ldd.initializers.selection import Pool, separated
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 TRAINING = ScoringNetwork(network=NARROW, epochs=2, batch_size=12)
 

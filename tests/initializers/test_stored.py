@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes, PointCodes
 from ldd.data import DistillationData
-from ldd.distilled import DistilledSet
 from ldd.errors import UserError
 from ldd.federation import merge
 from ldd.initializers import StoredCodes
 from ldd.priors import DeconvolutionPrior, PixelPrior, identify
-from ldd.seeding import generator, seeded
+from ldd.runtime.seeding import generator, seeded
 
 
 def decoder(seed):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ldd.errors import UserError
 from ldd.networks import VGG11, AlexNet, ConvNet, Network, NetworkFactory, ResNet18, ResNetAP10, ViT
-from ldd.seeding import seeded
+from ldd.runtime.seeding import seeded
 
 SMALL: dict[str, NetworkFactory] = {
     "convnet": partial(ConvNet, width=8),

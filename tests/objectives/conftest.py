@@ -4,7 +4,7 @@ import pytest
 from d3_world import TINY
 
 from ldd.data import DistillationData
-from ldd.experts import record_experts
+from ldd.experts.recording import record_experts
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 from small_runs import NARROW, fit, matching
-from test_distribution import pixel_step
 
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
 from ldd.priors import PixelPrior
+from tests.objectives.test_distribution import pixel_step
 
 MAKERS = [matching, partial(GradientMatching, real_batch=4, network=NARROW)]
 IDS = ["distribution", "gradient"]

@@ -8,7 +8,7 @@ import torch
 
 from ldd.errors import UserError
 from ldd.objectives import RBFMixture, Sinkhorn
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 PUBLISHED = RBFMixture((1.0, 2.0, 4.0, 8.0, 16.0), "absolute", "none")
 

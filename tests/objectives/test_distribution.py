@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_runs import NARROW, fit, matching
 
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
+from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 from ldd.objectives.distribution import mean_distance
 from ldd.priors import PixelPrior
-from ldd.step import DistillationStep
 
 
 def pixel_step(digits, objective, images_per_class=2):

@@ -3,15 +3,15 @@
 import pytest
 import torch
 from small_runs import NARROW, fit
-from test_distribution import pixel_step
 from torch.nn import functional as F
 
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
+from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
 from ldd.objectives.gradient import row_cosine, squared_error, whole_cosine
 from ldd.priors import PixelPrior
-from ldd.step import DistillationStep
+from tests.objectives.test_distribution import pixel_step
 
 
 def objective(**arguments):

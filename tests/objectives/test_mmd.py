@@ -9,12 +9,12 @@ from d3_world import TINY, assert_same, gaussian_model, gradients, total
 from small_runs import fit
 
 from ldd.codes import GaussianCodes, PointCodes
+from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 from ldd.objectives import MaximumMeanDiscrepancy, RBFMixture, Sinkhorn
 from ldd.priors import DeconvolutionPrior, PixelPrior
-from ldd.seeding import seeded
-from ldd.step import DistillationStep
+from ldd.runtime.seeding import seeded
 
 PUBLISHED = RBFMixture((1.0, 2.0, 4.0, 8.0, 16.0), "absolute", "none")
 

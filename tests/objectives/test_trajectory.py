@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from ldd.codes import PointCodes
 from ldd.data import DistillationData
-from ldd.distiller import Distiller
+from ldd.distiller.module import Distiller
 from ldd.errors import NonFiniteError, UserError
-from ldd.experts import record_experts
+from ldd.experts.recording import record_experts
 from ldd.initializers import GaussianLatents
 from ldd.networks import ConvNet
 from ldd.objectives.trajectory import (
@@ -23,7 +23,7 @@ from ldd.objectives.trajectory import (
     match_through_all_steps,
 )
 from ldd.priors import PixelPrior
-from ldd.seeding import generator, seeded
+from ldd.runtime.seeding import generator, seeded
 
 TINY = partial(ConvNet, depth=2, width=4)
 STEPS = 4

@@ -7,8 +7,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ldd.codes import PointCodes
+from ldd.distiller.step import DistillationStep
 from ldd.objectives import TrajectoryMatching
-from ldd.step import DistillationStep
 
 ALPHA = 2**-4
 

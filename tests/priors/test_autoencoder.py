@@ -7,7 +7,7 @@ from tiny_prior import tiny_autoencoder
 
 from ldd.errors import UserError
 from ldd.priors import AutoencoderPrior, PixelPrior
-from ldd.seeding import generator, seeded
+from ldd.runtime.seeding import generator, seeded
 
 IMAGES = 2 * torch.rand(2, 3, 32, 32, generator=generator(0, "images"), dtype=torch.float64) - 1
 LATENTS = torch.randn(2, 4, 8, 8, generator=generator(0, "latents"), dtype=torch.float64)

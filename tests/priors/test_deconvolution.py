@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ldd.errors import UserError
 from ldd.priors import AutoencoderPrior, DeconvolutionPrior, NeckPrior
 from ldd.priors.deconvolution import deconvolution, group_norm, small_channels
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 
 def count(module):

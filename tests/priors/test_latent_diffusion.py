@@ -9,10 +9,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_prior import tiny_unet, write_prior_folder
 
-from ldd.classes import ClassInfo
 from ldd.errors import UserError
+from ldd.images import ClassInfo
 from ldd.priors import LatentDiffusionPrior
-from ldd.seeding import generator
+from ldd.runtime.seeding import generator
 
 SKIPS = ["clean", "noised", "none"]
 

@@ -9,7 +9,7 @@ from conformance import PriorConformance
 from diffusers import AutoencoderTiny
 from tiny_prior import CLASSES, tiny_autoencoder
 
-from ldd.classes import ClassInfo
+from ldd.images import ClassInfo
 from ldd.priors import (
     AutoencoderPrior,
     DeconvolutionPrior,
@@ -18,7 +18,7 @@ from ldd.priors import (
     PixelPrior,
 )
 from ldd.priors.loading import EMBEDDED
-from ldd.seeding import generator, seeded
+from ldd.runtime.seeding import generator, seeded
 
 IMAGENETTE = Path(os.environ.get("LDD_SHARED", "../shared")) / "priors" / "imagenette128"
 DIGITS = tuple(ClassInfo(label=i, **entry) for i, entry in enumerate(CLASSES))

@@ -8,8 +8,9 @@ from diffusers import DDIMScheduler
 from tiny_prior import PUBLISHED, SCHEDULER
 
 from ldd.errors import UserError
-from ldd.priors.reverse import Schedule, ddim_invert, ddim_sample, modified_reverse
-from ldd.seeding import generator
+from ldd.priors.reverse import ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.schedule import Schedule
+from ldd.runtime.seeding import generator
 
 SHAPE = (2, 4, 8, 8)
 

@@ -10,7 +10,8 @@ import yaml
 from small_world import protocol_file, small_set
 
 from ldd import cli
-from ldd.commands import federate, plain, prior_sample
+from ldd.commands import federate, plain
+from ldd.commands.prior import sample as prior_sample
 from ldd.errors import UserError
 from ldd.evaluation import Protocol, Report, Row
 from ldd.federation import ClassPartition

@@ -6,7 +6,6 @@ import pytest
 import torch
 import yaml
 from small_world import small_set
-from test_report_page import Reader
 
 from ldd import cli
 from ldd.commands import plain
@@ -14,6 +13,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Report, Row
 from ldd.report import read_runs
 from ldd.report.lacking import lacking
+from tests.report.test_page import Reader
 
 LABELS = {"class_path": "ldd.evaluation.ExpertLabels", "init_args": {"trajectories": "experts", "epoch": 2}}
 NETWORKS = {"mine": {"class_path": "ldd.networks.ConvNet", "init_args": {"width": 4}}}

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.selection import Order, Scope, Selection
 from ldd.data.pruning.table import ScoreTable
 from ldd.data.sources import Item, Source
+from ldd.images import DataSpec
 
 
 class Pruner(ABC):

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.hashing import CACHE_DIR
 from ldd.data.pruning.scoring import losses_and_margins
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.trained import TrainedPruner
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
-from ldd.seeding import generator
+from ldd.images import DataSpec
+from ldd.runtime.seeding import generator
 
 
 class CrossFittedLossPruner(TrainedPruner):

@@ -5,10 +5,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.hashing import CACHE_DIR
 from ldd.data.pruning.trained import TrainedPruner
 from ldd.data.pruning.training import ScoringNetwork
+from ldd.images import DataSpec
 
 
 class GreedyPruner(TrainedPruner):

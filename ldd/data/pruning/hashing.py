@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared
 from ldd.data.sources import Item, Source
-from ldd.ranks import this_rank
-from ldd.store import Store
+from ldd.disk.table import Store
+from ldd.runtime.progress import progress
+from ldd.runtime.ranks import this_rank
 
 CACHE_DIR = "~/.cache/latentdd/scores"
 """Where hashes and scores are kept unless another folder is named."""

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo, DataSpec
 from ldd.data.pruning.base import Pruner
 from ldd.data.pruning.selection import Order, Selection, as_fraction
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
+from ldd.disk.files import read_json, write_json
 from ldd.errors import UserError
-from ldd.files import read_json, write_json
+from ldd.images import ClassInfo, DataSpec
 
 _ORDERS: dict[Order, str] = {"easy": "asc", "hard": "desc"}
 _LEAST_PARTS = 2  # the class's folder and the file: what layouts of one data set agree in

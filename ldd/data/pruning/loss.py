@@ -9,20 +9,19 @@ import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
-from ldd.data.pruning.classifier import Classifier, class_outputs
 from ldd.data.pruning.hashing import CACHE_DIR, hash_items
-from ldd.data.pruning.preprocessing import Size
-from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared
 from ldd.data.pruning.scoring import BatchSize, Device, Precision, Scorer, find_device, resolved
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
+from ldd.disk.table import Store
 from ldd.errors import UserError
-from ldd.ranks import this_rank
-from ldd.store import Store
+from ldd.images import DataSpec
+from ldd.networks.pretrained import Classifier, Size, class_outputs
+from ldd.runtime.progress import progress
+from ldd.runtime.ranks import this_rank
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again

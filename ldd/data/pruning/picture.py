@@ -6,11 +6,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from ldd.classes import ClassInfo
-from ldd.data.decoding import fit_to_square
 from ldd.data.pruning.rows import ordered
 from ldd.data.pruning.table import ScoreTable
 from ldd.data.sources import Item, Source
+from ldd.data.splits import fit_to_square
+from ldd.images import ClassInfo
 
 _CLASSES = 20  # rows; more would not be looked at
 _ENDS = 6  # images of each end of a class

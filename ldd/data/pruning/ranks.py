@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from ldd.errors import UserError
-from ldd.ranks import this_rank
+from ldd.runtime.ranks import this_rank
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
-from ldd.cores import available_cores
-from ldd.data.pruning.preprocessing import Preprocessing
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
+from ldd.networks.pretrained import Preprocessing
+from ldd.runtime.devices import available_cores
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ldd.classes import ClassInfo
 from ldd.data.pruning.rows import check_rows, fingerprint_of, ranks
 from ldd.data.sources import Item
+from ldd.disk.files import atomic_file
 from ldd.errors import UserError
-from ldd.files import atomic_file
+from ldd.images import ClassInfo
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,17 +12,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
 from ldd.data.pruning.hashing import hash_items
-from ldd.data.pruning.progress import progress
 from ldd.data.pruning.ranks import shared
 from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.sources import Item, Source
-from ldd.ranks import this_rank
-from ldd.store import Store
+from ldd.disk.table import Store
+from ldd.images import DataSpec
+from ldd.runtime.progress import progress
+from ldd.runtime.ranks import this_rank
 
 
 class TrainedPruner(RankedPruner):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from ldd.augment import SiameseAugmentation
-from ldd.classes import DataSpec, to_unit_range
-from ldd.data.decoding import decode_all
+from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.data.pruning.scoring import Device, find_device
 from ldd.data.sources import Item, Source
+from ldd.data.splits import decode_all
 from ldd.errors import UserError
+from ldd.images import DataSpec, to_unit_range
 from ldd.networks import ConvNet, Network, NetworkFactory, train_classifier
-from ldd.seeding import derive_seed, seeded
+from ldd.runtime.seeding import derive_seed, seeded
 
 _BATCH = 256  # images per forward pass without gradients
 _SHOWN_STATE = 16  # digits of the hash over initial weights

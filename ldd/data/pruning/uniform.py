@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from ldd.classes import DataSpec
 from ldd.data.pruning.base import RankedPruner
 from ldd.data.pruning.selection import Scope
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
-from ldd.seeding import generator
+from ldd.images import DataSpec
+from ldd.runtime.seeding import generator
 
 
 class RandomPruner(RankedPruner):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ldd.classes import ClassInfo, DataSpec, Labelled
-from ldd.evaluation.students import Lesson, Student, as_input
-from ldd.evaluation.training_set import TrainingSet
+from ldd.images import ClassInfo, DataSpec, Labelled
+from ldd.students.training import Lesson, Student, as_input
+from ldd.students.training_set import TrainingSet
 
 _CHUNK = 256  # images per forward pass
 

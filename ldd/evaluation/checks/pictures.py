@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ldd.classes import ClassInfo
+from ldd.artefact.picture import shown_cell
 from ldd.evaluation.checks.confusion import Confusion
 from ldd.evaluation.checks.neighbours import Neighbours
-from ldd.preview import shown_cell
+from ldd.images import ClassInfo
 
 MAX_IMAGES = 100  # rows that a person still looks at
 _CELL, _TEXT, _MARGIN, _HEADER, _ACROSS = 64, 90, 4, 18, 5

@@ -1,0 +1,229 @@
+"""An export on a data-set hub: what would be uploaded, and the upload."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCardData, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in its __all__
+
+from ldd.artefact.set import DistilledSet
+from ldd.disk.files import atomic_file
+from ldd.errors import UserError
+
+_MAX_CLASSES = 100  # rows of the class table; classes.json has all
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_ENDINGS = {"parquet": "parquet", "webdataset": "tar"}
+
+
+def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
+    """Markdown with a header in YAML.
+
+    Args:
+        distilled: the set; its manifest is the source of everything said.
+        repo: name of the repository, `user/name`.
+        form: parquet or webdataset: which files lie beside the card.
+    """
+    header = DatasetCardData(
+        license="unknown" if set(distilled.manifest["licences"].values()) == {"unknown"} else "other",
+        task_categories=["image-classification"],
+        size_categories=[_size(len(distilled.images))],
+        pretty_name=repo.rpartition("/")[2],
+        tags=["dataset-distillation", "latentdd", "synthetic"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": f"data/train-*.{_ENDINGS[form]}"}],
+            }
+        ],
+    )
+    sections = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {_line(repo)}",
+        f"{len(distilled.images)} images of {distilled.num_classes} classes, {distilled.image_size} x "
+        f"{distilled.image_size} px, made by dataset distillation with latentdd "
+        f"{distilled.manifest['package_version']}. They stand for a data set when a network is trained; they are no "
+        "photographs.",
+        _use(distilled, repo, form),
+        "## Facts\n\n" + _table(("", ""), _facts(distilled).items()),
+        "## Cost\n\n" + _costs(distilled.manifest["ledger"]),
+        "## Classes\n\n" + _classes(distilled),
+        _configuration(distilled.manifest["config"]),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _use(distilled: DistilledSet, repo: str, form: str) -> str:
+    mean, std = (distilled.manifest["normalisation"][key] for key in ("mean", "std"))
+    loader = f'datasets.load_dataset("{repo}", split="train")'
+    names = "`image` and `label`" if form == "parquet" else "`png` and `cls`"
+    soft = f", `{'soft_label' if form == 'parquet' else 'soft.npy'}`" * (distilled.soft_labels is not None)
+    return (
+        f"## Use\n\n```python\nimport datasets\n\nimages = {loader}  # {names}{soft}\n```\n\n"
+        f"Labels count the classes below, from 0. Networks were given `(x - {mean}) / {std}` for x in [0, 1]; "
+        "normalise the real test images with the same numbers."
+    )
+
+
+def _facts(distilled: DistilledSet) -> dict[str, str]:
+    manifest, per_class = distilled.manifest, distilled.images_per_class
+    return {
+        "images per class": f"{min(distilled.counts)} to {max(distilled.counts)}"
+        if isinstance(per_class, list)
+        else str(per_class),
+        "soft labels": "none" if distilled.soft_labels is None else dumps(manifest.get("labels") or "yes"),
+        "weights": "none" if distilled.weights is None else "yes",
+        "matched with": ", ".join(manifest["seen_networks"]) or "no network",
+        "training steps": str(manifest.get("step", "unknown")),
+        "seed": str(manifest["seed"]),
+        "fingerprint of the test split it was made beside": str(manifest["test_split_fingerprint"]),
+        "licence of the prior": manifest["licences"]["prior"],
+        "licence of the data": manifest["licences"]["data"],
+        **{f"sha256 of {name}": digest for name, digest in manifest["sha256"].items()},
+    }
+
+
+def _costs(ledger: Mapping[str, Any]) -> str:
+    sizes = _table(("stored", "bytes"), ((name, f"{count:,}") for name, count in ledger["bytes"].items()))
+    figures = list(dict.fromkeys(figure for stage in ledger["stages"].values() for figure in stage))
+    rows = [
+        (name, *(_number(stage.get(figure)) for figure in figures))
+        for name, stage in ledger["stages"].items()
+    ]
+    return sizes + ("\n\n" + _table(("stage", *figures), rows) if rows else "")
+
+
+def _classes(distilled: DistilledSet) -> str:
+    rows = [(i.label, i.wnid, i.name, i.id) for i in distilled.classes[:_MAX_CLASSES]]
+    left_out = distilled.num_classes - len(rows)
+    note = f"\n\nand {left_out} more, in `classes.json`" if left_out else ""
+    return _table(("label", "wnid", "name", "id in its data set"), rows) + note
+
+
+def _configuration(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return ""
+    text = yaml.safe_dump(config, sort_keys=False)
+    fence = "`" * max(3, 1 + max((len(run) for run in _backticks(text)), default=0))
+    return f"## How it was made\n\nThe run's configuration (`latentdd fit --config`):\n\n{fence}yaml\n{text}{fence}"
+
+
+def _backticks(text: str) -> list[str]:
+    return "".join(c if c == "`" else " " for c in text).split()
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:  # noqa: ANN401 - an iterable of tuples
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(_line(cell) for cell in line) + " |" for line in lines)
+
+
+def _line(value: object) -> str:
+    """Text on one line that is no markup of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.1f}".removesuffix(".0")
+
+
+def _size(count: int) -> str:
+    return next((name for most, name in _SIZES if count < most), "n>1M")
+
+
+CARD = "README.md"
+FORMATS = ("parquet", "webdataset")
+"""What hubs read, show and stream."""
+
+# Its bases are its transport's error, which is that of another library in every other release.
+_UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An exported folder on its way to a hub.
+
+    Attributes:
+        folder: of the export, with the card.
+        repo: `user/name`.
+        private: a repository that is made for it is not shown to others.
+    """
+
+    folder: Path
+    repo: str
+    private: bool
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Path in the repository -> bytes."""
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+
+    def send(self) -> str:
+        """Make the repository where it is missing and upload all files as one commit; shards of earlier uploads go.
+
+        The address of the hub (`HF_ENDPOINT`) and the token (`HF_TOKEN`, `hf auth login`) are the library's own.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UserError: no token, no permission, or a hub that cannot be reached or refuses.
+        """
+        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        try:
+            hub.create_repo(self.repo, repo_type="dataset", private=self.private, exist_ok=True)
+            commit = hub.upload_folder(
+                repo_id=self.repo,
+                folder_path=self.folder,
+                repo_type="dataset",
+                delete_patterns=["data/train-*"],
+                commit_message=f"{len(self.files)} files by latentdd export",
+            )
+        except LocalTokenNotFoundError as error:
+            raise UserError(f"push_to_hub ({self.repo}): no token; log in with `hf auth login`") from error
+        except HfHubHTTPError as error:
+            raise UserError(
+                f"push_to_hub ({self.repo}): the hub refused ({str(error).strip()}); check the name and that your "
+                "token may write there"
+            ) from error
+        except _UNREACHABLE as error:
+            raise UserError(
+                f"push_to_hub ({self.repo}): {hub.endpoint} cannot be reached ({error}); the export lies in "
+                f"{self.folder}"
+            ) from error
+        return str(commit.commit_url)
+
+
+def check_repo(repo: str, form: str) -> None:
+    """Refuse a name that is none, and a format that hubs do not read, before anything is written.
+
+    Raises:
+        UserError: one of both.
+    """
+    if form not in FORMATS:
+        raise UserError(
+            f"push_to_hub: hubs do not read --format {form}; choose one of {', '.join(FORMATS)}, which "
+            "datasets.load_dataset reads as they are"
+        )
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"push_to_hub ({repo}) is no name of a repository: {error}") from error
+    if repo.count("/") != 1:
+        raise UserError(f"push_to_hub ({repo}) must have the form user/name")
+
+
+def prepare(distilled: DistilledSet, folder: Path, repo: str, form: str, private: bool) -> Upload:
+    """Lay the card beside the exported files.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with atomic_file(folder / CARD) as beside:
+        beside.write_text(make_card(distilled, repo, form), encoding="utf-8")
+    return Upload(folder, repo, private)

@@ -1,0 +1,336 @@
+"""The artefact: a distilled set in memory, and the folder that holds it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ldd.artefact import checks as contents, manifest as manifests, soft_labels as soft
+from ldd.artefact.picture import draw_grid
+from ldd.artefact.size import Amount, Storage
+from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_json, write_tensors
+from ldd.errors import UserError
+from ldd.images import ClassInfo, to_unit_range
+
+IMAGES = "images.safetensors"
+OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
+PREVIEW = "preview.png"
+
+
+@dataclass(eq=False)
+class DistilledSet:
+    """A few synthetic images that stand for a data set, with all that is needed to use and to trace them.
+
+    Made by `from_images` or `load`; both check every value. By convention the images are class-major.
+
+    Attributes:
+        images: (N, 3, H, H) uint8 RGB.
+        labels: (N,) int64 in 0..K-1; every class has an image.
+        classes: the K classes, ordered by label.
+        soft_labels: (N, K) probabilities, or None.
+        weights: (N,) how much each image counts, not negative, or None.
+        codes: what the images were decoded from, by name, or None.
+        decoder: weights of a decoder that was trained with the codes, by name, or None.
+        manifest: the facts of `manifest.json`; hashes and ledger bytes are filled in when saved.
+        label_top_k: store so many probabilities of each soft label; None stores all. They must be such as
+            `ldd.artefact.soft_labels.quantise` makes.
+
+    Raises:
+        UserError: a tensor of the wrong kind, shape or range; the message names it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[ClassInfo]
+    soft_labels: Tensor | None = None
+    weights: Tensor | None = None
+    codes: dict[str, Tensor] | None = None
+    decoder: dict[str, Tensor] | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    label_top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        contents.check_images(self.images)
+        contents.check_labels(self.labels, self.images, self.classes)
+        if self.soft_labels is not None:
+            contents.check_soft_labels(self.soft_labels, len(self.images), self.num_classes)
+            soft.stored(self.soft_labels, self.label_top_k)  # refuses what could not be stored
+        if self.weights is not None:
+            contents.check_weights(self.weights, len(self.images))
+        contents.check_named("codes", self.codes)
+        contents.check_named("decoder", self.decoder)
+
+    @classmethod
+    def from_images(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        classes: Sequence[ClassInfo],
+        *,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        soft_labels: Tensor | None = None,
+        label_top_k: int | None = None,
+        weights: Tensor | None = None,
+        codes: Mapping[str, Tensor] | None = None,
+        decoder: Mapping[str, Tensor] | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        test_split_fingerprint: str | None = None,
+        licences: Mapping[str, str] | None = None,
+        seen_networks: Sequence[str] = (),
+        stages: Mapping[str, Mapping[str, float | None]] | None = None,
+        prior: Mapping[str, Any] | None = None,
+    ) -> "DistilledSet":
+        """A set from tensors (copied to the CPU).
+
+        Args:
+            images: (N, 3, H, H) uint8, or float in [-1, 1].
+            labels: (N,) whole numbers in 0..K-1.
+            classes: the K classes, ordered by label.
+            mean: what networks subtract from images in [0, 1], per channel; the same for real images.
+            std: what they divide by.
+            soft_labels: (N, K) probabilities.
+            label_top_k: how many of each row are stored, see the class.
+            weights: (N,) how much each image counts.
+            codes: what the images were decoded from.
+            decoder: weights of a trained decoder.
+            config: the run's resolved configuration, plain JSON values.
+            seed: of the run.
+            test_split_fingerprint: `Source.fingerprint("test")` of the data the set must not have seen.
+            licences: terms of `prior` and `data`.
+            seen_networks: dotted names of the networks used for matching; others are unseen.
+            stages: cost of each stage, e.g. `{"distil": {"seconds": 61.0, "peak_memory_mib": 900.0}}`.
+            prior: the frozen weights that the codes need, as `ldd.priors.identify` tells them.
+
+        Raises:
+            UserError: a value of the wrong kind, shape or range, floats outside [-1, 1], NaN.
+        """
+        manifest = manifests.build(
+            classes,
+            mean=mean,
+            std=std,
+            config=config,
+            seed=seed,
+            test_split_fingerprint=test_split_fingerprint,
+            licences=licences or {},
+            seen_networks=seen_networks,
+            stages=stages or {},
+            prior=prior,
+        )
+        return cls(
+            images=contents.as_bytes(images),
+            labels=contents.as_labels(labels),
+            classes=list(classes),
+            soft_labels=None if soft_labels is None else soft_labels.detach().cpu(),
+            weights=None if weights is None else weights.detach().cpu(),
+            codes=contents.on_cpu(codes),
+            decoder=contents.on_cpu(decoder),
+            manifest=manifest,
+            label_top_k=label_top_k,
+        )
+
+    def save(self, path: Path | str) -> Path:
+        """Write the artefact's folder, as a whole or not at all; an older artefact there is replaced.
+
+        Raises:
+            UserError: the folder holds something else, cannot be written, or the manifest was changed to what
+                it must not hold.
+        """
+        path = Path(path)
+        if holds_files(path) and not (path / manifests.NAME).exists():
+            raise UserError(f"{path} holds files that are no distilled set; name a new folder to save to")
+        tables = {IMAGES: self._image_tensors(), **{OPTIONAL[k]: v for k, v in self._optional().items()}}
+        with atomic_folder(path) as beside:
+            for name, tensors in tables.items():
+                write_tensors(beside / name, tensors)
+            draw_grid(self.images, self.labels, self.classes).save(beside / PREVIEW)
+            hashes = {name: sha256(beside / name) for name in (*tables, PREVIEW)}
+            write_json(
+                beside / manifests.NAME, manifests.finish(self.manifest, self.classes, hashes, self.bytes)
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> "DistilledSet":
+        """Read an artefact after checking its version, hashes, class order and every value.
+
+        Args:
+            path: the artefact's folder, or a run's folder with the artefact in `distilled/`.
+
+        Raises:
+            UserError: missing, damaged, changed, of a newer format, or naming files outside its folder; the
+                message names the file.
+        """
+        folder = manifests.find_artefact(path)
+        manifest = manifests.read(folder / manifests.NAME)
+        files = manifests.verified_files(folder, manifest["sha256"])
+        if IMAGES not in files:
+            raise UserError(f"{folder / manifests.NAME} lists no {IMAGES}; copy the artefact again")
+        tensors = read_tensors(files[IMAGES])
+        if not {"images", "labels"} <= set(tensors) <= {"images", "labels", "weights", *soft.NAMES}:
+            raise UserError(
+                f"{files[IMAGES]} must hold images, labels and at most soft labels and weights, got "
+                f"{', '.join(sorted(tensors)) or 'nothing'}; export the artefact anew"
+            )
+        optional = {key: read_tensors(files[name]) for key, name in OPTIONAL.items() if name in files}
+        classes = [ClassInfo(**info) for info in manifest["classes"]]
+        try:
+            loaded = cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                classes=classes,
+                soft_labels=soft.restored(tensors, len(classes)),
+                weights=tensors.get("weights"),
+                codes=optional.get("codes"),
+                decoder=optional.get("decoder"),
+                manifest=manifest,
+                label_top_k=soft.top_k_of(tensors),
+            )
+        except UserError as error:
+            raise UserError(f"{folder}: {error}; the artefact is damaged: export it anew") from error
+        charged = {key: manifest["ledger"]["bytes"][key] for key in manifests.BYTES}
+        if charged != loaded.bytes:
+            raise UserError(
+                f"{folder / manifests.NAME}: ledger.bytes is {charged}, the files hold {loaded.bytes}; "
+                "export the artefact anew"
+            )
+        return loaded
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return self.images.shape[-1]
+
+    @property
+    def counts(self) -> list[int]:
+        """Images of each class."""
+        counts: list[int] = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        return counts
+
+    @property
+    def images_per_class(self) -> int | list[int]:
+        """IPC where all classes have as many images, else the number of each class."""
+        return self.counts[0] if len(set(self.counts)) == 1 else self.counts
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Bytes of the stored tensors: images, codes, labels (soft ones and weights included), decoder."""
+        labels = {k: v for k, v in self._image_tensors().items() if k != "images"}
+        tables = {
+            "images": {"images": self.images},
+            "codes": self.codes,
+            "labels": labels,
+            "decoder": self.decoder,
+        }
+        return {key: sum(t.nbytes for t in (tables[key] or {}).values()) for key in manifests.BYTES}
+
+    @property
+    def storage(self) -> Storage:
+        """Numbers and bytes of what training on the set needs, with the generator's where the manifest has them."""
+        generator = self.manifest.get("prior")
+        return Storage.of(
+            self.num_classes,
+            self.image_size,
+            images=self.images,
+            codes=self.codes,
+            decoder=self.decoder,
+            labels=[tensor for name, tensor in self._image_tensors().items() if name != "images"],
+            generator=None if generator is None else Amount(generator["floats"], generator["bytes"]),
+            form="codes" if self.is_distribution else "images",
+        )
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether the codes have a spread, so that they give other images each time; `images` are their means."""
+        return bool({"log_variance", "factors"} & (self.codes or {}).keys())
+
+    def first(self, images_per_class: int) -> "DistilledSet":
+        """The first so many images of each class, with their labels, weights and codes: the set of a nested budget.
+
+        Raises:
+            UserError: a number below 1, or above the images of a class.
+        """
+        if not 1 <= images_per_class <= min(self.counts):
+            raise UserError(
+                f"budget {images_per_class}: the set's classes have {min(self.counts)} images or more; choose 1 to "
+                f"{min(self.counts)}"
+            )
+        rows = first_rows(self.labels, images_per_class)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            codes=None if self.codes is None else {name: part[rows] for name, part in self.codes.items()},
+            manifest={**self.manifest, "budget": images_per_class},
+        )
+
+    def as_dataset(self) -> "DistilledDataset":
+        """A torch data set of (float image in [-1, 1], label)."""
+        return DistilledDataset(self)
+
+    def summary(self) -> dict[str, Any]:
+        """What `latentdd inspect` shows: plain JSON values; `bytes` is the ledger's sum."""
+        facts = {
+            key: value for key, value in self.manifest.items() if key not in ("classes", "config", "sha256")
+        }
+        return {
+            **facts,
+            "num_images": len(self.images),
+            "num_classes": self.num_classes,
+            "images_per_class": self.images_per_class,
+            "image_size": self.image_size,
+            "classes": [info.to_dict() for info in self.classes],
+            "bytes": sum(self.bytes.values()),
+            "storage": self.storage.to_dict(),
+            "soft_labels": self.soft_labels is not None,
+            "weights": self.weights is not None,
+            "codes": {name: list(value.shape) for name, value in (self.codes or {}).items()},
+            "decoder": self.decoder is not None,
+        }
+
+    def _image_tensors(self) -> dict[str, Tensor]:
+        """What `images.safetensors` holds."""
+        probabilities = {} if self.soft_labels is None else soft.stored(self.soft_labels, self.label_top_k)
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"images": self.images, "labels": self.labels, **probabilities, **weights}
+
+    def _optional(self) -> dict[str, dict[str, Tensor]]:
+        return {k: v for k, v in {"codes": self.codes, "decoder": self.decoder}.items() if v is not None}
+
+
+def first_rows(labels: Tensor, count: int) -> Tensor:
+    """Places of the first `count` images of each class among `labels` (N,), ascending."""
+    found = [(labels == label).nonzero().flatten()[:count] for label in labels.unique()]
+    return torch.cat(found).sort().values
+
+
+class DistilledDataset(Dataset[tuple[Tensor, int]]):
+    """The images of a distilled set for a `DataLoader`: (3, H, H) float32 in [-1, 1] and hard label.
+
+    Attributes:
+        classes: readable names, ordered by label.
+        targets: the label of each image.
+    """
+
+    def __init__(self, distilled: DistilledSet) -> None:
+        self._images = distilled.images
+        self.classes = [info.name for info in distilled.classes]
+        self.targets: list[int] = distilled.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_unit_range(self._images[index]), self.targets[index]

@@ -1,0 +1,331 @@
+"""What all codes have in common."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from ldd.errors import UserError
+from ldd.runtime.seeding import normal_rows
+
+
+class CodeBatch(NamedTuple):
+    """What the reverse process takes for n codes.
+
+    Attributes:
+        latents: Z, (n, c, h, w), in the denoiser's scaled space.
+        conditioning: (n, L, D).
+        noise: (n, c, h, w), standard normal; (n, 0) for a prior without diffusion.
+        labels: (n,), int64.
+    """
+
+    latents: Tensor
+    conditioning: Tensor
+    noise: Tensor
+    labels: Tensor
+
+
+class Codes(nn.Module, ABC):
+    """N codes in class-major order. Subclasses are final.
+
+    Every subclass is built from (labels, latents, conditioning, noise), the starting point for all N codes, and
+    further arguments of its own.
+
+    Attributes:
+        labels: (N,), int64, a buffer.
+        stochastic: whether draws of one code differ.
+    """
+
+    labels: Tensor
+    stochastic: bool = False
+
+    @abstractmethod
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """Codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean.
+
+        What a row draws follows from the generator's state and the row alone, not from the rows beside it, so that
+        chunks and ranks make no difference. A later call with the same generator draws anew.
+        """
+
+    @abstractmethod
+    def set_latents(self, rows: Tensor, latents: Tensor) -> None:
+        """Start `rows` (n,) at `latents` (n, c, h, w); what initialisers call."""
+
+    @abstractmethod
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by what they are ("latents", "spread", "conditioning"), those that are learned only."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an artefact stores of them, on the CPU: all but the labels, which it has, and empty tensors."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return {name: value for name, value in state.items() if name != "labels" and value.numel()}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Numbers to log as `train/<name>`, without graph."""
+        return {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of everything computed from these codes."""
+        return next(self.parameters()).dtype
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+CodesFactory = Callable[[Tensor, Tensor, Tensor, Tensor], Codes]
+"""Builds codes from (labels, latents, conditioning, noise)."""
+
+
+class LocatedCodes(Codes, ABC):
+    """Codes that each have a latent of their own, a condition and fixed noise.
+
+    Args:
+        labels: (N,), int64.
+        latents: Z, (N, c, h, w).
+        conditioning: c, (N, L, D); every code has its own copy of its class's row.
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion. Drawn once and kept.
+        learn_latents: optimise Z.
+        learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        latents: Tensor,
+        conditioning: Tensor,
+        noise: Tensor,
+        learn_latents: bool = True,
+        learn_conditioning: bool = True,
+    ) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(latents.clone(), requires_grad=learn_latents)
+        self.conditioning = nn.Parameter(conditioning.clone(), requires_grad=learn_conditioning)
+        self.noise: Tensor
+        self.register_buffer("noise", noise.clone())
+        self.register_buffer("labels", labels.clone())
+
+    def centres(self, rows: Tensor) -> CodeBatch:
+        """The codes of `rows` (n,) at their latents, with graph."""
+        return CodeBatch(self.latents[rows], self.conditioning[rows], self.noise[rows], self.labels[rows])
+
+    def set_latents(self, rows: Tensor, latents: Tensor) -> None:
+        """Start `rows` (n,) at `latents` (n, c, h, w)."""
+        with torch.no_grad():
+            self.latents[rows] = latents.to(self.latents)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The learned ones of `latents` and `conditioning`."""
+        named = {"latents": self.latents, "conditioning": self.conditioning}
+        return {name: [value] for name, value in named.items() if value.requires_grad and value.numel()}
+
+
+@final
+class PointCodes(LocatedCodes):
+    """One latent, one condition and one fixed noise tensor per image (LD3M, arXiv 2403.03881, section 3).
+
+    The noise is drawn once and kept, so the distilled set is a fixed artefact.
+
+    Args:
+        labels: (N,), int64.
+        latents: Z, (N, c, h, w).
+        conditioning: c, (N, L, D); every image has its own copy of its class's row.
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
+        learn_latents: optimise Z.
+        learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+    """
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """Codes of `rows`; points have no spread, so `generator` draws nothing."""
+        return self.centres(rows)
+
+
+Variance = Literal["diagonal", "channel", "none"]
+"""How many log-variances a code has: one per element of its latent, one per channel, none."""
+
+
+@final
+class GaussianCodes(LocatedCodes):
+    """A Gaussian over latents per code (D3, arXiv 2403.00999, as released), with a condition and fixed noise each.
+
+    A draw is z = mean + exp(l / 2) * e + sum_j F_j f_j with e and f standard normal: l the log-variances, F the
+    `rank` factors. The mean decodes to one fixed image; the noise of the reverse process is never drawn anew, so
+    that codes without variance are `PointCodes` bit for bit. Of the options, D3 has the diagonal variance; a
+    low-rank one on a frozen generator's latents is after arXiv 2505.06647.
+
+    Log-variances are clamped to `log_variance_range`. A value outside keeps the gradients that lead back.
+
+    Args:
+        labels: (N,), int64; several codes of a class are its mixture, in equal parts.
+        latents: means, (N, c, h, w).
+        conditioning: c, (N, L, D); every code has its own copy of its class's row.
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
+        variance: `diagonal` (one number per element of the latent), `channel` (one per channel) or `none`.
+        rank: number of factors beside it; they start at zero.
+        log_variance: start of every log-variance, natural logarithm.
+        log_variance_range: bounds of the log-variance (published: none).
+        learn_latents: optimise the means.
+        learn_spread: optimise log-variances and factors.
+        learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+
+    Raises:
+        UserError: a negative rank, an empty range, or a start outside of it.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        latents: Tensor,
+        conditioning: Tensor,
+        noise: Tensor,
+        variance: Variance = "diagonal",
+        rank: int = 0,
+        log_variance: float = 0.0,
+        log_variance_range: tuple[float, float] = (-10.0, 2.0),
+        learn_latents: bool = True,
+        learn_spread: bool = True,
+        learn_conditioning: bool = True,
+    ) -> None:
+        super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning)
+        low, high = log_variance_range
+        if rank < 0:
+            raise UserError(f"codes.rank ({rank}) must be at least 0")
+        if not low < high:
+            raise UserError(
+                f"codes.log_variance_range ({low:g}, {high:g}) must be a lower and a higher number"
+            )
+        if not low <= log_variance <= high or not math.isfinite(log_variance):
+            raise UserError(
+                f"codes.log_variance ({log_variance:g}) must lie in codes.log_variance_range ({low:g}, {high:g})"
+            )
+        self.range = (low, high)
+        self.log_variance: nn.Parameter | None = None
+        self.factors: nn.Parameter | None = None
+        if variance != "none":
+            shape = latents.shape if variance == "diagonal" else (*latents.shape[:2], 1, 1)
+            self.log_variance = nn.Parameter(
+                latents.new_full(shape, log_variance), requires_grad=learn_spread
+            )
+        if rank:
+            shape = (len(latents), rank, *latents.shape[1:])
+            self.factors = nn.Parameter(latents.new_zeros(shape), requires_grad=learn_spread)
+        self.stochastic = self.log_variance is not None or self.factors is not None
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """A draw of each row, see `Codes.forward`; None takes the means."""
+        batch = self.centres(rows)
+        if generator is None or not self.stochastic:
+            return batch
+        shape = batch.latents.shape[1:]
+        rank = 0 if self.factors is None else self.factors.shape[1]
+        drawn = normal_rows(rows, shape.numel() + rank, generator).to(batch.latents)
+        latents = batch.latents
+        if self.log_variance is not None:
+            deviation = (clamp(self.log_variance[rows], *self.range) / 2).exp()
+            latents = latents + deviation * drawn[:, : shape.numel()].unflatten(1, shape)
+        if self.factors is not None:
+            latents = latents + torch.einsum("nr,nrchw->nchw", drawn[:, shape.numel() :], self.factors[rows])
+        return batch._replace(latents=latents)
+
+    def set_log_variance(self, rows: Tensor, log_variance: Tensor) -> None:
+        """Start the log-variances of `rows` (n,) at values (n, c, h, w), clamped; a channel takes its mean variance.
+
+        Raises:
+            UserError: these codes have none.
+        """
+        if self.log_variance is None:
+            raise UserError("codes.variance (none) has no log-variance to start; choose diagonal or channel")
+        if self.log_variance.shape[2:] != log_variance.shape[2:]:
+            log_variance = log_variance.exp().mean((2, 3), keepdim=True).log()
+        with torch.no_grad():
+            self.log_variance[rows] = log_variance.to(self.log_variance).clamp(*self.range)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The learned ones of `latents`, `spread` (log-variances and factors) and `conditioning`."""
+        spread = [p for p in (self.log_variance, self.factors) if p is not None and p.requires_grad]
+        return super().groups() | ({"spread": spread} if spread else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As of every code, with the log-variances as they are used, clamped."""
+        stored = super().tensors()
+        if "log_variance" in stored:
+            stored["log_variance"] = stored["log_variance"].clamp(*self.range)
+        return stored
+
+    def statistics(self) -> dict[str, Tensor]:
+        """`deviation`: the standard deviation of an element of a latent, mean over all of them."""
+        if not self.stochastic:
+            return {}
+        variance = self.latents.new_zeros(1) if self.log_variance is None else self._variance()
+        if self.factors is not None:
+            variance = variance + self.factors.detach().square().sum(1)
+        return {"deviation": variance.sqrt().mean()}
+
+    def _variance(self) -> Tensor:
+        assert self.log_variance is not None
+        return self.log_variance.detach().clamp(*self.range).exp()
+
+
+def clamp(values: Tensor, low: float, high: float) -> Tensor:
+    """`values` clamped; where they are outside, only gradients whose descent leads back inside pass."""
+    shift = values - values.detach()  # zero, with the gradient
+
+    def inward(gradient: Tensor) -> Tensor:
+        outward = ((values <= low) & (gradient > 0)) | ((values >= high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0)
+
+    if shift.requires_grad:
+        shift.register_hook(inward)
+    return values.detach().clamp(low, high) + shift
+
+
+_NAMES = {"latents", "conditioning", "noise", "log_variance", "factors"}
+
+
+def stored_codes(tensors: Mapping[str, Tensor], labels: Tensor) -> Codes:
+    """The codes whose `tensors()` an artefact holds: points where there is no variance, else Gaussians.
+
+    Args:
+        tensors: `DistilledSet.codes`.
+        labels: (N,), of all codes.
+
+    Raises:
+        UserError: no latents, a tensor of another kind, or one that does not fit the others.
+    """
+    if "latents" not in tensors or tensors.keys() - _NAMES:
+        raise UserError(
+            f"codes hold {', '.join(sorted(tensors)) or 'nothing'}; expected latents and at most "
+            f"{', '.join(sorted(_NAMES - {'latents'}))}"
+        )
+    latents, n = tensors["latents"], len(labels)
+    parts = (
+        latents,
+        tensors.get("conditioning", latents.new_zeros(n, 0, 0)),
+        tensors.get("noise", latents.new_zeros(n, 0)),
+    )
+    log_variance, factors = tensors.get("log_variance"), tensors.get("factors")
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    fits = latents.ndim == 4 and all(len(value) == n for value in tensors.values())
+    fits = fits and (
+        log_variance is None or shapes["log_variance"] in (shapes["latents"], (*shapes["latents"][:2], 1, 1))
+    )
+    if not fits or (factors is not None and shapes["factors"] != (n, factors.shape[1], *latents.shape[1:])):
+        raise UserError(f"codes of {n} labels have shapes {shapes}, which do not belong together")
+    if log_variance is None and factors is None:
+        return PointCodes(labels, *parts)
+    kind: Variance = "none"
+    if log_variance is not None:
+        kind = "diagonal" if log_variance.shape == latents.shape else "channel"
+    bounds = (-torch.inf, torch.inf)  # stored ones are clamped
+    codes = GaussianCodes(
+        labels,
+        *parts,
+        variance=kind,
+        rank=0 if factors is None else factors.shape[1],
+        log_variance_range=bounds,
+    )
+    codes.load_state_dict({**tensors, "labels": labels}, strict=False)
+    return codes

@@ -1,0 +1,85 @@
+"""`latentdd prior convert`: an original latent-diffusion checkpoint as a prior folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ldd.errors import UserError
+from ldd.imagenet.tables import readable_name, synsets
+from ldd.images import ClassInfo
+from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
+
+
+def imagenet_classes() -> list[ClassInfo]:
+    """The 1,000 classes of ILSVRC 2012, each in the row of its index."""
+    return [ClassInfo(index, index, wnid, readable_name(wnid)) for index, wnid in enumerate(synsets())]
+
+
+def read_class_names(path: Path | str) -> list[ClassInfo]:
+    """Classes by row, one a line: the name of the class's folder, then, if it is another, its readable name.
+
+    Raises:
+        UserError: the file cannot be read, or names a class twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--class-names ({path}) cannot be read: {error}; give a text file") from error
+    words = [line.split(maxsplit=1) for line in lines if line.strip()]
+    classes = [ClassInfo(row, row, parts[0], parts[-1].strip()) for row, parts in enumerate(words)]
+    wnids = [info.wnid for info in classes]
+    twice = sorted({wnid for wnid in wnids if wnids.count(wnid) > 1})
+    if twice:
+        raise UserError(f"--class-names ({path}) names {', '.join(twice)} twice; each class has one row")
+    return classes
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the action."""
+    options = _parser().parse_args(list(arguments))
+    classes = imagenet_classes() if options.class_names is None else read_class_names(options.class_names)
+    out = convert_checkpoint(
+        options.checkpoint,
+        options.config,
+        options.out,
+        classes=classes,
+        licence=options.licence,
+        weights=options.weights,
+        trust=options.trust_checkpoint,
+    )
+    print(f"prior written to {out}")
+
+
+def _parser() -> ArgumentParser:
+    # By hand: --config is a plain file here, not a file of this command's own options.
+    parser = ArgumentParser(
+        prog="latentdd prior convert",
+        description="Write an original (CompVis) latent-diffusion checkpoint as a prior folder.",
+    )
+    parser.add_argument("checkpoint", type=str, help="The .ckpt (or .safetensors) file.")
+    parser.add_argument("--config", type=str, required=True, help="The YAML the checkpoint was trained with.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write; it must not exist.")
+    parser.add_argument(
+        "--licence", type=str, default="unknown", help="Terms of the weights, for prior.json."
+    )
+    parser.add_argument(
+        "--weights",
+        type=Weights,
+        default="raw",
+        help="The U-Net's weights as trained (what LD3M samples from, and all that cin256-v2's YAML keeps), or their "
+        "moving average (what the original sampling script takes where the YAML keeps one).",
+    )
+    parser.add_argument(
+        "--class-names",
+        type=str | None,
+        default=None,
+        help="Text file with a class per line in the order of the class table: folder name, readable name. "
+        "Default: the 1,000 classes of ImageNet.",
+    )
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="Read a pickle that holds more than tensors; inert stand-ins take the place of its other objects.",
+    )
+    return parser

@@ -1,0 +1,123 @@
+"""Large files that processes share: whoever comes first builds one, under a lock, and all map it."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ldd.errors import UserError
+
+T = TypeVar("T")
+
+
+def build_once(
+    data: Path, *, find: Callable[[], T | None], write: Callable[[], None], num_bytes: int, contents: str
+) -> T:
+    """What `find` opens, after `write` has made it, unless another process has done so meanwhile.
+
+    Args:
+        data: the file; it is written with `ldd.disk.files.atomic_file`, so that a killed process leaves `.<name>.*.tmp`,
+            which the next one removes.
+        find: opens the whole entry, or returns None where there is none or a damaged one.
+        write: makes it.
+        num_bytes: what `data` will take.
+        contents: what that is, for a message: "22 images at 512 px".
+
+    Raises:
+        UserError: a folder (`cache_dir`) that cannot be written, too little space, or what `find` and `write` raise.
+    """
+    folder = data.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cache_dir={str(folder)!r} cannot be created ({error.strerror}); choose another folder"
+        ) from error
+    with _one_at_a_time(data.with_suffix(".lock")) as alone:
+        done = find()
+        if done is not None:
+            return done
+        if alone:  # so whatever lies beside was left by a process that was killed
+            for stale in folder.glob(f".{data.stem}.*.tmp"):
+                stale.unlink(missing_ok=True)
+        _check_space(folder, num_bytes, contents)
+        write()
+    built = find()
+    assert built is not None, "just written"
+    return built
+
+
+def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
+    """`size` numbers of a file, mapped; writing into the tensor leaves the file alone.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it has another length.
+    """
+    expected, found = size * dtype.itemsize, path.stat().st_size
+    if expected != found:
+        raise ValueError(f"{found} bytes instead of {expected}")
+    if not size:  # a file without bytes cannot be mapped
+        return torch.empty(0, dtype=dtype)
+    return torch.from_file(str(path), shared=False, size=size, dtype=dtype)
+
+
+def _check_space(folder: Path, needed: int, contents: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"cache_dir={str(folder)!r}: {contents} need {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; "
+            "free some space or choose another disk"
+        )
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[bool]:
+    """Wait for the lock file `path`; yields False where the file system has no locks (then both do the work).
+
+    A process that dies loses its lock. The file goes when its holder is done, so whoever waited on it makes sure
+    that what it holds is still the file of that name.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"cache_dir={str(path.parent)!r} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        try:
+            locked = _lock(descriptor, path)
+            if locked and not _is_open_at(descriptor, path):
+                continue
+            try:
+                yield locked
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_open_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        rank_zero_info(f"another process is building {path.with_suffix('.bin')}; waiting for it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True

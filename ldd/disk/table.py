@@ -1,0 +1,94 @@
+"""A table of results on disk that processes add to as they go, and that survives their being killed."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from ldd.disk.files import atomic_file
+
+_TRIES = 5  # readings of the folder while another process merges its files
+
+
+class Store:
+    """Results by key, in a folder of Parquet files; a file is complete or not there, and never changed.
+
+    Keys name everything a result follows from, so nothing in here can be stale, and any number of processes may add.
+    The folder may be deleted at any time.
+
+    Args:
+        folder: where the files lie; made when there is something to write.
+        columns: name and type of what is kept for each key.
+    """
+
+    def __init__(self, folder: Path, columns: Mapping[str, pa.DataType]) -> None:
+        self._folder = folder
+        self._schema = pa.schema({"key": pa.string(), **columns})
+
+    def find(self, keys: Sequence[str]) -> pa.Table:
+        """A row for each key, in order; all columns null where there is none."""
+        rows = self._read(self._files())
+        places = pc.index_in(pa.array(keys, pa.string()), value_set=rows["key"])
+        return rows.drop_columns("key").take(places)
+
+    def add(self, keys: Sequence[str], **columns: pa.Array) -> None:
+        """Write results as a file of their own.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if keys:
+            self._write(pa.table({"key": pa.array(keys, pa.string()), **columns}, schema=self._schema))
+
+    def merge(self) -> None:
+        """Put what several files hold into one.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        files = self._files()
+        if len(files) < 2:
+            return
+        rows = self._read(files)
+        first = pc.index_in(rows["key"], value_set=pc.unique(rows["key"]))
+        chosen = pa.table({"first": first, "row": pa.array(range(len(rows)))})
+        chosen = chosen.group_by("first").aggregate([("row", "min")])
+        merged = self._write(rows.take(chosen["row_min"]))
+        for file in files:
+            if file != merged:
+                file.unlink(missing_ok=True)
+
+    def _write(self, rows: pa.Table) -> Path:
+        digest = hashlib.sha256("\n".join(rows["key"].to_pylist()).encode()).hexdigest()[:16]
+        path = self._folder / f"{digest}.parquet"
+        with atomic_file(path) as beside:
+            pq.write_table(rows, beside, compression="zstd", write_page_checksum=True)
+        return path
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.parquet"))
+
+    def _read(self, files: Sequence[Path]) -> pa.Table:
+        for _ in range(_TRIES):
+            try:
+                return pa.concat_tables([self._schema.empty_table(), *map(self._read_one, files)])
+            except FileNotFoundError:  # merged by another process since it was listed
+                files = self._files()
+        return self._schema.empty_table()
+
+    def _read_one(self, file: Path) -> pa.Table:
+        try:
+            with open(file, "rb") as opened:
+                rows = pq.read_table(opened, page_checksum_verification=True)
+            return rows.select(self._schema.names).cast(self._schema)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            rank_zero_warn(f"{file} is damaged ({reason}); what it held is computed again")
+            file.unlink(missing_ok=True)
+            return self._schema.empty_table()

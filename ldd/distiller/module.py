@@ -1,0 +1,382 @@
+"""The distiller: synthetic codes, a frozen prior and an objective in one LightningModule."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldd.artefact.set import DistilledSet
+from ldd.codes import Codes, CodesFactory, PointCodes
+from ldd.data.datamodule import DistillationData
+from ldd.data.real import RealImages
+from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlan, check_chunk_size
+from ldd.distiller.quirks import NO_QUIRKS, Quirks
+from ldd.distiller.record import NOT_KEPT, RunLedger, describe
+from ldd.distiller.step import DistillationStep
+from ldd.distiller.synthesis import draw
+from ldd.errors import NonFiniteError, UserError
+from ldd.images import DataSpec, to_bytes
+from ldd.initializers import GaussianLatents, Initializer, RealEncodings
+from ldd.labels.base import Labeller, Labels
+from ldd.objectives import CODES, DECODER, Objective, Term
+from ldd.priors import Prior, compile_networks, identify
+from ldd.runtime import seeding
+from ldd.runtime.devices import free_bytes
+from ldd.runtime.ledger import LABEL
+from ldd.runtime.ranks import sum_gradients
+
+
+class Distiller(L.LightningModule):
+    """Optimises codes so that the images a frozen prior makes of them match the real ones.
+
+    Args:
+        prior: frozen generator; its weights take no gradient and stay out of checkpoints. Those that it calls
+            trainable (D3's decoders) start at random, are optimised with the codes, checkpointed and exported.
+        objective: what is matched, with its learning rates.
+        data_spec: classes, image size and normalisation, `DistillationData.spec` (linked on the command line).
+        images_per_class: IPC; codes per class (with `GaussianCodes` the distributions, each shown by its mean).
+        codes: how codes are parameterised.
+        initializer: where codes start; None takes `RealEncodings`, or `GaussianLatents` where the prior cannot encode.
+        chunk_size: images per decoding pass; "auto" takes the most that fits.
+        checkpointing: recompute activations in backward; "auto" only when memory asks.
+        channels_last: lay images and features out by pixel, not by channel; the same up to rounding. Which is faster
+            depends on device, networks and precision: measure.
+        compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
+            same up to rounding; the first step takes minutes.
+        quirks: defects of the released code to reproduce; none by default.
+        labels: where the set's soft labels come from; None leaves it with hard ones, which distillation itself uses.
+        seed: of every draw (linked to `seed_everything` on the command line).
+
+    Raises:
+        UserError: sizes of data and prior that differ, an unknown class, IPC below 1, an unknown backend, a prior that
+            has nothing to compile, or a chunk size for one whose images depend on those decoded with them.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        objective: Objective,
+        data_spec: DataSpec,
+        images_per_class: int = 1,
+        codes: CodesFactory = PointCodes,
+        initializer: Initializer | None = None,
+        chunk_size: ChunkSize = "auto",
+        checkpointing: Checkpointing = "auto",
+        channels_last: bool = False,
+        compile: str | None = None,
+        quirks: Quirks = NO_QUIRKS,
+        labels: Labels | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = (
+            False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
+        )
+        if images_per_class < 1:
+            raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
+        if prior.image_size != data_spec.image_size:
+            raise UserError(
+                f"data.image_size ({data_spec.image_size}) differs from the prior's image_size "
+                f"({prior.image_size}); set one of them so that they agree"
+            )
+        check_chunk_size(chunk_size)
+        if prior.batch_dependent and chunk_size != "auto":
+            raise UserError(
+                f"chunk_size ({chunk_size}) would change the batch statistics of {type(prior).__name__}; set it to "
+                "auto, or choose preset: corrected"
+            )
+        self.prior = prior
+        self.objective = objective
+        self.data_spec = data_spec
+        self.images_per_class = images_per_class
+        default = RealEncodings() if prior.can_encode else GaussianLatents()
+        self.initializer = default if initializer is None else initializer
+        self.chunk_size = chunk_size
+        self.checkpointing: Checkpointing = checkpointing
+        self.compile_backend = compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
+        if compile is not None:
+            compile_networks(prior, compile)
+        self.quirks = quirks
+        self.labels = labels
+        self.labeller: Labeller | None = None
+        self.seed = seed
+        self.memory_plans: dict[str, MemoryPlan] = {}
+        self.codes = self._new_codes(codes)
+        self.num_steps_done: Tensor
+        self.initialised: Tensor
+        self.seconds: Tensor
+        self.register_buffer("num_steps_done", torch.tensor(0))
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("seconds", torch.tensor(0.0))
+        self.ledger = RunLedger(self)
+        self._number = 0  # num_steps_done, without asking the device
+        self._resident: tuple[RealImages, RealImages] | None = None
+        self._labels_on_host: tuple[Tensor, Tensor] | None = None
+        self._last_set: tuple[int, DistilledSet] | None = None
+        self._identity: dict[str, Any] | None = None
+
+    def _new_codes(self, factory: CodesFactory) -> Codes:
+        labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
+        conditioning = self.prior.embed(self.prior.rows(self.data_spec.classes)[labels])
+        shape = (len(labels), *self.prior.latent_shape)
+        noise = torch.empty(len(labels), 0)
+        if self.prior.num_steps:
+            noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
+        else:
+            conditioning = conditioning[:, :0]  # nothing reads it
+        return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
+
+    # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
+
+    def synthesise(
+        self, rows: Tensor, generator: torch.Generator | None = None, step: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph.
+
+        A step passes the `generator` of its draws and its number; without them they are as the artefact has them.
+        """
+        latents, conditioning, noise, labels = self.codes(rows, generator)
+        quirks = NO_QUIRKS if generator is None else self.quirks  # the artefact has none
+        noise = quirks.noise(noise, rows, len(self.codes), self.seed, step)
+        images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
+        return quirks.shift(quirks.clamp(images), self.data_spec), labels
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """All terms of one step; the loader's batch is not read (a resumed loader starts over)."""
+        started = time.perf_counter()
+        counted = False
+        losses: list[Tensor] = []
+        for term in self.objective.terms(self.context()):
+            for optimizer in self._optimizers.values():
+                optimizer.zero_grad()
+            term.value.backward()
+            names = self._stepping(term)
+            parameters = [p for name in names for p in _parameters(self._optimizers[name])]
+            sum_gradients(parameters)
+            self._refuse_non_finite(term, parameters)
+            for name in names:
+                self._step(name, count=not counted)
+                counted = True
+            losses.append(self._log(term))
+        self._log_value("loss", torch.stack(losses).sum(), prog_bar=True)
+        for name, number in self.codes.statistics().items():
+            self._log_value(name, number / self.trainer.world_size)  # the same on every rank
+        self.num_steps_done += 1
+        self._number += 1
+        self.ledger.end_step()
+        self.seconds += time.perf_counter() - started
+
+    def context(self) -> DistillationStep:
+        """The current step, for the objective."""
+        return DistillationStep(
+            self, self._core_set(), self._number, self.trainer.global_rank, self.trainer.world_size
+        )
+
+    def _core_set(self) -> RealImages:
+        """The real images, on the device where they leave enough room there for everything else."""
+        core_set = self._data.core_set
+        if self._resident is None or self._resident[0] is not core_set:
+            fits = core_set.nbytes <= SHARE_FOR_REAL_IMAGES * free_bytes(self.device)
+            self._resident = core_set, core_set.to(self.device) if fits else core_set
+        return self._resident[1]
+
+    @property
+    def labels_on_host(self) -> Tensor:
+        """Labels of all codes, (N,) on the CPU."""
+        labels = self.codes.labels
+        if self._labels_on_host is None or self._labels_on_host[0] is not labels:
+            self._labels_on_host = labels, labels.cpu()
+        return self._labels_on_host[1]
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """The objective's own; Lightning sees them in this order.
+
+        Raises:
+            UserError: the prior has trainable weights, and the objective does not optimise them.
+        """
+        self._optimizers = self.objective.optimizers(self.codes, self.prior)
+        held = {id(p) for optimizer in self._optimizers.values() for p in _parameters(optimizer)}
+        if any(id(parameter) not in held for parameter in self.prior.trainable()):
+            raise UserError(
+                f"{type(self.objective).__name__} does not optimise the trainable weights of "
+                f"{type(self.prior).__name__}; choose another objective or a frozen prior"
+            )
+        return list(self._optimizers.values())
+
+    def _stepping(self, term: Term) -> list[str]:
+        # Codes and what decodes them move together; most priors are frozen and have no such optimizer.
+        decoders = [DECODER + name.removeprefix(CODES) for name in term.optimizers if name.startswith(CODES)]
+        return [*term.optimizers, *(name for name in decoders if name in self._optimizers)]
+
+    def _step(self, name: str, *, count: bool) -> None:
+        # Lightning counts every step of its wrapped optimizers; one per training step makes max_steps count those.
+        wrapped = self.optimizers()
+        index = list(self._optimizers).index(name)
+        optimizer = wrapped[index] if isinstance(wrapped, list) else wrapped
+        if count:
+            optimizer.step()
+        else:
+            self._optimizers[name].step()
+
+    def _refuse_non_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        value = term.value.detach().clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(value)  # so that no rank goes on alone
+        if not torch.isfinite(norm + value):
+            raise NonFiniteError(
+                f"step {int(self.num_steps_done)}: the {term.name} loss of {type(self.objective).__name__} is "
+                f"{value.item():g} with gradient norm {norm.item():g}; the codes before this step are kept. "
+                "Lower the objective's learning rates (lr_...), or use trainer.precision 32-true"
+            )
+
+    def _log(self, term: Term) -> Tensor:
+        """Log a term and what it measures beside; returns its value."""
+        value = (term.value if term.report is None else term.report).detach()
+        self._log_value(term.name, value)
+        for name, metric in term.metrics.items():
+            self._log_value(name, metric.detach())
+        return value
+
+    def _log_value(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
+        many = self.trainer.world_size > 1
+        reduce_fx = "sum" if many else "mean"
+        self.log(f"train/{name}", value, prog_bar=prog_bar, sync_dist=many, reduce_fx=reduce_fx)
+
+    # Start and end
+
+    def setup(self, stage: str) -> None:
+        """Refuse settings that manual optimisation or the prior cannot honour."""
+        if self.trainer.precision == "16-mixed":
+            raise UserError("trainer.precision (16-mixed) needs a loss scaler; use bf16-mixed or 32-true")
+        if self.prior.batch_dependent and self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices: {type(self.prior).__name__} normalises over all images decoded together, which "
+                f"{self.trainer.world_size} processes would split; use one, or choose preset: corrected"
+            )
+
+    def on_fit_start(self) -> None:
+        """Find what labels the set, and set the codes unless a checkpoint has."""
+        self._choose_labels()
+        self.initialise()
+        if self.trainer.max_steps == 0 and self.prior.num_steps and self.prior.can_sample:
+            rank_zero_warn(
+                "trainer.max_steps is 0: the set is what the reverse process makes of the initialiser's latents; for "
+                "the images of the latents themselves set model.prior.init_args.num_steps to 0"
+            )
+        if self.trainer.world_size > 1:
+            # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold those of rank 0.
+            for value in self.codes.state_dict().values():
+                torch.distributed.broadcast(value, 0)
+
+    def on_train_start(self) -> None:
+        """The prior stays as it is, whatever mode the trainer set."""
+        self.prior.eval()
+        self._number = int(self.num_steps_done)
+
+    def initialise(self) -> None:
+        """Let the initialiser set all codes, once in a run.
+
+        Raises:
+            UserError: a class of the core-set has fewer images than IPC.
+        """
+        if self.initialised:
+            return
+        for info in self.data_spec.classes:
+            self._data.core_set.require(info.label, self.images_per_class, "images_per_class")
+        started = time.perf_counter()
+        with seeding.seeded(self.seed, "decoder", device=self.device):
+            self.prior.reset_trained()  # the same on every rank
+        with torch.inference_mode(False):  # some train networks to choose by, also before a validation
+            self.initializer(
+                self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial")
+            )
+        self.initialised.fill_(True)
+        self.seconds += time.perf_counter() - started
+
+    def on_validation_start(self) -> None:
+        """Find what labels the set, where no fit has."""
+        self._choose_labels()
+
+    def _choose_labels(self) -> None:
+        if self.labels is not None and self.labeller is None:
+            counts = [self.images_per_class] * self.data_spec.num_classes
+            with self.ledger.charge(LABEL, self.device):
+                self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
+
+    @torch.no_grad()
+    def distilled_set(self) -> DistilledSet:
+        """The codes as they are now, decoded to uint8 images (kept until the next step)."""
+        self.initialise()
+        step = int(self.num_steps_done)
+        if self._last_set is None or self._last_set[0] != step:
+            rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+            chunk = 64 if self.chunk_size == "auto" else self.chunk_size
+            chunk = len(rows) if self.prior.batch_dependent else chunk
+            images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
+            if self._identity is None:
+                self._identity = identify(self.prior)  # it never changes
+            record = self._data.pruning_record()
+            self._last_set = step, describe(self, images, self._identity, record)
+        return self._last_set[1]
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
+        rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+        return draw(self.codes, self.prior, rows, generator)
+
+    # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the prior's frozen weights, add the memory plans and what this run has cost beside its steps."""
+        checkpoint["ledger"] = self.ledger.kept()
+        trained = {f"prior.{name}" for name in self.prior.trained()}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            k: v for k, v in state.items() if k in trained or not k.startswith("prior.")
+        }
+        if self.memory_plans:
+            plans = {purpose: (plan.chunk, plan.checkpoint) for purpose, plan in self.memory_plans.items()}
+            checkpoint["memory_plans"] = plans
+            checkpoint["memory_settings"] = (self.chunk_size, self.checkpointing)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another run's shape.
+
+        Raises:
+            UserError: codes or trained decoder missing, or of other shapes than this configuration makes.
+        """
+        state = checkpoint["state_dict"]
+        needed = {f"codes.{name}": value for name, value in self.codes.state_dict().items()}
+        needed |= {f"prior.{name}": value for name, value in self.prior.trained().items()}
+        for name, value in needed.items():
+            found = state.get(name)
+            if found is None or found.shape != value.shape:
+                raise UserError(
+                    f"ckpt_path: {name} is {'missing' if found is None else list(found.shape)}, this "
+                    f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
+                )
+        self.ledger.add(checkpoint.get("ledger", NOT_KEPT))
+        if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
+            plans = checkpoint["memory_plans"]
+            self.memory_plans = {purpose: MemoryPlan(*plan) for purpose, plan in plans.items()}
+
+    @property
+    def _data(self) -> DistillationData:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, DistillationData)
+        return data
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

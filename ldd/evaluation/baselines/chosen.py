@@ -1,0 +1,173 @@
+"""Baselines that choose with care: real images near centroids, easy ones first, and plain samples of the prior."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.evaluation.baselines.base import Drawn, Setting
+from ldd.evaluation.features import losses, pixels, trained_network
+from ldd.images import Labelled, to_bytes
+from ldd.runtime.ranks import from_first_rank
+from ldd.runtime.seeding import derive_seed, generator
+from ldd.students.training import one_thread
+
+if TYPE_CHECKING:
+    from ldd.priors import Prior
+
+_CHUNK = 50  # images that a prior draws at once
+
+
+@final
+class NearestReal(Drawn):
+    """The real images nearest to the centroids of k-means within each class, as many centroids as images.
+
+    Distances are Euclidean between pixels, averaged over squares above 32 px. With one image per class that is the
+    image nearest to the class mean; with more, k-means starts anew for each repeat. An image is taken once: by the
+    nearest centroid first, and where it is gone the next nearest image takes its place.
+    """
+
+    name = "nearest_real"
+
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """k-means starts from (seed, key, label)."""
+        self.check_counts(counts, setting)
+        real, places, start = setting.data.train_images, [], 0
+        for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
+            if count:
+                own = pixels(real.of_class(label))
+                places.append(
+                    start + nearest_to_centroids(own, count, derive_seed(setting.seed, *key, label))
+                )
+            start += there
+        chosen = from_first_rank(torch.cat(places))
+        return Labelled(real.take(chosen), real.labels[chosen])
+
+
+def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
+    """Rows of `points` (n, F) nearest to the `count` centroids of k-means, (count,) int64, all different."""
+    from sklearn.cluster import KMeans  # here: worker processes import this file, and would wait for it
+
+    if count == 1:
+        centroids = points.mean(0, keepdim=True)
+    else:
+        # One thread: the library's sums depend on how many there are.
+        with one_thread():
+            found = KMeans(count, n_init=4, random_state=seed % 2**32).fit(points.numpy())
+        centroids = torch.from_numpy(found.cluster_centers_).to(points)
+    distances = torch.cdist(centroids, points, compute_mode="donot_use_mm_for_euclid_dist")
+    chosen = torch.empty(count, dtype=torch.int64)
+    for _ in range(count):
+        centroid, point = divmod(int(distances.argmin()), len(points))
+        chosen[centroid] = point
+        distances[centroid], distances[:, point] = inf, inf
+    return chosen
+
+
+@final
+class EasyReal(Drawn):
+    """The real images of least loss within each class: an easy-first core-set.
+
+    The loss is that of the network of `trained_network`, trained on the whole training split once for an evaluation;
+    all repeats get the same images.
+    """
+
+    name = "easy_real"
+
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """The network follows from the setting's seed."""
+        self.check_counts(counts, setting)
+        real = setting.data.train_images
+        if "losses" not in setting.found:
+            setting.found["losses"] = from_first_rank(real_losses(setting))
+        by_image, places, start = setting.found["losses"], [], 0
+        for count, there in zip(counts, real.counts, strict=True):
+            places.append(start + by_image[start : start + there].argsort(stable=True)[:count])
+            start += there
+        chosen = torch.cat(places)
+        return Labelled(real.take(chosen), real.labels[chosen])
+
+
+def real_losses(setting: Setting) -> Tensor:
+    """Cross-entropy (M,) of each training image, of a network that has learned all of them."""
+    real, seed = setting.data.train_images, derive_seed(setting.seed, "easy real")
+    network = trained_network(real, setting.data.spec, seed, setting.device)
+    return losses(network, setting.data.spec, real.images, real.labels)
+
+
+@final
+class PriorSamples(Drawn):
+    """Plain samples of the prior that the distilled set was made through: what it gives without any distillation.
+
+    Args:
+        num_steps: DDIM steps.
+        guidance_scale: of classifier-free guidance; null takes the prior's own.
+    """
+
+    name = "prior_samples"
+
+    def __init__(self, num_steps: int = 50, guidance_scale: float | None = None) -> None:
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+
+    def most(self, setting: Setting) -> Sequence[float]:
+        """No bound."""
+        return [inf] * len(setting.counts)
+
+    @torch.no_grad()
+    def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
+        """Refuse a prior that cannot be sampled for the data's classes: it is asked for the last step of one image."""
+        prior = _prior(self.name, setting)
+        row = prior.rows(setting.data.spec.classes)[:1]
+        start = torch.zeros(1, *prior.latent_shape)
+        self._latents(prior, row, generator(0), start=start, strength=1 / max(1, self.num_steps))
+
+    @torch.no_grad()
+    def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
+        """The noise of a class follows from (seed, key, label).
+
+        Raises:
+            UserError: there is no prior, it does not know the classes or their size, or cannot be sampled.
+        """
+        prior = _prior(self.name, setting)
+        rows = prior.rows(setting.data.spec.classes)
+        images = []
+        for label, count in enumerate(counts):
+            draws = generator(setting.seed, *key, label)
+            for part in torch.arange(count).split(_CHUNK):
+                latents = self._latents(prior, rows[label].expand(len(part)), draws)
+                images.append(to_bytes(prior.decode(latents)).cpu())
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return Labelled(from_first_rank(torch.cat(images)), labels)
+
+    def _latents(self, prior: "Prior", rows: Tensor, draws: torch.Generator, **rest: Any) -> Tensor:  # noqa: ANN401 - of `Prior.sample`
+        device = next((p.device for p in prior.parameters()), torch.device("cpu"))
+        scale = self.guidance_scale
+        return prior.sample(rows.to(device), draws, num_steps=self.num_steps, guidance_scale=scale, **rest)
+
+
+def _prior(name: str, setting: Setting) -> "Prior":
+    """The set's prior, where its samples are images of the data's classes at their size.
+
+    Raises:
+        UserError: there is none, or they are not.
+    """
+    prior, size = setting.prior, setting.data.spec.image_size
+    if prior is None:
+        raise UserError(
+            f"baselines: {name} needs the prior that the set was made through; evaluate within its run, or "
+            "give a set whose manifest names a prior of this package"
+        )
+    if prior.can_sample and not prior.null(1).shape[1]:
+        raise UserError(
+            f"baselines: {name} needs a prior with classes, and samples of an unconditional one belong to none; leave "
+            "it out"
+        )
+    if prior.image_size != size:
+        raise UserError(
+            f"baselines: {name} are images of {prior.image_size} px, and those of the data have {size}; leave it out"
+        )
+    return prior

@@ -1,0 +1,131 @@
+"""What every report compares with: baselines at the set's number of images, its bytes and its training steps."""
+
+import pkgutil
+from collections.abc import Callable, Sequence
+
+from ldd.artefact.set import DistilledSet
+from ldd.errors import UserError
+from ldd.evaluation.baselines.base import Baseline, Drawn, EqualBytes, FullReal, RandomReal, Setting
+from ldd.evaluation.baselines.chosen import EasyReal, NearestReal, PriorSamples
+from ldd.evaluation.baselines.variants import EqualSteps, SoftLabels
+from ldd.students.protocol import Protocol
+
+
+def equal_baselines(
+    distilled: DistilledSet, setting: Setting, protocol: Protocol
+) -> tuple[tuple[Baseline, ...], dict[str, str]]:
+    """All candidates that can be had, and why the others cannot (by name).
+
+    It follows from the data, the set, its labels and its prior, so that all ranks and a resumed run have the same.
+
+    Args:
+        distilled: the set.
+        setting: of its evaluation.
+        protocol: whether students learn from a set's own labels, or a teacher's.
+    """
+    chosen: list[Baseline] = []
+    left_out: dict[str, str] = {}
+    soft = distilled.soft_labels is not None or setting.labeller is not None
+    found = candidates(distilled, own=protocol.labels == "own", soft=soft)
+    if protocol.labels == "teacher" and setting.labeller is None:
+        reason = f"protocol {protocol.id} has the labels of a teacher, and there is none; give --labels"
+        return (), {baseline.name: reason for baseline in found}
+    for baseline in found:
+        try:
+            baseline.check(setting)
+        except UserError as error:
+            left_out[baseline.name] = str(error)
+        else:
+            chosen.append(baseline)
+    return tuple(chosen), left_out
+
+
+def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tuple[Baseline, ...]:
+    """Every kind of image at the set's number of images, its bytes and its training steps, and the full data.
+
+    Where the set is nothing but images with hard labels, as many images are as many bytes and steps, and stand for all
+    three.
+
+    Args:
+        distilled: the set.
+        own: students learn from the labels of their sets. Where a teacher labels every crop, the bytes of labels grow
+            with the images, so that as many images stand for as many bytes again.
+        soft: soft labels join in.
+    """
+    kinds: list[Drawn] = [RandomReal(), NearestReal(), EasyReal(), PriorSamples()]
+    chosen: list[Baseline] = list(kinds)
+    if own and soft:
+        chosen += [SoftLabels(kind) for kind in kinds]
+    if own and (distilled.soft_labels is not None or distilled.is_distribution):
+        for_bytes = [EqualBytes(of=kind) for kind in kinds]
+        chosen += [*for_bytes, *map(EqualSteps, for_bytes)]
+    if own and soft:
+        chosen += [EqualBytes(soft=True, of=kind) for kind in kinds]
+    full = FullReal()
+    return (*chosen, full, EqualSteps(full))
+
+
+DRAWN: dict[str, Callable[[], Drawn]] = {
+    RandomReal.name: RandomReal,
+    NearestReal.name: NearestReal,
+    EasyReal.name: EasyReal,
+    PriorSamples.name: PriorSamples,
+}
+"""Kinds of images, by name."""
+
+ENDINGS = ("_bytes", "_soft", "_steps")
+"""What a name may end with, in this order: as many bytes as the set, soft labels, as many training steps."""
+
+EQUAL = "equal"
+"""Stands for every baseline at equal images, bytes and steps that fits the set."""
+
+
+def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Baseline, ...]:
+    """Baselines from a command line, separated by commas; empty for none.
+
+    Args:
+        names: of images (`random_real`, `nearest_real`, `easy_real`, `prior_samples`) with endings (`_bytes`, `_soft`,
+            `_steps`), `full_real` with `_steps` or not, `equal` for all that fit the set, or dotted names of classes.
+        equal: those that `equal` stands for (`ldd.evaluation.equal_baselines`).
+
+    Raises:
+        UserError: a name that is none of these.
+    """
+    chosen: dict[str, Baseline] = {}
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        chosen.update({baseline.name: baseline for baseline in (equal if name == EQUAL else (_one(name),))})
+    return tuple(chosen.values())
+
+
+def _one(name: str) -> Baseline:
+    if name == f"{FullReal.name}_steps":
+        return EqualSteps(FullReal())
+    if name == FullReal.name:
+        return FullReal()
+    base = name
+    endings: set[str] = set()
+    for ending in reversed(ENDINGS):
+        if base.endswith(ending):
+            base, endings = base.removesuffix(ending), endings | {ending}
+    if base in DRAWN:
+        return _with_endings(DRAWN[base](), endings)
+    try:
+        found = pkgutil.resolve_name(name)()
+    except (ImportError, AttributeError, ValueError, TypeError):
+        found = None
+    if not isinstance(found, Baseline):
+        raise UserError(
+            f"baselines: {name!r} is unknown; choose from {', '.join(DRAWN)} (each may end with "
+            f"{', '.join(ENDINGS)}, in this order), {FullReal.name}, {FullReal.name}_steps, {EQUAL}, or give the "
+            "dotted name of a Baseline class that needs no arguments"
+        )
+    return found
+
+
+def _with_endings(drawn: Drawn, endings: set[str]) -> Baseline:
+    baseline: Baseline = drawn
+    if "_bytes" in endings:
+        baseline = EqualBytes(soft="_soft" in endings, of=drawn)
+    elif "_soft" in endings:
+        baseline = SoftLabels(drawn)
+    return EqualSteps(baseline) if "_steps" in endings else baseline

@@ -1,0 +1,314 @@
+"""Recording expert trajectories: networks trained on the core-set, their weights kept after every epoch."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+from torch.optim import SGD
+
+from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
+from ldd.data import DistillationData
+from ldd.disk.table import Store
+from ldd.errors import UserError
+from ldd.experts.trajectories import (
+    ExpertNeed,
+    ExpertSetting,
+    ExpertTraining,
+    Trajectories,
+    find_trajectories,
+)
+from ldd.images import DataSpec, to_unit_range
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.networks.training import train_classifier
+from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, Figures, measured, total, whole
+from ldd.runtime.seeding import derive_seed, seeded
+
+FOLDER = "cost"
+"""In a recording's folder: seconds and peak memory of each expert. The experts themselves do not depend on them."""
+
+
+def keep_cost(recording: Trajectories, expert: int, figures: Figures) -> None:
+    """Keep what an expert took.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    kept = {name: pa.array([figures[name]], pa.float64()) for name in (SECONDS, PEAK)}
+    _store(recording).add([recording.path(expert).stem], **kept)
+
+
+def cost_of(recording: Trajectories) -> dict[str, float | None]:
+    """What all experts of a recording took; unknown where one was recorded before costs were kept."""
+    rows = _store(recording).find([recording.path(i).stem for i in range(recording.num_experts)])
+    batches = -(-recording.setting.num_images // recording.training.batch_size)
+    steps = recording.num_experts * recording.training.epochs * batches
+    return {**whole(rows.to_pylist()), STEPS: steps}
+
+
+def cost_of_experts(needs: Sequence[ExpertNeed], data: DistillationData) -> dict[str, float | None]:
+    """What recording the experts took that a run reads, whenever they were recorded; empty where it reads none.
+
+    Args:
+        needs: of the objective, of the labels; a recording that several read is charged once.
+        data: set up.
+
+    Raises:
+        UserError: one is not there.
+    """
+    recordings: dict[Path, Trajectories] = {}
+    for need in needs:
+        with seeded(0, "expert's layers"):  # only they matter here
+            network = need.network(data.spec.num_classes, data.spec.image_size)
+        setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, network)
+        found = find_trajectories(need.trajectories, setting, need.num_experts)
+        other = recordings.get(found.folder)
+        if other is None or other.num_experts < found.num_experts:
+            recordings[found.folder] = found
+    return total([{EXPERTS: cost_of(found)} for found in recordings.values()]).get(EXPERTS, {})
+
+
+def _store(recording: Trajectories) -> Store:
+    return Store(recording.folder / FOLDER, {SECONDS: pa.float64(), PEAK: pa.float64()})
+
+
+Tick = Callable[[Tensor], None]
+"""Called after each epoch of an expert with its mean training loss."""
+
+
+def record_experts(
+    data: DistillationData,
+    network: NetworkFactory = ConvNet,
+    num_experts: int = 100,
+    first_expert: int = 0,
+    epochs: int = 15,
+    batch_size: int = 256,
+    learning_rate: float = 0.01,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    augmentation: Sequence[str] = tuple(OPERATIONS),
+    seed: int = 0,
+    device: str = "auto",
+    out: str = "experts",
+    progress: bool = True,
+) -> Path:
+    """Train experts on the core-set and store their weights after each epoch (MTT, arXiv 2203.11932, section 4.1).
+
+    Files that are already there are kept and only the missing ones are recorded, so that a run that was killed
+    continues with the same command and ends with the same files. An expert follows from (seed, its number) alone.
+
+    Args:
+        data: its core-set is what the experts learn.
+        network: the matching network of the runs that will use them.
+        num_experts: how many (published: 100 by GLaD, 5000 by LD3M); a later call may ask for more.
+        first_expert: number of the first, so that several processes can share the work.
+        epochs: passes over the core-set; a run needs max_start_epoch - 1 + expert_epochs of them.
+        batch_size: images per step.
+        learning_rate: of SGD, constant.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        augmentation: siamese augmentation strategies, one per batch; empty for none.
+        seed: of initial weights, shuffling and augmentation.
+        device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        out: folder in which the recording gets one of its own.
+        progress: show a bar with the loss and the time left.
+
+    Returns:
+        The recording's folder.
+
+    Raises:
+        UserError: a number out of range, an unknown device, too little disk space, weights that became NaN.
+    """
+    _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
+    place, strategies = _as_device(device), SiameseAugmentation(augmentation)
+    optimisation = learning_rate, momentum, weight_decay
+    training = ExpertTraining(epochs, batch_size, *optimisation, strategies.strategies, seed)
+    data.setup()
+    wanted = range(first_expert, first_expert + num_experts)
+    recording = _recording(data, network, training, wanted, out)
+    _record_missing(recording, wanted, data, network, strategies, place, progress)
+    losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
+    print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
+    return recording.folder
+
+
+def _recording(
+    data: DistillationData, network: NetworkFactory, training: ExpertTraining, wanted: range, out: str
+) -> Trajectories:
+    """The recording that these experts belong to, whatever of it is there already."""
+    with seeded(training.seed, "expert", wanted.start):
+        sample = network(data.spec.num_classes, data.spec.image_size)
+    setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, sample)
+    return Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
+
+
+def _record_missing(
+    recording: Trajectories,
+    wanted: range,
+    data: DistillationData,
+    network: NetworkFactory,
+    augmentation: SiameseAugmentation,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Train and write the experts that are not there yet."""
+    training = recording.training
+    missing = [expert for expert in wanted if not recording.is_whole(expert)]
+    _check_disk(recording, missing, len(wanted))
+    recording.write_index()
+    images, labels = data.core_set.images.to(device), data.core_set.labels.to(device)
+    with _bar(len(missing) * training.epochs, shown=progress) as tick:
+        for done, expert in enumerate(missing):
+            started = time.perf_counter()
+            snapshots, losses = train_expert(
+                network, data.spec, images, labels, training, augmentation, expert, tick
+            )
+            try:
+                recording.write(expert, snapshots, losses)
+                keep_cost(recording, expert, measured(time.perf_counter() - started, device))
+            except UserError as error:
+                kept = len(wanted) - len(missing) + done
+                raise UserError(
+                    f"{error}. {kept} of {len(wanted)} experts are kept; the same command continues with the rest"
+                ) from error
+
+
+def train_expert(
+    network: NetworkFactory,
+    spec: DataSpec,
+    images: Tensor,
+    labels: Tensor,
+    training: ExpertTraining,
+    augmentation: SiameseAugmentation,
+    expert: int,
+    tick: Tick | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Train one expert.
+
+    Args:
+        network: its factory.
+        spec: gives sizes and normalisation.
+        images: (M, 3, H, W) uint8, on the device to train on.
+        labels: (M,).
+        training: how.
+        augmentation: of `training`.
+        expert: its number.
+        tick: called after each epoch.
+
+    Returns:
+        Snapshots (E + 1, P) and mean losses (E,), float32 on the CPU, in memory of their own.
+
+    Raises:
+        UserError: weights became NaN or infinite.
+    """
+    with seeded(training.seed, "expert", expert):
+        student: Network = network(spec.num_classes, spec.image_size)
+    student.to(images.device)
+    snapshots, losses, keep = _keeper(student, training.epochs, tick)
+    train_classifier(
+        student,
+        images,
+        labels,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        optimizer=partial(
+            SGD,
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        ),
+        augmentation=augmentation,
+        normalise=lambda batch: spec.normalise(to_unit_range(batch)),
+        seed=derive_seed(training.seed, "expert training", expert),
+        on_epoch=keep,
+    )
+    if not snapshots.isfinite().all():
+        raise UserError(
+            f"expert {expert}: weights became NaN or infinite with learning_rate {training.learning_rate:g}; lower it"
+        )
+    return snapshots, losses
+
+
+def _keeper(
+    student: Network, epochs: int, tick: Tick | None
+) -> tuple[Tensor, Tensor, Callable[[int, Tensor], None]]:
+    """Snapshots (E + 1, P), of which the first is filled, losses (E,), and what fills both after each epoch."""
+    first = parameters_to_vector(student.parameters()).detach()
+    snapshots, losses = torch.empty(epochs + 1, len(first)), torch.empty(epochs)
+    snapshots[0] = first
+
+    def keep(epoch: int, loss: Tensor) -> None:
+        # Copied into rows: a detached parameter would go on changing with the training.
+        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
+        losses[epoch] = loss
+        if tick:
+            tick(loss)
+
+    return snapshots, losses, keep
+
+
+def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) -> None:
+    """Say what will be written, and refuse it if it does not fit; remove what a killed process left."""
+    folder = recording.folder
+    for expert in missing:
+        for leftover in folder.glob(f".{recording.path(expert).name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+    disk = next(path for path in folder.absolute().parents if path.is_dir())
+    needed, free = len(missing) * recording.bytes_per_expert, shutil.disk_usage(disk).free
+    print(
+        f"{folder}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
+        f"{recording.training.epochs + 1} snapshots of {recording.setting.num_parameters:,} parameters, take "
+        f"{_size(needed)}; the disk has {_size(free)} free",
+        flush=True,
+    )
+    if needed > free:
+        raise UserError(
+            f"the {len(missing)} experts to record take {_size(needed)}, but the disk of out ({disk}) has "
+            f"{_size(free)} free; lower num_experts ({wanted}) or epochs ({recording.training.epochs}), or choose "
+            "another disk with out"
+        )
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Tick]:
+    """Progress over all epochs of all experts, with the loss and the time left."""
+    columns = (
+        TextColumn("experts"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, loss {task.fields[loss]}, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not shown or not total) as bar:
+        task = bar.add_task("experts", total=total, loss="-")
+        yield lambda loss: bar.update(task, advance=1, loss=f"{float(loss):.3f}")
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def _check(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            shown, least = (value - 1, 0) if name == "first_expert" else (value, 1)
+            raise UserError(f"{name} ({shown}) must be at least {least}")
+
+
+def _as_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device ({name}) cannot be used here: {error}; choose auto, cpu or cuda") from error

@@ -1,0 +1,123 @@
+"""What labelling and evaluating a merged set would refuse at the end, refused before any sub-task runs."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldd.artefact.set import DistilledSet
+from ldd.artefact.soft_labels import Precision
+from ldd.data import DistillationData
+from ldd.data.real import RealImages
+from ldd.distiller.module import Distiller
+from ldd.evaluation import Labeller, Labels, Report, Setting
+from ldd.evaluation.running import teacher_of
+from ldd.images import DataSpec
+from ldd.runs.recipe import Recipe
+from ldd.students.training_set import check_draws
+
+
+def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) -> None:
+    """Refuse labels and an evaluation of the merged set that could only fail; no image is read, nothing trained.
+
+    Args:
+        recipe: for all classes.
+        folder: of the federation.
+        subtasks: how many there are, each with a decoder of its own where one is trained.
+        here: whether the merged set is evaluated on this machine, whose memory draws of codes must fit into.
+
+    Raises:
+        UserError: a protocol with a teacher and no labels, one that has changed since it was last used here, a nested
+            budget beyond the set, draws that memory cannot hold, baselines that cannot be had, no network for labels.
+    """
+    evaluation, model = recipe.evaluation, recipe.model
+    protocol, labels = evaluation.protocol, model.labels
+    if labels is not None and _is_there_already(recipe, labels):
+        labels.check(_Listed(recipe.data))
+    if not recipe.evaluates:
+        return
+    earlier = Report.read(folder)
+    if earlier is not None:
+        earlier.check_protocol(protocol.id, protocol.hash)
+    if labels is None:
+        teacher_of(protocol, None)
+    labeller = None if labels is None else _stand_in(labels, model.data_spec)
+    planned = _planned(model, labeller, subtasks)
+    for budget in evaluation.budgets:
+        planned.first(budget)
+    if here and planned.is_distribution and protocol.samples:
+        epochs, _ = protocol.budget(planned.counts)
+        check_draws(protocol, len(planned.images), planned.image_size, epochs)
+    if evaluation.baselines:
+        data, prior = _Listed(recipe.data), model.prior.eval()
+        setting = Setting.of(planned, data, evaluation.seed, labeller=labeller, prior=prior)
+        for baseline in evaluation.baselines:
+            baseline.check(setting)
+
+
+def _is_there_already(recipe: Recipe, labels: Labels) -> bool:
+    """Whether what labels is recorded by nobody here, and known by the names of the images alone."""
+    data = recipe.config.data
+    listed = data.pruner is None and data.on_error == "raise"
+    return not labels.experts() or (listed and not recipe.experts.num_experts)
+
+
+def _planned(model: Distiller, labeller: Labeller | None, subtasks: int) -> DistilledSet:
+    """A set of the size and form of the merged one, with black images."""
+    spec, labels = model.data_spec, model.codes.labels.cpu()
+    black = torch.zeros(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
+    trained = model.prior.trained()
+    planned = DistilledSet.from_images(
+        black.expand(len(labels), -1, -1, -1),
+        labels,
+        spec.classes,
+        mean=spec.mean,
+        std=spec.std,
+        codes=model.codes.tensors(),
+        decoder={f"{k}.{name}": value for k in range(subtasks) for name, value in trained.items()} or None,
+    )
+    return planned if labeller is None else labeller.label(planned)
+
+
+class _Equal(nn.Module):
+    """Logits that are all the same.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_classes), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, K) of images (n, C, H, W)."""
+        return self.logits.expand(len(images), -1)
+
+
+def _stand_in(labels: Labels, spec: DataSpec) -> Labeller:
+    """A labeller whose labels take as much as those of `labels`, whose experts may not be there yet.
+
+    Labels of another kind than this package's, which do not say how they are stored, count as whole float16 ones.
+    """
+    precision: Precision = getattr(labels, "precision", "float16")
+    return Labeller(_Equal(spec.num_classes), spec, top_k=getattr(labels, "top_k", None), precision=precision)
+
+
+class _Listed:
+    """Of the data only which images there are; all splits are the training one, and all images black.
+
+    Args:
+        data: not set up.
+    """
+
+    def __init__(self, data: DistillationData) -> None:
+        self.spec = data.spec
+        items = data.source.items("train")
+        size, labels = data.spec.image_size, torch.tensor([item.label for item in items])
+        black = torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(len(items), -1, -1, -1)
+        listed = RealImages(black, labels, [item.key for item in items], data.spec.num_classes)
+        self.train_images = self.core_set = self.selection_images = self.test_images = listed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing is read."""

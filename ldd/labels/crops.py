@@ -1,0 +1,234 @@
+"""Labels of crops in store: what a teacher says of every crop that students will see."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ldd.artefact import soft_labels
+from ldd.artefact.identity import identity
+from ldd.artefact.set import DistilledSet
+from ldd.artefact.soft_labels import DENSE, INDICES, VALUES, Precision
+from ldd.disk.files import read_tensors, write_tensors
+from ldd.errors import UserError
+from ldd.labels.base import Labeller
+from ldd.networks.training import epoch_batches
+from ldd.students.protocol import Protocol
+from ldd.students.training import one_thread, student_transform
+
+
+class CropTeacher(nn.Module):
+    """Probabilities that a teacher gives network inputs, as they come back from storage.
+
+    Args:
+        network: inputs (n, 3, H, H) -> logits (n, K).
+        temperature: T of softmax(logits / T).
+        top_k: probabilities kept of each label; None keeps all.
+        precision: of the stored probabilities.
+    """
+
+    def __init__(
+        self, network: nn.Module, temperature: float, top_k: int | None, precision: Precision
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+        self.top_k = top_k
+        self.precision: Precision = precision
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, K) float32."""
+        return soft_labels.quantise(self._probabilities(inputs), self.top_k, self.precision).float()
+
+    @torch.no_grad()
+    def packed(self, inputs: Tensor) -> dict[str, Tensor]:
+        """The tensors that hold what `forward` gives."""
+        return soft_labels.packed(self._probabilities(inputs), self.top_k, self.precision)
+
+    def _probabilities(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return (logits.float() / self.temperature).softmax(1)
+
+    def extra_repr(self) -> str:
+        """What tells one teacher from another of the same weights."""
+        return f"temperature={self.temperature}, top_k={self.top_k}, precision={self.precision}"
+
+
+_HEADER = "latentdd_crop_labels"
+"""Key of the facts in the file's header."""
+
+
+@dataclass(frozen=True, eq=False)
+class CropLabels:
+    """A label for every crop of every epoch of one set under one protocol (as SRe2L's family stores them).
+
+    The crops are not stored: views, CutMix and the order of the images follow from `seed` on any machine.
+
+    Attributes:
+        tensors: `soft_labels` (E, N, K), or `soft_label_values` and `soft_label_indices` (E, N, k).
+        seed: of the crops.
+        identity: of the set (`ldd.artefact.identity.identity`).
+        protocol: its id.
+        protocol_hash: of its content, which has epochs, batches and views.
+        teacher: where the labels come from.
+        cost: seconds and peak memory of making them, as a ledger's stage has them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    seed: int
+    identity: str
+    protocol: str
+    protocol_hash: str
+    teacher: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file, as a whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        facts = {name: getattr(self, name) for name in _FACTS}
+        write_tensors(path, self.tensors, {_HEADER: json.dumps(facts, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> "CropLabels":
+        """Read a file that `save` wrote.
+
+        Raises:
+            UserError: it is missing, damaged or something else.
+        """
+        tensors = read_tensors(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})[_HEADER])
+            found = cls(tensors, **facts)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"crop_labels ({path}) holds no labels of crops; make them with `latentdd label-crops`"
+            ) from error
+        whole = tensors.keys() in ({DENSE}, {VALUES, INDICES}) and type(found.seed) is int
+        if not whole or any(part.ndim != 3 for part in tensors.values()):
+            raise UserError(f"crop_labels ({path}) is damaged; make it anew with `latentdd label-crops`")
+        return found
+
+    def check(self, distilled: DistilledSet, protocol: Protocol) -> None:
+        """Refuse labels of another set or another recipe.
+
+        Args:
+            distilled: the set in question.
+            protocol: the protocol in question.
+
+        Raises:
+            UserError: both, and the cure.
+        """
+        if (wanted := identity(distilled)) != self.identity:
+            raise UserError(
+                f"crop_labels are of another set ({self.identity}, this one is {wanted}); make them for this one with "
+                "`latentdd label-crops`"
+            )
+        if protocol.hash != self.protocol_hash:
+            edited = " as it was before it was edited" if protocol.id == self.protocol else ""
+            raise UserError(
+                f"crop_labels are of protocol {self.protocol}{edited}, and not of {protocol.id} as it is: its crops "
+                "differ; make them anew with `latentdd label-crops`"
+            )
+        epochs, _ = protocol.budget(distilled.counts)
+        if DENSE in self.tensors and self.tensors[DENSE].shape[2] != distilled.num_classes:
+            raise UserError(
+                f"crop_labels are of {self.tensors[DENSE].shape[2]} classes, the set has {distilled.num_classes}; make "
+                "them anew with `latentdd label-crops`"
+            )
+        shapes = {name: tuple(part.shape[:2]) for name, part in self.tensors.items()}
+        if set(shapes.values()) != {(epochs, len(distilled.images))}:
+            raise UserError(
+                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; make them anew "
+                "with `latentdd label-crops`"
+            )
+
+
+_FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher", "cost")
+
+
+def label_crops(
+    distilled: DistilledSet,
+    labeller: Labeller,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device,
+    track: Callable[[range], Iterable[int]] = iter,
+) -> CropLabels:
+    """A teacher's label for every crop that students of a set will see.
+
+    Args:
+        distilled: the set; its codes may have a spread if the protocol takes no draws of them.
+        labeller: the teacher, on `device`, and the form of the labels; the temperature is the protocol's.
+        protocol: with a teacher's labels.
+        seed: of the crops and their order.
+        device: where crops are made and labelled.
+        track: goes through the epochs, to show how far they are.
+
+    Raises:
+        UserError: see `check_croppable`.
+    """
+    check_croppable(distilled, protocol)
+    epochs, batch_size = protocol.budget(distilled.counts)
+    images = distilled.images.to(device)
+    # Floats go through CutMix where labels would: each crop keeps the place of its image.
+    places = torch.arange(len(images), device=device, dtype=torch.float64)
+    teacher = crop_teacher(labeller, protocol)
+    see = student_transform(labeller.spec, protocol, None, augmented=True, stored=True)
+    by_epoch: list[dict[str, Tensor]] = []
+    with (
+        one_thread() if device.type == "cpu" else nullcontext()
+    ):  # as students work: the same sums, the same bits
+        for epoch in track(range(epochs)):
+            by_epoch.append(_of_epoch(teacher, epoch_batches(images, places, batch_size, seed, epoch, see)))
+    return CropLabels(
+        {name: torch.stack([part[name] for part in by_epoch]) for name in by_epoch[0]},
+        seed,
+        identity(distilled),
+        protocol.id,
+        protocol.hash,
+        {**labeller.facts, "temperature": protocol.temperature},
+    )
+
+
+def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:
+    """Refuse what has no labels of crops.
+
+    Raises:
+        UserError: a protocol without a teacher, or one that draws the images of a distribution anew.
+    """
+    if protocol.labels != "teacher":
+        raise UserError(
+            f"protocol ({protocol.id}) takes the labels of the set; labels of crops are for one with labels: teacher, "
+            "such as rded-soft"
+        )
+    if distilled.is_distribution and protocol.samples:
+        raise UserError(
+            f"protocol ({protocol.id}) draws the images anew; give one with samples: 0 to label crops of the mean "
+            "images"
+        )
+
+
+def _of_epoch(teacher: CropTeacher, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Packed labels of an epoch's batches of (inputs, places), in the order of the places, on the CPU."""
+    parts, places = [], []
+    for inputs, where in batches:
+        parts.append({name: part.cpu() for name, part in teacher.packed(inputs).items()})
+        places.append(where.cpu())
+    order = torch.cat(places).argsort()
+    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def crop_teacher(labeller: Labeller, protocol: Protocol) -> CropTeacher:
+    """A labeller's network as the teacher of a protocol, at the protocol's temperature."""
+    return CropTeacher(labeller.network, protocol.temperature, labeller.top_k, labeller.precision)

@@ -1,0 +1,206 @@
+"""TODO."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+import torch
+from torch.nn.utils import vector_to_parameters
+
+from ldd.artefact.soft_labels import Precision
+from ldd.errors import UserError
+from ldd.evaluation.baselines.base import EvaluationData, draw_real
+from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
+from ldd.images import DataSpec, Labelled
+from ldd.labels.base import MAX_CANDIDATES, Labeller, Labels, check_form, check_top_k
+from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.runtime.seeding import derive_seed, seeded
+from ldd.students.protocol import Protocol
+from ldd.students.training import Lesson, Outcome, Student
+from ldd.students.training_set import TrainingSet
+from ldd.students.workers import NumWorkers, run_students
+
+
+@final
+class ExpertLabels(Labels):
+    """softmax(logits / T) of one expert of the whole task at an early epoch (D3, arXiv 2403.00999, as released).
+
+    The best epoch is early, and later the more images there are (Qin et al., arXiv 2406.10485); D3 took 9, 12 and 13
+    for 1, 2 and 10 images per class of ImageNet. `auto` chooses it without the set to be labelled and without the test
+    split: for each candidate, students learn from as many random real training images per class with the labels of
+    that epoch, and the one whose students do best on the selection split is taken (of equals the earliest). Random
+    real images with soft labels, which results stand beside, so have the labels that are best for them.
+
+    Args:
+        trajectories: folder that `latentdd experts` recorded on the whole task, or that holds several recordings.
+        network: the experts' network; students of `auto` are of the same kind.
+        expert: number of the expert; one alone labels, without averaging.
+        epoch: training epochs of the expert, or `auto`.
+        temperature: T.
+        top_k: store so many of the largest probabilities; what is left of 1 is spread evenly. Null stores all.
+        precision: of what is stored.
+        candidates: epochs that `auto` tries; null takes up to eight of those recorded, from 1 to the last, spread
+            evenly on a logarithmic scale (a run that records its experts itself: `experts.epochs` of them).
+        protocol: by which `auto` trains students: a shipped protocol's name, or the path of a protocol file.
+        repeats: students per candidate, each with other real images.
+
+    Raises:
+        UserError: a number out of range; in `choose`, trajectories that are missing or do not fit.
+    """
+
+    def __init__(
+        self,
+        trajectories: str,
+        network: NetworkFactory = ConvNet,
+        expert: int = 0,
+        epoch: int | Literal["auto"] = "auto",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        precision: Precision = "float16",
+        candidates: Sequence[int] | None = None,
+        protocol: str = "quick",
+        repeats: int = 1,
+    ) -> None:
+        check_form(temperature, top_k)
+        least = {"expert": (expert, 0), "repeats": (repeats, 1)}
+        if epoch != "auto":
+            least["epoch"] = (epoch, 0)
+        for name, (value, low) in least.items():
+            if value < low:
+                raise UserError(f"labels.{name} ({value}) must be at least {low}")
+        if candidates is not None and (not candidates or min(candidates) < 0):
+            raise UserError(
+                f"labels.candidates ({list(candidates)}) must be epochs of 0 or more, at least one"
+            )
+        self.trajectories = trajectories
+        self.network = network
+        self.expert = expert
+        self.epoch = epoch
+        self.temperature = temperature
+        self.top_k = top_k
+        self.precision: Precision = precision
+        self.candidates = candidates
+        self.protocol = Protocol.load(protocol)
+        self.repeats = repeats
+
+    @torch.inference_mode(False)
+    def choose(
+        self,
+        data: EvaluationData,
+        counts: Sequence[int],
+        seed: int,
+        device: torch.device,
+        num_workers: NumWorkers = "auto",
+    ) -> Labeller:
+        """See `Labels.choose`.
+
+        Raises:
+            UserError: no recording fits the data and the network, or the expert or an epoch is not in it.
+        """
+        experts = self._find(data)
+        if self.epoch != "auto":
+            return self._labeller(experts, data.spec, self.epoch, {}, device)
+        labellers = {
+            epoch: self._labeller(experts, data.spec, epoch, {}, device)
+            for epoch in self._epochs(experts.training.epochs)
+        }
+        sets = _labelled_draws(data, counts, self.repeats, seed, labellers)
+        outcomes = run_students(
+            Lesson(data.spec, self.protocol, {"student": self.network}, derive_seed(seed, "label students")),
+            [Student(name, "student", repeat, self.protocol.epochs) for name, repeat in sets],
+            sets,
+            Labelled(data.selection_images.images, data.selection_images.labels),
+            device=device,
+            num_workers=num_workers,
+        )
+        tried = _means(outcomes)
+        best = max(tried, key=lambda epoch: (tried[epoch], -epoch))
+        return self._labeller(experts, data.spec, best, tried, device)
+
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """One recording, of as many epochs as are named."""
+        last = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
+        return (ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, last)),)
+
+    def check(self, data: EvaluationData) -> None:
+        """See `Labels.check`."""
+        self._find(data)
+
+    def _find(self, data: EvaluationData) -> Trajectories:
+        """The recording that fits."""
+        spec, real = data.spec, data.core_set
+        check_top_k(self.top_k, spec)
+        network = _build(self.network, spec)
+        if next(network.buffers(), None) is not None:
+            raise UserError(
+                f"labels.network ({type(network).__name__}) has statistics beside its weights (batch normalisation), "
+                "which expert trajectories do not keep; choose another norm"
+            )
+        setting = ExpertSetting.of(spec, real.keys, real.labels, network)
+        experts = find_trajectories(self.trajectories, setting, self.expert + 1, "labels")
+        last = experts.training.epochs
+        wanted = [self.epoch] if self.epoch != "auto" else list(self.candidates or [])
+        if wanted and max(wanted) > last:
+            raise UserError(
+                f"labels.{'candidates' if self.epoch == 'auto' else 'epoch'} ({max(wanted)}) is later than the {last} "
+                f"epochs of {experts.folder}; lower it, or record experts with more epochs"
+            )
+        return experts
+
+    def _labeller(
+        self,
+        experts: Trajectories,
+        spec: DataSpec,
+        epoch: int,
+        tried: Mapping[int, float],
+        device: torch.device,
+    ) -> Labeller:
+        expert = _build(self.network, spec)
+        vector_to_parameters(experts.read(self.expert, [epoch])[0], expert.parameters())
+        expert.to(device).eval().requires_grad_(False)
+        facts = {
+            "recording": experts.folder.name,
+            "network": experts.setting.network,
+            "expert": self.expert,
+            "epoch": epoch,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "precision": self.precision,
+            "selection_accuracy": {str(name): score for name, score in tried.items()},
+        }
+        return Labeller(expert, spec, self.temperature, self.top_k, self.precision, facts)
+
+    def _epochs(self, last: int) -> list[int]:
+        if self.candidates is not None:
+            return sorted(set(self.candidates))
+        steps = torch.logspace(0, torch.tensor(float(last)).log10().item(), MAX_CANDIDATES)
+        return sorted({round(step) for step in steps.tolist()})
+
+
+def _build(factory: NetworkFactory, spec: DataSpec) -> Network:
+    """A network whose weights are about to be replaced."""
+    with torch.inference_mode(False), seeded(0, "label expert"):
+        return factory(spec.num_classes, spec.image_size)
+
+
+def _labelled_draws(
+    data: EvaluationData,
+    counts: Sequence[int],
+    repeats: int,
+    seed: int,
+    labellers: Mapping[int, Labeller],
+) -> dict[tuple[str, int], TrainingSet]:
+    """(epoch, repeat) -> random real images with that epoch's labels; all epochs label the same images."""
+    sets: dict[tuple[str, int], TrainingSet] = {}
+    for repeat in range(repeats):
+        wanted = "labels: images per class"
+        images, _ = draw_real(data.train_images, counts, wanted, seed, "label images", repeat)
+        for epoch, labeller in labellers.items():
+            sets[str(epoch), repeat] = TrainingSet(images, labeller(images).float())
+    return sets
+
+
+def _means(outcomes: Mapping[Student, Outcome]) -> dict[int, float]:
+    accuracies: dict[int, list[float]] = {}
+    for student, outcome in outcomes.items():
+        accuracies.setdefault(int(student.set), []).append(outcome.accuracy)
+    return {epoch: sum(values) / len(values) for epoch, values in accuracies.items()}

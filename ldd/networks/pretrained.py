@@ -1,0 +1,235 @@
+"""Pre-trained classifiers of torchvision's architectures: published weights by name, or a local state dict."""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from ldd.disk.files import read_tensors, sha256
+from ldd.errors import UserError
+from ldd.imagenet import tables as imagenet
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
+
+Size = int | tuple[int, int]
+"""Short side in pixels, or height and width (the aspect ratio is then squashed)."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop, normalise.
+
+    Attributes:
+        resize: short side in pixels, or (height, width).
+        crop: side of the centre crop in pixels.
+        mean, std: per channel, for images in [0, 1].
+        interpolation: of the resize, which is antialiased and works on bytes.
+
+    Raises:
+        UserError: the crop is larger than the image, or a number is outside its range.
+    """
+
+    resize: Size
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        sides = (self.resize,) if isinstance(self.resize, int) else self.resize
+        if min(self.crop, *sides) < 1:
+            raise UserError(f"resize={self.resize}, crop={self.crop}: sizes are pixels, 1 or more")
+        if self.crop > min(sides):
+            raise UserError(
+                f"crop={self.crop} is larger than resize={self.resize}; crop at most {min(sides)}, or resize to more"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(
+                f"mean={list(self.mean)}, std={list(self.std)}: three numbers each, and every std above 0"
+            )
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """(3, h, w) uint8 -> (3, crop, crop) uint8."""
+        size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+        resized = resize(image, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
+        square: Tensor = center_crop(resized, [self.crop, self.crop])
+        return square
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(N, 3, crop, crop) uint8 -> float32 as the classifier takes it."""
+        mean = pixels.new_tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
+        std = pixels.new_tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
+        return (pixels.float() / 255 - mean) / std
+
+    def __str__(self) -> str:
+        """One line, the same for the same pixels."""
+        size = self.resize if isinstance(self.resize, int) else "{}x{}".format(*self.resize)
+        return (
+            f"resize {size} ({self.interpolation}, antialiased, on bytes), centre crop {self.crop}, "
+            f"mean {list(self.mean)}, std {list(self.std)}"
+        )
+
+
+_LISTED = 5  # keys spelt out in a message
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier by architecture and weights; nothing is loaded before `load`.
+
+    Attributes:
+        architecture: torchvision's name of a classification model, e.g. `resnet18`.
+        weights: name of published weights of this architecture (`IMAGENET1K_V1`, `DEFAULT`), or path of a state dict
+            in torchvision's key names (safetensors, or what `torch.save` wrote and `weights_only` loads).
+
+    Raises:
+        UserError: the architecture is unknown, or the weights are neither such a name nor a file.
+    """
+
+    architecture: str
+    weights: str
+
+    def __post_init__(self) -> None:
+        known = list_models(module=torchvision.models)
+        if self.architecture not in known:
+            near = ", ".join(get_close_matches(self.architecture, known, n=3, cutoff=0.3)) or "resnet18"
+            raise UserError(
+                f"classifier={self.architecture!r} is no classification model of torchvision; nearest: {near}"
+            )
+        if self.published is None and not Path(self.weights).expanduser().is_file():
+            names = ", ".join(member.name for member in get_model_weights(self.architecture))
+            raise UserError(
+                f"weights={self.weights!r} are neither published weights of {self.architecture} ({names}) nor a file; "
+                "check the path"
+            )
+
+    @cached_property
+    def published(self) -> WeightsEnum | None:
+        """The published weights, or None for a file."""
+        name = self.weights.rpartition(".")[2]
+        names = get_model_weights(self.architecture).__members__
+        return names[name] if name in names and self.weights in (name, f"{names[name]}") else None
+
+    @cached_property
+    def identity(self) -> str:
+        """Architecture and what the weights are, wherever they lie."""
+        if self.published is not None:
+            return f"torchvision {self.architecture} {self.published.name} ({Path(self.published.url).name})"
+        return f"torchvision {self.architecture} sha256:{sha256(Path(self.weights).expanduser())}"
+
+    def preprocessing(
+        self,
+        resize: Size | None,
+        crop: int | None,
+        mean: tuple[float, float, float] | None,
+        std: tuple[float, float, float] | None,
+    ) -> Preprocessing:
+        """What is given, else what the published weights state, else (for a file) ImageNet's usual 256 / 224."""
+        own = self.published.transforms() if self.published is not None else None
+        return Preprocessing(
+            resize=(own.resize_size[0] if own else 256) if resize is None else resize,
+            crop=(own.crop_size[0] if own else 224) if crop is None else crop,
+            mean=tuple((own.mean if own else IMAGENET_MEAN) if mean is None else mean),
+            std=tuple((own.std if own else IMAGENET_STD) if std is None else std),
+            interpolation=own.interpolation.value if own else "bilinear",
+        )
+
+    @cached_property
+    def outputs(self) -> int:
+        """Number of classes it tells apart.
+
+        Raises:
+            UserError: the file does not fit the architecture.
+        """
+        if self.published is not None:
+            return len(self.published.meta["categories"])
+        with torch.device("meta"):
+            last = list(get_model(self.architecture, weights=None).state_dict())[-1]
+        state = self._read()
+        if last not in state:
+            raise UserError(self._other_keys([last], []))
+        return len(state[last])
+
+    def load(self) -> nn.Module:
+        """The network on the CPU in evaluation mode.
+
+        Raises:
+            UserError: published weights cannot be fetched, or the file does not fit the architecture.
+        """
+        if self.published is not None:
+            try:
+                fetched: nn.Module = get_model(self.architecture, weights=self.published)
+            except (URLError, OSError, RuntimeError) as error:
+                raise UserError(
+                    f"cannot fetch {self.published.url} ({error}); download it where there is a network and set "
+                    "weights to the file"
+                ) from error
+            return fetched.eval()
+        network: nn.Module = get_model(self.architecture, weights=None, num_classes=self.outputs)
+        try:
+            missing, unexpected = network.load_state_dict(self._read(), strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise UserError(
+                f"weights={self.weights!r} are of another shape than {self.architecture}: {reason}"
+            ) from error
+        if missing or unexpected:
+            raise UserError(self._other_keys(missing, unexpected))
+        return network.eval()
+
+    def _read(self) -> dict[str, Tensor]:
+        path = Path(self.weights).expanduser()
+        if path.suffix == ".safetensors":
+            return read_tensors(path)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"weights={self.weights!r} cannot be loaded as tensors only ({reason}); save a state dict"
+            ) from error
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise UserError(
+                f"weights={self.weights!r} are no state dict (names to tensors); save network.state_dict()"
+            )
+        return state
+
+    def _other_keys(self, missing: Sequence[str], unexpected: Sequence[str]) -> str:
+        return (
+            f"weights={self.weights!r} are not of {self.architecture}: {len(missing)} keys are missing "
+            f"({', '.join(missing[:_LISTED])}) and {len(unexpected)} unknown ({', '.join(unexpected[:_LISTED])}); name "
+            "the architecture they belong to in classifier"
+        )
+
+
+def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -> Tensor:
+    """Which of the classifier's outputs is each class, (K,) int64.
+
+    Of 1,000 outputs an ImageNet class has its place in the sorted synset list; of K outputs each class its label; of
+    any other number the class's own id (a subset of the data that the classifier was trained on).
+
+    Raises:
+        UserError: the outputs cannot be told.
+    """
+    indices = imagenet.indices()
+    strangers = [info for info in classes if info.wnid not in indices]
+    if outputs == len(indices) and not strangers:
+        return torch.tensor([indices[info.wnid] for info in classes])
+    if outputs == len(classes):
+        return torch.arange(outputs)
+    if outputs != len(indices) and outputs > len(classes) and max(info.id for info in classes) < outputs:
+        return torch.tensor([info.id for info in classes])
+    example = f", e.g. {strangers[0].wnid!r} is no ImageNet class" if outputs == len(indices) else ""
+    raise UserError(
+        f"classifier {classifier} has {outputs} outputs and the data {len(classes)} classes{example}: which is which "
+        "cannot be told; use a classifier trained on these classes, or CrossFittedLossPruner, which trains one"
+    )

@@ -1,0 +1,174 @@
+"""Latents of training images, encoded once: in memory, or in a file on disk that ranks and runs share."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import ModelMixin
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from ldd.augmentation.affine import AffineViews
+from ldd.disk.files import atomic_file, write_json
+from ldd.disk.shared import build_once, map_file
+from ldd.errors import UserError
+from ldd.images import to_unit_range
+from ldd.runtime.seeding import generator
+
+_FORMAT = 1  # of the index and of what `encode_views` draws
+CHUNK = 256  # images encoded at once
+
+Encode = Callable[[Tensor], Tensor]
+"""Images (n, 3, H, W) in [-1, 1] -> latents (n, c, h, w), float32."""
+
+
+class Images(Protocol):
+    """What is asked of `RealImages`.
+
+    Attributes:
+        labels: (M,) int64.
+    """
+
+    labels: Tensor
+
+    def take(self, places: Tensor) -> Tensor:
+        """The images at `places` (n,), (n, 3, H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which latents there are of each training image.
+
+    Attributes:
+        number: views, the first of them unaltered.
+        augmentation: alters the others.
+        mirror: each view and its mirror image.
+        seed: of the alterations.
+
+    Raises:
+        UserError: several views with nothing that makes them differ.
+    """
+
+    number: int = 1
+    augmentation: AffineViews | None = None
+    mirror: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or (self.number > 1 and self.augmentation is None):
+            raise UserError(
+                f"views={self.number} needs an augmentation that makes them differ; set augmentation, or views=1"
+            )
+
+    def __len__(self) -> int:
+        """Latents of each image."""
+        return self.number * (1 + self.mirror)
+
+    def description(self) -> dict[str, object]:
+        """All that the latents follow from beside images and autoencoder."""
+        altered = self.augmentation is not None and self.number > 1
+        return {
+            "number": self.number,
+            "mirror": self.mirror,
+            "augmentation": asdict(self.augmentation) if self.augmentation is not None and altered else None,
+            "seed": self.seed if altered else None,
+        }
+
+
+@torch.no_grad()
+def encode_views(encode: Encode, real: Images, views: Views, device: torch.device) -> Iterator[Tensor]:
+    """Latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
+
+    Encoding is not autocast, so that latents do not depend on the precision of the training.
+    """
+    for view in range(views.number):
+        for mirrored in (False, True)[: 1 + views.mirror]:
+            for number, places in enumerate(torch.arange(len(real.labels)).split(CHUNK)):
+                images = to_unit_range(real.take(places)).to(device)
+                if view > 0 and views.augmentation is not None:
+                    images = views.augmentation(images, generator(views.seed, "view", view, number))
+                with torch.autocast(device.type, enabled=False):
+                    yield encode(images.flip(-1) if mirrored else images).float().cpu()
+
+
+class LatentCache:
+    """Latents on disk: `latents-<size>px-<key>.bin`, float32 one after the other, and `.json`, their index.
+
+    The key is a hash of everything the latents follow from: the images (`revision`), the autoencoder's weights and
+    config, and the views. Old files may be deleted at any time. Both are written beside and renamed, the index last;
+    of several processes one encodes and the others wait.
+
+    Args:
+        folder: where entries lie.
+        revision: hash of the images.
+        autoencoder: its `fingerprint`.
+        views: of each image.
+        shape: (M, c, h, w) of all latents together.
+        image_size: pixels, for the file's name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        revision: str,
+        autoencoder: str,
+        views: Views,
+        shape: tuple[int, ...],
+        image_size: int,
+    ) -> None:
+        facts = [_FORMAT, revision, autoencoder, views.description(), list(shape)]
+        self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.data = folder / f"latents-{image_size}px-{self.key[:16]}.bin"
+        self.index = self.data.with_suffix(".json")
+        self._shape, self._size = shape, torch.Size(shape).numel()
+
+    def load(self, parts: Iterator[Tensor]) -> Tensor:
+        """The latents, mapped; those that are not there are taken from `parts` and written.
+
+        Raises:
+            UserError: a folder that cannot be written, or too little space; nothing half-written stays.
+        """
+        found = self._open()
+        if found is not None:
+            return found
+        return build_once(
+            self.data,
+            find=self._open,
+            write=lambda: self._write(parts),
+            num_bytes=self._size * torch.float32.itemsize,
+            contents=f"{self._shape[0]} latents",
+        )
+
+    def _open(self) -> Tensor | None:
+        if not self.index.is_file():
+            return None
+        try:
+            if json.loads(self.index.read_text(encoding="utf-8"))["key"] != self.key:
+                raise ValueError("another index")
+            return map_file(self.data, self._size, torch.float32).view(self._shape)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            rank_zero_warn(f"the cache {self.data} is damaged ({error}); it is built again")
+            return None
+
+    def _write(self, parts: Iterator[Tensor]) -> None:
+        rank_zero_info(f"encoding {self._shape[0]} latents into {self.data}")
+        with atomic_file(self.data) as beside, open(beside, "wb") as file:
+            for part in parts:
+                file.write(part.contiguous().numpy().data)
+        write_json(self.index, {"format": _FORMAT, "key": self.key, "shape": list(self._shape)})
+
+
+def fingerprint(autoencoder: ModelMixin) -> str:
+    """Hash of an autoencoder's class, config and weights, in 64 hex digits."""
+    config = {name: value for name, value in autoencoder.config.items() if not name.startswith("_")}
+    digest = hashlib.sha256(
+        json.dumps([type(autoencoder).__name__, config], sort_keys=True, default=str).encode()
+    )
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,406 @@
+"""Training a class-conditional latent diffusion prior on one's own images (`latentdd prior train`).
+
+Two phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net
+on latents that are encoded once. Every batch follows from (seed, step), so a run resumes from its step. Several ranks
+share each batch: rank r takes every R-th of its images and gradients are summed, so that the losses and weights are
+those of one rank up to float32 rounding.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, Protocol, cast, final
+
+import torch
+from diffusers import DDIMScheduler, ModelMixin
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from ldd.augmentation.affine import AffineViews
+from ldd.errors import NonFiniteError, UserError
+from ldd.images import DataSpec, to_bytes, to_unit_range
+from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
+from ldd.prior_training.latents import CHUNK, Images, LatentCache, Views, encode_views, fingerprint
+from ldd.prior_training.losses import (
+    Denoiser,
+    decode_scaled,
+    encode_scaled,
+    learning_rate,
+    moving_average,
+    noise_error,
+    pixel_error,
+    reconstruction_loss,
+)
+from ldd.prior_training.writing import Measured, count, write_prior
+from ldd.priors.autoencoder import AutoencoderPrior
+from ldd.runtime.ranks import sum_gradients, sum_over_ranks
+from ldd.runtime.seeding import generator, seeded
+
+_VALIDATION_DRAWS = 8  # (noise, time) pairs per selection image
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class Data(Protocol):
+    """What is asked of `DistillationData`: two splits after `setup`, and the content key of one for the cache.
+
+    Attributes:
+        core_set: what is learned from.
+        selection_images: what the validation losses are measured on.
+    """
+
+    core_set: Images
+    selection_images: Images
+
+    def core_set_key(self) -> str:
+        """Hash of everything the core-set's pixels follow from."""
+
+
+@final
+class PriorTraining(LightningModule):
+    """Autoencoder and class-conditional denoiser, trained one after the other.
+
+    The denoiser learns to predict noise (DDPM, Ho et al. 2020) in the latent space (Rombach et al. 2022), with the
+    class dropped at random for classifier-free guidance (Ho and Salimans 2022). What is saved are exponential moving
+    averages of its weights. `trainer.max_steps` counts both phases.
+
+    Args:
+        autoencoder: shape of the autoencoder to train, or folder or hub id of a pre-trained one, which stays frozen.
+        unet: shape of the denoiser.
+        data_spec: classes and image size (linked to the data).
+        autoencoder_steps: steps of the first phase; 0 with a pre-trained autoencoder.
+        autoencoder_batch_size: images per step of the first phase.
+        autoencoder_lr: peak learning rate of the first phase.
+        kl_weight: weight of the posterior's divergence per latent value, beside the mean absolute error per pixel.
+        batch_size: latents per step of the second phase.
+        lr: peak learning rate of the second phase; both rise over 100 steps and fall to 0 as a cosine.
+        weight_decay: of AdamW, in the second phase.
+        class_dropout: share of latents trained under the null condition, in [0, 1).
+        ema_decay: of the moving average, reached gradually as min(ema_decay, (1 + n) / (10 + n)).
+        augmentation: altered views of the training images; null for none.
+        views: latents encoded of each training image, the first of them unaltered.
+        mirror: encode the mirror image of each view too (not for digits or letters).
+        cache_dir: folder for latents, shared by ranks and runs and mapped into memory; null keeps them in memory.
+        beta_start, beta_end: ends of the noise schedule (scaled-linear, 1,000 steps).
+        licence: terms of the trained weights; null names the data's.
+        seed: of initial weights and every draw.
+
+    Raises:
+        UserError: settings that contradict each other or the data.
+    """
+
+    strict_loading = False  # a frozen autoencoder stays out of checkpoints
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderShape | str,
+        unet: DenoiserShape,
+        data_spec: DataSpec,
+        autoencoder_steps: int = 0,
+        autoencoder_batch_size: int = 64,
+        autoencoder_lr: float = 2e-3,
+        kl_weight: float = 1e-4,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        class_dropout: float = 0.1,
+        ema_decay: float = 0.999,
+        augmentation: AffineViews | None = None,
+        views: int = 1,
+        mirror: bool = False,
+        cache_dir: str | None = None,
+        beta_start: float = 0.0015,
+        beta_end: float = 0.0195,
+        licence: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        _check(isinstance(autoencoder, str), autoencoder_steps, class_dropout)
+        self.spec = data_spec
+        self.frozen: AutoencoderPrior | None = None
+        if isinstance(autoencoder, str):
+            self.frozen = AutoencoderPrior(autoencoder, data_spec.image_size)
+            channels, side, _ = self.frozen.latent_shape
+        else:
+            with seeded(seed, "autoencoder weights"):
+                self.autoencoder = autoencoder.build(data_spec.image_size)
+            channels, side = autoencoder.latent_channels, autoencoder.latent_size(data_spec.image_size)
+        with seeded(seed, "denoiser weights"):
+            self.denoiser = Denoiser(unet.build(channels, side), data_spec.num_classes)
+        self._latent_shape = (channels, side, side)
+        self.average = AveragedModel(self.denoiser, avg_fn=moving_average(ema_decay)).requires_grad_(False)
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=beta_start, beta_end=beta_end,
+            prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False,
+            clip_sample=False,
+        )  # fmt: skip
+        self._autoencoder_steps, self._autoencoder_batch = autoencoder_steps, autoencoder_batch_size
+        self._batch, self._weight_decay = batch_size, weight_decay
+        self._rates = (autoencoder_lr, lr)
+        self._kl_weight, self._class_dropout = kl_weight, class_dropout
+        self._views, self._seed = Views(views, augmentation, mirror, seed), seed
+        self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self._licence = (
+            licence if licence is not None else f"weights learned from data under: {data_spec.licence}"
+        )
+        self._latents: Tensor | None = None
+        self._selection: Tensor | None = None
+        self._rows: Tensor
+        self.measured = Measured()
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """AdamW for each phase."""
+        denoiser = AdamW(self.denoiser.parameters(), lr=self._rates[1], weight_decay=self._weight_decay)
+        if self.frozen is not None:
+            return [denoiser]
+        return [AdamW(self.autoencoder.parameters(), lr=self._rates[0], weight_decay=0.0), denoiser]
+
+    def setup(self, stage: str) -> None:
+        """Refuse trainer settings that this training cannot honour."""
+        if self.trainer.precision not in _PRECISIONS:
+            # float16 needs a loss scaler; averages of half-precision weights would stand still.
+            raise UserError(
+                f"trainer.precision={self.trainer.precision} cannot train a prior; use {' or '.join(_PRECISIONS)}"
+            )
+        if self.trainer.world_size > min(self._batch, self._autoencoder_batch):
+            raise UserError(
+                f"trainer.devices: {self.trainer.world_size} ranks cannot share batches of {self._batch} latents and "
+                f"{self._autoencoder_batch} images; raise batch_size and autoencoder_batch_size, or use fewer devices"
+            )
+        if self.trainer.max_steps <= self._autoencoder_steps:
+            raise UserError(
+                f"trainer.max_steps={self.trainer.max_steps} leaves no step for the denoiser after "
+                f"autoencoder_steps={self._autoencoder_steps}; set it to the steps of both phases together"
+            )
+
+    # One step
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """One step of the phase that this step belongs to; the loader's batch is not read."""
+        started = time.perf_counter()
+        step, first = self.global_step, self._autoencoder_steps
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        # Networks that use dropout draw from the global generator.
+        with seeded(self._seed, "dropout", step, device=self.device):
+            if step < first:
+                loss, optimizer, rate = self._autoencoder_loss(step), optimizers[0], self._rates[0]
+                rate *= learning_rate(step, first)
+            else:
+                loss, optimizer, rate = self._denoiser_loss(step), optimizers[-1], self._rates[1]
+                rate *= learning_rate(step - first, self.trainer.max_steps - first)
+        total = sum_over_ranks(loss.detach().clone())
+        if not torch.isfinite(total):
+            raise NonFiniteError(
+                f"step {step}: the training loss of the prior is {total.item()}; lower lr or autoencoder_lr"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()  # not manual_backward: DDP would wait for the gradients of the other phase's network
+        sum_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.clip_gradients(optimizer.optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        optimizer.step()
+        if step >= first:
+            self.average.update_parameters(self.denoiser)
+        self._record("autoencoder_loss" if step < first else "loss", total)
+        self.measured.add_seconds(time.perf_counter() - started)
+
+    def _autoencoder_loss(self, step: int) -> Tensor:
+        """This rank's part of the loss: its images' sum over the number of all."""
+        draws = generator(self._seed, "autoencoder", step)
+        real = self._data.core_set
+        chosen = torch.randint(len(real.labels), (self._autoencoder_batch,), generator=draws)
+        images = self._images(real, chosen)
+        if self._views.augmentation is not None:
+            images = self._views.augmentation(images, draws)
+        noise = torch.randn(len(images), *self._latent_shape, generator=draws).to(self.device)
+        mine, noise = self._share(images), self._share(noise)
+        loss = reconstruction_loss(self.autoencoder, mine, noise, self._kl_weight)
+        return loss * (len(mine) / len(images))
+
+    def _denoiser_loss(self, step: int) -> Tensor:
+        """This rank's part of the loss."""
+        if self._latents is None:
+            self._latents = self._encode_training_images()
+            self._rows = self._data.core_set.labels.repeat(len(self._views))
+        draws = generator(self._seed, "denoiser", step)
+        chosen = torch.randint(len(self._latents), (self._batch,), generator=draws)
+        rows = self._rows[chosen].clone()
+        rows[torch.rand(self._batch, generator=draws) < self._class_dropout] = self.spec.num_classes
+        noise, timesteps = self._noise(self._batch, draws)
+        mine = [self._share(t) for t in (self._latents[chosen], noise, timesteps, rows)]
+        return self._noise_error(self.denoiser, *mine) * (len(mine[0]) / self._batch)
+
+    def _noise(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(n, *self._latent_shape, generator=draws)
+        return noise, torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=draws)
+
+    def _noise_error(
+        self, denoiser: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor
+    ) -> Tensor:
+        here = [tensor.to(self.device) for tensor in (latents, noise, timesteps, rows)]
+        return noise_error(denoiser, self.scheduler, *here)
+
+    def _images(self, real: Images, places: Tensor) -> Tensor:
+        return to_unit_range(real.take(places)).to(self.device)
+
+    def _share(self, batch: Tensor) -> Tensor:
+        return batch[self.trainer.global_rank :: self.trainer.world_size]
+
+    # Latents
+
+    def _encode_training_images(self) -> Tensor:
+        """Scaled latents of all views of the training images, on the CPU, in the order of `encode_views`."""
+        real = self._data.core_set
+        if self.frozen is None:
+            # Nothing trains the autoencoder from here on. Its unit of measure is the spread of plain latents.
+            self.autoencoder.eval().requires_grad_(False)
+            self.autoencoder.register_to_config(scaling_factor=1.0)
+            plain = self._encode(real)
+            self.autoencoder.register_to_config(scaling_factor=float(1 / plain.std()))
+        parts = encode_views(self._encoder, real, self._views, self.device)
+        if self._cache_dir is None:
+            return torch.cat(list(parts))
+        cache = LatentCache(
+            self._cache_dir,
+            self._data.core_set_key(),
+            fingerprint(self._autoencoder),
+            self._views,
+            (len(real.labels) * len(self._views), *self._latent_shape),
+            self.spec.image_size,
+        )
+        return cache.load(parts)
+
+    def _encode(self, real: Images) -> Tensor:
+        """Scaled latents of images as they are, on the CPU."""
+        return torch.cat(list(encode_views(self._encoder, real, Views(), self.device)))
+
+    def _encoder(self, images: Tensor) -> Tensor:
+        if self.frozen is not None:
+            # The faster layout of large convolutional encoders, on CPUs too.
+            return self.frozen.encode(images.contiguous(memory_format=torch.channels_last))
+        return encode_scaled(self.autoencoder, images)
+
+    @property
+    def _autoencoder(self) -> ModelMixin:
+        return self.autoencoder if self.frozen is None else self.frozen.autoencoder
+
+    @property
+    def _data(self) -> Data:
+        return cast(Data, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    # The end of a run
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Errors on the selection split: noise (averaged weights, fixed draws), and pixels of a trained autoencoder."""
+        split, draws = self._data.selection_images, generator(self._seed, "validation")
+        if self.trainer.sanity_checking or self._latents is None or not len(split.labels):
+            return
+        latents = self._selection = self._encode(split) if self._selection is None else self._selection
+        error = torch.zeros((), device=self.device)
+        for number in range(_VALIDATION_DRAWS):
+            noise, timesteps = self._noise(len(latents), draws)
+            if number % self.trainer.world_size == self.trainer.global_rank:
+                parts = zip(*(t.split(CHUNK) for t in (latents, noise, timesteps, split.labels)), strict=True)
+                errors = [self._noise_error(self.average, *part) * len(part[0]) for part in parts]
+                error += torch.stack(errors).sum() / (_VALIDATION_DRAWS * len(latents))
+        self._record("val_loss", sum_over_ranks(error))
+        if self.frozen is None:
+            errors = [
+                pixel_error(self.autoencoder, latents[places].to(self.device), self._images(split, places))
+                * len(places)
+                for places in torch.arange(len(latents)).split(CHUNK)
+            ]
+            self._record("val_autoencoder_loss", torch.stack(errors).sum() / len(latents))
+
+    @torch.no_grad()
+    def draw(
+        self, label: int, n: int, draws: torch.Generator, *, num_steps: int, guidance_scale: float
+    ) -> Tensor | None:
+        """Images (n, 3, H, W) uint8 of one class by the averaged weights; None before the denoiser has any.
+
+        Raises:
+            UserError: num_steps or guidance_scale out of range.
+        """
+        if int(self.average.n_averaged) == 0:
+            return None
+        averaged = cast(Denoiser, self.average.module)
+        latents = averaged.sample(
+            torch.full((n,), label), draws, self.scheduler, num_steps=num_steps, guidance_scale=guidance_scale
+        )
+        if self.frozen is not None:
+            return to_bytes(self.frozen.decode(latents)).cpu()
+        return to_bytes(decode_scaled(self.autoencoder, latents)).cpu()
+
+    def _record(self, name: str, value: Tensor) -> None:
+        self.measured.record(name, value)
+        validation = name.startswith("val_")
+        key = f"val/{name[4:]}" if validation else f"train/{name}"
+        # The same on all ranks.
+        self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop a frozen autoencoder's weights."""
+        state = checkpoint["state_dict"].items()
+        checkpoint["state_dict"] = {name: value for name, value in state if not name.startswith("frozen.")}
+
+    def save_prior(self, folder: Path | str, command: str | None = None) -> Path:
+        """Write the prior folder with averaged weights in half precision, and a model card of the facts.
+
+        Args:
+            folder: where to; an existing one is replaced.
+            command: what the user typed, for the model card.
+
+        Raises:
+            UserError: the denoiser has not been trained yet, or the folder cannot be written.
+        """
+        averaged = self.average.module
+        assert isinstance(averaged, Denoiser)
+        if int(self.average.n_averaged) == 0:
+            raise UserError("there is no prior to save: the denoiser has not been trained for a single step")
+        return write_prior(
+            folder,
+            unet=averaged.unet,
+            autoencoder=self._autoencoder,
+            scheduler=self.scheduler,
+            class_embedding=averaged.class_embedding.weight,
+            spec=self.spec,
+            licence=self._licence,
+            facts=self._facts(averaged, command),
+        )
+
+    def _facts(self, averaged: Denoiser, command: str | None) -> dict[str, str]:
+        number = self.measured.text
+        facts = {"command": f"`{command}`"} if command is not None else {}
+        facts |= {
+            "seed": str(self._seed),
+            "terms of the data": self.spec.licence,
+            "data used": f"the training split only; the test split left out has fingerprint {self.spec.fingerprint}",
+            "denoiser": f"{count(averaged)} parameters (class table included), {int(self.average.n_averaged):,} steps "
+            f"of {self._batch}; noise error: training {number('loss')}, selection split {number('val_loss')}",
+        }
+        trained = (
+            f"{self._autoencoder_steps:,} steps of {self._autoencoder_batch}; loss: training "
+            f"{number('autoencoder_loss')}; mean absolute error of pixels in [-1, 1] on the selection split "
+            f"{number('val_autoencoder_loss')}"
+        )
+        origin = trained if self.frozen is None else f"pre-trained; {self.frozen.licence}"
+        facts["autoencoder"] = f"{count(self._autoencoder)} parameters, {origin}"
+        return facts | {"seconds": self.measured.duration(self.device)}
+
+
+def _check(frozen: bool, autoencoder_steps: int, class_dropout: float) -> None:
+    if frozen and autoencoder_steps != 0:
+        raise UserError(
+            f"autoencoder_steps={autoencoder_steps} with a pre-trained autoencoder, which stays frozen; use 0"
+        )
+    if not frozen and autoencoder_steps < 1:
+        raise UserError(
+            f"autoencoder_steps={autoencoder_steps} leaves the autoencoder untrained; use some hundreds"
+        )
+    if not 0 <= class_dropout < 1:
+        raise UserError(
+            f"class_dropout={class_dropout} is not a share; use a number from 0 to below 1, such as 0.1"
+        )

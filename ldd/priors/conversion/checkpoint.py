@@ -1,0 +1,210 @@
+"""An original (CompVis) latent-diffusion checkpoint as a prior folder of ours.
+
+Every tensor of the checkpoint is either converted, or known to be of use only in training; anything else fails.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import ModelMixin, VQModel
+from torch import Tensor
+
+from ldd.disk.files import atomic_folder, write_json, write_tensors
+from ldd.errors import UserError
+from ldd.images import ClassInfo
+from ldd.priors.conversion.config import Original, read_original
+from ldd.priors.conversion.keys import Origin, autoencoder_origins, unet_origins
+from ldd.priors.conversion.reading import read_state
+
+Weights = Literal["raw", "ema"]
+
+_UNET, _EMA, _FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
+_TABLE, _SCALE = "cond_stage_model.embedding.weight", "scale_factor"
+_EMA_COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
+_SCHEDULE = {
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+    "lvlb_weights", "logvar",
+}  # fmt: skip
+"""Tables that follow from the YAML (`alphas_cumprod` is compared), and the loss's own weights."""
+_TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")
+_LISTED = 40
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A model on the meta device, and the origin (by full name) of each of its tensors."""
+
+    model: ModelMixin
+    origins: Mapping[str, Origin]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+
+
+def convert_checkpoint(
+    checkpoint: Path | str,
+    config: Path | str,
+    out: Path | str,
+    *,
+    classes: Sequence[ClassInfo],
+    licence: str,
+    weights: Weights = "raw",
+    trust: bool = False,
+) -> Path:
+    """Write the prior folder of an original checkpoint; tensors keep the checkpoint's precision.
+
+    Args:
+        checkpoint: file of the original code.
+        config: the YAML it was trained with.
+        out: folder to write; it must not exist.
+        classes: of the rows of the class table, which has the null row after them; unused for an unconditional model.
+        licence: terms of the weights.
+        weights: the U-Net's weights as trained, or their moving average.
+        trust: read pickles of more than tensors, see `read_state`.
+
+    Raises:
+        UserError: a file, setting or tensor that does not fit (all tensors that do not are listed), or a folder that
+            exists or cannot be written.
+    """
+    if Path(out).exists():
+        raise UserError(f"out ({out}) exists; name a new folder")
+    original = read_original(config)
+    _check_classes(original, classes)
+    state = read_state(checkpoint, trust=trust)
+    parts = _parts(original, weights)
+    _account(state, original, parts, weights)
+    _check_schedule(state, original)
+    for part in parts:
+        _fill(part, state)
+    if original.scale_by_std:
+        original.autoencoder.register_to_config(scaling_factor=float(state[_SCALE]))
+    _write(Path(out), original, state, classes, licence, f"{Path(checkpoint).name}, {weights} weights")
+    return Path(out)
+
+
+def _parts(original: Original, weights: Weights) -> tuple[_Part, _Part]:
+    unet = {
+        name: Origin(
+            _ema_name(origin.key) if weights == "ema" else _UNET + origin.key, origin.part, origin.heads
+        )
+        for name, origin in unet_origins(original.unet).items()
+    }
+    first_stage = {
+        name: Origin(_FIRST_STAGE + origin.key)
+        for name, origin in autoencoder_origins(original.autoencoder).items()
+    }
+    return _Part(original.unet, unet), _Part(original.autoencoder, first_stage)
+
+
+def _ema_name(key: str) -> str:
+    """The moving average's name of a U-Net tensor: no buffer's name may hold a dot."""
+    return _EMA + f"diffusion_model.{key}".replace(".", "")
+
+
+def _account(
+    state: Mapping[str, Tensor], original: Original, parts: Sequence[_Part], weights: Weights
+) -> None:
+    """Refuse missing tensors, tensors nothing is known of, and shapes other than the YAML's, all at once."""
+    if weights == "ema" and not any(key.startswith(_EMA) for key in state):
+        raise UserError("the checkpoint holds no moving average of the weights; give --weights raw")
+    wrong, needed = [], set()
+    for part in parts:
+        shapes = part.shapes
+        needed |= {origin.key for origin in part.origins.values()}
+        wrong += [
+            f"{origin.key} is {tuple(state[origin.key].shape)}, not {origin.shape(shapes[name])}"
+            for name, origin in part.origins.items()
+            if origin.key in state and not origin.fits(state[origin.key], shapes[name])
+        ]
+    if original.table_shape is not None:
+        needed.add(_TABLE)
+        if _TABLE in state and tuple(state[_TABLE].shape) != original.table_shape:
+            wrong.append(f"{_TABLE} is {tuple(state[_TABLE].shape)}, not {original.table_shape}")
+    if original.scale_by_std:
+        needed.add(_SCALE)
+    raw = {origin.key for origin in unet_origins(original.unet).values()}
+    other = {_UNET + key for key in raw} if weights == "ema" else {_ema_name(key) for key in raw}
+    known = needed | other | _SCHEDULE | _EMA_COUNTERS
+    missing = sorted(needed - set(state))
+    left = sorted(key for key in state if key not in known and not key.startswith(_TRAINING))
+    if missing or left or wrong:
+        found = (("missing", missing), ("left over", left), ("of another shape", list(dict.fromkeys(wrong))))
+        listed = "\n".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in found if keys)
+        raise UserError(
+            f"checkpoint and config do not fit together; give the YAML it was trained with\n{listed}"
+        )
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = len(keys) - _LISTED
+    return ", ".join(keys[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_schedule(state: Mapping[str, Tensor], original: Original) -> None:
+    ours, theirs = original.scheduler.alphas_cumprod, state.get("alphas_cumprod")
+    if theirs is None:
+        return
+    if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-4, atol=1e-7):
+        raise UserError(
+            "the config's noise schedule (linear_start, linear_end, timesteps) is not the one in the checkpoint; "
+            "give the YAML it was trained with"
+        )
+
+
+def _check_classes(original: Original, classes: Sequence[ClassInfo]) -> None:
+    if original.table_shape is not None and original.table_shape[0] != len(classes) + 1:
+        raise UserError(
+            f"cond_stage_config has n_classes={original.table_shape[0]}, which must be the {len(classes)} classes of "
+            "the class table and one null row for guidance; give the names of its classes with --class-names FILE"
+        )
+
+
+def _fill(part: _Part, state: Mapping[str, Tensor]) -> None:
+    shapes = part.shapes
+    tensors = {name: origin.take(state[origin.key], shapes[name]) for name, origin in part.origins.items()}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{part.origins[name].key} holds other than finite numbers; the checkpoint is damaged, fetch it again"
+            )
+    part.model.load_state_dict(tensors, strict=True, assign=True)
+
+
+def _write(
+    out: Path,
+    original: Original,
+    state: Mapping[str, Tensor],
+    classes: Sequence[ClassInfo],
+    licence: str,
+    source: str,
+) -> None:
+    conditional = original.table_shape is not None
+    known = classes if conditional else ()
+    with atomic_folder(out) as beside:
+        original.unet.save_pretrained(beside / "unet", safe_serialization=True)
+        name = "vqvae" if isinstance(original.autoencoder, VQModel) else "vae"
+        original.autoencoder.save_pretrained(beside / name, safe_serialization=True)
+        original.scheduler.save_pretrained(beside / "scheduler")
+        if conditional:
+            write_tensors(beside / "class_embedding.safetensors", {"weight": state[_TABLE]})
+        write_json(
+            beside / "prior.json",
+            {
+                "classes": [{"id": c.id, "wnid": c.wnid, "name": c.name} for c in known],
+                "null_class": len(known) if conditional else -1,
+                "image_size": original.image_size,
+                "licence": licence,
+            },
+        )
+        kind = f"{len(known)} classes" if conditional else "unconditional"
+        (beside / "README.md").write_text(
+            f"# Latent diffusion prior, {kind}, {original.image_size} px\n\n"
+            f"Converted by `latentdd prior convert` from {source}. Licence of the weights: {licence}.\n",
+            encoding="utf-8",
+        )

@@ -1,0 +1,163 @@
+"""Text-to-image U-Nets (Stable Diffusion 1.5 form) as denoisers: the condition starts from a prompt per class."""
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.images import ClassInfo
+from ldd.priors.denoisers.unet import Denoiser, refuse_further_inputs, tell
+from ldd.priors.loading import Init, load_model, read_json
+from ldd.runtime.seeding import seeded
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+PROMPT = "a photo of a {name}"
+_FIELDS = {"name", "wnid"}
+
+
+@final
+class TextToImageUNet(Denoiser):
+    """A U-Net with cross-attention to the tokens of a prompt; the text encoder is frozen like everything else.
+
+    Rows are numbers of prompts in the order in which `rows` met them; a class keeps its row for the lifetime of the
+    prior. The null condition is the empty prompt.
+
+    Args:
+        folder: with `unet/` (UNet2DConditionModel), `text_encoder/` (CLIPTextModel) and `tokenizer/`.
+        prompt: template of a class's prompt; `{name}` and `{wnid}` are filled from the data's class table.
+        init: `random` for a U-Net of random weights; the text encoder is kept.
+
+    Raises:
+        UserError: `transformers` is not installed, missing or damaged component, components that do not fit together,
+            or a template with other fields.
+    """
+
+    null_tokens: Tensor
+
+    def __init__(self, folder: Path, prompt: str = PROMPT, init: Init = "pretrained") -> None:
+        super().__init__()
+        _check_template(prompt)
+        self.prompt = prompt
+        self.network = load_model(folder / "unet", (UNet2DConditionModel,), init=init)
+        refuse_further_inputs(self.network, "the tokens of a prompt")
+        self.tokenizer, self.text_encoder = _load_text(folder)
+        width = self.text_encoder.config.hidden_size
+        if width != self.network.config.cross_attention_dim:
+            raise UserError(
+                f"component 'text_encoder' makes tokens of width {width}; the U-Net's cross_attention_dim asks for "
+                f"{self.network.config.cross_attention_dim}; both must be from one prior"
+            )
+        self.classes: list[ClassInfo] = []
+        self._rows: dict[str, int] = {}
+        self.register_buffer("null_tokens", self._encode([""]))
+
+    def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
+        """Numbers (K,) int64 of the classes' prompts: that of `mapping`, else the filled template.
+
+        Raises:
+            UserError: a mapping to a row number, or a prompt longer than the text encoder reads.
+        """
+        return torch.tensor([self._row(info, mapping) for info in classes], dtype=torch.int64)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Text embeddings (N, L, D) of the prompts, L being the text encoder's length; without gradient."""
+        prompts = list(self._rows)
+        kept, place = rows.cpu().unique(return_inverse=True)
+        return self._encode([prompts[row] for row in kept.tolist()])[place.to(self.null_tokens.device)]
+
+    def null(self, n: int) -> Tensor:
+        """Text embedding of the empty prompt, (n, L, D)."""
+        return self.null_tokens.expand(n, -1, -1)
+
+    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+        """See `Denoiser.forward`; conditioning is (N, L, D)."""
+        output: Tensor = self.network(
+            x, tell(timestep, x), encoder_hidden_states=conditioning, return_dict=False
+        )[0]
+        return output
+
+    def _row(self, info: ClassInfo, mapping: Mapping[str, int | str]) -> int:
+        wish = mapping.get(info.wnid, mapping.get(info.name))
+        if isinstance(wish, int):
+            raise UserError(
+                f"classes maps {info.wnid} ({info.name}) to {wish}, but a text-to-image prior has no rows; "
+                "give the class's prompt as text"
+            )
+        prompt = self.prompt.format(name=info.name, wnid=info.wnid) if wish is None else wish
+        length, longest = len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length
+        if length > longest:
+            raise UserError(
+                f"the prompt {prompt!r} of class {info.wnid} has {length} tokens, the text encoder reads {longest}; "
+                "shorten it in classes or prompt"
+            )
+        return self._rows.setdefault(prompt, len(self._rows))
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> Tensor:
+        ids = self.tokenizer(
+            prompts, padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
+        ).input_ids
+        weight = next(self.text_encoder.parameters())
+        tokens: Tensor = self.text_encoder(ids.to(weight.device))[0]
+        return tokens.to(weight.dtype)  # under autocast it would be half precision
+
+
+def _check_template(prompt: str) -> None:
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None}
+    except ValueError as error:
+        raise UserError(f"prompt={prompt!r} is no template ({error}); write e.g. {PROMPT!r}") from error
+    if fields - _FIELDS:
+        raise UserError(
+            f"prompt={prompt!r} asks for {{{min(fields - _FIELDS)}}}; a template may hold {{name}} and {{wnid}}"
+        )
+
+
+def _load_text(folder: Path) -> "tuple[CLIPTokenizer, CLIPTextModel]":
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise UserError(
+            f"{folder} is a text-to-image prior, whose text encoder needs the package transformers ({error}); "
+            "install it with: pip install 'latentdd[text]'"
+        ) from error
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    if not (encoder / "config.json").is_file():
+        raise UserError(f"component 'text_encoder' is missing: no config.json in {encoder}")
+    if not tokenizer.is_dir():
+        raise UserError(f"component 'tokenizer' is missing: no {tokenizer}")
+    kinds = read_json(encoder / "config.json").get("architectures")
+    if kinds != ["CLIPTextModel"]:
+        raise UserError(f"{encoder} holds a {', '.join(kinds or ['?'])}; supported here: CLIPTextModel")
+    if not (encoder / "model.safetensors").is_file():
+        raise UserError(
+            f"component 'text_encoder' has no model.safetensors in {encoder}; "
+            "save it with save_pretrained(safe_serialization=True)"
+        )
+    part = tokenizer
+    try:
+        words = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+        part = encoder
+        with seeded(0, "placeholder weights"):
+            loaded: Any = CLIPTextModel.from_pretrained(
+                str(encoder), dtype=torch.float32, use_safetensors=True, local_files_only=True,
+                output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"{part} cannot be loaded ({error}); a file is damaged or missing, fetch or save it again"
+        ) from error
+    model, report = loaded  # the annotation of the library knows the model alone
+    if report["missing_keys"]:
+        raise UserError(
+            f"{part} cannot be loaded ({len(report['missing_keys'])} tensors missing); fetch or save it again"
+        )
+    return words, model.requires_grad_(False).eval()

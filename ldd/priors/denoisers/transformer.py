@@ -1,0 +1,116 @@
+"""Diffusion transformers (DiT) as denoisers: one learnable condition per block."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+
+from ldd.errors import UserError
+from ldd.images import ClassInfo
+from ldd.priors.class_table import ClassTable, labelled_table
+from ldd.priors.denoisers.unet import Denoiser, tell
+from ldd.priors.loading import Init, PriorCard, load_model, read_json
+
+
+@final
+class _BlockCondition(nn.Module):
+    """Stands where a block's class table was: picks the block's part of the conditions (N, blocks, D)."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        return conditions[:, self.block]
+
+
+@final
+class DiffusionTransformer(Denoiser):
+    """A class-conditional DiT (diffusers' DiTTransformer2DModel; arXiv:2212.09748).
+
+    Every block adds a row of its own class table to the timestep embedding. The tables are taken out of the blocks,
+    and what they would have answered is given from outside: conditioning is (N, blocks, D), and the model's own
+    forward runs with it in the place of class labels. Channels of a learned variance are dropped.
+
+    Args:
+        folder: with `transformer/`; `model_index.json` may name the rows (`id2label`).
+        card: `prior.json` where there is one: its classes and null row go before `id2label` and the last row.
+        tied: one condition for all blocks, (N, 1, D). Where the blocks' tables differ it starts from their mean.
+        init: `random` for a transformer of random weights, class tables included.
+
+    Raises:
+        UserError: missing or damaged component, or names that do not fit the tables.
+    """
+
+    _component = "transformer"
+    class_embedding: Tensor
+
+    def __init__(
+        self, folder: Path, card: PriorCard | None = None, *, tied: bool = False, init: Init = "pretrained"
+    ) -> None:
+        super().__init__()
+        self.network = load_model(folder / "transformer", (DiTTransformer2DModel,), init=init)
+        embeddings = [block.norm1.emb for block in self.network.transformer_blocks]
+        tables = torch.stack([emb.class_embedder.embedding_table.weight.detach() for emb in embeddings])
+        for block, emb in enumerate(embeddings):
+            emb.class_embedder = _BlockCondition(block)
+        if bool((tables == tables[:1]).all()):
+            tables = tables[:1]  # published models repeat one table in every block
+        elif tied:
+            tables = tables.double().mean(0, keepdim=True).float()
+        # (1 or blocks, rows, D)
+        self.register_buffer("class_embedding", tables.clone())
+        self.blocks = 1 if tied else len(embeddings)
+        self.multiple = self.network.config.patch_size
+        self.null_class = tables.shape[1] - 1 if card is None else card.null_class
+        self._table = _class_table(folder, card, tables.shape[1])
+        self.classes = self._table.classes
+
+    def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
+        """Rows of the class tables, see `ClassTable.rows`."""
+        return self._table.rows(classes, mapping)
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Class embeddings (N, blocks, D), or (N, 1, D) if tied."""
+        found = self.class_embedding[:, rows.to(self.class_embedding.device)].transpose(0, 1)
+        return found.expand(-1, self.blocks, -1)
+
+    def null(self, n: int) -> Tensor:
+        """Embeddings of the null class, (n, blocks, D) or (n, 1, D) if tied."""
+        return self.class_embedding[:, self.null_class].expand(n, self.blocks, -1)
+
+    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+        """See `Denoiser.forward`; conditioning is (N, blocks, D) or (N, 1, D) if tied."""
+        conditions = conditioning.expand(-1, len(self.network.transformer_blocks), -1)
+        output: Tensor = self.network(
+            x, tell(timestep, x).expand(len(x)), class_labels=conditions, return_dict=False
+        )[0]
+        return output[:, : x.shape[1]]
+
+    def _outputs(self, channels: int) -> tuple[int, ...]:
+        return (channels, 2 * channels)
+
+
+def _class_table(folder: Path, card: PriorCard | None, num_rows: int) -> ClassTable:
+    if card is not None:
+        if not 0 <= card.null_class < num_rows or len(card.classes) > num_rows:
+            raise UserError(
+                f"prior.json names {len(card.classes)} classes and null_class {card.null_class}, but the class tables "
+                f"of component 'transformer' have {num_rows} rows"
+            )
+        return ClassTable(card.classes, num_rows)
+    index = folder / "model_index.json"
+    labels = read_json(index).get("id2label") if index.is_file() else None
+    try:
+        labels = {str(int(row)): str(text) for row, text in (labels or {}).items()}
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{index}: id2label is malformed ({error}); it maps row numbers to names") from error
+    if labels and max(map(int, labels)) >= num_rows:
+        raise UserError(
+            f"{index}: id2label names row {max(map(int, labels))}, but the class tables of component 'transformer' "
+            f"have {num_rows} rows"
+        )
+    return labelled_table(labels, num_rows - 1)

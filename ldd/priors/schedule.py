@@ -1,0 +1,108 @@
+"""TODO."""
+
+import math
+from typing import NamedTuple, final
+
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ldd.errors import UserError
+
+_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class Step(NamedTuple):
+    """One step of the grid: the timestep the network is told, the noise levels before and after it."""
+
+    timestep: int
+    abar: float
+    abar_prev: float
+
+
+@final
+class Schedule:
+    """Timesteps and noise levels of a DDIM scheduler, and what its prediction type and clipping mean.
+
+    The table is the scheduler's own, widened to float64; coefficients stay Python floats and meet tensors
+    last, so that a chain is as exact as its tensors.
+
+    Args:
+        scheduler: the prior's scheduler; only its config and its table are used.
+
+    Attributes:
+        num_train_timesteps: T, length of the table.
+        prediction_type: what the network predicts: `epsilon`, `v_prediction` or `sample`.
+        clip: bound on the predicted clean latents, or None.
+
+    Raises:
+        UserError: thresholding is on, or the prediction type is unknown.
+    """
+
+    def __init__(self, scheduler: DDIMScheduler) -> None:
+        config = scheduler.config
+        if config.thresholding:
+            raise UserError(
+                "scheduler: thresholding=True rescales latents by a quantile, which is not supported; "
+                "set it to false in scheduler_config.json"
+            )
+        if config.prediction_type not in _PREDICTION_TYPES:
+            raise UserError(
+                f"scheduler: prediction_type={config.prediction_type!r} is unknown; "
+                f"it must be one of {', '.join(_PREDICTION_TYPES)}"
+            )
+        self.num_train_timesteps: int = config.num_train_timesteps
+        self.prediction_type: str = config.prediction_type
+        self.clip: float | None = config.clip_sample_range if config.clip_sample else None
+        self._spacing: str = config.timestep_spacing
+        self._scheduler = scheduler
+        self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
+        self._final_abar = float(scheduler.final_alpha_cumprod)
+
+    def steps(self, num_steps: int) -> tuple[Step, ...]:
+        """The grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
+
+        Raises:
+            UserError: fewer than one step, more than the table has, a grid that leaves the table, or a noise
+                level at which the prediction type determines nothing.
+        """
+        table = self.num_train_timesteps
+        if num_steps < 1:
+            raise UserError(f"num_steps={num_steps} must be at least 1")
+        if num_steps > table:
+            raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
+        self._scheduler.set_timesteps(num_steps)
+        # For some numbers of steps rounding gives "trailing" one timestep too many, -1, which is none.
+        timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
+        assert len(timesteps) == num_steps
+        outside = [t for t in timesteps if not 0 <= t < table]
+        if outside:
+            raise UserError(
+                f"num_steps={num_steps} leads to timestep {outside[0]}, outside 0..{table - 1} (spacing "
+                f"{self._spacing!r}, steps_offset {self._scheduler.config.steps_offset}); take fewer steps"
+            )
+        stride = table // num_steps
+        steps = tuple(
+            Step(t, self._abar[t], self._abar[t - stride] if t >= stride else self._final_abar)
+            for t in timesteps
+        )
+        # v_prediction is defined at every noise level; the others divide by one of the two signal shares.
+        forbidden = {"epsilon": 0.0, "sample": 1.0}.get(self.prediction_type)
+        if any(step.abar == forbidden for step in steps):
+            raise UserError(
+                f"scheduler: prediction_type={self.prediction_type!r} is undefined at the noise level "
+                f"abar={forbidden} that num_steps={num_steps} visits with spacing {self._spacing!r}; "
+                "use another timestep_spacing or a v_prediction model"
+            )
+        return steps
+
+    def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Clean latents x0 (clipped if the config says so) and noise e that a network output at x implies."""
+        output = output.to(x.dtype)  # under autocast the network answers in half precision
+        signal, spread = math.sqrt(step.abar), math.sqrt(1 - step.abar)
+        if self.prediction_type == "epsilon":
+            x0, e = (x - spread * output) / signal, output
+        elif self.prediction_type == "v_prediction":
+            x0, e = signal * x - spread * output, signal * output + spread * x
+        else:
+            x0, e = output, (x - signal * output) / spread
+        return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e

@@ -1,0 +1,328 @@
+"""What every trained run shares: seed and data's facts linked, a guarded folder, logs inside it, exit codes."""
+
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning as L
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from ldd.callbacks import CrossArchitecture, Export, Preview, RecordExperts
+from ldd.callbacks.checkpoint import LastCheckpoints, find_fault, find_last
+from ldd.data import DistillationData
+from ldd.disk.files import atomic_file, read_yaml, remove_leftovers
+from ldd.errors import LostRankError, UserError
+from ldd.runtime.processes import (
+    end_with_parent,
+    is_lost_connection,
+    rank_started_by_lightning,
+    requeue,
+    signals_interrupt,
+)
+
+
+def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
+    """Refuse null for what has a default and cannot be null, and a section that is no mapping.
+
+    Args:
+        parser: of the options.
+        options: as parsed, before anything is instantiated.
+
+    Raises:
+        UserError: names the option.
+    """
+    for action in parser._actions:
+        hint: Any = getattr(action, "_typehint", action.type)
+        free = hint is None or hint is Any or type(None) in get_args(hint)
+        if free or action.default is None or action.dest.endswith(".help"):
+            continue
+        parts = action.dest.split(".")
+        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        for name in names:
+            value = options.get(name, "")
+            if value is None:
+                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
+            if name != action.dest and name in options and not isinstance(value, Namespace):
+                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")
+
+
+TRAINER_DEFAULTS = {
+    "max_steps": 1000,
+    "max_epochs": 1,  # one epoch is the whole run, so validation comes at its end
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # the models draw their own batches
+}
+
+
+EXPECTED_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
+    r"LightningCLI's args parameter is intended",  # the process's own arguments name the verb as well
+    r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
+)
+
+
+MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_size", "model.checkpointing")
+"""Settings that a resumed run may change: where the data lies, and how memory is used."""
+
+
+_LOGS = "logs"  # folder of our own logger's files
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save before anything is computed."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if stage != "fit" or not trainer.is_global_zero or path.exists():
+            return
+        config = self.config.clone()
+        config.overwrite = False  # a decision about the folder as it was, not part of the recipe
+        with atomic_file(path) as beside:
+            self.parser.save(config, str(beside), skip_none=False, multifile=False, overwrite=True)
+
+
+class RunCLI(LightningCLI):
+    """A LightningModule over DistillationData in a run folder.
+
+    Attributes:
+        run_files: what marks a folder as holding a run, and what `--overwrite` removes.
+        program: what its help calls it.
+    """
+
+    run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
+    seeded: tuple[str, ...] = ("model.seed", "data.seed")
+    program: str = "latentdd"
+    _starts_again = False
+
+    def __init__(
+        self,
+        model_class: type[L.LightningModule],
+        default_root_dir: str,
+        arguments: Sequence[str] | None = None,
+    ) -> None:
+        for expected in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", expected)
+        super().__init__(
+            model_class,
+            DistillationData,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults={**TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": self.program},
+            run=arguments is None,
+            args=None if arguments is None else list(arguments),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
+        parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Replace a run that is in the folder."
+        )
+        parser.link_arguments("data.spec", "model.data_spec", apply_on="instantiate")
+        for target in self.seeded:
+            parser.link_arguments("seed_everything", target, compute_fn=_as_seed)
+
+    @property
+    def options(self) -> Namespace:
+        """The parsed options of the verb that runs."""
+        options: Namespace = self.config[self.subcommand] if self.subcommand else self.config
+        return options
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve `--ckpt_path`; refuse null where a value is needed, and a folder that already holds a run."""
+        refuse_nulls(self._parser(self.subcommand), self.options)
+        run = Path(self.options.trainer.default_root_dir)
+        resumed = self._resolve_checkpoint(run)
+        if "weights_only" in self.options and self.options.weights_only is None:
+            self.options.weights_only = True  # somebody else's checkpoint must not run code
+        if self.subcommand == "validate":
+            return
+        if resumed:
+            self._refuse_other_settings(run)
+        elif self._found(run) and not self.options.overwrite:
+            raise UserError(
+                f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
+                "it with --overwrite, or choose another folder"
+            )
+
+    def _resolve_checkpoint(self, run: Path) -> bool:
+        """Put a file, or None to start, in the place of `--ckpt_path`; whether an earlier run is gone on with."""
+        options = self.options
+        if self.subcommand == "validate" and options.ckpt_path is None:
+            options.ckpt_path = "last"
+        if options.ckpt_path == "auto":
+            options.ckpt_path = "last" if self._found(run) else None
+        if options.ckpt_path is None:
+            return False
+        if options.ckpt_path == "last":
+            begun = self.subcommand != "validate" and (run / "config.yaml").is_file()
+            if begun and not any((run / "checkpoints").glob("*.ckpt")):
+                rank_zero_info(f"the run in {run} was stopped before its first checkpoint; it starts again")
+                options.ckpt_path, self._starts_again = None, True
+            else:
+                options.ckpt_path = str(find_last(run))
+            return True
+        if not Path(options.ckpt_path).is_file():
+            raise UserError(
+                f"ckpt_path ({options.ckpt_path}) does not exist; name a checkpoint file, or 'last'"
+            )
+        if fault := find_fault(Path(options.ckpt_path)):
+            raise UserError(
+                f"ckpt_path ({options.ckpt_path}) is damaged ({fault}); name another checkpoint file, or 'last'"
+            )
+        return True
+
+    def _found(self, run: Path) -> list[Path]:
+        return [run / name for name in self.run_files if (run / name).exists()]
+
+    def _refuse_other_settings(self, run: Path) -> None:
+        # A checkpoint brings its own learning rates and draws: another setting here would be ignored.
+        path = run / "config.yaml"
+        if not path.is_file():
+            return
+        before = dict(settings_of(read_yaml(path)))
+        now = dict(
+            settings_of(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
+        )
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            listed = "; ".join(f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:5])
+            raise UserError(
+                f"ckpt_path: the run in {run} was started with other settings ({listed}); resume with its own "
+                f"{path}, or start another run"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
+        """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
+        trainer = self.options.trainer
+        try:
+            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"trainer.default_root_dir ({trainer.default_root_dir}): {error.strerror}; choose a writable folder"
+            ) from error
+        if trainer.logger in (None, True):
+            kwargs["logger"] = CSVLogger(trainer.default_root_dir, name=_LOGS)
+        given = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
+        if trainer.enable_progress_bar is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
+            callbacks.append(RichProgressBar(leave=True))
+        kwargs["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
+        """`Trainer.fit` in a folder that is now this run's."""
+        run = Path(self.trainer.default_root_dir)
+        if self.options.ckpt_path is None and self.trainer.is_global_zero:
+            for path in self._found(run):
+                if self._starts_again and path.name == "config.yaml":
+                    continue  # by which ranks that start later know it too
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        if self.trainer.is_global_zero:
+            for folder in (run, *filter(Path.is_dir, run.iterdir())):
+                remove_leftovers(folder)
+        self._call(self.trainer.fit, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
+        """`Trainer.validate`."""
+        self._call(self.trainer.validate, **kwargs)
+
+    def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401
+        # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
+        if (rank := rank_started_by_lightning(self.trainer)) > 0:
+            end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
+        try:
+            with signals_interrupt() as received:
+                function(**kwargs)
+        except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
+            raise UserError(f"trainer: {error}") from error
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not is_lost_connection(error):
+                raise
+            raise LostRankError(
+                f"rank {self.trainer.global_rank} stops: another rank has ended, or does not answer "
+                f"({str(error).partition(chr(10))[0]}); what that one printed tells why. The last checkpoint is kept: "
+                "resume with --ckpt_path last"
+            ) from error
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            callbacks = self.trainer.checkpoint_callbacks
+            received += [c.received for c in callbacks if isinstance(c, LastCheckpoints) and c.received]
+            number = received[-1] if received else signal.SIGINT
+            if number == signal.SIGUSR1 and self.trainer.is_global_zero:
+                requeue()
+            raise SystemExit(128 + number) from None
+
+
+def settings_of(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """What a run's result depends on, flat, by dotted name."""
+    for name, value in flat(config, ("seed_everything", "model", "data")):
+        if name not in MAY_CHANGE:
+            yield name, value
+
+
+def flat(config: Mapping[str, Any], sections: Iterable[str]) -> Iterator[tuple[str, object]]:
+    """The settings of some sections, flat, by dotted name."""
+    parts = [(name, config.get(name)) for name in sections]
+    while parts:
+        name, value = parts.pop()
+        if isinstance(value, dict):
+            parts += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        else:
+            yield name, value
+
+
+def _as_seed(value: bool | int) -> int:
+    if isinstance(value, bool):
+        raise UserError(f"seed_everything ({value}) must be a number: a run must be repeatable")
+    return value
+
+
+class DistillationCLI(RunCLI):
+    """The two Lightning verbs, with sections for experts, evaluation, artefact and pictures."""
+
+    run_files = (
+        *RunCLI.run_files,
+        "distilled",
+        "initial",
+        "evaluation.csv",
+        "evaluation.json",
+        "evaluated",
+        "previews",
+    )
+    seeded = (*RunCLI.seeded, "evaluation.seed")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only what a distiller does."""
+        verbs = LightningCLI.subcommands()
+        return {verb: verbs[verb] for verb in ("fit", "validate")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Sections `experts`, `evaluation`, `export` and `preview`."""
+        parser.add_lightning_class_args(RecordExperts, "experts")
+        parser.add_lightning_class_args(CrossArchitecture, "evaluation")
+        parser.add_lightning_class_args(Export, "export")
+        parser.add_lightning_class_args(Preview, "preview")
+        super().add_arguments_to_parser(parser)

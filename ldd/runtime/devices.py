@@ -1,0 +1,43 @@
+"""How many CPU cores there are to work with."""
+
+import os
+import resource
+import sys
+
+import psutil
+import torch
+
+
+def available_cores() -> int:
+    """Cores that this process may use: fewer than the machine's under `taskset` and most schedulers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of device and all its memory, as text."""
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        return f"{facts.name}, {facts.total_memory} bytes"
+    return f"{device.type}, {psutil.virtual_memory().total} bytes"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory so far in MiB: the allocator's on CUDA, the process's resident set elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def pick_device() -> torch.device:
+    """The accelerator, or the CPU where there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator

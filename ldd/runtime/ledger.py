@@ -1,0 +1,79 @@
+"""What each stage of making and judging a set costs: seconds, peak memory, steps, decoded images.
+
+Stages are `prune` (scoring the real images), `experts`, `distil`, `label`, `evaluate`, and `sample` (a set drawn from a
+prior). A figure that is missing does not apply to a stage; one that is None is unknown.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ldd.runtime.devices import peak_memory_mib
+
+Figures = Mapping[str, float | None]
+Stages = Mapping[str, Figures]
+
+PRUNE, EXPERTS, DISTIL, LABEL, EVALUATE, SAMPLE = "prune", "experts", "distil", "label", "evaluate", "sample"
+SECONDS, PEAK, STEPS, DECODES = "seconds", "peak_memory_mib", "steps", "decodes"
+
+
+class Ledger:
+    """Costs of a process, stage by stage, on top of those of the processes before it."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, dict[str, float | None]] = {}
+
+    @contextmanager
+    def charge(self, stage: str, device: torch.device | None = None, **counts: float) -> Iterator[None]:
+        """Charge a block's seconds, and the peak memory of the process up to its end.
+
+        Args:
+            stage: its name.
+            device: whose memory; None takes the accelerator, or the CPU where there is none.
+            counts: further figures.
+        """
+        started = time.perf_counter()
+        yield
+        self.add({stage: {**measured(time.perf_counter() - started, device), **counts}})
+
+    def add(self, stages: Stages) -> None:
+        """Add figures: sums, for a peak the larger."""
+        self.stages = total([self.stages, stages])
+
+
+def measured(seconds: float, device: torch.device | None = None) -> dict[str, float]:
+    """Seconds, with the peak memory of this process so far."""
+    if device is None:
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return {SECONDS: seconds, PEAK: peak_memory_mib(device)}
+
+
+def total(all_stages: Sequence[Stages]) -> dict[str, dict[str, float | None]]:
+    """Figures of each stage over processes, runs or sub-tasks: sums, for a peak the largest.
+
+    Of those that have a stage, each must have a figure, or its sum is unknown.
+    """
+    stages: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys(name for stages_ in all_stages for name in stages_):
+        of_stage = [stages_[name] for stages_ in all_stages if name in stages_]
+        figures = dict.fromkeys(figure for found in of_stage for figure in found)
+        stages[name] = whole([{figure: found.get(figure) for figure in figures} for found in of_stage])
+    return stages
+
+
+def whole(all_figures: Iterable[Figures]) -> dict[str, float | None]:
+    """Figures over stages: sums of those that a stage has, for a peak the largest; unknown where one is."""
+    values: dict[str, list[float | None]] = {}
+    for figures in all_figures:
+        for figure, value in figures.items():
+            values.setdefault(figure, []).append(value)
+    return {figure: _sum(figure, found) for figure, found in values.items()}
+
+
+def _sum(figure: str, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return max(known) if figure.startswith("peak") else sum(known)

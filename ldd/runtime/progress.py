@@ -1,0 +1,58 @@
+"""A progress bar with images per second, on the first rank and on a terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities import rank_zero_info
+from rich import get_console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from ldd.runtime.ranks import this_rank
+
+_SHOW_FROM = 200  # images: less is done at once
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+
+
+class Counter:
+    """Counts images that are done."""
+
+    def __init__(self, bar: Progress, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=total)
+        self.done = 0
+
+    def add(self, images: int) -> None:
+        """`images` more are done."""
+        self.done += images
+        self._bar.advance(self._task, images)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Counter]:
+    """Show how far `what` has come with `total` images; say at the end how fast it was."""
+    rank, _ = this_rank()
+    shown = rank == 0 and total >= _SHOW_FROM and get_console().is_terminal
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    started = time.perf_counter()
+    with Progress(*columns, transient=True, disable=not shown) as bar:
+        counter = Counter(bar, total)
+        yield counter
+    if total >= _SHOW_FROM:
+        seconds = time.perf_counter() - started
+        rank_zero_info(
+            f"{what}: {counter.done} in {seconds:.0f} s ({counter.done / max(seconds, 1e-9):.1f} images/s)"
+        )

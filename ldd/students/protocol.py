@@ -1,0 +1,388 @@
+"""Evaluation protocols: frozen, named recipes by which students are trained, so that numbers can be compared.
+
+A protocol is a YAML file; the shipped ones lie in `ldd/students/protocol/`. Every result carries the protocol's
+id and the hash of its contents.
+"""
+
+import hashlib
+import inspect
+import json
+import math
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ldd.augmentation.siamese import SiameseAugmentation
+from ldd.augmentation.views import Views
+from ldd.disk.files import read_yaml
+from ldd.errors import UserError
+from ldd.networks import Network, NetworkFactory
+
+Rates = Literal["warm_up", "drop", "steps", "half_cosine"]
+"""Courses of the learning rate, by the names of the functions: `warm_up` is `schedule`."""
+
+
+WARM_UP_START = 1e-7
+"""Share of the learning rate at which the warm-up starts (the released GLaD and LD3M code)."""
+
+
+_STEP = 0.2  # what each of the two drops of `steps` leaves
+
+
+def schedule(epoch: int, epochs: int) -> float:
+    """Share of the peak learning rate in `epoch` (from 0) of `epochs`.
+
+    Linear warm-up from 1e-7 over the first half, then a cosine that would reach zero one step after the end:
+    with h = floor(epochs / 2), `1e-7 + (1 - 1e-7) e / h` up to epoch h, then `(1 + cos(pi (e - h - 1) / h)) / 2`.
+    So epochs h and h + 1 run at the peak, and the last of 1,000 at 4e-5 of it (released GLaD and LD3M evaluation).
+    """
+    half = max(1, epochs // 2)
+    if epoch <= half:
+        return WARM_UP_START + (1 - WARM_UP_START) * epoch / half
+    return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
+
+
+def drop(epoch: int, epochs: int) -> float:
+    """The peak up to epoch floor(epochs / 2), a tenth of it from the next on (released MTT and D3 evaluation)."""
+    return 1.0 if epoch <= epochs // 2 else 0.1
+
+
+def steps(epoch: int, epochs: int) -> float:
+    """A fifth from epoch floor(2 E / 3) on, a twenty-fifth from floor(5 E / 6) on (released IDC evaluation)."""
+    return _STEP ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
+
+
+def half_cosine(epoch: int, epochs: int) -> float:
+    """(1 + cos(pi e / (2 E))) / 2: down to half of the peak, not to zero (released RDED evaluation)."""
+    return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
+
+
+RATES: dict[Rates, Callable[[int, int], float]] = {
+    "warm_up": schedule,
+    "drop": drop,
+    "steps": steps,
+    "half_cosine": half_cosine,
+}
+"""By name."""
+
+
+FOLDER = Path(__file__).with_name("protocols")
+"""Where the shipped protocol files lie."""
+
+_PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
+_CHOICES = {  # fields that are checked rather than converted
+    "rates": tuple(RATES),
+    "mean_images": ("always", "soft", "never"),
+    "optimizer": ("sgd", "adamw"),
+    "labels": ("own", "teacher"),
+    "scores": ("none", "ddranking"),
+}
+LEAST_EPOCHS = 2
+"""Passes below which a student's rate would not leave its warm-up."""
+
+_LIMITS = {
+    "epochs": LEAST_EPOCHS,
+    "full_data_epochs": LEAST_EPOCHS,
+    "batch_size": 1,
+    "full_data_batch_size": 1,
+    "test_every": 1,
+    "looks": 0,
+}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: what a protocol's file says of each of its default networks.
+
+    Attributes:
+        class_path: dotted name of a `Network` class.
+        init_args: its arguments besides `num_classes` and `image_size`.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def factory(self) -> NetworkFactory:
+        """Builder of fresh networks.
+
+        Raises:
+            UserError: no such class, or arguments it does not take.
+        """
+        network = find_network(self.class_path)
+        try:
+            inspect.signature(network).bind(10, 32, **self.init_args)
+        except TypeError as error:
+            raise UserError(
+                f"network {self.class_path}: {error}; it takes {', '.join(inspect.signature(network).parameters)}"
+            ) from None
+        return partial(network, **self.init_args)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long, and in which batches, students learn from a set of a certain size.
+
+    Attributes:
+        epochs: passes; null takes the protocol's.
+        batch_size: images per step; null takes the protocol's.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a student is trained and tested: an optimiser, a course of its rate, random views, cross-entropy.
+
+    With soft labels q the loss is the mean of -sum_k q_k log p_k over a batch (as D3 and Qin et al., arXiv 2406.10485,
+    train), with hard ones the same with q one-hot. The accuracy is that of the last epoch on the test split; no epoch,
+    rate or network is chosen by it.
+
+    Attributes:
+        id: name that every result carries.
+        epochs: passes over a small set.
+        full_data_epochs: passes over the full real data (the upper bound), with the same schedule.
+        batch_size: images per step.
+        full_data_batch_size: images per step on the full real data; null takes batch_size.
+        lr: peak learning rate.
+        momentum: of SGD, or the first beta of AdamW (the second is 0.999).
+        weight_decay: of the optimiser.
+        augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
+            for every sample.
+        networks: name -> network, used where the user names none.
+        network_lr: peak learning rates of single network classes, by dotted name; they replace `lr`.
+        weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
+            with decay min(0.995, 1 - 1/n) at the n-th update.
+        test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
+        rates: course of the learning rate: `warm_up` (`schedule`) or `drop` (`drop`).
+        samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
+            "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
+        mean_images: whether they take part beside the draws: `always`, `soft` (with soft labels only, as in D3's
+            released code) or `never`.
+        optimizer: `sgd` or `adamw`.
+        decay_vectors: whether weight decay also takes biases, gains and shifts.
+        by_images: largest number of images per class -> what replaces `epochs` and `batch_size` up to there; sets with
+            more take those of the protocol. The larger number counts where classes differ.
+        views: random views in the place of `augmentations`, each image its own; null: none.
+        cutmix: alpha of CutMix, which then mixes every batch; 0: none.
+        labels: `own` (those of the set) or `teacher`: what a labeller says of every mixed batch as the student sees it
+            (one soft label a crop), with `temperature` for both.
+        temperature: T: the loss compares softmax(logits / T) with the labels.
+        looks: test so many times during training, evenly, on the selection split and on the test split; results then
+            also say what the epoch that is best on the selection split reaches, and the best of all on the test split.
+        scores: `ddranking` adds sets without augmentation and label- and augmentation-robust scores.
+        source: where the numbers come from (prose; not part of the hash).
+    """
+
+    id: str
+    epochs: int
+    full_data_epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    augmentations: tuple[str, ...]
+    networks: Mapping[str, NetworkSpec]
+    network_lr: Mapping[str, float] = field(default_factory=dict)
+    weight_ema: bool = False
+    full_data_batch_size: int | None = None
+    test_every: int = 1
+    rates: Rates = "warm_up"
+    samples: int | Literal["fresh"] = "fresh"
+    mean_images: Literal["always", "soft", "never"] = "always"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    decay_vectors: bool = True
+    by_images: Mapping[int, Budget] = field(default_factory=dict)
+    views: Views | None = None
+    cutmix: float = 0.0
+    labels: Literal["own", "teacher"] = "own"
+    temperature: float = 1.0
+    looks: int = 0
+    scores: Literal["none", "ddranking"] = "none"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"protocol {self.id}: {name} ({value}) must be at least {least}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be one of {', '.join(known)}"
+                )
+        if self.samples != "fresh" and (type(self.samples) is not int or self.samples < 0):
+            raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
+        for images, budget in self.by_images.items():
+            for name, value in asdict(budget).items():
+                if images < 1 or (value is not None and (type(value) is not int or value < _LIMITS[name])):
+                    raise UserError(
+                        f"protocol {self.id}: by_images.{images}.{name} ({value}) must be a whole number of at least "
+                        f"{_LIMITS[name]}, and the number of images at least 1"
+                    )
+        if self.views is not None and self.augmentations:
+            raise UserError(
+                f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) are two ways of the "
+                "same; leave one of them empty"
+            )
+        if self.labels == "teacher" and self.scores == "ddranking":
+            raise UserError(
+                f"protocol {self.id}: scores (ddranking) compare sets with their own labels; give labels: own, or no "
+                "scores"
+            )
+        SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
+        for name, value in {"lr": self.lr, "temperature": self.temperature, **self.network_lr}.items():
+            if not 0 < value < inf:
+                raise UserError(f"protocol {self.id}: {name} ({value}) must be a number above 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"protocol {self.id}: momentum ({self.momentum}) must lie in [0, 1)")
+        for name in ("weight_decay", "cutmix"):
+            if not 0 <= getattr(self, name) < inf:
+                raise UserError(
+                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be a number of 0 or more"
+                )
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Self:
+        """Read a shipped protocol by name, or any by the path of its YAML file.
+
+        Raises:
+            UserError: no such protocol, or a file with missing, unknown or unusable keys.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(
+                f"protocol ({name_or_path}) is not known; choose from {', '.join(shipped())} or give the path of a "
+                "YAML file"
+            )
+        return cls._from_content(path, read_yaml(path, "a protocol is a YAML file such as the shipped ones"))
+
+    @classmethod
+    def _from_content(cls, path: Path, content: object) -> Self:
+        content = content if isinstance(content, dict) else {}
+        required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        unknown, missing = content.keys() - {f.name for f in fields(cls)}, required - content.keys()
+        if unknown or missing:
+            problems = [f"unknown {', '.join(sorted(unknown))}"] * bool(unknown)
+            problems += [f"missing {', '.join(sorted(missing))}"] * bool(missing)
+            raise UserError(
+                f"protocol ({path}) has keys that do not fit: {'; '.join(problems)}; compare {FOLDER / 'quick.yaml'}"
+            )
+        try:
+            return cls(
+                id=str(content["id"]),
+                epochs=int(content["epochs"]),
+                full_data_epochs=int(content["full_data_epochs"]),
+                batch_size=int(content["batch_size"]),
+                lr=float(content["lr"]),
+                momentum=float(content["momentum"]),
+                weight_decay=float(content["weight_decay"]),
+                augmentations=tuple(map(str, content["augmentations"])),
+                networks={str(name): NetworkSpec(**spec) for name, spec in content["networks"].items()},
+                network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
+                weight_ema=bool(content.get("weight_ema", False)),
+                full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
+                test_every=int(content.get("test_every", 1)),
+                decay_vectors=bool(content.get("decay_vectors", True)),
+                by_images={int(n): Budget(**part) for n, part in content.get("by_images", {}).items()},
+                views=_views(content.get("views")),
+                cutmix=float(content.get("cutmix", 0)),
+                temperature=float(content.get("temperature", 1)),
+                looks=int(content.get("looks", 0)),
+                **{name: content[name] for name in (*_CHOICES, "samples") if name in content},
+                source=str(content.get("source", "")),
+            )
+        except UserError:
+            raise
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(f"protocol ({path}) has a value of the wrong kind: {error}") from error
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all that has an effect; equal files under two names differ by their ids only.
+
+        Settings at their default stay out, so that a new one leaves the hashes of older protocols as they were.
+        """
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        defaults["by_images"] = {}
+        content = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _PROSE and not (name in defaults and value == defaults[name])
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def factories(self) -> dict[str, NetworkFactory]:
+        """Builders of the default networks by name."""
+        return {name: spec.factory() for name, spec in self.networks.items()}
+
+    def lr_at(self, epoch: int, epochs: int) -> float:
+        """Share of the peak learning rate in `epoch` (from 0) of `epochs`."""
+        return RATES[self.rates](epoch, epochs)
+
+    def budget(self, counts: Sequence[int]) -> tuple[int, int]:
+        """Epochs and batch size for a set of so many images of each class."""
+        fitting = [limit for limit in self.by_images if max(counts) <= limit]
+        own = self.by_images[min(fitting)] if fitting else Budget()
+        return own.epochs or self.epochs, own.batch_size or self.batch_size
+
+    def peak_lr(self, network: type) -> float:
+        """Peak learning rate of a network's class."""
+        for path, lr in self.network_lr.items():
+            if canonical(path) == dotted_name(network):
+                return lr
+        return self.lr
+
+
+def _views(value: Mapping[str, Any] | None) -> Views | None:
+    if value is None:
+        return None
+    crop = value.get("crop_scale")
+    return Views(**{**value, "crop_scale": None if crop is None else tuple(map(float, crop))})
+
+
+def _whole_or_none(value: object) -> int | None:
+    return None if value is None else int(str(value))
+
+
+def shipped() -> list[str]:
+    """Names of the protocols in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def dotted_name(network: type) -> str:
+    """Where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
+    return f"{network.__module__}.{network.__qualname__}"
+
+
+def canonical(class_path: str) -> str:
+    """The dotted name of where a class is defined, given any name it is importable by; unchanged if it is not."""
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return class_path
+    return dotted_name(found) if isinstance(found, type) else class_path
+
+
+def find_network(class_path: str) -> type[Network]:
+    """The network class of a dotted name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"network {class_path!r} cannot be imported: {error}; give a dotted class name"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Network)):
+        raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
+    return found

@@ -1,0 +1,209 @@
+"""Dealing students: over ranks, then over worker processes on a CPU or one after another on an accelerator."""
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, TypeVar
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from torch import Tensor, distributed
+
+from ldd.errors import UserError
+from ldd.images import Labelled
+from ldd.runtime.devices import available_cores
+from ldd.runtime.processes import end_with_parent
+from ldd.runtime.ranks import this_rank
+from ldd.students.training import Lesson, Outcome, Student
+from ldd.students.training_set import TrainingSet
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+Sets = Mapping[tuple[str, int], Labelled | TrainingSet]
+"""(set, repeat) -> what its students learn from, on the CPU."""
+
+NumWorkers = int | Literal["auto"]
+"""Worker processes on a CPU: 1 trains in this process; "auto" takes one per core, shared by the ranks of a machine."""
+
+Done = Callable[[Student, Outcome], None]
+"""Called in the parent process when a student has been tested."""
+
+Results = Generator[tuple[Student, Outcome], None, None]
+
+Splits = tuple[Labelled, Labelled | None]
+"""The test split, and the selection split where a protocol looks at it."""
+
+
+def deal(jobs: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """The jobs of one rank: job i goes to rank i mod world_size."""
+    return list(jobs[rank::world_size])
+
+
+def run_students(
+    lesson: Lesson,
+    students: Sequence[Student],
+    sets: Sets,
+    test: Labelled,
+    *,
+    device: torch.device,
+    num_workers: NumWorkers = "auto",
+    done: Done | None = None,
+    selection: Labelled | None = None,
+) -> dict[Student, Outcome]:
+    """Train and test all students and give every rank all outcomes.
+
+    On a CPU every student uses one thread, so its accuracy is the same bit for bit with any number of workers.
+
+    Args:
+        lesson: what they share; with more than one worker its factories are pickled.
+        students: the same list on every rank.
+        sets: what they learn from.
+        test: the test split, (M, 3, H, W) uint8 with labels (M,), on the CPU.
+        device: where students are trained.
+        num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
+        done: called for each student of this rank.
+        selection: the selection split likewise, for protocols that look during training.
+
+    Raises:
+        UserError: fewer workers than 1, a network that cannot be sent to a worker, a worker that was killed.
+    """
+    rank, world_size = this_rank()
+    # The longest first, so that no worker is left with one at the end.
+    order = sorted(
+        students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels)
+    )
+    mine = deal(order, rank, world_size)
+    workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
+    outcomes: dict[Student, Outcome] = {}
+    results = (
+        _in_workers(lesson, mine, sets, (test, selection), workers)
+        if workers > 1
+        else _here(lesson, mine, sets, (test, selection), device)
+    )
+    with closing(results):
+        for student, outcome in results:
+            outcomes[student] = outcome
+            if done:
+                done(student, outcome)
+    if world_size > 1:
+        gathered: list[dict[Student, Outcome]] = [{} for _ in range(world_size)]
+        distributed.all_gather_object(gathered, outcomes)
+        outcomes = {student: outcome for part in gathered for student, outcome in part.items()}
+    return {student: outcomes[student] for student in students}
+
+
+def count_workers(num_workers: NumWorkers) -> int:
+    """Worker processes that `num_workers` stands for on this machine.
+
+    Raises:
+        UserError: fewer than 1.
+    """
+    if num_workers == "auto":
+        return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_workers < 1:
+        raise UserError(f"num_workers ({num_workers}) must be 'auto' or at least 1")
+    return num_workers
+
+
+def _here(
+    lesson: Lesson, students: Sequence[Student], sets: Sets, splits: Splits, device: torch.device
+) -> Results:
+    there = [None if split is None else Labelled(*(part.to(device) for part in split)) for split in splits]
+    test, *rest = filter(None, there)
+    if lesson.teacher is not None:
+        lesson = replace(lesson, teacher=lesson.teacher.to(device))
+    for student in students:
+        training = TrainingSet(*sets[student.set, student.repeat]).to(device)
+        yield student, lesson.run(student, training, test, *rest)
+
+
+def _in_workers(
+    lesson: Lesson, students: Sequence[Student], sets: Sets, splits: Splits, workers: int
+) -> Results:
+    # joblib's processes rather than multiprocessing's: they take lambdas and classes of the main script, do not run
+    # that script again, map a large array instead of copying it, and notice when one of them is killed.
+    _check_sendable(lesson)
+    arrays: dict[int, Array] = {}
+
+    def shared(data: Labelled | TrainingSet) -> tuple[Array | None, ...]:
+        # One array object per tensor: joblib writes each object to its temporary file once.
+        return tuple(None if part is None else arrays.setdefault(id(part), part.numpy()) for part in data)
+
+    numerics, tested = _Numerics.of_this_process(), [shared(split) for split in splits if split is not None]
+    tasks = (
+        delayed(_work)(numerics, lesson, student, shared(sets[student.set, student.repeat]), tested)
+        for student in students
+    )
+    try:
+        with closing(
+            Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")(tasks)
+        ) as results:
+            yield from results
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process that trained a student was killed, most likely because memory ran out; lower "
+            f"num_workers ({workers})"
+        ) from error
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _check_sendable(lesson: Lesson) -> None:
+    for name, factory in lesson.factories.items():
+        try:
+            cloudpickle.dumps(factory)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise UserError(
+                f"networks: {name} cannot be sent to worker processes ({error}); let its factory hold no locks, files "
+                "or generators, or set num_workers to 1"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Numerics:
+    """Settings of the parent process that change a result's last bits."""
+
+    matmul_precision: str
+    deterministic: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_default_dtype(),
+        )
+
+    def apply(self) -> None:
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_default_dtype(self.dtype)
+
+
+def _work(
+    numerics: _Numerics,
+    lesson: Lesson,
+    student: Student,
+    training: tuple[Array | None, ...],
+    splits: Sequence[tuple[Array, Array]],
+) -> tuple[Student, Outcome]:
+    """What a worker process runs."""
+    end_with_parent()
+    numerics.apply()
+    learned = TrainingSet(*(None if part is None else _tensor(part) for part in training))  # type: ignore[arg-type]
+    return student, lesson.run(student, learned, *(Labelled(*map(_tensor, split)) for split in splits))
+
+
+def _tensor(array: Array) -> Tensor:
+    with warnings.catch_warnings():
+        # What joblib maps is read-only, and nobody writes to it; a copy might not fit into memory.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

@@ -1,0 +1,191 @@
+"""What a sweep consists of: the file that names its settings, and one cell for each run."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ldd.disk.files import write_json
+from ldd.errors import UserError
+from ldd.runs.folder import fit_or_resume
+
+_NEEDED = {"base", "axes"}
+_KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
+_CELL_NAME = "cell.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        names: of its setting on each axis; of a reference its own name, then empty ones.
+        seed: of the run.
+        folder: its run folder.
+        arguments: of `latentdd fit`, without seed and folder.
+    """
+
+    names: tuple[str, ...]
+    seed: int
+    folder: Path
+    arguments: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Names and seed."""
+        return f"{', '.join(filter(None, self.names))}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether a sweep ran it to its end, evaluation included.
+
+        Raises:
+            UserError: its folder holds a cell of other settings.
+        """
+        path = self.folder / _CELL_NAME
+        if not path.is_file():
+            return False
+        record = json.loads(path.read_text())
+        if record["arguments"] != list(self.arguments):
+            raise UserError(
+                f"{self.folder} was run with other settings ({shlex.join(record['arguments'])}); choose another --out, "
+                "or remove that folder"
+            )
+        return bool(record["finished"])
+
+    def note(self, *, finished: bool) -> None:
+        """Write what was run here."""
+        record = {"arguments": list(self.arguments), "seed": self.seed, "finished": finished}
+        write_json(self.folder / _CELL_NAME, record)
+
+    def command(self) -> list[str]:
+        """Arguments of `latentdd`: a new run, or the continuation of one that was stopped."""
+        return fit_or_resume(self.arguments, self.seed, self.folder)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file: `base` (a recipe, or a list of files that go one over the other), `axes`, and optional keys.
+
+    Every axis maps names to settings, and a setting maps options of `latentdd fit` to values, in order; a value that
+    ends in `.yaml` is a file, like `base` relative to the sweep file. `options` is such a setting for all runs, and
+    `references` are settings that run beside the combinations of the axes, each once for every seed. `panels` names an
+    axis whose settings are not to be compared (budgets, data): the plot has a panel for each.
+
+    Attributes:
+        bases: recipes.
+        axes: axis -> name -> options of `latentdd fit` as text.
+        seeds: of the runs.
+        options: of all runs.
+        references: name -> options.
+        panels: an axis, or None.
+    """
+
+    bases: tuple[str, ...]
+    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    seeds: tuple[int, ...]
+    options: tuple[str, ...] = ()
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    panels: str | None = None
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Sweep":
+        """Read a sweep file.
+
+        Raises:
+            UserError: it is missing, or not a sweep.
+        """
+        folder = Path(path).parent
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"--config ({path}) cannot be read: {error}") from error
+        if not isinstance(content, dict) or not _NEEDED <= content.keys() <= _KEYS:
+            raise UserError(
+                f"--config ({path}) is no sweep; it needs base and axes, and may have options, panels, references and "
+                "seeds"
+            )
+        bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
+        seeds = content.get("seeds", [0])
+        axes, references = content["axes"], content.get("references", {})
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise UserError(f"{path}: seeds ({seeds}) must be a list of whole numbers")
+        named = list(axes.values()) if isinstance(axes, dict) else []
+        if not named or not all(named) or not all(isinstance(group, dict) for group in [*named, references]):
+            raise UserError(
+                f"{path}: axes must map each axis to names and their settings, references likewise"
+            )
+        if clash := {name for names in axes.values() for name in map(str, names)} & set(map(str, references)):
+            raise UserError(
+                f"{path}: {sorted(clash)[0]!r} is the name of a reference and on an axis; rename one"
+            )
+        panels = content.get("panels")
+        if panels is not None and (panels not in axes or len(axes) < 2 or references):
+            raise UserError(
+                f"{path}: panels ({panels}) must be one of several axes ({', '.join(map(str, axes))}), in a sweep "
+                "without references"
+            )
+        return cls(
+            tuple(_file(folder, base) for base in bases),
+            {str(axis): _settings(folder, f"axes.{axis}", names) for axis, names in axes.items()},
+            tuple(seeds),
+            _options(folder, "options", content.get("options", {})),
+            _settings(folder, "references", references),
+            panels,
+        )
+
+    def cells(self, out: Path | str, extra: Sequence[str] = ()) -> list[Cell]:
+        """All combinations, then the references.
+
+        Args:
+            out: folder of the sweep; a cell's is `<out>/<names, joined by _>/seed-<seed>`.
+            extra: options of `latentdd fit` for all of them, between those of the file and those of the axes.
+        """
+        base = [part for path in self.bases for part in ("--config", path)]
+        runs = [
+            (tuple(name for name, _ in chosen), tuple(option for _, options in chosen for option in options))
+            for chosen in product(*(names.items() for names in self.axes.values()))
+        ]
+        runs += [((name,), options) for name, options in self.references.items()]
+        return [
+            Cell(
+                names + ("",) * (len(self.axes) - len(names)),
+                seed,
+                Path(out) / "_".join(names) / f"seed-{seed}",
+                (*base, *self.options, *extra, *options),
+            )
+            for names, options in runs
+            for seed in self.seeds
+        ]
+
+
+def _file(folder: Path, name: object) -> str:
+    path = folder / str(name)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name files relative to the sweep file")
+    return str(path)
+
+
+def _settings(folder: Path, where: str, found: Mapping[object, object]) -> dict[str, tuple[str, ...]]:
+    for name in map(str, found):
+        if not name or "_" in name or "/" in name:
+            raise UserError(
+                f"{where}.{name}: a name may hold neither _ nor /, since folders are called by it"
+            )
+    return {str(name): _options(folder, f"{where}.{name}", options) for name, options in found.items()}
+
+
+def _options(folder: Path, where: str, found: object) -> tuple[str, ...]:
+    if not isinstance(found, dict):
+        raise UserError(f"{where} ({found}) must map options of latentdd fit to values")
+    return tuple(part for key, value in found.items() for part in (f"--{key}", _as_text(folder, value)))
+
+
+def _as_text(folder: Path, value: Any) -> str:  # noqa: ANN401 - whatever YAML holds
+    if isinstance(value, str):
+        return _file(folder, value) if value.endswith(".yaml") else value
+    return json.dumps(value)

@@ -1,0 +1,126 @@
+"""Runs of `latentdd` side by side, in processes of their own, which free their memory whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Generic, TypeVar
+
+from ldd.runtime.devices import available_cores
+
+T = TypeVar("T")
+
+LOG_NAME = "output.log"
+"""What a run says that shares the terminal with others."""
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TOLD_TO_STOP = {
+    code
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    for code in (-number, 128 + number)
+}
+"""Exit codes of a run that a signal ended."""
+
+_POLL = 0.1  # seconds between two looks at the processes
+
+
+class Runs(Generic[T]):
+    """Runs `latentdd` commands, some at a time.
+
+    Signals that would end this process are passed on to all of them and waited for, so that each keeps its last step.
+    A run that was told to stop, by this process or another, stops the others too, and no more are started.
+
+    Args:
+        jobs: how many run at a time, 1 or more. One alone has the terminal and all cores; several write to
+            `output.log` in their folder, and share the cores: each has its part in threads (unless the environment
+            has OMP_NUM_THREADS) and in worker processes of the evaluation (unless its own arguments say how many).
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._running: dict[subprocess.Popen[bytes], T] = {}
+        self._told: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def __call__(self, commands: Iterable[tuple[T, Sequence[str], Path]]) -> Generator[tuple[T, int]]:
+        """Exit codes, each as soon as its run has ended.
+
+        Args:
+            commands: for each run what it is called in the result, its verb with arguments, and its folder, which
+                exists; asked for the next one when there is room for it.
+
+        Raises:
+            KeyboardInterrupt: a run was told to stop, and all have ended.
+        """
+        waiting = iter(commands)
+        with self._signals_passed_on():
+            try:
+                while True:
+                    while len(self._running) < self.jobs and not self._stopping:
+                        if (following := next(waiting, None)) is None:
+                            break
+                        self._start(*following)
+                    if not self._running:
+                        break
+                    time.sleep(_POLL)
+                    for process in [p for p in self._running if p.poll() is not None]:
+                        if process.returncode in TOLD_TO_STOP:
+                            self._stop()
+                        yield self._running.pop(process), process.returncode
+            finally:
+                for process in self._running:  # some are left where an error ends the loop
+                    self._tell(process, signal.SIGTERM)
+                for process in self._running:
+                    process.wait()
+        if self._stopping:
+            raise KeyboardInterrupt
+
+    def _start(self, name: T, arguments: Sequence[str], folder: Path) -> None:
+        environment = None
+        if self.jobs > 1:
+            share = max(1, available_cores() // self.jobs)
+            verb, *options = arguments
+            arguments = [verb, "--evaluation.num_workers", str(share), *options]
+            environment = {"OMP_NUM_THREADS": str(share)} | os.environ
+        with open(folder / LOG_NAME, "ab") if self.jobs > 1 else nullcontext() as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ldd", *arguments],
+                # A session of its own: Ctrl-C in a terminal would otherwise reach the run twice, and stop it at once.
+                start_new_session=True,
+                stdout=output,
+                stderr=output,
+                env=environment,
+            )
+        self._running[process] = name
+        if self._stopping:  # the signal came while it was started
+            self._tell(process, signal.SIGTERM)
+
+    def _stop(self) -> None:
+        """Tell those that do not know yet: a second signal would cut short what the first one made them save."""
+        self._stopping = True
+        for process in self._running:
+            self._tell(process, signal.SIGTERM)
+
+    def _tell(self, process: subprocess.Popen[bytes], number: int, *, again: bool = False) -> None:
+        if again or process not in self._told:
+            self._told.add(process)
+            process.send_signal(number)
+
+    @contextmanager
+    def _signals_passed_on(self) -> Iterator[None]:
+        def forward(number: int, frame: FrameType | None) -> None:
+            self._stopping = True
+            for process in list(self._running):
+                self._tell(process, signal.SIGTERM if number == signal.SIGHUP else number, again=True)
+
+        before = {number: signal.signal(number, forward) for number in _CAUGHT}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

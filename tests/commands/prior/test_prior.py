@@ -1,0 +1,335 @@
+"""`latentdd prior`: its actions as users call them, in-process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning import Callback
+from original_ldm import build, checkpoint_of, config_of, randomise
+from PIL import Image
+from processes import Started
+from tiny_denoisers import text_pipeline
+from torch.nn.functional import interpolate
+
+import ldd
+from ldd import cli
+from ldd.artefact.picture import draw_grid
+from ldd.artefact.set import DistilledSet
+from ldd.commands.prior import main as prior
+from ldd.commands.prior.convert import imagenet_classes, read_class_names
+from ldd.commands.prior.sample import choose_classes
+from ldd.data import DistillationData
+from ldd.errors import UserError
+from ldd.evaluation.sets import check_set
+from ldd.images import ClassInfo, to_bytes
+from ldd.priors import LatentDiffusionPrior
+from ldd.runtime.seeding import generator
+
+DIGITS = str(Path(ldd.__file__).parents[1] / "configs" / "data" / "digits.yaml")
+NAMES = "\n".join(f"n{row:08} thing number {row}" for row in range(10))
+
+
+def latentdd(capsys, *arguments) -> tuple[int, str]:
+    """Exit code and what was printed on both streams."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as end:  # the parser's own
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A tiny class-conditional original: checkpoint, YAML, class names."""
+    params = config_of()
+    unet, stage = (randomise(module) for module in build(params))
+    state = checkpoint_of(params, unet, stage, torch.zeros(11, 16))
+    torch.save({"state_dict": state}, tmp_path / "model.ckpt")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
+    (tmp_path / "names.txt").write_text(NAMES)
+    return tmp_path
+
+
+def test_actions(capsys):
+    code, shown = latentdd(capsys, "prior", "--help")
+    assert code == 0
+    assert all(f"\n  {action} " in shown for action in ("train", "convert", "sample"))
+    for arguments in ([], ["draw"]):
+        with pytest.raises(UserError, match="expected one of: train, convert, sample; got "):
+            prior.main("prior", arguments)
+
+
+def test_convert(capsys, original):
+    out = original / "made" / "prior"
+    arguments = (
+        "prior",
+        "convert",
+        original / "model.ckpt",
+        "--config",
+        original / "model.yaml",
+        "--out",
+        out,
+    )
+    code, shown = latentdd(capsys, *arguments)
+    assert code == 2
+    assert "n_classes=11, which must be the 1000 classes" in shown
+    assert "--class-names FILE" in shown
+    code, shown = latentdd(
+        capsys, *arguments, "--class-names", original / "names.txt", "--licence", "CC BY 4.0"
+    )
+    assert (code, shown) == (0, f"prior written to {out}\n")
+    card = json.loads((out / "prior.json").read_text())
+    assert card["classes"][7] == {"id": 7, "wnid": "n00000007", "name": "thing number 7"}
+    assert (card["null_class"], card["licence"]) == (10, "CC BY 4.0")
+    assert LatentDiffusionPrior(str(out)).latent_shape == (3, 8, 8)
+    code, shown = latentdd(capsys, *arguments)
+    assert code == 2
+    assert "exists; name a new folder" in shown
+
+
+def test_convert_needs_a_config(capsys):
+    code, shown = latentdd(capsys, "prior", "convert", "model.ckpt", "--out", "x")
+    assert code == 2
+    assert "config" in shown
+
+
+def test_the_classes_of_imagenet():
+    classes = imagenet_classes()
+    assert [info.label for info in classes] == list(range(1000))
+    assert classes[0] == ClassInfo(0, 0, "n01440764", "tench")
+    assert classes[701].name == "parachute"
+
+
+def test_class_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("cat\n\nn01 the  dog\n")
+    assert read_class_names(path) == [ClassInfo(0, 0, "cat", "cat"), ClassInfo(1, 1, "n01", "the  dog")]
+    path.write_text("cat\ncat\n")
+    with pytest.raises(UserError, match="names cat twice"):
+        read_class_names(path)
+    with pytest.raises(UserError, match=r"--class-names .* cannot be read"):
+        read_class_names(tmp_path)
+
+
+@torch.no_grad()
+def test_sample_draws_what_the_prior_generates(capsys, tiny_prior_path, tmp_path):
+    out = tmp_path / "grids" / "grid.png"
+    options = ("--per-class", 2, "--num-steps", 2, "--guidance-scale", 1.5, "--seed", 3, "--out", out)
+    code, shown = latentdd(capsys, "prior", "sample", tiny_prior_path, "--classes", "digit-7", "2", *options)
+    assert code == 0, shown
+    assert f"2 x 2 images drawn to {out}" in shown
+    model = LatentDiffusionPrior(str(tiny_prior_path))
+    images = []
+    for row in (7, 2):
+        noise = generator(3, "prior sample", f"digit-{row}")
+        latents = model.sample(torch.tensor([row, row]), noise, num_steps=2, guidance_scale=1.5)
+        images.append(to_bytes(model.decode(latents)))
+    named = [ClassInfo(0, 7, "digit-7", "7"), ClassInfo(1, 2, "digit-2", "2")]
+    expected = draw_grid(torch.cat(images), torch.tensor([0, 0, 1, 1]), named)
+    assert Image.open(out).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [
+        (("--classes", "cat", "3"), "--classes: the prior does not know cat; it knows digit-0 (0), digit-1 (1)"),
+        (("--out", "grid.jpg"), "--out (grid.jpg) must end in .png"),
+        (("--out", "set"), "it is a folder's name, and --data FILE says whose classes"),
+        (("--out", "grid.jpg", "--data", DIGITS), "--out (grid.jpg) must end in .png"),
+        (("--out", "set", "--data", DIGITS, "--classes", "3"), "with --data the classes are the data's"),
+        (("--out", "/dev/null/set", "--data", DIGITS), "out (/dev/null): File exists; choose"),
+        (("--prompt", "a {name}"), "prompt='a {name}' has no effect here"),
+        (("--per-class", 11), "--per-class (11) is too many for a grid; at most 10"),
+        (("--per-class", 0), "per-class"),
+        (("--num-steps", 1000), "1000"),
+        (("--guidance-scale", -1), "guidance-scale"),
+        (("--out", "/dev/null/grid.png"), "cannot write /dev/null/grid.png"),
+    ],
+)  # fmt: skip
+def test_sample_refuses(capsys, tiny_prior_path, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    code, shown = latentdd(
+        capsys, "prior", "sample", tiny_prior_path, "--num-steps", 1, "--out", "grid.png", *arguments
+    )
+    assert code == 2
+    assert text in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_choosing_classes():
+    known = [
+        ClassInfo(0, 0, "a", "crane"),
+        ClassInfo(1, 1, "b", "crane"),
+        ClassInfo(2, 2, "c", "maillot, tank suit"),
+    ]
+    assert choose_classes(known, []) == known
+    assert choose_classes(known, ["maillot, tank suit", "b,a", "c"]) == [known[2], known[1], known[0]]
+    with pytest.raises(UserError, match="crane names several classes; give one of a, b"):
+        choose_classes(known, ["crane"])
+
+
+@torch.no_grad()
+def test_sample_of_an_unconditional_prior(capsys, original):
+    params = config_of("unconditional")
+    unet, stage = (randomise(module) for module in build(params))
+    torch.save({"state_dict": checkpoint_of(params, unet, stage)}, original / "faces.ckpt")
+    (original / "faces.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
+    config = ("--config", original / "faces.yaml", "--out", original / "faces")
+    assert latentdd(capsys, "prior", "convert", original / "faces.ckpt", *config)[0] == 0
+    grid = ("prior", "sample", original / "faces", "--num-steps", 1, "--out", original / "faces.png")
+    code, shown = latentdd(capsys, *grid)
+    assert code == 0, shown
+    assert Image.open(original / "faces.png").size[1] > 5 * 64
+    code, shown = latentdd(capsys, *grid, "--classes", "cat")
+    assert code == 2
+    assert "the prior is unconditional and knows no classes" in shown
+    code, shown = latentdd(capsys, *grid[:-1], original / "set", "--data", DIGITS)
+    assert code == 2
+    assert "the prior is unconditional, so that its samples belong to no class" in shown
+
+
+@torch.no_grad()
+def test_sample_writes_a_set_to_train_on(capsys, tiny_prior_path, tmp_path):
+    """The data's classes, size, normalisation and test split; more images than are drawn at once."""
+    arguments = ("prior", "sample", tiny_prior_path, "--data", DIGITS, "--data.subset", "['2','7']")
+    options = ("--per-class", 52, "--num-steps", 1, "--guidance-scale", 1, "--seed", 3)
+    code, shown = latentdd(capsys, *arguments, *options, "--out", tmp_path / "set")
+    assert (code, shown.splitlines()[-1]) == (0, f"2 x 52 images of 32 px written to {tmp_path / 'set'}")
+    drawn, data = DistilledSet.load(tmp_path / "set"), DistillationData(subset=["2", "7"])
+    check_set(drawn, data)
+    model = LatentDiffusionPrior(str(tiny_prior_path))
+    for label, digit in enumerate((2, 7)):
+        noise = generator(3, "prior sample", f"digit-{digit}")
+        for part in (slice(0, 50), slice(50, 52)):
+            rows = torch.full((part.stop - part.start,), digit)
+            images = to_bytes(model.decode(model.sample(rows, noise, num_steps=1, guidance_scale=1)))
+            assert drawn.images[drawn.labels == label][part].equal(images)
+    assert drawn.manifest["test_split_fingerprint"] == data.spec.fingerprint
+    assert drawn.manifest["licences"] == {"prior": "random weights", "data": data.spec.licence}
+    assert drawn.manifest["config"]["num_steps"] == 1
+    assert tuple(drawn.manifest["normalisation"]["mean"]) == data.spec.mean
+    assert drawn.manifest["ledger"]["stages"]["sample"]["seconds"] > 0
+    code, shown = latentdd(capsys, *arguments, *options, "--data.image_size", 16, "--out", tmp_path / "small")
+    assert (code, shown.splitlines()[-1]) == (
+        0, f"2 x 52 images of 16 px written to {tmp_path / 'small'}, drawn at 32 px"
+    )  # fmt: skip
+    small = DistilledSet.load(tmp_path / "small")
+    expected = interpolate(drawn.images.float(), size=16, mode="bilinear", antialias=True)
+    assert (
+        small.images.float() - expected
+    ).abs().max() <= 1.01  # bytes are rounded in each of two directions
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("")
+    code, shown = latentdd(capsys, *arguments, *options, "--out", tmp_path / "other")
+    assert code == 2
+    assert "holds files that are no distilled set; name a new folder" in shown
+
+
+@pytest.mark.parametrize("guidance", [1, 3])
+def test_sample_of_a_text_to_image_prior_equals_its_pipeline(capsys, tmp_path, guidance):
+    pytest.importorskip("transformers", reason="needs the extra text")
+    pipeline = text_pipeline(tmp_path)
+    pipeline.save_pretrained(tmp_path / "text")
+    pipeline.set_progress_bar_config(disable=True)
+
+    def theirs(prompt, wnid):
+        noise = generator(4, "prior sample", wnid)
+        made = pipeline(
+            [prompt] * 2, 32, 32, 3, guidance_scale=guidance, generator=noise, output_type="np"
+        ).images
+        return torch.from_numpy(made).movedim(-1, 1) * 255
+
+    sample = ("prior", "sample", tmp_path / "text", "--per-class", 2, "--num-steps", 3, "--seed", 4)
+    sample += ("--guidance-scale", guidance)
+    code, shown = latentdd(capsys, *sample, "--out", tmp_path / "grid.png", "--classes", "koi", "church")
+    assert code == 0, shown
+    grid = torch.from_numpy(np.array(Image.open(tmp_path / "grid.png"))).permute(2, 0, 1).float()
+    for column, name in enumerate(
+        ("koi", "church")
+    ):  # cells of 64 px, enlarged twice, after 2 px and a line of names
+        cell = grid[:, 18:82, 2 + 66 * column : 66 + 66 * column][:, ::2, ::2]
+        assert (cell - theirs(f"a photo of a {name}", name)[0]).abs().max() <= 0.6
+    # Half a level of rounding to bytes and the pipelines' 1e-4, as everywhere.
+    prompt = ("--prompt", "the number {name}", "--data", DIGITS, "--data.subset", "['3','5']")
+    code, shown = latentdd(capsys, *sample, *prompt, "--out", tmp_path / "set")
+    assert code == 0, shown
+    images = DistilledSet.load(tmp_path / "set").images.float()
+    for label, name in enumerate("35"):
+        expected = theirs(f"the number {name}", f"digit-{name}")
+        assert (images[2 * label : 2 * label + 2] - expected).abs().max() <= 0.6
+    code, shown = latentdd(capsys, *sample, "--out", tmp_path / "grid.png")
+    assert code == 2
+    assert "--classes is needed: the prior has no table of classes; name what to draw" in shown
+
+
+RUN = [
+    "--data", DIGITS, "--data.image_size", "16", "--model.autoencoder.channels", "[4,8]",
+    "--model.autoencoder.norm_groups", "4", "--model.unet.channels", "[8,16]", "--model.unet.attention", "[false,true]",
+    "--model.unet.norm_groups", "4", "--model.unet.middle", "false", "--model.autoencoder_steps", "4",
+    "--trainer.accelerator", "cpu", "--trainer.max_steps", "14", "--trainer.enable_progress_bar", "false",
+    "--trainer.enable_model_summary", "false", "--checkpoint.every_n_steps", "3", "--samples.every_n_steps", "5",
+    "--samples.num_steps", "2", "--samples.per_class", "1",
+]  # fmt: skip
+
+
+class Kill(Callback):
+    """What a batch system does at its time limit, in the middle of nowhere."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(*arguments):
+    return cli.main(["prior", "train", *RUN, *map(str, arguments)])
+
+
+def test_a_killed_training_resumes_to_the_same_prior(capsys, tmp_path):
+    folder = "--trainer.default_root_dir"
+    code, shown = latentdd(capsys, "prior", "train", *RUN, folder, tmp_path / "whole")
+    assert code == 0
+    assert f"prior written to {tmp_path / 'whole' / 'prior'}" in shown.splitlines()
+    killed = Started(train, folder, tmp_path / "run", "--trainer.callbacks", f"{__name__}.Kill")
+    assert killed.result() is None
+    assert not (tmp_path / "run" / "prior").exists()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    code, shown = latentdd(capsys, "prior", "train", *RUN, folder, tmp_path / "run")
+    assert code == 2
+    assert "already holds a run; continue it with --ckpt_path last" in shown
+    code, shown = latentdd(capsys, "prior", "train", *RUN, folder, tmp_path / "run", "--ckpt_path", "last")
+    assert code == 0, shown
+    for file in sorted((tmp_path / "whole" / "prior").rglob("*.safetensors")):
+        resumed = tmp_path / "run" / file.relative_to(tmp_path / "whole")
+        assert resumed.read_bytes() == file.read_bytes(), file
+    for step in (5, 10, 14):
+        pictures = [tmp_path / run / "samples" / f"step-{step:06d}.png" for run in ("whole", "run")]
+        # The autoencoder's four steps leave nothing to draw before the denoiser's first.
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_two_devices_from_the_command_line(tmp_path):
+    """Lightning starts the second process with the same command."""
+    command = [
+        sys.executable,
+        "-m",
+        "ldd",
+        "prior",
+        "train",
+        *RUN,
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+    ]
+    command += ["--trainer.default_root_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("prior written to") == 1
+    assert LatentDiffusionPrior(str(tmp_path / "run" / "prior")).image_size == 16

@@ -1,0 +1,265 @@
+"""What every evaluation compares with unless told otherwise: the baselines at equal budgets that can be had."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from processes import run_ranks, torchrun_variables
+from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, small_set
+from tiny_denoisers import ldm_pipeline
+from torch import distributed
+
+from ldd.commands.evaluate import evaluate as evaluate_command
+from ldd.errors import UserError
+from ldd.evaluation import (
+    EqualBytes,
+    EqualSteps,
+    Labeller,
+    PriorSamples,
+    Protocol,
+    RandomReal,
+    Setting,
+    SoftLabels,
+    evaluate,
+)
+from ldd.evaluation.baselines.equal import equal_baselines
+from ldd.images import ClassInfo, DataSpec
+from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
+from ldd.runtime.ranks import from_first_rank, this_rank
+from ldd.students.training import fresh_network
+
+REAL = ("random_real", "nearest_real", "easy_real")
+FULL = ("full_real", "full_real_steps")
+NO_PRIOR = "prior_samples needs the prior that the set was made through"
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    return Protocol.load(protocol_file(tmp_path, epochs=2))
+
+
+@pytest.fixture
+def labeller():
+    return Labeller(fresh_network(NARROW, SPEC, 0, "t", 0).eval(), SPEC)
+
+
+@pytest.fixture
+def names(protocol):
+    """`names(set, ...)`: those that can be had, and the reasons why others cannot."""
+
+    def call(distilled, protocol=protocol, data=None, **rest):
+        data = data or SmallData()
+        data.setup()
+        chosen, left_out = equal_baselines(distilled, Setting.of(distilled, data, 0, **rest), protocol)
+        return [part.name for part in chosen], left_out
+
+    return call
+
+
+def forms(kinds, *endings):
+    return {kind + ending for kind in kinds for ending in endings}
+
+
+def as_digits(data):
+    """The small world's images under the names of the tiny prior's first classes."""
+    infos = [ClassInfo(info.label, info.id, f"digit-{info.label}", str(info.label)) for info in CLASSES]
+    data.spec = DataSpec(infos, SPEC.image_size, SPEC.mean, SPEC.std, SPEC.fingerprint)
+    return data
+
+
+def of_digits(distilled):
+    return replace(distilled, classes=as_digits(SmallData()).spec.classes)
+
+
+def test_hard_labels_and_a_prior_that_can_be_sampled(names, tiny_prior_path):
+    """As many images are as many bytes and steps; a prior whose chain has no steps can be sampled as well."""
+    for num_steps in (2, 0):
+        prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=num_steps)
+        found, left_out = names(small_set(), data=as_digits(SmallData()), prior=prior)
+        assert found == [*REAL, "prior_samples", *FULL]
+        assert left_out == {}
+
+
+def test_priors_that_cannot_be_sampled_for_these_classes(names, tiny_prior_path, tmp_path):
+    ldm_pipeline().save_pretrained(tmp_path)
+    unconditional = LatentDiffusionPrior(str(tmp_path), num_steps=2)
+    diffusion = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+    wrong_size = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2, image_size=64)
+    for prior, data, reason in (
+        (None, SmallData(), NO_PRIOR),
+        (PixelPrior(32), SmallData(), "PixelPrior has no diffusion model and cannot sample"),
+        (AutoencoderPrior(str(tiny_prior_path)), SmallData(), "has no diffusion model and cannot sample"),
+        (diffusion, SmallData(), "the prior does not know the classes n0"),
+        (unconditional, SmallData(), "samples of an unconditional one belong to none"),
+        (wrong_size, as_digits(SmallData()), "are images of 64 px, and those of the data have 32"),
+    ):
+        found, left_out = names(small_set(), data=data, prior=prior)
+        assert found == [*REAL, *FULL]
+        assert list(left_out) == ["prior_samples"]
+        assert reason in left_out["prior_samples"]
+        data.setup()
+        with pytest.raises(UserError, match=reason):  # by name it is refused
+            PriorSamples().set_for(0, Setting.of(small_set(), data, 0, prior=prior))
+
+
+def test_more_steps_than_the_prior_was_trained_with():
+    """The prior is asked with the number of steps that will be taken."""
+
+    class Short(torch.nn.Module):
+        can_sample, image_size, latent_shape = True, 32, (1, 2, 2)
+
+        def rows(self, classes):
+            return torch.arange(3)
+
+        def null(self, n):
+            return torch.zeros(n, 1, 4)
+
+        def sample(self, rows, generator, *, num_steps, guidance_scale, start, strength):
+            assert round(strength * num_steps) == 1
+            if num_steps > 20:
+                raise UserError(f"num_steps={num_steps} exceeds 20")
+            return start
+
+    setting = Setting.of(small_set(), SmallData(), 0, prior=Short())
+    PriorSamples(num_steps=20).check(setting)
+    with pytest.raises(UserError, match="num_steps=50 exceeds 20"):
+        PriorSamples().check(setting)
+
+
+def test_soft_labels(names, labeller, tmp_path):
+    distilled = labeller.label(small_set(2))
+    endings = ("", "_soft", "_bytes", "_bytes_steps", "_bytes_soft")
+    found, left_out = names(distilled, labeller=labeller)
+    assert set(found) == {*forms(REAL, *endings), *FULL}
+    assert left_out.keys() == forms(["prior_samples"], *endings)
+    found, left_out = names(distilled)  # nothing labels them
+    assert set(found) == {*forms(REAL, "", "_bytes", "_bytes_steps"), *FULL}
+    assert (
+        "random_real_bytes_soft needs what labelled the distilled set" in left_out["random_real_bytes_soft"]
+    )
+    hard, _ = names(small_set(2), labeller=labeller)  # images with hard labels, and what labels others
+    assert set(hard) == {*forms(REAL, "", "_soft", "_bytes_soft"), *FULL}
+    teacher = Protocol.load(
+        protocol_file(tmp_path, labels="teacher")
+    )  # its labels take the place of all others
+    found, _ = names(distilled, protocol=teacher, labeller=labeller)
+    assert found == [*REAL, *FULL]
+    beside = {"baselines": [EqualSteps(EqualBytes())], "labeller": labeller, "progress": False}
+    with pytest.raises(UserError, match="random_real_bytes_steps count the bytes of the set's own labels"):
+        evaluate(distilled, None, SmallData(), teacher, 1, **beside)
+
+
+def test_codes_with_a_spread(names):
+    latents = torch.zeros(6, 2, 1, 1)
+    distilled = small_set(2, codes={"latents": latents, "log_variance": latents})
+    assert distilled.is_distribution
+    assert distilled.storage.total().bytes < 3 * 32 * 32  # two numbers of four bytes each
+    found, left_out = names(distilled)
+    assert found == [*REAL, *FULL]
+    assert (
+        "random_real_bytes has 144 bytes, which is less than one real image" in left_out["random_real_bytes"]
+    )
+    latents = torch.zeros(6, 1024, 1, 1)
+    distilled = small_set(2, codes={"latents": latents, "log_variance": latents})
+    found, left_out = names(distilled)
+    assert set(found) == {*forms(REAL, "", "_bytes", "_bytes_steps"), *FULL}
+    assert all(NO_PRIOR in reason for reason in left_out.values())
+
+
+def test_a_class_with_too_few_real_images(names):
+    class Scarce(SmallData):
+        def setup(self, stage=None):
+            super().setup()
+            self.train_images = self.train_images.select(torch.arange(23))  # 8, 8 and 7
+
+    distilled = small_set(8)
+    found, left_out = names(distilled, data=Scarce())
+    assert found == [*FULL]
+    reason = "images per class (8) is more than the 7 real images of class 2"
+    assert all(f"{name}: {reason}" in left_out[name] for name in REAL)
+    latents = torch.zeros(24, 1024, 1, 1)
+    distribution = small_set(8, codes={"latents": latents, "log_variance": latents})
+    found, _ = names(distribution, data=Scarce())  # its bytes pay for all there are
+    assert set(found) == {*forms(REAL, "_bytes", "_bytes_steps"), *FULL}
+
+
+def test_a_whole_evaluation_of_all_of_them(labeller, protocol, tmp_path):
+    """No argument is needed; what is left out is written, with the reason."""
+    distilled = labeller.label(small_set(2))
+    settings = {"labeller": labeller, "num_workers": 1, "progress": False}
+    report = evaluate(distilled, None, SmallData(), protocol, 1, **settings)
+    report.write(tmp_path)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    own, endings = {"distilled", "distilled_hard"}, ("", "_soft", "_bytes", "_bytes_steps", "_bytes_soft")
+    assert set(written["accuracy"]) == own | forms(REAL, *endings) | {*FULL}
+    assert written["left_out"].keys() == forms(["prior_samples"], *endings)
+    assert (
+        "left_out" not in evaluate(distilled, None, SmallData(), protocol, 1, baselines=[], **settings).facts
+    )
+
+
+def test_the_command_takes_the_prior_that_the_set_names(tmp_path, tiny_prior_path, capsys):
+    def compare(name, prior, **settings):
+        config = {"model": {"prior": {"class_path": "ldd.priors.LatentDiffusionPrior", "init_args": prior}}}
+        distilled = of_digits(small_set(config=config))
+        distilled.save(tmp_path / name)
+        out = tmp_path / f"{name}-out"
+        short = {"protocol": protocol_file(tmp_path, epochs=2), "repeats": 1, "num_workers": 1}
+        evaluate_command(str(tmp_path / name), as_digits(SmallData()), str(out), **short | settings)
+        return json.loads((out / "evaluation.json").read_text())
+
+    found = compare("known", {"path_or_hub_id": str(tiny_prior_path), "num_steps": 2})
+    assert set(found["accuracy"]) == {"distilled", *REAL, "prior_samples", *FULL}
+    assert "left out" not in capsys.readouterr().out
+    gone = {"path_or_hub_id": str(tmp_path / "gone"), "num_steps": 2}
+    found = compare("unknown", gone)
+    assert set(found["accuracy"]) == {"distilled", *REAL, *FULL}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert line.startswith("prior_samples is left out: ")
+    assert NO_PRIOR in found["left_out"]["prior_samples"]
+    with pytest.raises(UserError, match="no such folder"):
+        compare("named", gone, baselines="prior_samples")
+    found = compare("mixed", gone, baselines="equal,random_real_steps")
+    assert set(found["accuracy"]) == {"distilled", *REAL, *FULL, "random_real_steps"}
+
+
+def test_images_are_made_once_for_all_their_forms(labeller, monkeypatch):
+    data, picked = SmallData(), []
+    data.setup()
+    honest = RandomReal.pick
+    monkeypatch.setattr(
+        RandomReal, "pick", lambda self, *rest: picked.append(rest[-1]) or honest(self, *rest)
+    )
+    distilled = labeller.label(small_set(2))
+    setting = Setting.of(distilled, data, 0, labeller=labeller)
+    chosen, _ = equal_baselines(distilled, setting, Protocol.load("quick"))
+    for part in chosen:
+        if part.name.startswith("random_real"):
+            setting.made(part, 0)
+    assert len(picked) == 3  # for the number of images, for the bytes, and for the bytes with soft labels
+
+
+def test_outlines_have_the_sizes_of_the_sets(labeller):
+    data = SmallData()
+    data.setup()
+    distilled = labeller.label(small_set(2))
+    setting = Setting.of(distilled, data, 0, labeller=labeller)
+    for part in equal_baselines(distilled, setting, Protocol.load("quick"))[0]:
+        outline, whole = part.outline(1, setting), setting.made(part, 1)
+        assert outline.images.shape == whole.images.shape, part.name
+        assert (outline.labels.shape, outline.labels.dtype) == (whole.labels.shape, whole.labels.dtype), (
+            part.name
+        )
+    assert SoftLabels(EqualBytes()).outline(0, setting).soft
+
+
+def told_by_the_first():
+    """What each rank has of a value that is another one on each."""
+    distributed.init_process_group("gloo")
+    return from_first_rank(torch.full((2,), float(this_rank()[0]))).tolist()
+
+
+def test_all_ranks_have_the_first_ones_values():
+    assert run_ranks(told_by_the_first, environments=torchrun_variables(2)) == [[0.0, 0.0]] * 2
+    assert from_first_rank(torch.ones(1)).tolist() == [1.0]

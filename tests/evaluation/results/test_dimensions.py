@@ -1,0 +1,95 @@
+"""Storage, cost and recovery beside the accuracies, in the files and in the table."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from small_world import SIZE, SmallData, protocol_file, small_set
+
+from ldd.evaluation import FullReal, RandomReal, Report, evaluate
+from ldd.evaluation.results import dimensions
+from ldd.evaluation.results.dimensions import TrainingCost
+
+PIXELS = 3 * SIZE * SIZE
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    protocol = protocol_file(tmp_path_factory.mktemp("protocol"), batch_size=2, full_data_batch_size=5)
+    return evaluate(
+        small_set(),
+        None,
+        SmallData(),
+        protocol,
+        repeats=2,
+        seed=1,
+        baselines=[RandomReal(), FullReal()],
+        num_workers=1,
+        device="auto",
+        progress=False,
+    )
+
+
+def test_steps_count_the_last_small_batch():
+    assert TrainingCost.of(4, 3, 2).to_dict() == {
+        "epochs": 4,
+        "images_per_epoch": 3,
+        "steps": 8,
+        "decodes": 0,
+        "images": 12,
+    }
+
+
+def test_each_set_has_its_cost(report):
+    """One image for each of 3 classes at 4 epochs; all 24 at 2 epochs of batches of 5."""
+    cost = dimensions.cost(report)
+    assert cost.keys() == {"distilled", "random_real", "full_real"}
+    for name in ("distilled", "random_real"):
+        assert cost[name]["storage"]["floats"] == 3 * PIXELS
+        assert cost[name]["storage"]["bytes"] == 3 * PIXELS + 3 * 8
+        assert cost[name]["storage"]["ipc_equivalents"] == 1.0
+        assert (cost[name]["training"]["steps"], cost[name]["training"]["images"]) == (8, 12)
+    assert cost["full_real"]["storage"]["ipc_equivalents"] == 8.0
+    assert (cost["full_real"]["training"]["steps"], cost["full_real"]["training"]["images"]) == (10, 48)
+    seconds = [row.seconds for row in report.rows if row.set == "distilled"]
+    assert cost["distilled"]["training"]["seconds"] == pytest.approx(sum(seconds) / 2, abs=1e-12)
+
+
+def test_recovery_is_a_share_of_full_data(report):
+    scores = report.scores()
+    for name in scores:
+        expected = scores[name]["narrow"].mean / scores["full_real"]["narrow"].mean
+        assert dimensions.recovery(report)[name]["narrow"] == pytest.approx(expected, abs=1e-12)
+    assert dimensions.recovery(report)["full_real"]["narrow"] == 1.0
+    alone = replace(report, rows=tuple(row for row in report.rows if row.set != "full_real"))
+    assert dimensions.recovery(alone) == {}
+
+
+def test_file_and_table(report, tmp_path):
+    report.write(tmp_path)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["recovery"] == dimensions.recovery(report)
+    assert written["cost"]["distilled"]["storage"]["form"] == "images"
+    assert written["cost"]["distilled"]["training"]["seconds"] > 0
+    console = Console(width=200, record=True)
+    console.print(dimensions.table(report))
+    text = console.export_text()
+    for part in ("of full data", "distilled", "random_real", "full_real", "100.0 %"):
+        assert part in text
+    for width in (60, 200):  # also without full data
+        Console(width=width).print(dimensions.table(replace(report, rows=report.rows[:1])))
+
+
+def test_beside_keeps_what_is_known_of_both(report):
+    later = Report(
+        tuple(replace(row, step=7) for row in report.rows if row.set == "distilled"),
+        report.protocols,
+        {"cost": {"distilled": {**report.facts["cost"]["distilled"]}}, "images_per_set": {"distilled": 3}},
+    )
+    others = replace(report, rows=tuple(row for row in report.rows if row.set != "distilled"))
+    joined = later.beside(others)
+    assert {row.step for row in joined.rows} == {7}
+    assert joined.scores() == report.scores()
+    assert dimensions.cost(joined) == dimensions.cost(report)
+    assert joined.facts["images_per_set"] == report.facts["images_per_set"]

@@ -1,0 +1,168 @@
+"""Latents of training images: which views there are, and a file on disk that is never stale or half-written."""
+
+import multiprocessing
+import resource
+import time
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from tiny_prior import tiny_autoencoder
+from torch import nn
+
+from ldd.augmentation.affine import AffineViews
+from ldd.data import RealImages
+from ldd.errors import UserError
+from ldd.prior_training.latents import CHUNK, LatentCache, Views, encode_views, fingerprint
+from ldd.runtime.seeding import generator, seeded
+
+CPU = torch.device("cpu")
+COUNT = CHUNK + 4  # two parts
+
+
+@pytest.fixture(scope="module")
+def real():
+    images = torch.randint(0, 256, (COUNT, 3, 8, 8), generator=generator(0), dtype=torch.uint8)
+    return RealImages(images, torch.arange(COUNT) // (COUNT // 2), [str(i) for i in range(COUNT)], 2)
+
+
+def halve(images):
+    """An encoder that is not symmetric: which side is which shows."""
+    kernel = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(3, 1, 2, 2)
+    return nn.functional.conv2d(images, kernel, stride=2, groups=3)
+
+
+def test_views_come_one_after_the_other_each_with_its_mirror_images(real):
+    views = Views(2, AffineViews(shift=0.2), mirror=True, seed=5)
+    parts = list(encode_views(halve, real, views, CPU))
+    assert [len(part) for part in parts] == [CHUNK, COUNT - CHUNK] * 4
+    found = torch.cat(parts).view(len(views), COUNT, 3, 4, 4)
+    plain = real.images / 127.5 - 1
+    halves = zip(plain.split(CHUNK), (0, 1), strict=True)
+    moved = torch.cat([views.augmentation(part, generator(5, "view", 1, number)) for part, number in halves])
+    assert not moved.allclose(plain)
+    for place, images in enumerate((plain, plain.flip(-1), moved, moved.flip(-1))):
+        assert (found[place] - halve(images)).abs().max() < 1e-5
+
+
+def test_encoding_does_not_depend_on_the_precision_of_the_training(real):
+    convolution = nn.Conv2d(3, 4, 2, 2).requires_grad_(False)
+    expected = torch.cat(list(encode_views(convolution, real, Views(), CPU)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.cat(list(encode_views(convolution, real, Views(), CPU))).equal(expected)
+
+
+def cache(folder, revision="images", autoencoder="weights", views=None):
+    return LatentCache(folder, revision, autoencoder, views or Views(), (COUNT, 3, 4, 4), 8)
+
+
+def parts_of(real):
+    return encode_views(halve, real, Views(), CPU)
+
+
+def names(folder):
+    return sorted(path.suffix for path in folder.iterdir())
+
+
+def test_the_cache_holds_what_encoding_gives_and_is_not_encoded_again(real, tmp_path):
+    expected = torch.cat(list(parts_of(real)))
+    assert cache(tmp_path / "a").load(parts_of(real)).equal(expected)
+    assert names(tmp_path / "a") == [".bin", ".json"]
+    mapped = cache(tmp_path / "a").load(iter(()))
+    assert mapped.equal(expected)
+    mapped.zero_()  # of this process alone
+    assert cache(tmp_path / "a").load(iter(())).equal(expected)
+
+
+def test_other_images_weights_or_views_have_their_own_entry(tmp_path):
+    moved = AffineViews(shift=0.1)
+    entries = [
+        cache(tmp_path),
+        cache(tmp_path, revision="edited images"),
+        cache(tmp_path, autoencoder="other weights"),
+        *(cache(tmp_path, views=views) for views in (
+            Views(mirror=True), Views(2, moved), Views(2, moved, seed=1), Views(2, AffineViews(shift=0.2)),
+        )),
+    ]  # fmt: skip
+    assert len({entry.data for entry in entries}) == len(entries)
+    # What has no effect on the latents is no reason to encode again.
+    assert cache(tmp_path, views=Views(1, moved, seed=3)).key == cache(tmp_path).key
+
+
+@pytest.mark.parametrize("damage", ["truncated data", "no data", "broken index"])
+def test_a_damaged_cache_is_built_again(real, tmp_path, damage):
+    expected = cache(tmp_path).load(parts_of(real)).clone()
+    data, index = next(tmp_path.glob("*.bin")), next(tmp_path.glob("*.json"))
+    if damage == "truncated data":
+        data.write_bytes(data.read_bytes()[:-4])
+    elif damage == "no data":
+        data.unlink()
+    else:
+        index.write_text("{")
+    with pytest.warns(UserWarning, match=r"the cache .*\.bin is damaged .* it is built again"):
+        assert cache(tmp_path).load(parts_of(real)).equal(expected)
+    assert names(tmp_path) == [".bin", ".json"]
+
+
+def test_nothing_half_written_stays(real, tmp_path):
+    def broken():
+        yield next(parts_of(real))
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache(tmp_path).load(broken())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*latents-8px-.*\.bin: File too large"):
+            cache(tmp_path).load(parts_of(real))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cache_dir='.*/file' cannot be created \(File exists\)"):
+        cache(tmp_path / "file").load(parts_of(real))
+
+
+def encode_slowly(real, folder, log, sums):
+    """Run in a process of its own, noting each part that is encoded."""
+    torch.set_num_threads(1)
+
+    def parts():
+        for part in parts_of(real):
+            with open(log, "a") as file:
+                file.write("part\n")
+            time.sleep(0.2)
+            yield part
+
+    sums.put(float(cache(folder).load(parts()).double().sum()))
+
+
+def test_two_processes_at_once_encode_once(real, tmp_path):
+    processes, log = multiprocessing.get_context("fork"), tmp_path / "log"
+    sums = processes.Queue()
+    both = [processes.Process(target=encode_slowly, args=(real, tmp_path / "c", log, sums)) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [sums.get(timeout=60) for _ in both]
+    for process in both:
+        process.join()
+    assert found == [float(torch.cat(list(parts_of(real))).double().sum())] * 2
+    assert log.read_text().split() == ["part"] * 2
+    assert names(tmp_path / "c") == [".bin", ".json"]
+
+
+def test_fingerprint_of_an_autoencoder(tmp_path):
+    def build(kind=AutoencoderKL, **config):
+        with seeded(0, "autoencoder"):
+            return tiny_autoencoder(kind, **config)
+
+    first = build()
+    known = fingerprint(first)
+    first.save_pretrained(tmp_path)
+    assert fingerprint(AutoencoderKL.from_pretrained(tmp_path, low_cpu_mem_usage=False)) == known
+    assert fingerprint(build(scaling_factor=0.5)) != known
+    assert fingerprint(build(AutoencoderTiny)) != known
+    with torch.no_grad():
+        next(first.parameters()).flatten()[0] += 1e-3
+    assert fingerprint(first) != known

@@ -1,0 +1,477 @@
+"""Training a prior: losses fall, a stopped run resumes exactly, the folder loads, the embedded prior draws digits."""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from lightning import Callback, Trainer
+from PIL import Image
+from processes import run_ranks, torchrun_variables
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import interpolate
+
+from ldd.artefact.picture import draw_grid
+from ldd.augmentation.affine import AffineViews
+from ldd.data import DigitsSource, DistillationData, RandomPruner
+from ldd.errors import UserError
+from ldd.images import ClassInfo, DataSpec
+from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
+from ldd.prior_training.module import PriorTraining
+from ldd.prior_training.pictures import PriorSamples
+from ldd.priors import AutoencoderPrior, LatentDiffusionPrior
+from ldd.priors.loading import locate
+from ldd.runtime.seeding import generator
+
+TINY = {
+    "autoencoder": AutoencoderShape(channels=(4, 8), norm_groups=4),
+    "unet": DenoiserShape(
+        channels=(8, 16), attention=(False, True), conditioning_dim=8, norm_groups=4, middle=False
+    ),
+    "autoencoder_steps": 12,
+    "autoencoder_batch_size": 16,
+    "autoencoder_lr": 1e-2,
+    "batch_size": 32,
+    "lr": 1e-2,
+    "augmentation": AffineViews(shift=0.05, rotation=5),
+    "views": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = DistillationData(image_size=16)
+    data.setup()
+    return data
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.autoencoder, self.denoiser = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        metrics = trainer.callback_metrics
+        if "train/loss" in metrics:
+            self.denoiser.append(float(metrics["train/loss"]))
+        else:
+            self.autoencoder.append(float(metrics["train/autoencoder_loss"]))
+
+
+def fit(data, steps, folder, ckpt_path=None, precision="32-true", callbacks=(), ranks=1, **changes):
+    model, losses = PriorTraining(data_spec=data.spec, **{**TINY, **changes}), Losses()
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=precision,
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        use_distributed_sampler=False,
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[losses, *callbacks],
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return model, losses, trainer
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prior")
+    model, losses, trainer = fit(data, 60, folder)
+    trainer.save_checkpoint(folder / "run.ckpt")
+    model.save_prior(folder / "prior", command="latentdd prior train --config tiny.yaml")
+    return model, losses, folder
+
+
+def test_both_losses_fall(trained):
+    _, losses, _ = trained
+    assert (len(losses.autoencoder), len(losses.denoiser)) == (12, 48)
+    assert sum(losses.autoencoder[-3:]) < 0.7 * sum(losses.autoencoder[:3])
+    assert sum(losses.denoiser[-8:]) < 0.8 * sum(losses.denoiser[:8])
+
+
+def test_the_folder_loads_and_holds_what_was_trained(trained, data):
+    model, _, folder = trained
+    prior = LatentDiffusionPrior(str(folder / "prior"))
+    assert prior.image_size == 16
+    assert prior.latent_shape == (4, 8, 8)
+    assert prior.rows(data.classes).tolist() == list(range(10))
+    assert (prior.embed(torch.arange(10))[:, 0] != prior.null(10)[:, 0]).any(1).all()
+    for name, saved in prior.unet.state_dict().items():
+        averaged = model.average.module.unet.state_dict()[name]
+        assert (saved - averaged).abs().max() <= 1e-3 * averaged.abs().max() + 1e-6, name  # float16
+    assert '"clip_sample": false' in (folder / "prior" / "scheduler" / "scheduler_config.json").read_text()
+    images = data.test_images.draw(3, 8, generator(0))
+    assert prior.encode(images).std() == pytest.approx(
+        1, abs=0.35
+    )  # scaled by the spread of training latents
+
+
+def test_the_model_card_states_the_facts(trained, data):
+    _, _, folder = trained
+    card = (folder / "prior" / "README.md").read_text()
+    for fact in ("`latentdd prior train --config tiny.yaml`", "CC BY 4.0", "seed**: 0", "48 steps of 32",
+                 "12 steps of 16", data.spec.fingerprint, "of training"):  # fmt: skip
+        assert fact in card
+    assert "not measured" not in card
+    described = json.loads((folder / "prior" / "prior.json").read_text())
+    assert described["null_class"] == 10
+    assert described["classes"][7] == {"id": 7, "wnid": "digit-7", "name": "7"}
+    assert not [
+        path for path in (folder / "prior").rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")
+    ]
+
+
+@pytest.mark.parametrize("stop", [6, 20])
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(trained, data, tmp_path, stop):
+    whole, losses, _ = trained
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == stop:
+                trainer.save_checkpoint(tmp_path / "part.ckpt")
+                trainer.should_stop = True
+
+    model = PriorTraining(data_spec=data.spec, **TINY)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    Trainer(accelerator="cpu", max_steps=60, num_sanity_val_steps=0, callbacks=[Stop()], default_root_dir=tmp_path,
+            **quiet).fit(model, datamodule=data)  # fmt: skip
+    resumed, rest, _ = fit(data, 60, tmp_path, ckpt_path=tmp_path / "part.ckpt")
+    assert len(rest.autoencoder) + len(rest.denoiser) == 60 - stop
+    assert rest.denoiser == losses.denoiser[-len(rest.denoiser) :]
+    for name, value in whole.average.state_dict().items():
+        assert value.equal(resumed.average.state_dict()[name]), name
+
+
+def test_test_images_are_never_read(data, tmp_path):
+    class Untouchable:
+        def __getattr__(self, name):
+            raise AssertionError("prior training read the test split")
+
+    guarded = DistillationData(image_size=16)
+    guarded.setup()
+    guarded.test_images = Untouchable()
+    fit(guarded, 14, tmp_path)
+
+
+def test_a_pre_trained_autoencoder_stays_as_it_is(trained, data, tmp_path):
+    _, _, folder = trained
+    before = AutoencoderPrior(str(folder / "prior"))
+    model, losses, trainer = fit(data, 5, tmp_path, autoencoder=str(folder / "prior"), autoencoder_steps=0)
+    assert (len(losses.autoencoder), len(losses.denoiser)) == (0, 5)
+    for name, value in before.state_dict().items():
+        assert value.equal(model.frozen.state_dict()[name]), name
+    trainer.save_checkpoint(tmp_path / "frozen.ckpt")
+    state = torch.load(tmp_path / "frozen.ckpt", weights_only=False)["state_dict"]
+    assert not [key for key in state if "autoencoder" in key or "frozen" in key]
+    model.save_prior(tmp_path / "prior")
+    after = AutoencoderPrior(str(tmp_path / "prior"))
+    images = data.test_images.draw(0, 2, generator(0))
+    assert (after.encode(images) - before.encode(images)).abs().max() < 1e-5
+    assert "pre-trained" in (tmp_path / "prior" / "README.md").read_text()
+
+
+def same_weights(first, second):
+    return all(value.equal(second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_cached_latents_change_nothing(trained, data, tmp_path):
+    whole, losses, _ = trained
+    for _ in range(2):
+        model, found, _ = fit(data, 60, tmp_path, cache_dir=str(tmp_path / "latents"))
+        assert found.denoiser == losses.denoiser
+        assert same_weights(model.average, whole.average)
+    assert len(list((tmp_path / "latents").glob("latents-16px-*.bin"))) == 1
+
+
+def test_mirror_images_are_a_second_set(data, tmp_path):
+    model, _, _ = fit(data, 13, tmp_path, views=1, augmentation=None, mirror=True)
+    latents, n = model._latents, len(data.train_images)
+    assert latents.shape == (2 * n, 4, 8, 8)
+    assert model._rows.equal(data.train_images.labels.repeat(2))
+    images = (data.train_images.images[:5] / 127.5 - 1).flip(-1)
+    scale = model.autoencoder.config.scaling_factor
+    with torch.no_grad():
+        expected = model.autoencoder.encode(images).latent_dist.mode() * scale
+    assert (latents[n : n + 5] - expected).abs().max() < 1e-5
+
+
+def test_a_pruned_core_set_is_what_is_learned(tmp_path):
+    pruned = DistillationData(image_size=16, pruner=RandomPruner(0.25))
+    pruned.setup()
+    pruned.train_images = None
+    model, _, _ = fit(pruned, 14, tmp_path)
+    assert len(model._latents) == 2 * len(pruned.core_set) < 600
+    key = pruned.core_set_key()
+    pruned.core_set = pruned.core_set.select(torch.arange(100))
+    assert pruned.core_set_key() != key
+
+
+def test_bfloat16(trained, data, tmp_path):
+    """Networks run in half precision, weights and averages do not, and the losses are those of float32 but for that."""
+    _, losses, _ = trained
+    seen = set()
+
+    class Note(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 1:
+                module.denoiser.unet.conv_in.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+
+    model, found, _ = fit(data, 60, tmp_path, precision="bf16-mixed", callbacks=[Note()])
+    assert torch.bfloat16 in seen
+    assert {tensor.dtype for tensor in model.average.module.state_dict().values()} == {torch.float32}
+    assert model._latents.dtype == torch.float32
+    assert found.autoencoder[0] == pytest.approx(losses.autoencoder[0], rel=0.02)
+    assert sum(found.denoiser[-8:]) == pytest.approx(sum(losses.denoiser[-8:]), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions_are_refused(data, tmp_path, precision):
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision} .*; use 32-true or bf16-mixed"):
+        fit(data, 14, tmp_path, precision=precision)
+
+
+def of_rank(folder, ranks):
+    """Losses and averaged weights of one rank; 25 of 32 latents and 9 of 16 images are not halves."""
+    torch.set_num_threads(1)
+    data = DistillationData(image_size=16)
+    folder = folder / str(ranks)
+    model, losses, _ = fit(
+        data, 40, folder, ranks=ranks, batch_size=25, autoencoder_batch_size=9, cache_dir=str(folder / "cache"),
+        callbacks=[PriorSamples(every_n_steps=20, per_class=1, num_steps=2)],
+    )  # fmt: skip
+    weights = {name: value.numpy() for name, value in model.average.state_dict().items()}
+    measured = [model.measured.text(name) for name in ("loss", "val_loss", "val_autoencoder_loss")]
+    return losses.autoencoder + losses.denoiser, weights, measured
+
+
+def test_two_ranks_train_as_one(tmp_path):
+    (losses, weights, measured), *_ = [of_rank(tmp_path, 1)]
+    both = run_ranks(of_rank, tmp_path, 2, environments=torchrun_variables(2))
+    # Each of the ranks logs (rank 0) or keeps (both) what one alone does, but for the order of sums.
+    for name, value in both[0][1].items():
+        assert (value == both[1][1][name]).all(), name
+        assert abs(value - weights[name]).max() < 2e-4, name
+    assert both[0][0] == pytest.approx(losses, rel=1e-4)
+    assert [float(text) for text in both[0][2]] == pytest.approx([float(text) for text in measured], rel=1e-3)
+    # One process writes: one cache, one picture a time, no leftovers.
+    assert sorted(path.name for path in (tmp_path / "2" / "samples").iterdir()) == [
+        "step-000020.png",
+        "step-000040.png",
+    ]
+    assert sorted(path.suffix for path in (tmp_path / "2" / "cache").iterdir()) == [".bin", ".json"]
+    with pytest.raises(AssertionError, match="2 ranks cannot share batches of 1 latents and 16 images"):
+        run_ranks(too_many_ranks, tmp_path, environments=torchrun_variables(2))
+
+
+def too_many_ranks(folder):
+    fit(DistillationData(image_size=16), 14, folder, ranks=2, batch_size=1)
+
+
+def test_samples_are_those_of_the_saved_prior(trained, data, tmp_path):
+    """Up to the half precision of the folder."""
+    model, _, folder = trained
+    prior = LatentDiffusionPrior(str(folder / "prior"))
+    for guidance in (1.0, 2.0):
+        drawn = model.draw(3, 4, generator(1), num_steps=5, guidance_scale=guidance)
+        latents = prior.sample(torch.full((4,), 3), generator(1), num_steps=5, guidance_scale=guidance)
+        with torch.no_grad():
+            expected = (prior.decode(latents).clamp(-1, 1) + 1) * 127.5
+        assert (drawn.float() - expected).abs().mean() < 1
+    assert (
+        PriorTraining(data_spec=data.spec, **TINY).draw(3, 1, generator(1), num_steps=5, guidance_scale=1)
+        is None
+    )
+
+
+def test_sample_pictures(data, tmp_path):
+    samples = PriorSamples(every_n_steps=8, per_class=2, num_steps=2)
+    model, _, _ = fit(data, 18, tmp_path, callbacks=[samples])
+    pictures = sorted((tmp_path / "samples").iterdir())
+    assert [path.name for path in pictures] == [
+        "step-000016.png",
+        "step-000018.png",
+    ]  # step 8 is the autoencoder's
+    images = [
+        model.draw(i, 2, generator(0, "prior sample", f"digit-{i}"), num_steps=2, guidance_scale=2)
+        for i in range(10)
+    ]
+    expected = draw_grid(torch.cat(images), torch.arange(10).repeat_interleave(2), data.classes)
+    assert Image.open(pictures[-1]).tobytes() == expected.tobytes()
+    fit(data, 14, tmp_path / "off", callbacks=[PriorSamples(every_n_steps=0)])
+    assert not (tmp_path / "off" / "samples").exists()
+    for arguments, message in (({"every_n_steps": -1}, "must be 0 or more"), ({"per_class": 11}, "must be 1 to 10"),
+                               ({"guidance_scale": -1}, "guidance_scale=-1 must be")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            PriorSamples(**arguments)
+    with pytest.raises(UserError, match="num_steps=2000 exceeds the 1000 timesteps"):
+        fit(data, 14, tmp_path, callbacks=[PriorSamples(num_steps=2000)])
+
+
+def spec(image_size=16):
+    return DataSpec([ClassInfo(0, 0, "a", "a")], image_size, (0.5,) * 3, (0.5,) * 3, "0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoder_steps": 0}, "autoencoder_steps=0 leaves the autoencoder untrained"),
+        ({"autoencoder": "some/folder"}, "autoencoder_steps=12 with a pre-trained autoencoder.*use 0"),
+        ({"class_dropout": 1.0}, r"class_dropout=1\.0 is not a share"),
+        ({"augmentation": None}, "views=2 needs an augmentation"),
+        ({"data_spec": spec(15)}, r"needs images of a multiple of 2 pixels; data\.image_size=15"),
+        ({"data_spec": spec(18)}, "needs latents of a multiple of 2 pixels, but they have 9"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        PriorTraining(**{"data_spec": spec(), **TINY, **changes})
+
+
+def test_too_few_steps_and_saving_too_early_are_refused(data, tmp_path):
+    with pytest.raises(UserError, match=r"trainer\.max_steps=12 leaves no step for the denoiser"):
+        fit(data, 12, tmp_path)
+    with pytest.raises(UserError, match="has not been trained for a single step"):
+        PriorTraining(data_spec=data.spec, **TINY).save_prior(tmp_path / "prior")
+    assert not (tmp_path / "prior").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            lambda: AutoencoderShape(channels=()),
+            r"autoencoder\.channels=\[\] must hold a positive number per level",
+        ),
+        (
+            lambda: AutoencoderShape(channels=(8, 12)),
+            r"norm_groups=8 does not divide every entry of channels=\[8, 12\]",
+        ),
+        (
+            lambda: DenoiserShape((16, 32), (True,)),
+            r"attention=\[True\] must have one entry for each of unet\.channels",
+        ),
+        (lambda: DenoiserShape((16,), (False,), middle=False), "so the class cannot be told"),
+        (
+            lambda: DenoiserShape((16, 48), (True, False), heads=3),
+            r"heads=3 does not divide the channels \[16, 48\]",
+        ),
+    ],
+)
+def test_impossible_shapes_are_refused(shape, message):
+    with pytest.raises(UserError, match=message):
+        shape()
+
+
+def test_the_autoencoder_is_a_plain_diffusers_model():
+    model = AutoencoderShape(channels=(8, 16, 24)).build(32)
+    assert isinstance(model, AutoencoderKL)
+    assert model.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mode().shape == (1, 4, 8, 8)
+
+
+# Views
+
+
+def blob(x, y, side=33):
+    """A Gaussian spot at (x, y), in units of the side from the centre."""
+    ruler = (torch.arange(side) + 0.5) / side - 0.5
+    return torch.exp(-((ruler[None, :] - x) ** 2 + (ruler[:, None] - y) ** 2) / 0.005)[None, None]
+
+
+def centre(image):
+    side = image.shape[-1]
+    ruler = (torch.arange(side) + 0.5) / side - 0.5
+    mass = image.sum()
+    return float((image * ruler[None, :]).sum() / mass), float((image * ruler[:, None]).sum() / mass)
+
+
+def test_views_move_within_their_bounds_and_follow_from_the_generator():
+    spots = blob(0.2, 0.0).expand(200, 1, 33, 33)
+    assert AffineViews()(spots, generator(0)).sub(spots).abs().max() < 1e-5
+    shifted = [centre(image[0]) for image in AffineViews(shift=0.1)(spots, generator(0))]
+    xs, ys = [x - 0.2 for x, _ in shifted], [y for _, y in shifted]
+    for moves in (xs, ys):
+        assert max(abs(move) for move in moves) < 0.102
+        assert max(moves) > 0.09
+        assert min(moves) < -0.09
+    turned = [centre(image[0]) for image in AffineViews(rotation=30)(spots, generator(0))]
+    angles = [math.degrees(math.atan2(y, x)) for x, y in turned]
+    assert max(angles) < 30.5
+    assert max(angles) > 27
+    assert min(angles) < -27
+    assert all(math.hypot(x, y) == pytest.approx(0.2, abs=2e-3) for x, y in turned)
+    zoomed = [centre(image[0])[0] / 0.2 for image in AffineViews(zoom=0.1)(spots, generator(0))]
+    assert 0.89 < min(zoomed) < 0.92
+    assert 1.08 < max(zoomed) < 1.11
+    mirrored = [centre(image[0])[0] > 0 for image in AffineViews(flip=True)(spots, generator(0))]
+    assert 60 < sum(mirrored) < 140
+    views = AffineViews(shift=0.1, rotation=10, zoom=0.1, flip=True)
+    assert views(spots, generator(1)).equal(views(spots, generator(1)))
+    assert not views(spots, generator(1)).equal(views(spots, generator(2)))
+
+
+def test_views_out_of_range_are_refused():
+    with pytest.raises(
+        UserError, match=r"augmentation\.shift=1\.5 is out of range; use a number from 0 to below 1"
+    ):
+        AffineViews(shift=1.5)
+
+
+# The prior in the package
+
+
+def test_the_embedded_prior_is_small_and_described():
+    folder = locate("embedded:digits", ())
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 5_000_000
+    card = (folder / "README.md").read_text()
+    for fact in (
+        "latentdd prior train --config configs/prior_training/digits.yaml",
+        "CC BY 4.0",
+        "seed",
+        "steps of",
+    ):
+        assert fact in card
+    assert DigitsSource().fingerprint("test") in card  # the split it left out is the split we test on
+
+
+def test_the_embedded_prior_reconstructs_digits_it_has_not_seen():
+    data = DistillationData()
+    data.setup()
+    prior = LatentDiffusionPrior("embedded:digits")
+    images, _ = data.test_images.batch(64, generator(0))
+    with torch.no_grad():
+        error = (prior.decode(prior.encode(images)) - images).abs().mean()
+    assert error < 0.08  # of a range of 2
+
+
+def test_samples_of_the_embedded_prior_are_the_digits_asked_for():
+    data = DistillationData()
+    data.setup()
+
+    def pixels(images):
+        return interpolate(images, size=8, mode="area")[:, 0].flatten(1).numpy()
+
+    judge = LogisticRegression(max_iter=1000)
+    judge.fit(pixels(data.train_images.images / 127.5 - 1), data.train_images.labels)
+    assert judge.score(pixels(data.test_images.images / 127.5 - 1), data.test_images.labels) > 0.93
+    prior = LatentDiffusionPrior("embedded:digits")
+    labels = torch.arange(10).repeat_interleave(10)
+    with torch.no_grad():
+        latents = prior.sample(prior.rows(data.classes)[labels], generator(0), num_steps=10)
+        samples = prior.decode(latents).clamp(-1, 1)
+    assert judge.score(pixels(samples), labels) > 0.8
+    # Not one picture per class either: samples of a class differ as real images of it do (at least half as much).
+    for label in range(10):
+        of_class = torch.from_numpy(pixels(samples[labels == label]))
+        real = torch.from_numpy(pixels(data.train_images.draw(label, 10, generator(0))))
+        assert torch.pdist(of_class).mean() > 0.5 * torch.pdist(real).mean()

@@ -1,0 +1,193 @@
+"""Every form of diffusion model as prior, against the library's own pipelines and finite differences."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conformance import PriorConformance
+from tiny_denoisers import dit_pipeline, ldm_pipeline, name_rows, text_pipeline
+from torch.utils.checkpoint import checkpoint
+
+from ldd.images import ClassInfo
+from ldd.priors import LatentDiffusionPrior
+from ldd.runtime.seeding import generator
+
+KNOWN = (
+    ClassInfo(0, 8, "tench", "tench"),
+    ClassInfo(1, 9, "my fish", "goldfish"),
+    ClassInfo(2, 7, "my church", "church building"),
+)
+CLASSES = [ClassInfo(0, 3, "n1", "church"), ClassInfo(1, 5, "n2", "goldfish")]
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def dit_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("denoisers") / "dit"
+    return name_rows(dit_pipeline(), folder)
+
+
+@pytest.fixture(scope="module")
+def ldm_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("denoisers") / "ldm"
+    ldm_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers", reason="needs the extra text")
+    files = tmp_path_factory.mktemp("denoisers")
+    text_pipeline(files).save_pretrained(files / "text")
+    return files / "text"
+
+
+@pytest.fixture(params=["dit", "tied dit", "ldm", "text"])
+def prior(request) -> LatentDiffusionPrior:
+    """Each form in turn."""
+    folder = request.getfixturevalue(f"{request.param.split()[-1]}_folder")
+    return LatentDiffusionPrior(
+        str(folder), num_steps=STEPS, skip="none", tied=request.param.startswith("tied")
+    )
+
+
+def start_at(prior, noise):
+    """Z with which the reverse process starts at `noise`, the noise tensor being the same."""
+    abar = prior.schedule.steps(STEPS)[0].abar
+    return noise * (1 - math.sqrt(1 - abar)) / math.sqrt(abar)
+
+
+def images_of(prior, conditioning, guidance):
+    """In [0, 1], as pipelines return them, from the noise that `generator(0)` gives a pipeline."""
+    prior.guidance_scale = guidance
+    noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
+    with torch.no_grad():
+        decoded = prior.decode(prior.denoise(start_at(prior, noise), conditioning, noise))
+    return (decoded / 2 + 0.5).clamp(0, 1)
+
+
+def assert_close(ours, theirs):
+    """Relative error at most 1e-4, of images that are no constants."""
+    assert theirs.std() > 0.01
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_transformer_equals_its_pipeline(tmp_path, guidance):
+    """With a thousand classes, since the pipeline takes row 1000 for the null class; rows found by WordNet id."""
+    pipeline = dit_pipeline(rows=1000)
+    pipeline.save_pretrained(tmp_path)
+    prior = LatentDiffusionPrior(str(tmp_path), num_steps=STEPS, skip="none")
+    rows = prior.rows([ClassInfo(0, 0, "n03028079", "x"), ClassInfo(1, 1, "n01440764", "y")])
+    assert rows.tolist() == [497, 0]
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        rows.tolist(),
+        guidance_scale=guidance,
+        generator=generator(0),
+        num_inference_steps=STEPS,
+        output_type="np",
+    ).images
+    assert_close(images_of(prior, prior.embed(rows), guidance), torch.from_numpy(theirs).movedim(-1, 1))
+
+
+def test_unconditional_equals_its_pipeline(ldm_folder):
+    prior = LatentDiffusionPrior(str(ldm_folder), num_steps=STEPS, skip="none")
+    assert prior.embed(prior.rows(CLASSES)).shape == (2, 0, 0)
+    pipeline = ldm_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(2, generator=generator(0), num_inference_steps=STEPS, output_type="np").images
+    for guidance in (0.0, 1.0, 3.0):
+        ours = images_of(prior, prior.null(2), guidance)
+        assert_close(ours, torch.from_numpy(theirs).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_text_to_image_equals_its_pipeline(tmp_path, prediction, guidance):
+    pytest.importorskip("transformers", reason="needs the extra text")
+    pipeline = text_pipeline(tmp_path, prediction_type=prediction)
+    pipeline.save_pretrained(tmp_path / "text")
+    prior = LatentDiffusionPrior(
+        str(tmp_path / "text"),
+        num_steps=STEPS,
+        skip="none",
+        prompt="an image of {name}",
+        classes={"n2": "a koi"},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        ["an image of church", "a koi"], 32, 32, STEPS, guidance_scale=guidance, generator=generator(0),
+        output_type="np",
+    ).images  # fmt: skip
+    ours = images_of(prior, prior.embed(prior.rows(CLASSES)), guidance)
+    assert_close(ours, torch.from_numpy(theirs).movedim(-1, 1))
+
+
+def test_gradients_equal_finite_differences(prior):
+    """Float64, through the decoder; every part of the conditioning has its own effect."""
+    prior.double()
+    prior.guidance_scale = 3.0
+    c = prior.embed(prior.rows(CLASSES)).detach().clone()
+    z, n = torch.randn(2, 2, *prior.latent_shape, generator=generator(0)).double()
+    leaves = [z.requires_grad_(), *([c.requires_grad_()] if c.numel() else [])]
+
+    def value(z, c=c):
+        latents = prior.denoise(z, c, n)
+        if prior.autoencoder.quantised:  # decoding is a step function there
+            return (latents * torch.linspace(-1, 2, latents.numel(), dtype=z.dtype).view_as(latents)).sum()
+        images = prior.decode(latents)
+        return (images * torch.linspace(-1, 2, images.numel(), dtype=z.dtype).view_as(images)).sum()
+
+    gradients = torch.autograd.grad(value(*leaves), leaves)
+    for which, gradient in enumerate(gradients):
+        assert gradient.isfinite().all()
+        assert gradient.flatten(2).abs().amax(2).gt(0).all()
+        direction = torch.randn(gradient.shape, generator=generator(0, which), dtype=torch.float64)
+        moved = [
+            [
+                leaf.detach() + (sign * 1e-5 * direction if part == which else 0)
+                for part, leaf in enumerate(leaves)
+            ]
+            for sign in (1, -1)
+        ]
+        with torch.no_grad():
+            slope = (value(*moved[0]) - value(*moved[1])) / 2e-5
+        assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-5, abs=1e-6)
+
+
+def test_recomputed_activations_give_the_same_gradients(prior):
+    """No state of a forward is needed by its recomputation: two graphs, run backwards in the wrong order."""
+    c = prior.embed(prior.rows(CLASSES)).detach().clone()
+    codes = [torch.randn(2, 2, *prior.latent_shape, generator=generator(i)).unbind() for i in range(2)]
+    plain = []
+    for z, n in codes:
+        z.requires_grad_()
+        plain.append(torch.autograd.grad(prior.denoise(z, c, n).square().sum(), z)[0])
+    losses = [
+        checkpoint(prior.denoise, z, c * (1 + i), n, use_reentrant=False).square().sum()
+        for i, (z, n) in enumerate(codes)
+    ]
+    recomputed = [torch.autograd.grad(losses[i], codes[i][0])[0] for i in (1, 0)]
+    torch.testing.assert_close(recomputed[1], plain[0], rtol=0, atol=0)
+
+
+class TestTransformerPrior(PriorConformance):
+    known_classes = KNOWN
+
+    @pytest.fixture
+    def prior(self, dit_folder):
+        return LatentDiffusionPrior(str(dit_folder), num_steps=3)
+
+
+class TestUnconditionalPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, ldm_folder):
+        return LatentDiffusionPrior(str(ldm_folder), num_steps=3)
+
+
+class TestTextToImagePrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, text_folder):
+        return LatentDiffusionPrior(str(text_folder), num_steps=3)

@@ -1,0 +1,238 @@
+"""Protocol files, and the schedule against torch's own schedulers."""
+
+import json
+
+import pytest
+import torch
+from small_world import protocol_content, protocol_file
+
+from ldd.errors import UserError
+from ldd.evaluation import Protocol
+from ldd.networks import VGG11, AlexNet, ConvNet, ViT
+from ldd.students.protocol import canonical, schedule, shipped
+
+
+def released_schedule(epochs):
+    """The released loop: two schedulers on one optimizer, the second once the first has reached its end."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-7, 1.0, total_iters=epochs // 2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs // 2, eta_min=0)
+    rates = []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        (warm_up if epoch <= epochs // 2 else cosine).step()
+    return rates
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 10, 1000])
+def test_schedule_equals_torch(epochs):
+    expected = released_schedule(epochs)
+    assert [schedule(e, epochs) for e in range(epochs)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_schedule_of_the_published_length():
+    rates = [1e-3 * schedule(epoch, 1000) for epoch in range(1000)]
+    assert rates[0] == pytest.approx(1e-10)
+    assert rates[500] == rates[501] == max(rates) == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(4e-8, rel=0.02)
+
+
+def test_drop_of_the_released_d3_loop():
+    """Its milestone is epoch E / 2 + 1, from which on the rate is a tenth."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2000 // 2 + 1], gamma=0.1)
+    expected = []
+    for _ in range(2000):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    protocol = Protocol.load("d3-1")
+    assert [protocol.lr_at(epoch, 2000) for epoch in range(2000)] == pytest.approx(expected, abs=1e-9)
+    assert [Protocol.load(f"d3-{budget}").lr for budget in (1, 2, 10)] == [5e-2, 2e-2, 5e-3]
+    assert (protocol.samples, protocol.mean_images, protocol.epochs) == ("fresh", "soft", 2000)
+
+
+def test_ld3m_as_published():
+    protocol = Protocol.load("ld3m")
+    assert (protocol.id, protocol.epochs, protocol.batch_size) == ("ld3m", 1000, 256)
+    assert (protocol.momentum, protocol.weight_decay, protocol.weight_ema) == (0.9, 5e-4, False)
+    assert set(protocol.augmentations) == {"color", "crop", "cutout", "flip", "scale", "rotate"}
+    assert [protocol.peak_lr(n) for n in (ConvNet, AlexNet, ViT, VGG11)] == [1e-3, 1e-3, 1e-3, 1e-4]
+    assert set(protocol.networks) == {"ConvNet", "ResNet18", "VGG11", "AlexNet", "ViT"}
+
+
+def test_steps_of_the_released_idc_loop():
+    """Two milestones, at two thirds and five sixths of the epochs; 2,000 and 3,000 for 10 images and 1."""
+    protocol = Protocol.load("idc-hard")
+    epochs = [protocol.budget([n, 1])[0] for n in (1, 2, 10, 11, 50, 200, 500, 501)]
+    assert epochs == [3000, 2000, 2000, 1500, 1500, 1000, 500, 300]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2 * 2000 // 3, 5 * 2000 // 6], gamma=0.2)
+    expected = []
+    for _ in range(2000):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    assert [protocol.lr_at(epoch, 2000) for epoch in range(2000)] == pytest.approx(expected, abs=1e-9)
+    assert (protocol.batch_size, protocol.cutmix, protocol.looks) == (64, 1.0, 100)
+    assert (protocol.views.crop_scale, protocol.views.jitter, protocol.views.lighting) == (
+        (0.5, 1.0),
+        0.4,
+        0.1,
+    )
+    assert set(protocol.networks) == {"ConvNet6", "ResNetAP10", "ResNet18"}
+
+
+def test_rded_as_released():
+    protocol = Protocol.load("rded-soft")
+    assert [protocol.budget([n]) for n in (1, 10, 50)] == [(300, 10), (300, 50), (300, 100)]
+    assert (protocol.optimizer, protocol.lr, protocol.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (protocol.labels, protocol.temperature, protocol.decay_vectors) == ("teacher", 20.0, False)
+    assert protocol.lr_at(0, 300) == 1
+    assert protocol.lr_at(150, 300) == pytest.approx(0.5 * (1 + 0.5**0.5))
+    assert protocol.lr_at(300, 300) == pytest.approx(0.5)
+
+
+def test_released_quirks_are_a_protocol_of_their_own():
+    released, clean = Protocol.load("ld3m-released"), Protocol.load("ld3m")
+    assert released.weight_ema
+    assert released.networks["ViT"].init_args == {"layer_norm": False}
+    assert released.hash != clean.hash
+
+
+def test_every_shipped_protocol_builds_its_networks():
+    assert shipped() == [
+        *("d3-1", "d3-10", "d3-2", "d3-pool", "ddranking", "ddranking-small", "idc-hard", "idc-hard-small"),
+        *("ld3m", "ld3m-released", "ld3m-short", "quick", "rded-soft", "rded-soft-small"),
+    ]
+    for name in shipped():
+        protocol = Protocol.load(name)
+        assert protocol.id == name
+        assert protocol.source
+        for network, factory in protocol.factories().items():
+            size = 64 if name == "idc-hard" else 32  # six halvings
+            with torch.device("meta"):
+                assert factory(10, size)(torch.zeros(2, 3, size, size)).shape == (2, 10), network
+        assert all(canonical(path) != path for path in protocol.network_lr)  # each names a class there is
+
+
+def test_hash_covers_what_has_an_effect(tmp_path):
+    base = Protocol.load(protocol_file(tmp_path))
+    assert Protocol.load(protocol_file(tmp_path, source="other words")).hash == base.hash
+    for changes in (
+        {"lr": 0.06},
+        {"epochs": 5},
+        {"weight_ema": True},
+        {"network_lr": {"ldd.networks.VGG11": 1e-4}},
+        {"networks": {}},
+        {"test_every": 2},
+        {"rates": "drop"},
+        {"samples": 3},
+        {"mean_images": "never"},
+        {"optimizer": "adamw"},
+        {"decay_vectors": False},
+        {"by_images": {1: {"epochs": 9}}},
+        {"views": {"flip": True}, "augmentations": []},
+        {"cutmix": 0.5},
+        {"labels": "teacher"},
+        {"temperature": 4},
+        {"looks": 2},
+        {"scores": "ddranking"},
+    ):
+        assert Protocol.load(protocol_file(tmp_path, **changes)).hash != base.hash
+    assert len(base.hash) == 16
+
+
+def test_a_setting_left_at_its_default_leaves_the_hash(tmp_path):
+    base = Protocol.load(protocol_file(tmp_path))
+    spelt_out = {"test_every": 1, "weight_ema": False, "full_data_batch_size": None, "samples": "fresh"}
+    assert Protocol.load(protocol_file(tmp_path, **spelt_out)).hash == base.hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rates": "step"}, {"samples": -1}, {"samples": "many"}, {"samples": True}, {"mean_images": True}],
+)
+def test_choices(tmp_path, change):
+    [(name, value)] = change.items()
+    with pytest.raises(UserError, match=rf"protocol small: {name} \({value}\) must be"):
+        Protocol.load(protocol_file(tmp_path, **change))
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    path = tmp_path / "text.yaml"
+    path.write_text(json.dumps(protocol_content()).replace("0.05", '"5e-2"'))
+    assert Protocol.load(path).lr == 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lrr": 1}, "unknown lrr"),
+        ({"epochs": 1}, r"protocol small: epochs \(1\) must be at least 2"),
+        ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
+        ({"test_every": 0}, r"test_every \(0\) must be at least 1"),
+        ({"lr": 0}, r"lr \(0.0\) must be a number above 0"),
+        ({"network_lr": {"x.Y": -1}}, r"x.Y \(-1.0\) must be a number above 0"),
+        ({"lr": "fast"}, "value of the wrong kind"),
+        ({"networks": {"a": 1}}, "value of the wrong kind"),
+        ({"augmentations": ["blur"]}, "blur"),
+        ({"temperature": 0}, r"temperature \(0.0\) must be a number above 0"),
+        ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),
+        ({"looks": -1}, r"looks \(-1\) must be at least 0"),
+        ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw"),
+        (
+            {"by_images": {10: {"epochs": 1}}},
+            r"by_images.10.epochs \(1\) must be a whole number of at least 2",
+        ),
+        ({"by_images": {10: {"lr": 1}}}, "value of the wrong kind"),
+        ({"by_images": {10: {"epochs": 2.5}}}, r"epochs \(2.5\) must be a whole number"),
+        ({"labels": "teacher", "scores": "ddranking"}, "compare sets with their own labels"),
+        ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) are two ways of the same"),
+        ({"views": {"crop_scale": [0.5]}, "augmentations": []}, "value of the wrong kind"),
+    ],
+)
+def test_bad_files(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        Protocol.load(protocol_file(tmp_path, **changes))
+
+
+def test_missing_key(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("id: short\nepochs: 3\n")
+    with pytest.raises(UserError, match="missing augmentations, batch_size, full_data_epochs, lr"):
+        Protocol.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "id: [", "\0"])
+def test_not_a_protocol(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"keys that do not fit|cannot be read"):
+        Protocol.load(path)
+
+
+@pytest.mark.parametrize("name", ["ldm3", "missing/file.yaml"])
+def test_unknown_protocol(name):
+    with pytest.raises(
+        UserError,
+        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, d3-pool, ddranking",
+    ):
+        Protocol.load(name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"class_path": "ldd.networks.ConvNot"}, "'ldd.networks.ConvNot' cannot be imported"),
+        ({"class_path": "torch.nn.Linear"}, "not a subclass of ldd.networks.Network"),
+        (
+            {"class_path": "ldd.networks.ConvNet", "init_args": {"wide": 3}},
+            "wide.*it takes num_classes, .*width",
+        ),
+    ],
+)
+def test_bad_networks(tmp_path, spec, message):
+    with pytest.raises(UserError, match=message):
+        Protocol.load(protocol_file(tmp_path, networks={"a": spec})).factories()
