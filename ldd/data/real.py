@@ -1,12 +1,14 @@
 """Real images of one split, held as bytes and ordered by class."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.images import DataSpec, Labelled, to_unit_range
+from ldd.images import DataSpec, Labelled, to_bytes, to_unit_range
+from ldd.runtime.seeding import generator
 
 _WANTED = "the number of different images"
 
@@ -120,6 +122,25 @@ class RealImages:
         # Sent as bytes: a quarter of what floats take.
         return to_unit_range(self._store[rows].to(device, non_blocking=True))
 
+    def draw_set(self, counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
+        """Draw `counts[label]` different images of each class as uint8, class-major.
+
+        Args:
+            counts: K numbers of images.
+            wanted: the setting that asks for them, for the message.
+            seed: of the draws; those of a class follow from (seed, key, label).
+            *key: what else they depend on.
+
+        Raises:
+            UserError: as `require`.
+        """
+        drawn = [
+            to_bytes(self.draw(label, n, generator(seed, *key, label), wanted=wanted))
+            for label, n in enumerate(counts)
+            if n
+        ]
+        return Labelled(torch.cat(drawn), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
+
     def batch(self, n: int, generator: torch.Generator) -> Labelled:
         """`n` different images from all classes together, float32 in [-1, 1], with labels (n,).
 
@@ -156,3 +177,21 @@ class RealImages:
         keys = [self.keys[i] for i in indices.tolist()]
         part._index(self._rows[indices], self.labels[indices], keys, self.num_classes)
         return part
+
+
+class EvaluationData(Interface):
+    """Real images that an evaluation or a labeller works with; `DistillationData` has them.
+
+    Attributes:
+        spec: classes, image size and normalisation.
+        train_images, core_set, selection_images, test_images: there after `setup`.
+    """
+
+    spec: DataSpec
+    train_images: RealImages
+    core_set: RealImages
+    selection_images: RealImages
+    test_images: RealImages
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits; a second call does nothing."""

@@ -10,8 +10,9 @@ import torch
 from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
+from ldd.data.real import EvaluationData
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import Baseline, EvaluationData, Setting
+from ldd.evaluation.baselines.base import Baseline, Setting
 from ldd.evaluation.baselines.equal import equal_baselines
 from ldd.evaluation.results.facts import LEFT_OUT
 from ldd.evaluation.results.report import Report, Row

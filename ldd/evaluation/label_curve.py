@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from ldd.artefact import soft_labels
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.soft_labels import Precision
+from ldd.data.real import EvaluationData
 from ldd.disk.files import atomic_file
-from ldd.evaluation.baselines.base import EvaluationData
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.comparison import evaluate
 from ldd.evaluation.results.report import DISTILLED, Score

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from ldd.artefact.set import DistilledSet, first_rows
+from ldd.data.real import EvaluationData
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import Baseline, EvaluationData, FullReal, RandomReal
+from ldd.evaluation.baselines.base import Baseline, FullReal, RandomReal
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.baselines.variants import Plain, SoftLabels
 from ldd.evaluation.results.report import DISTILLED, DISTILLED_HARD, budget_name

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount
 from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import EvaluationData
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.students.protocol import dotted_name
 from ldd.students.training import as_input
 from ldd.students.workers import NumWorkers
+
+if TYPE_CHECKING:  # worker processes import this file, and need no data
+    from ldd.data.real import EvaluationData
 
 MAX_CANDIDATES = 8
 """Epochs that are tried where nobody names them."""
@@ -87,7 +89,7 @@ class Labels(ABC):
     @abstractmethod
     def choose(
         self,
-        data: EvaluationData,
+        data: "EvaluationData",
         counts: Sequence[int],
         seed: int,
         device: torch.device,
@@ -111,7 +113,7 @@ class Labels(ABC):
         return ()
 
     @abstractmethod
-    def check(self, data: EvaluationData) -> None:
+    def check(self, data: "EvaluationData") -> None:
         """Refuse now what `choose` would refuse later; `data` is set up.
 
         Raises:

@@ -1,14 +1,13 @@
 """TODO."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch.nn.utils import vector_to_parameters
 
 from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import EvaluationData, draw_real
 from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
 from ldd.images import DataSpec, Labelled
 from ldd.labels.base import MAX_CANDIDATES, Labeller, Labels, check_form, check_top_k
@@ -18,6 +17,9 @@ from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Outcome, Student
 from ldd.students.training_set import TrainingSet
 from ldd.students.workers import NumWorkers, run_students
+
+if TYPE_CHECKING:  # worker processes import this file, and need no data
+    from ldd.data.real import EvaluationData
 
 
 @final
@@ -85,7 +87,7 @@ class ExpertLabels(Labels):
     @torch.inference_mode(False)
     def choose(
         self,
-        data: EvaluationData,
+        data: "EvaluationData",
         counts: Sequence[int],
         seed: int,
         device: torch.device,
@@ -121,11 +123,11 @@ class ExpertLabels(Labels):
         last = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
         return (ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, last)),)
 
-    def check(self, data: EvaluationData) -> None:
+    def check(self, data: "EvaluationData") -> None:
         """See `Labels.check`."""
         self._find(data)
 
-    def _find(self, data: EvaluationData) -> Trajectories:
+    def _find(self, data: "EvaluationData") -> Trajectories:
         """The recording that fits."""
         spec, real = data.spec, data.core_set
         check_top_k(self.top_k, spec)
@@ -183,7 +185,7 @@ def _build(factory: NetworkFactory, spec: DataSpec) -> Network:
 
 
 def _labelled_draws(
-    data: EvaluationData,
+    data: "EvaluationData",
     counts: Sequence[int],
     repeats: int,
     seed: int,
@@ -193,7 +195,7 @@ def _labelled_draws(
     sets: dict[tuple[str, int], TrainingSet] = {}
     for repeat in range(repeats):
         wanted = "labels: images per class"
-        images, _ = draw_real(data.train_images, counts, wanted, seed, "label images", repeat)
+        images, _ = data.train_images.draw_set(counts, wanted, seed, "label images", repeat)
         for epoch, labeller in labellers.items():
             sets[str(epoch), repeat] = TrainingSet(images, labeller(images).float())
     return sets

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from ldd.artefact.soft_labels import Precision
 from ldd.disk.files import read_tensors, sha256
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import EvaluationData
 from ldd.images import DataSpec
 from ldd.labels.base import Labeller, Labels, check_form, check_top_k
 from ldd.networks import NetworkFactory
@@ -21,6 +20,7 @@ from ldd.students.protocol import dotted_name
 from ldd.students.workers import NumWorkers
 
 if TYPE_CHECKING:
+    from ldd.data.real import EvaluationData
     from ldd.networks.pretrained import Classifier
 
 
@@ -57,7 +57,7 @@ class TeacherLabels(Labels):
     @torch.inference_mode(False)
     def choose(
         self,
-        data: EvaluationData,
+        data: "EvaluationData",
         counts: Sequence[int],
         seed: int,
         device: torch.device,
@@ -81,7 +81,7 @@ class TeacherLabels(Labels):
         }
         return Labeller(network, data.spec, self.temperature, self.top_k, self.precision, facts)
 
-    def check(self, data: EvaluationData) -> None:
+    def check(self, data: "EvaluationData") -> None:
         """See `Labels.check`."""
         check_top_k(self.top_k, data.spec)
         self.teacher(data.spec)

@@ -13,8 +13,8 @@ import torch
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture
 from ldd.callbacks.cross_architecture import Distils, prior_of
+from ldd.data.real import EvaluationData
 from ldd.evaluation import Setting, equal_baselines
-from ldd.evaluation.baselines.base import EvaluationData
 from ldd.evaluation.comparison import splits
 from ldd.evaluation.results.dimensions import TrainingCost
 from ldd.evaluation.results.report import DISTILLED

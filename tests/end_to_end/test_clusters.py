@@ -24,7 +24,7 @@ def test_scripts_are_sound(script):
     assert found.returncode == 0, found.stdout
 
 
-def test_slurm_options_are_those_of_fit(fit_parser):  # noqa: F811
+def test_slurm_options_are_those_of_fit(fit_parser):
     """What the scripts run, with the variables as SLURM sets them."""
     for script in SCRIPTS[:-1]:
         (line,) = [
@@ -43,7 +43,7 @@ def test_slurm_options_are_those_of_fit(fit_parser):  # noqa: F811
         assert (int(found.trainer.devices), found.trainer.num_nodes) == ((4, 2) if several else (1, 1))
 
 
-def test_kubernetes_arguments_are_those_of_fit(fit_parser, monkeypatch):  # noqa: F811
+def test_kubernetes_arguments_are_those_of_fit(fit_parser, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, job = yaml.safe_load_all((ROOT / "cluster" / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]

@@ -11,7 +11,6 @@ from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData, RandomPruner
 from ldd.errors import UserError
 from ldd.evaluation import EqualBytes, ExpertLabels, Labeller, Protocol, Setting, evaluate, train_student
-from ldd.evaluation.baselines.base import draw_real
 from ldd.experts.recording import record_experts
 from ldd.experts.trajectories import Trajectories
 from ldd.images import Labelled
@@ -86,7 +85,7 @@ def test_auto_takes_the_epoch_whose_students_do_best(labels, data, recording):
     for epoch in (0, 2, 5):
         labeller, found = choose(labels(epoch=epoch), data, seed=3), []
         for repeat in range(2):
-            images, hard = draw_real(data.train_images, (2, 1, 2), "a test", 3, "label images", repeat)
+            images, hard = data.train_images.draw_set((2, 1, 2), "a test", 3, "label images", repeat)
             assert hard.tolist() == [0, 0, 1, 2, 2]
             with seeded(lesson_seed, "network", "student", repeat):
                 student = TINY(3, 32)
@@ -138,7 +137,7 @@ def test_bad_numbers(labels, arguments):
 def labelled(labels, data):
     """Six images of three digits, soft labels in half precision, the largest two of each."""
     labeller = choose(labels(epoch=2, top_k=2), data)
-    images, hard = draw_real(data.train_images, (2, 2, 2), "a test", 0, "a set")
+    images, hard = data.train_images.draw_set((2, 2, 2), "a test", 0, "a set")
     distilled = DistilledSet.from_images(
         images,
         hard,

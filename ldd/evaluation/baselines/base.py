@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol as Interface, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
@@ -12,34 +12,16 @@ from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
 from ldd.errors import UserError
 from ldd.evaluation.results.report import budget_name
-from ldd.images import DataSpec, Labelled, to_bytes
+from ldd.images import Labelled
 from ldd.runtime.seeding import generator
 from ldd.students.training_set import TrainingSet
 
-if TYPE_CHECKING:  # worker processes import this file, and would wait for all that ldd.data imports
-    from ldd.data.real import RealImages
+if TYPE_CHECKING:
+    from ldd.data.real import EvaluationData
     from ldd.labels.base import Labeller
     from ldd.priors import Prior
 
 _HARD_LABEL = torch.int64.itemsize
-
-
-class EvaluationData(Interface):
-    """What an evaluation needs of `DistillationData`.
-
-    Attributes:
-        spec: classes, image size and normalisation.
-        train_images, core_set, selection_images, test_images: here after `setup`.
-    """
-
-    spec: DataSpec
-    train_images: "RealImages"
-    core_set: "RealImages"
-    selection_images: "RealImages"
-    test_images: "RealImages"
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load the splits; a second call does nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,7 @@ class Setting:
         found: what baselines found out of the data for this evaluation, so that none works it out twice.
     """
 
-    data: EvaluationData
+    data: "EvaluationData"
     counts: Sequence[int]
     seed: int
     bytes: int = 0
@@ -67,7 +49,7 @@ class Setting:
     found: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, distilled: DistilledSet, data: EvaluationData, seed: int, **rest: Any) -> "Setting":  # noqa: ANN401 - fields
+    def of(cls, distilled: DistilledSet, data: "EvaluationData", seed: int, **rest: Any) -> "Setting":  # noqa: ANN401 - fields
         """With the budgets of a distilled set; `rest` are other attributes."""
         return cls(data, distilled.counts, seed, distilled.storage.total().bytes, **rest)
 
@@ -219,7 +201,7 @@ class RandomReal(Drawn):
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """Draws without replacement; the classes' draws follow from (seed, key, label)."""
         wanted = f"{self.name}: images per class"
-        return draw_real(setting.data.train_images, counts, wanted, setting.seed, *key)
+        return setting.data.train_images.draw_set(counts, wanted, setting.seed, *key)
 
     def counts(self, setting: Setting) -> Sequence[int]:
         """K numbers of images per class."""
@@ -305,27 +287,6 @@ def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller |
     labels = Amount(n * floats, n * (_HARD_LABEL + bytes_each))
     images = Amount.of([given.images], pixels=True)
     return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
-
-
-def draw_real(images: "RealImages", counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
-    """Different images of each class as uint8, class-major; the draws of a class follow from (seed, key, label).
-
-    Args:
-        images: of all classes.
-        counts: K numbers of images.
-        wanted: what asks for them, for messages.
-        seed: of the draws.
-        *key: what else they depend on.
-
-    Raises:
-        UserError: a class has fewer.
-    """
-    drawn = [
-        to_bytes(images.draw(label, n, generator(seed, *key, label), wanted=wanted))
-        for label, n in enumerate(counts)
-        if n
-    ]
-    return Labelled(torch.cat(drawn), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
 
 @final
