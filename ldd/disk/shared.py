@@ -23,8 +23,8 @@ def build_once(
     """What `find` opens, after `write` has made it, unless another process has done so meanwhile.
 
     Args:
-        data: the file; it is written with `ldd.disk.files.atomic_file`, so that a killed process leaves `.<name>.*.tmp`,
-            which the next one removes.
+        data: the file; it is written with `ldd.disk.files.atomic_file`, so that a killed process leaves
+            `.<name>.*.tmp`, which the next one removes.
         find: opens the whole entry, or returns None where there is none or a damaged one.
         write: makes it.
         num_bytes: what `data` will take.

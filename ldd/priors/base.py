@@ -55,7 +55,7 @@ class Prior(nn.Module, ABC):
 
     @final
     def reset_trained(self) -> None:
-        """Give the trainable weights a new random start, from torch's global generator (`ldd.runtime.seeding.seeded`)."""
+        """Give the trainable weights a new random start, from torch's global generator (see `seeded`)."""
         wanted = {id(parameter) for parameter in self.trainable()}
         for module in self.modules():
             if any(id(parameter) in wanted for parameter in module.parameters(recurse=False)):

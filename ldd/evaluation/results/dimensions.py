@@ -1,8 +1,8 @@
 """The three dimensions by which D3 judges a set: what it stores, what training on it costs, what accuracy it recovers.
 
-D3 is arXiv 2403.00999; the formulas are ours, since its released code has none: storage as `ldd.artefact.size` counts it,
-cost as the work of training one student, recovery as top-1 over all classes and as a share of what the same network
-reaches on the full training split.
+D3 is arXiv 2403.00999; the formulas are ours, since its released code has none: storage as `ldd.artefact.size` counts
+it, cost as the work of training one student, recovery as top-1 over all classes and as a share of what the same
+network reaches on the full training split.
 """
 
 import statistics
