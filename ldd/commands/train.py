@@ -22,8 +22,8 @@ from ldd.evaluation.sets import check_set
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
+from ldd.networks.base import dotted_name
 from ldd.runtime.devices import pick_device
-from ldd.students.protocol import dotted_name
 from ldd.students.training import as_input, fresh_network, train_student
 from ldd.students.training_set import TrainingSet, draw_samples
 
@@ -128,7 +128,7 @@ def _training_set(
         return training
     crops = CropLabels.load(crop_labels)
     crops.check(distilled, protocol)
-    return training.with_crops(crops)
+    return training.with_crops(crops.seed, crops.tensors)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.experts.recording import cost_of_experts
+from ldd.networks.base import dotted_name
 from ldd.runtime.ledger import (
     DECODES,
     DISTIL,
@@ -23,7 +24,6 @@ from ldd.runtime.ledger import (
     total,
 )
 from ldd.runtime.ranks import sum_over_ranks
-from ldd.students.protocol import dotted_name
 
 if TYPE_CHECKING:
     from ldd.distiller.module import Distiller

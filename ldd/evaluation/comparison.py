@@ -22,9 +22,10 @@ from ldd.images import Labelled
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
+from ldd.networks.base import canonical, dotted_name
 from ldd.priors import Prior
 from ldd.runtime.devices import pick_device
-from ldd.students.protocol import Protocol, canonical, dotted_name
+from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
 from ldd.students.training_set import Sampler, TrainingSet
 from ldd.students.workers import NumWorkers, count_workers

@@ -15,7 +15,7 @@ from ldd import __version__
 from ldd.artefact.identity import add_tensor
 from ldd.disk.table import Store
 from ldd.images import Labelled
-from ldd.students.protocol import dotted_name
+from ldd.networks.base import dotted_name
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
 from ldd.students.workers import Sets
 

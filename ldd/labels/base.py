@@ -15,7 +15,7 @@ from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
-from ldd.students.protocol import dotted_name
+from ldd.networks.base import dotted_name
 from ldd.students.training import as_input
 from ldd.students.workers import NumWorkers
 

@@ -15,8 +15,8 @@ from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.labels.base import Labeller, Labels, check_form, check_top_k
 from ldd.networks import NetworkFactory
+from ldd.networks.base import dotted_name
 from ldd.runtime.seeding import seeded
-from ldd.students.protocol import dotted_name
 from ldd.students.workers import NumWorkers
 
 if TYPE_CHECKING:

@@ -1,7 +1,12 @@
 """What every classifier offers to objectives and to the evaluation."""
 
+import inspect
+import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,3 +57,62 @@ def check_sizes(network: str, num_classes: int, image_size: int, **positive: int
     for name, value in {"num_classes": num_classes, **positive}.items():
         if value < 1:
             raise UserError(f"{network}: {name} is {value}; give a whole number of 1 or more")
+
+
+def dotted_name(network: type) -> str:
+    """Where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
+    return f"{network.__module__}.{network.__qualname__}"
+
+
+def canonical(class_path: str) -> str:
+    """The dotted name of where a class is defined, given any name it is importable by; unchanged if it is not."""
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return class_path
+    return dotted_name(found) if isinstance(found, type) else class_path
+
+
+def find_network(class_path: str) -> type[Network]:
+    """The network class of a dotted name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        found = pkgutil.resolve_name(class_path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"network {class_path!r} cannot be imported: {error}; give a dotted class name"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Network)):
+        raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
+    return found
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: what a protocol's file says of each of its default networks.
+
+    Attributes:
+        class_path: dotted name of a `Network` class.
+        init_args: its arguments besides `num_classes` and `image_size`.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def factory(self) -> NetworkFactory:
+        """Builder of fresh networks.
+
+        Raises:
+            UserError: no such class, or arguments it does not take.
+        """
+        network = find_network(self.class_path)
+        try:
+            inspect.signature(network).bind(10, 32, **self.init_args)
+        except TypeError as error:
+            raise UserError(
+                f"network {self.class_path}: {error}; it takes {', '.join(inspect.signature(network).parameters)}"
+            ) from None
+        return partial(network, **self.init_args)

@@ -16,7 +16,6 @@ from ldd.callbacks.cross_architecture import Distils, prior_of
 from ldd.data.real import EvaluationData
 from ldd.evaluation import Setting, equal_baselines
 from ldd.evaluation.comparison import splits
-from ldd.evaluation.results.dimensions import TrainingCost
 from ldd.evaluation.results.report import DISTILLED
 from ldd.evaluation.running import students_of, teacher_of
 from ldd.evaluation.sets import all_sets, counts_by_set
@@ -24,6 +23,7 @@ from ldd.images import Labelled
 from ldd.networks import NetworkFactory
 from ldd.runtime.devices import peak_memory_mib
 from ldd.students.training import Lesson, Student, fresh_network, look_epochs, one_thread
+from ldd.students.training_set import TrainingCost
 from ldd.students.workers import count_workers, run_students
 
 SHORT, LONG = 2, 6  # epochs of the students that are timed

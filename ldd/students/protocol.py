@@ -5,13 +5,10 @@ id and the hash of its contents.
 """
 
 import hashlib
-import inspect
 import json
 import math
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +17,8 @@ from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.augmentation.views import Views
 from ldd.disk.files import read_yaml
 from ldd.errors import UserError
-from ldd.networks import Network, NetworkFactory
+from ldd.networks import NetworkFactory
+from ldd.networks.base import NetworkSpec, canonical, dotted_name
 
 Rates = Literal["warm_up", "drop", "steps", "half_cosine"]
 """Courses of the learning rate, by the names of the functions: `warm_up` is `schedule`."""
@@ -92,34 +90,6 @@ _LIMITS = {
     "test_every": 1,
     "looks": 0,
 }
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """A network by name: what a protocol's file says of each of its default networks.
-
-    Attributes:
-        class_path: dotted name of a `Network` class.
-        init_args: its arguments besides `num_classes` and `image_size`.
-    """
-
-    class_path: str
-    init_args: Mapping[str, Any] = field(default_factory=dict)
-
-    def factory(self) -> NetworkFactory:
-        """Builder of fresh networks.
-
-        Raises:
-            UserError: no such class, or arguments it does not take.
-        """
-        network = find_network(self.class_path)
-        try:
-            inspect.signature(network).bind(10, 32, **self.init_args)
-        except TypeError as error:
-            raise UserError(
-                f"network {self.class_path}: {error}; it takes {', '.join(inspect.signature(network).parameters)}"
-            ) from None
-        return partial(network, **self.init_args)
 
 
 @dataclass(frozen=True)
@@ -355,34 +325,3 @@ def _whole_or_none(value: object) -> int | None:
 def shipped() -> list[str]:
     """Names of the protocols in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def dotted_name(network: type) -> str:
-    """Where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
-    return f"{network.__module__}.{network.__qualname__}"
-
-
-def canonical(class_path: str) -> str:
-    """The dotted name of where a class is defined, given any name it is importable by; unchanged if it is not."""
-    try:
-        found = pkgutil.resolve_name(class_path)
-    except (ImportError, AttributeError, ValueError):
-        return class_path
-    return dotted_name(found) if isinstance(found, type) else class_path
-
-
-def find_network(class_path: str) -> type[Network]:
-    """The network class of a dotted name.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        found = pkgutil.resolve_name(class_path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"network {class_path!r} cannot be imported: {error}; give a dotted class name"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Network)):
-        raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
-    return found

@@ -1,25 +1,50 @@
 """What a student learns from: images with hard or soft labels, and draws of them where their codes have a spread."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import psutil
 import torch
 from torch import Tensor
 
 from ldd.artefact.soft_labels import DENSE, INDICES, NAMES, VALUES, restored
-from ldd.distiller.memory import SHARE_BESIDE_OTHERS
 from ldd.errors import UserError
-from ldd.evaluation.results.dimensions import TrainingCost
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator
 from ldd.students.protocol import Protocol
 
-if TYPE_CHECKING:
-    from ldd.labels.crops import CropLabels
+_SHARE_OF_FREE_MEMORY = 0.5
+"""What draws may take of it; the rest is for training."""
 
 Sampler = Callable[[torch.Generator], Tensor]
 """One draw of every code of a set, (N, 3, H, W) uint8 on the CPU, in the order of its images."""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """The work of training one student on a set.
+
+    Attributes:
+        epochs: passes.
+        images_per_epoch: images in each.
+        steps: of the optimiser, in all.
+        decodes: images that a decoder or generator made for it.
+    """
+
+    epochs: int
+    images_per_epoch: int
+    steps: int
+    decodes: int = 0
+
+    @classmethod
+    def of(cls, epochs: int, images_per_epoch: int, batch_size: int, decodes: int = 0) -> "TrainingCost":
+        """With a last batch that may be smaller."""
+        return cls(epochs, images_per_epoch, epochs * -(-images_per_epoch // batch_size), decodes)
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values, with `images`: how many were seen in all."""
+        return {**asdict(self), "images": self.epochs * self.images_per_epoch}
 
 
 class TrainingSet(NamedTuple):
@@ -45,11 +70,11 @@ class TrainingSet(NamedTuple):
         """The same on a device."""
         return TrainingSet(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
-    def with_crops(self, crops: "CropLabels") -> "TrainingSet":
-        """The same with the labels that its crops have in store."""
-        first, *rest = (crops.tensors[name] for name in NAMES if name in crops.tensors)
+    def with_crops(self, seed: int, stored: Mapping[str, Tensor]) -> "TrainingSet":
+        """The same with stored labels of its crops, which follow from `seed` (see `ldd.labels.crops.CropLabels`)."""
+        first, *rest = (stored[name] for name in NAMES if name in stored)
         return self._replace(
-            crop_seed=torch.tensor(crops.seed), crop_labels=first, crop_classes=rest[0] if rest else None
+            crop_seed=torch.tensor(seed), crop_labels=first, crop_classes=rest[0] if rest else None
         )
 
     def in_store(self, num_classes: int, epoch: int) -> Labelled:
@@ -124,11 +149,11 @@ def check_draws(protocol: Protocol, num_codes: int, image_size: int, epochs: int
     """
     count = (epochs or protocol.epochs) if protocol.samples == "fresh" else protocol.samples
     needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
-    if needed > SHARE_BESIDE_OTHERS * free:
+    if needed > _SHARE_OF_FREE_MEMORY * free:
         raise UserError(
             f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {num_codes} codes, "
             f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
-            f"{int(SHARE_BESIDE_OTHERS * free * count / needed)}"
+            f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
         )
     return count
 

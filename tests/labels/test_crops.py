@@ -56,7 +56,7 @@ def test_students_of_stored_labels_are_those_of_the_teacher_bit_for_bit(
     stored = CropLabels.load(tmp_path / "crops.safetensors")
     plain = TrainingSet(distilled.images, distilled.labels)
     with_teacher = learned(protocol, plain, 7, crop_teacher(labeller, protocol))
-    assert torch.equal(learned(protocol, plain.with_crops(stored), 5), with_teacher)
+    assert torch.equal(learned(protocol, plain.with_crops(stored.seed, stored.tensors), 5), with_teacher)
     other = learned(protocol, plain, 5, crop_teacher(labeller, protocol))
     assert not torch.equal(other, with_teacher)
 

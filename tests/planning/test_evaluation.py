@@ -9,10 +9,10 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 from ldd.callbacks import CrossArchitecture
 from ldd.errors import UserError
 from ldd.evaluation import EqualBytes, Labeller, Setting, evaluate
-from ldd.evaluation.results.dimensions import TrainingCost
 from ldd.planning import evaluation as planning
 from ldd.planning.evaluation import Pace, measure_evaluation, planned_students
 from ldd.students.training import Outcome, fresh_network
+from ldd.students.training_set import TrainingCost
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,8 @@ from small_world import protocol_content, protocol_file
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.networks import VGG11, AlexNet, ConvNet, ViT
-from ldd.students.protocol import canonical, schedule, shipped
+from ldd.networks.base import canonical
+from ldd.students.protocol import schedule, shipped
 
 
 def released_schedule(epochs):

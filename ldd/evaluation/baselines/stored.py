@@ -62,7 +62,7 @@ class StoredSet(Baseline):
         labels = distilled.labels if probabilities is None else probabilities.float()
         self._set = TrainingSet(distilled.images, labels, samples)
         if crops is not None:
-            self._set = self._set.with_crops(crops)
+            self._set = self._set.with_crops(crops.seed, crops.tensors)
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """The same for every repeat."""

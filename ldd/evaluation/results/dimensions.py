@@ -1,12 +1,11 @@
-"""The three dimensions by which D3 judges a set: what it stores, what training on it costs, what accuracy it recovers.
+"""The three dimensions by which D3 (arXiv 2403.00999) judges a set: storage, cost of training, recovered accuracy.
 
-D3 is arXiv 2403.00999; the formulas are ours, since its released code has none: storage as `ldd.artefact.size` counts
-it, cost as the work of training one student, recovery as top-1 over all classes and as a share of what the same
-network reaches on the full training split.
+The formulas are ours, since its released code has none: storage as `ldd.artefact.size` counts it, cost as the work of
+training one student, recovery as top-1 over all classes and as a share of what the same network reaches on the full
+training split.
 """
 
 import statistics
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ldd.evaluation.results.facts import COST
@@ -23,32 +22,6 @@ _HEAD = (
     *("set", "bytes", "IPC", "IPC, no labels", "epochs", "images", "steps", "decodes", "seconds"),
     "accuracy",
 )
-
-
-@dataclass(frozen=True)
-class TrainingCost:
-    """The work of training one student on a set.
-
-    Attributes:
-        epochs: passes.
-        images_per_epoch: images in each.
-        steps: of the optimiser, in all.
-        decodes: images that a decoder or generator made for it.
-    """
-
-    epochs: int
-    images_per_epoch: int
-    steps: int
-    decodes: int = 0
-
-    @classmethod
-    def of(cls, epochs: int, images_per_epoch: int, batch_size: int, decodes: int = 0) -> "TrainingCost":
-        """With a last batch that may be smaller."""
-        return cls(epochs, images_per_epoch, epochs * -(-images_per_epoch // batch_size), decodes)
-
-    def to_dict(self) -> dict[str, int]:
-        """Plain values, with `images`: how many were seen in all."""
-        return {**asdict(self), "images": self.epochs * self.images_per_epoch}
 
 
 def recovery(report: "Report") -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from small_world import SIZE, SmallData, protocol_file, small_set
 
 from ldd.evaluation import FullReal, RandomReal, Report, evaluate
 from ldd.evaluation.results import dimensions
-from ldd.evaluation.results.dimensions import TrainingCost
+from ldd.students.training_set import TrainingCost
 
 PIXELS = 3 * SIZE * SIZE
 
