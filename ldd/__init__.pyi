@@ -1,0 +1,98 @@
+"""Public names of `ldd`, each once: type checkers read this file, and so does `ldd.runtime.lazy`."""
+
+from ldd.artefact.set import DistilledSet as DistilledSet
+from ldd.augmentation.siamese import SiameseAugmentation as SiameseAugmentation
+from ldd.callbacks import (
+    CrossArchitecture as CrossArchitecture,
+    Export as Export,
+    LastCheckpoints as LastCheckpoints,
+    Preview as Preview,
+    RecordExperts as RecordExperts,
+)
+from ldd.codes import (
+    CodeBatch as CodeBatch,
+    Codes as Codes,
+    GaussianCodes as GaussianCodes,
+    PointCodes as PointCodes,
+    stored_codes as stored_codes,
+)
+from ldd.data import (
+    CrossFittedLossPruner as CrossFittedLossPruner,
+    DigitsSource as DigitsSource,
+    DistillationData as DistillationData,
+    EL2NPruner as EL2NPruner,
+    FolderSource as FolderSource,
+    ForgettingPruner as ForgettingPruner,
+    GraNdPruner as GraNdPruner,
+    HerdingPruner as HerdingPruner,
+    KCenterPruner as KCenterPruner,
+    ListPruner as ListPruner,
+    LossPruner as LossPruner,
+    Pruner as Pruner,
+    RandomPruner as RandomPruner,
+    RankedPruner as RankedPruner,
+    ScoreFacts as ScoreFacts,
+    ScoreTable as ScoreTable,
+    ScoringNetwork as ScoringNetwork,
+    Source as Source,
+    StratifiedPruner as StratifiedPruner,
+    TablePruner as TablePruner,
+)
+from ldd.distiller.module import Distiller as Distiller
+from ldd.distiller.quirks import Quirks as Quirks
+from ldd.errors import (
+    NonFiniteError as NonFiniteError,
+    UserError as UserError,
+)
+from ldd.evaluation import (
+    Protocol as Protocol,
+    Report as Report,
+    evaluate as evaluate,
+)
+from ldd.images import ClassInfo as ClassInfo, DataSpec as DataSpec, Labelled as Labelled
+from ldd.initializers import (
+    DifficultyMatched as DifficultyMatched,
+    GaussianLatents as GaussianLatents,
+    HerdedOrder as HerdedOrder,
+    Initializer as Initializer,
+    InvertedStatistics as InvertedStatistics,
+    KMeansCentroids as KMeansCentroids,
+    LossGuidance as LossGuidance,
+    ModeGuidance as ModeGuidance,
+    PriorSamples as PriorSamples,
+    RealEncodings as RealEncodings,
+    SeparatedGroups as SeparatedGroups,
+    StoredCodes as StoredCodes,
+)
+from ldd.networks import (
+    VGG11 as VGG11,
+    AlexNet as AlexNet,
+    ConvNet as ConvNet,
+    Network as Network,
+    NetworkFactory as NetworkFactory,
+    ResNet18 as ResNet18,
+    ResNetAP10 as ResNetAP10,
+    ViT as ViT,
+)
+from ldd.objectives import (
+    Alternating as Alternating,
+    DistributionMatching as DistributionMatching,
+    GradientMatching as GradientMatching,
+    MaximumMeanDiscrepancy as MaximumMeanDiscrepancy,
+    Objective as Objective,
+    RBFMixture as RBFMixture,
+    Sinkhorn as Sinkhorn,
+    StepContext as StepContext,
+    Term as Term,
+    TrajectoryMatching as TrajectoryMatching,
+)
+from ldd.priors import (
+    AutoencoderPrior as AutoencoderPrior,
+    DeconvolutionPrior as DeconvolutionPrior,
+    LatentDiffusionPrior as LatentDiffusionPrior,
+    NeckPrior as NeckPrior,
+    PixelPrior as PixelPrior,
+    Prior as Prior,
+)
+
+__version__: str
