@@ -1,7 +1,9 @@
-"""A file imports from lower layers or its own package; the public names are what `ldd` says."""
+"""The house: a room imports rooms below it, no modules import each other, files and functions stay short."""
 
 import ast
 import importlib
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,76 +11,106 @@ import pytest
 import ldd
 
 ROOT = Path(ldd.__file__).parent
-LAYERS = [
-    "lazy errors classes cores seeding files sharing ranks store parent memory memory_plans".split()  # noqa: SIM905
-    + "preview manifest contents networks priors augment views distilled".split()  # noqa: SIM905
-    + "storage soft_labels formats ledger".split(),  # noqa: SIM905
-    "codes trajectories quirks".split()  # noqa: SIM905
-    + [f"data.{name}" for name in ("sources", "subsets", "cache", "real", "decoding", "folders", "imagenet")]
-    + ["data.pruning.classifier", "data.pruning.preprocessing"],
-    "objectives data evaluation sampling importers".split(),  # noqa: SIM905
-    ["initializers"],
-    "distiller description step experts expert_costs charges".split(),  # noqa: SIM905
-    "callbacks federation cli".split(),  # noqa: SIM905
-    ["report"],
-    "commands".split(),  # noqa: SIM905
-    ["__main__"],
-]
+FLOORS = """
+    errors images
+    runtime disk imagenet augmentation
+    networks codes priors artefact
+    data importers
+    experts students prior_training
+    objectives labels
+    initializers evaluation
+    distiller
+    callbacks
+    runs
+    federation sweeps planning report
+    commands
+    cli __main__
+""".split()  # noqa: SIM905 - as in the tree: a room imports itself and those before it
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+LEFT = """
+    ldd.federation.plan ldd.initializers.guidance
+    ldd.distiller.record ldd.distiller.step ldd.distiller.module
+    ldd.evaluation.results.dimensions ldd.evaluation.results.tables
+    ldd.evaluation.results.report ldd.evaluation.results.robustness
+    ldd.artefact.set ldd.commands.check ldd.commands.evaluate ldd.commands.label ldd.evaluation.comparison
+    ldd.evaluation.label_curve ldd.networks.training ldd.prior_training.module
+""".split()  # noqa: SIM905 - TODO: modules that do not keep the rules yet; this list becomes empty
+LAZY = {name for name, path in MODULES.items() if path.with_suffix(".pyi").is_file()}
 
 
-def layer_of(module: str) -> int:
-    """The longest matching prefix decides (`data.real` before `data`)."""
-    name = module.removeprefix("ldd").lstrip(".")
-    matches = [
-        (len(prefix), level)
-        for level, prefixes in enumerate(LAYERS)
-        for prefix in prefixes
-        if name == prefix or name.startswith(prefix + ".")
-    ]
-    assert matches, f"{module} has no layer"
-    return max(matches)[1]
+@cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports_of(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ldd":
-            found |= {node.module} if node.module != "ldd" else {f"ldd.{alias.name}" for alias in node.names}
+def imports(module):
+    """Modules that a module imports, wherever it does: at its top, in a function, for its types only."""
+    for node in ast.walk(tree(MODULES[module])):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            if node.module.split(".")[0] == "ldd":
+                yield from (home(node.module, alias.name) for alias in node.names)
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("ldd.")}
-    return {module for module in found if not module.endswith("__version__")}
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "ldd")
 
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+@cache
+def home(module, name):
+    """The module that `from module import name` reads, through the stub of a lazy package."""
+    if f"{module}.{name}" in MODULES:
+        return f"{module}.{name}"
+    for node in tree(MODULES[module].with_suffix(".pyi")).body if module in LAZY else ():
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            return home(node.module, name)
+    return module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down(path):
-    module = "ldd." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    package = module.split(".")[1]
-    upward = ("ldd.distiller.step", "ldd.distiller.record", "ldd.distiller.record")
-    type_only = {"ldd.distiller.module"} if module in upward else set()  # under TYPE_CHECKING
-    for imported in imports_of(path) - type_only:
-        same = imported.split(".")[1] == package
-        assert (
-            same
-            or layer_of(imported) < layer_of(module)
-            or (layer_of(imported) == layer_of(module) and layer_of(module) in (0, 4))
-        ), f"{module} imports {imported}"
+def room(module):
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in {"ldd", *LEFT}])
+def test_imports_point_down(module):
+    for imported in set(imports(module)) - {"ldd"}:  # `ldd` itself: its version
+        own = room(imported) == room(module)
+        assert own or FLOORS.index(room(imported)) < FLOORS.index(room(module)), imported
+
+
+def test_no_modules_import_each_other():
+    reached = {module: set(imports(module)) - LAZY for module in MODULES}
+    for between in reached:  # Warshall's closure
+        for onward in reached.values():
+            onward |= reached[between] if between in onward else set()
+    circle = {module for module, onward in reached.items() if module in onward}
+    assert circle <= set(LEFT)
+
+
+def test_at_most_nine_files_at_the_root():
+    assert len(list(ROOT.glob("*.py"))) <= 9
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in LEFT])
+def test_files_and_functions_are_short(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+    for node in ast.walk(tree(MODULES[module])):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_no_family_of_names_stands_for_a_folder():
+    for folder in {path.parent for path in MODULES.values()}:
+        words = Counter(path.stem.split("_")[0] for path in folder.glob("[a-z]*.py"))
+        assert max(words.values(), default=1) < 3, folder
 
 
 def test_public_names():
-    declared = imports_of_type_checking()
-    assert declared == set(ldd.__all__)
-    for name in ldd.__all__:
-        assert getattr(ldd, name).__module__.startswith("ldd.") or name == "NetworkFactory"
-
-
-def imports_of_type_checking() -> set[str]:
-    tree = ast.parse((ROOT / "__init__.py").read_text())
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {alias.asname for node in block.body for alias in node.names}
+    for package in map(importlib.import_module, LAZY):
+        assert package.__all__
+        for name in package.__all__:
+            assert hasattr(package, name), name
 
 
 def test_unknown_attribute():
@@ -87,6 +119,6 @@ def test_unknown_attribute():
 
 
 def test_every_module_imports():
-    for path in FILES:
-        if path.name != "__main__.py":
-            importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
+    for module in MODULES:
+        if module != "ldd.__main__":
+            importlib.import_module(module)
