@@ -25,13 +25,13 @@ KINDS = ("distribution", "gradient", "trajectory")
 
 
 def objective_of(kind: str, experts: str) -> Objective:
-    # Small rates, and a student without kinks: otherwise rounding in float32 turns a few units on or off and grows
+    # Small rates, and students without kinks: otherwise rounding in float32 turns a few units on or off and grows
     # within ten steps to the size of the steps, on one rank as well (with another chunk size).
     if kind == "distribution":
         return matching(lr_latents=1e-3, lr_conditioning=1e-3)
     if kind == "gradient":
         rates = {"lr_latents": 2e-3, "lr_conditioning": 2e-3}
-        return GradientMatching(real_batch=4, network=NARROW, outer_loop=3, inner_loop=2, **rates)
+        return GradientMatching(real_batch=4, network=SMOOTH, outer_loop=3, inner_loop=2, **rates)
     rates = {"lr_latents": 0.1, "lr_conditioning": 0.1}
     return TrajectoryMatching(experts, network=SMOOTH, syn_steps=3, **rates)
 

@@ -76,7 +76,7 @@ def score(pruner, source, items=None):
 @pytest.mark.parametrize("resize", [36, (40, 32)])
 def test_losses_equal_a_plain_loop(weights, resize):
     source = NoiseSource(5, 4, 3, size=50)
-    options = {**SMALL, "resize": resize, "batch_size": 5}
+    options = {**SMALL, "resize": resize, "batch_size": 5, "precision": "float32"}
     table = score(LossPruner(0.5, weights=str(weights / "small.pt"), cache_dir=None, **options), source)
     network = get_model("mobilenet_v3_small", num_classes=3)
     network.load_state_dict(torch.load(weights / "small.pt", weights_only=True))
@@ -291,7 +291,7 @@ def test_published_weights_out_of_reach_are_explained(monkeypatch, tmp_path):
     def unreachable(*arguments, **settings):
         raise URLError("no route to host")
 
-    monkeypatch.setattr("ldd.data.pruning.classifier.get_model", unreachable)
+    monkeypatch.setattr("ldd.networks.pretrained.get_model", unreachable)
     with pytest.raises(
         UserError, match=r"cannot fetch https://.*resnet18.*no route to host.*; download it where there"
     ):

@@ -1,11 +1,11 @@
 """Two ranks share the work and end with the same table as one."""
 
-import multiprocessing
 import os
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import run_ranks
 from pruning_cases import NoiseSource, spec_of
 from torchvision.models import get_model
 
@@ -31,7 +31,9 @@ def pruner(cache):
     return CrossFittedLossPruner(0.5, folds=2, training=training, cache_dir=cache)
 
 
-def of_rank(rank, folder, queue):
+def of_rank(folder):
+    """What this rank, and both together, make of the same images; and what it says when the other one cannot go on."""
+    rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     source = NoiseSource(4, 5)
     tables = [
@@ -48,27 +50,17 @@ def of_rank(rank, folder, queue):
     except UserError as error:
         message = str(error)
     dist.barrier()
-    queue.put((rank, [table.values.tolist() for table in tables], message))
     dist.destroy_process_group()
+    return [table.values.tolist() for table in tables], message
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_ranks_agree_with_one(tmp_path):
     source = NoiseSource(4, 5)
     alone = [
         made.score(source, source.items("train"), spec_of(source), seed=0)
         for made in (pruner(None), by_classifier(tmp_path, None))
     ]
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=of_rank, args=(rank, tmp_path, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    results = sorted(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-    for rank, (number, values, message) in enumerate(results):
-        assert number == rank
+    for values, message in run_ranks(of_rank, tmp_path, environments=[{"RANK": "0"}, {"RANK": "1"}]):
         for mine, table in zip(values, alone, strict=True):
             assert torch.tensor(mine).sub(torch.tensor(table.values)).abs().max() < 1e-5
         assert message == "rank 1 cannot"
