@@ -1,6 +1,7 @@
 """Whether a distilled set belongs to the data it is tested on, and to the results that are there already."""
 
 import hashlib
+import itertools
 
 import torch
 from torch import Tensor
@@ -40,4 +41,25 @@ def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec) -> None:
             f"the set was made beside the test split {own}, and that of --data is {spec.fingerprint}: it may have "
             "learned from these test images. Give the --data of its run (its manifest has the configuration), or, to "
             "test it on other images of its classes on purpose, --other_data true"
+        )
+
+
+def refuse_other_data(distilled: DistilledSet, spec: DataSpec) -> None:
+    """Refuse data of other classes, of another order of the classes or of another image size than the set's.
+
+    Raises:
+        UserError: names the first class that differs, or the two sizes.
+    """
+    theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in spec.classes]
+    for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
+        if one != other:
+            raise UserError(
+                f"class {label} of the set is {one} but {other} in the data; the set needs the data (and "
+                "data.subset) it was distilled from, with the classes in the same order"
+            )
+    size = distilled.images.shape[-1]
+    if size != spec.image_size:
+        raise UserError(
+            f"data.image_size ({spec.image_size}) differs from the set's images ({size} px); "
+            f"set data.image_size to {size}"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol as Interface, runtime_checkable
+from typing import Protocol as Interface, cast
 
 import lightning as L
 import rich
@@ -29,7 +29,6 @@ from ldd.students.training_set import check_draws
 from ldd.students.workers import NumWorkers, count_workers
 
 
-@runtime_checkable
 class Distils(Interface):
     """What this callback needs of a LightningModule (`Distiller` has it).
 
@@ -240,8 +239,9 @@ def _switched_on(trainer: L.Trainer) -> bool:
 
 
 def _distils(pl_module: L.LightningModule) -> Distils:
-    assert isinstance(pl_module, Distils)
-    return pl_module
+    # Not isinstance: from Python 3.12 on that would overlook the buffers of a module.
+    assert callable(getattr(pl_module, "distilled_set", None)), "a module that distils"
+    return cast(Distils, pl_module)
 
 
 def _earlier(trainer: L.Trainer, protocol: Protocol) -> Report | None:

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from rich.table import Table
 from rich.text import Text
 
-from ldd.artefact.identity import identity, refuse_other_test_split
+from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.commands.plain import run_function
@@ -39,7 +39,6 @@ from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
 from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_features
 from ldd.evaluation.running import teacher_of
-from ldd.evaluation.sets import check_set
 from ldd.images import Labelled
 from ldd.networks import NetworkFactory
 from ldd.runtime.devices import pick_device
@@ -91,7 +90,7 @@ def check(
     folder = Path(out) if out is not None else _beside(Path(path))
     check_writable(folder)
     data.setup()
-    check_set(distilled, data)
+    refuse_other_data(distilled, data.spec)
     labeller = None if labels is None else find_labeller(labels, distilled, data, recipe, seed, "auto")
     device = pick_device()
     if features is None:

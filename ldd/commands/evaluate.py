@@ -7,7 +7,7 @@ from typing import Any
 import rich
 import torch
 
-from ldd.artefact.identity import identity, refuse_other_test_split
+from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
@@ -27,7 +27,7 @@ from ldd.evaluation import (
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.sets import INITIAL, check_set
+from ldd.evaluation.sets import INITIAL
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
@@ -96,7 +96,7 @@ def evaluate(
     check_writable(out)
     crops = None if crop_labels is None else CropLabels.load(crop_labels)
     data.setup()
-    check_set(distilled, data)
+    refuse_other_data(distilled, data.spec)
     labeller = None
     if labels is not None:
         labeller = find_labeller(labels, distilled, data, recipe, seed, num_workers)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
@@ -11,7 +12,6 @@ from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.label_curve import label_curve, write_curve
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.sets import check_set
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
 from ldd.students.workers import NumWorkers
@@ -56,7 +56,7 @@ def label(
     for folder in filter(None, (out, curve)):
         check_writable(folder)
     data.setup()
-    check_set(distilled, data)
+    refuse_other_data(distilled, data.spec)
     device, ledger = pick_device(), Ledger()
     with ledger.charge(LABEL, device):
         labeller = labels.choose(data, distilled.counts, seed, device, num_workers)

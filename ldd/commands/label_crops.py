@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.progress import track
 
+from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.evaluation.sets import check_set
 from ldd.labels.crops import check_croppable, label_crops as make_labels
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
@@ -49,7 +49,7 @@ def label_crops(
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     check_croppable(distilled, recipe)
     data.setup()
-    check_set(distilled, data)
+    refuse_other_data(distilled, data.spec)
     epochs, _ = recipe.budget(distilled.counts)
     ledger = Ledger()
     with ledger.charge(LABEL, device):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ldd import __version__
-from ldd.artefact.identity import refuse_other_test_split
+from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.commands.plain import run_function
@@ -18,7 +18,6 @@ from ldd.disk.files import check_writable, write_tensors
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol
 from ldd.evaluation.running import teacher_of
-from ldd.evaluation.sets import check_set
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
@@ -65,7 +64,7 @@ def train(
     if data is not None:
         refuse_other_test_split(distilled, data.spec)
         data.setup()
-        check_set(distilled, data)
+        refuse_other_data(distilled, data.spec)
     spec = _spec_of(distilled)
     training = _training_set(distilled, recipe, device, seed, crop_labels)
     labeller = _labeller(labels, distilled, data, recipe, seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ldd.artefact.identity import identity
+from ldd.artefact.identity import identity, refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
 from ldd.data.real import EvaluationData
@@ -17,7 +17,7 @@ from ldd.evaluation.baselines.equal import equal_baselines
 from ldd.evaluation.results.facts import LEFT_OUT
 from ldd.evaluation.results.report import Report, Row
 from ldd.evaluation.running import Device, run_missing, students_of, teacher_of
-from ldd.evaluation.sets import all_sets, check_set, counts_by_set
+from ldd.evaluation.sets import all_sets, counts_by_set
 from ldd.images import Labelled
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels
@@ -99,7 +99,7 @@ def evaluate(
         raise UserError("networks is empty; name at least one, or leave it null for the protocol's")
     data.setup()
     for part in filter(None, (distilled, initial)):
-        check_set(part, data)
+        refuse_other_data(part, data.spec)
     device = pick_device() if device == "auto" else device
     setting = Setting.of(distilled, data, seed, labeller=labeller, prior=prior, device=device)
     beside, left_out = (

@@ -1,12 +1,10 @@
 """The sets of an evaluation: the one in question in its forms, and those that scores and budgets need beside it."""
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 
 from ldd.artefact.set import DistilledSet, first_rows
-from ldd.data.real import EvaluationData
 from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, FullReal, RandomReal
 from ldd.evaluation.baselines.stored import StoredSet
@@ -135,27 +133,6 @@ def counts_by_set(distilled: DistilledSet, budgets: Sequence[int]) -> dict[str, 
     """Set -> images per class, which decide on its epochs; `distilled` for those that are not named."""
     nested = {budget_name(name, n): [n] for n in budgets for name in (DISTILLED, RandomReal.name)}
     return {DISTILLED: distilled.counts, **nested}
-
-
-def check_set(distilled: DistilledSet, data: EvaluationData) -> None:
-    """Refuse a set that was not made for these classes in this order, or for another image size.
-
-    Raises:
-        UserError: names the first class that differs, or the two sizes.
-    """
-    theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in data.spec.classes]
-    for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
-        if one != other:
-            raise UserError(
-                f"class {label} of the set is {one} but {other} in the data; the set needs the data (and "
-                "data.subset) it was distilled from, with the classes in the same order"
-            )
-    size = distilled.images.shape[-1]
-    if size != data.spec.image_size:
-        raise UserError(
-            f"data.image_size ({data.spec.image_size}) differs from the set's images ({size} px); "
-            f"set data.image_size to {size}"
-        )
 
 
 def _check_names(sets: Sequence[Baseline]) -> None:

@@ -172,7 +172,7 @@ def test_bad_settings(run, settings, message):
 def test_baselines_by_name():
     assert baselines_by_name("") == ()
     assert [type(b) for b in baselines_by_name("full_real, random_real")] == [FullReal, RandomReal]
-    assert [b.name for b in baselines_by_name("random_real,tests.evaluation.test_evaluate.Black")] == [
+    assert [b.name for b in baselines_by_name(f"random_real,{__name__}.Black")] == [
         "random_real",
         "black",
     ]
