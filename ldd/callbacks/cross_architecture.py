@@ -17,8 +17,7 @@ from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report, Setting, evaluate
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.results import dimensions
-from ldd.evaluation.results.report import DISTILLED, of_a_step
+from ldd.evaluation.results.rows import DISTILLED, of_a_step
 from ldd.evaluation.running import teacher_of
 from ldd.evaluation.sets import INITIAL
 from ldd.labels.base import Labeller
@@ -197,7 +196,7 @@ class CrossArchitecture(L.Callback):
             whole.write(trainer.default_root_dir)
             written = Path(trainer.default_root_dir) / "distilled"
             if (written / manifests.NAME).is_file():
-                manifests.charge(written, EVALUATE, dimensions.spent(whole))
+                manifests.charge(written, EVALUATE, whole.spent())
             for logger in trainer.loggers:
                 logger.log_metrics(report.metrics(), step=step)
         trainer.callback_metrics.update(

@@ -21,7 +21,8 @@ from ldd.evaluation.baselines.variants import (
     SoftLabels as SoftLabels,
 )
 from ldd.evaluation.comparison import evaluate as evaluate
-from ldd.evaluation.results.report import Report as Report, Row as Row, Score as Score
+from ldd.evaluation.results.report import Report as Report
+from ldd.evaluation.results.rows import Row as Row, Score as Score
 from ldd.labels.base import Labeller as Labeller, Labels as Labels
 from ldd.labels.expert import ExpertLabels as ExpertLabels
 from ldd.labels.teachers import ClassifierLabels as ClassifierLabels, NetworkLabels as NetworkLabels

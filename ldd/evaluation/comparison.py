@@ -14,8 +14,8 @@ from ldd.data.real import EvaluationData
 from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, Setting
 from ldd.evaluation.baselines.equal import equal_baselines
-from ldd.evaluation.results.facts import LEFT_OUT
-from ldd.evaluation.results.report import Report, Row
+from ldd.evaluation.results.report import LEFT_OUT, Report
+from ldd.evaluation.results.rows import Row
 from ldd.evaluation.running import Device, run_missing, students_of, teacher_of
 from ldd.evaluation.sets import all_sets, counts_by_set
 from ldd.images import Labelled

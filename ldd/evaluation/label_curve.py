@@ -16,7 +16,7 @@ from ldd.data.real import EvaluationData
 from ldd.disk.files import atomic_file
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.comparison import evaluate
-from ldd.evaluation.results.report import DISTILLED, Score
+from ldd.evaluation.results.rows import DISTILLED, Score
 from ldd.labels.base import Labeller
 from ldd.students.protocol import Protocol
 from ldd.students.workers import NumWorkers

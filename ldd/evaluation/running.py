@@ -18,7 +18,7 @@ from rich.progress import (
 from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline
 from ldd.evaluation.records import Records
-from ldd.evaluation.results.report import DISTILLED
+from ldd.evaluation.results.rows import DISTILLED
 from ldd.images import Labelled
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropTeacher, crop_teacher

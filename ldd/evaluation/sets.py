@@ -9,7 +9,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, FullReal, RandomReal
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.baselines.variants import Plain, SoftLabels
-from ldd.evaluation.results.report import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, budget_name
 from ldd.labels.crops import CropLabels
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import Protocol

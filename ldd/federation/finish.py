@@ -13,7 +13,6 @@ from ldd.disk.files import read_json
 from ldd.distiller.synthesis import StoredSampler
 from ldd.evaluation import Labeller, Report, evaluate as run_evaluation
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.results import dimensions
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
 from ldd.federation import merge
@@ -57,7 +56,7 @@ def finish(plan: Plan) -> None:
     elif recipe.evaluates:
         print(f"evaluated already: {plan.folder / JSON_NAME}")
     if report is not None:
-        manifests.charge(out, EVALUATE, dimensions.spent(report))
+        manifests.charge(out, EVALUATE, report.spent())
 
 
 def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:

@@ -16,7 +16,7 @@ from ldd.callbacks.cross_architecture import Distils, prior_of
 from ldd.data.real import EvaluationData
 from ldd.evaluation import Setting, equal_baselines
 from ldd.evaluation.comparison import splits
-from ldd.evaluation.results.report import DISTILLED
+from ldd.evaluation.results.rows import DISTILLED
 from ldd.evaluation.running import students_of, teacher_of
 from ldd.evaluation.sets import all_sets, counts_by_set
 from ldd.images import Labelled

@@ -12,8 +12,8 @@ import yaml
 from ldd.artefact.manifest import SUBTASKS
 from ldd.errors import UserError
 from ldd.evaluation.baselines.equal import baselines_by_name
-from ldd.evaluation.results.report import DISTILLED, DISTILLED_HARD, REFERENCE, Report, budget_name
-from ldd.evaluation.results.robustness import PLAIN
+from ldd.evaluation.results.report import Report
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, PLAIN, REFERENCE, budget_name
 from ldd.evaluation.sets import INITIAL
 from ldd.federation import ClassPartition
 from ldd.report.commands import data_of, evaluation_command, labels_of, protocol_of

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldd.evaluation.results.report import Score
+from ldd.evaluation.results.rows import Score
 from ldd.report.runs import Curve
 
 # Told apart by people who are colour-blind, on white and on black (Okabe and Ito 2008).

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldd.evaluation.baselines.equal import candidates
-from ldd.evaluation.results.facts import LEFT_OUT
-from ldd.evaluation.results.report import DISTILLED_HARD, Report
+from ldd.evaluation.results.report import LEFT_OUT, Report
+from ldd.evaluation.results.rows import DISTILLED_HARD
 from ldd.report.commands import SOFT, evaluation_command
 from ldd.report.runs import Run
 

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from ldd import __version__
 from ldd.disk.files import atomic_file
-from ldd.evaluation.results.report import DISTILLED, MEAN_UNSEEN, REFERENCE
+from ldd.evaluation.results.report import MEAN_UNSEEN
+from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 from ldd.report.again import Again, again
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of

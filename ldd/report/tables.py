@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldd.artefact.manifest import BYTES
-from ldd.evaluation.results.dimensions import DIFFER, means_differ, spent, table as dimensions_table
-from ldd.evaluation.results.facts import EVALUATIONS, LEFT_OUT
-from ldd.evaluation.results.plain_table import PlainTable, of_runs
-from ldd.evaluation.results.report import DISTILLED, MEAN_UNSEEN, REFERENCE, Report, Score
-from ldd.evaluation.results.robustness import table as robustness_table
-from ldd.evaluation.results.tables import looks_table
+from ldd.evaluation.results.report import EVALUATIONS, LEFT_OUT, MEAN_UNSEEN, Report
+from ldd.evaluation.results.rows import DISTILLED, REFERENCE, Score
+from ldd.evaluation.results.tables import (
+    DIFFER,
+    PlainTable,
+    dimensions_table,
+    looks_table,
+    of_runs,
+    robustness_table,
+)
 from ldd.report.runs import Run
 from ldd.runtime.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
 
@@ -75,7 +79,7 @@ def _accuracies(protocol: str, by_run: Mapping[str, Report]) -> PlainTable:
         "distilled less random_real, mean of unseen networks that both met. "
         f"Protocol hash {reports[0].protocols[protocol]}."
         + f" In a run, {DIFFER}."
-        * any(map(means_differ, reports)),
+        * any(report.means_differ() for report in reports),
         (
             "run",
             "set",
@@ -168,7 +172,7 @@ def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)
     report = Report(rows, {}, {EVALUATIONS: {name: found.facts for name, found in run.evaluations.items()}})
     known = run.stages.get(EVALUATE, {})
-    return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **spent(report)}}
+    return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **report.spent()}}
 
 
 def _figures(figures: Mapping[str, float | None]) -> tuple[str, ...]:

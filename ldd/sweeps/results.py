@@ -15,7 +15,8 @@ from rich.text import Text
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 from ldd.evaluation import Score
-from ldd.evaluation.results.report import DISTILLED, JSON_NAME, MEAN_UNSEEN, REFERENCE
+from ldd.evaluation.results.report import JSON_NAME, MEAN_UNSEEN
+from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"

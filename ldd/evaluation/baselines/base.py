@@ -11,7 +11,7 @@ import torch
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
 from ldd.errors import UserError
-from ldd.evaluation.results.report import budget_name
+from ldd.evaluation.results.rows import budget_name
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator
 from ldd.students.training_set import TrainingSet

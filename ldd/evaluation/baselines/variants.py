@@ -4,7 +4,7 @@ from typing import final
 
 from ldd.artefact.size import Storage
 from ldd.evaluation.baselines.base import Baseline, Setting, blank, labelled_storage
-from ldd.evaluation.results.robustness import PLAIN
+from ldd.evaluation.results.rows import PLAIN
 from ldd.students.training_set import TrainingSet
 
 

@@ -11,24 +11,18 @@ The released package (0.2) puts percentage points into f; that scale is computed
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import e, exp
 from typing import TYPE_CHECKING, Any
 
-from ldd.evaluation.results.plain_table import PlainTable
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, FULL, PLAIN, REFERENCE, Score
 
 if TYPE_CHECKING:
     from ldd.evaluation.results.report import Report
 
-PLAIN = "_plain"
-"""What a set's name ends with where its students see no augmentation."""
-
-_OWN, _HARD, _RANDOM, _FULL = "distilled", "distilled_hard", "random_real", "full_real"
-_SOFT = f"{_RANDOM}_soft"
-
 
 def scaled(value: float) -> float:
-    """F of the module's docstring."""
+    """Return f of the module's docstring."""
     return (exp(value) - 1 / e) / (e - 1 / e)
 
 
@@ -51,7 +45,7 @@ class Accuracies:
     random_plain: float
 
     def scores(self, weight: float = 0.5, unit: float = 1.0) -> dict[str, float]:
-        """`hlr`, `ior`, `lrs` and `ars`.
+        """Return `hlr`, `ior`, `lrs` and `ars`.
 
         Args:
             weight: w and g.
@@ -68,7 +62,7 @@ class Accuracies:
 
 
 def robustness(report: "Report", weight: float = 0.5) -> dict[str, Any]:
-    """Network -> scores of the latest evaluation; empty where sets that they need are missing.
+    """Return network -> scores of the latest evaluation; empty where sets that they need are missing.
 
     A network's scores are means over the repeats that all its sets share (`full_real`: the mean of its own), each with
     its population standard deviation; `percent_scale` holds those of the released package's scale.
@@ -81,56 +75,29 @@ def robustness(report: "Report", weight: float = 0.5) -> dict[str, Any]:
 
 
 def _of_network(sets: Mapping[str, Mapping[int, float]], weight: float) -> dict[str, Any]:
-    soft = _HARD in sets
-    random = _SOFT if soft else _RANDOM
+    soft = DISTILLED_HARD in sets
+    random = f"{REFERENCE}_soft" if soft else REFERENCE
     names = {
-        "own": _OWN,
+        "own": DISTILLED,
         "random": random,
-        "hard": _HARD if soft else _OWN,
-        "own_plain": _OWN + PLAIN,
+        "hard": DISTILLED_HARD if soft else DISTILLED,
+        "own_plain": DISTILLED + PLAIN,
         "random_plain": random + PLAIN,
     }
-    if not {_FULL, *names.values()} <= sets.keys():
+    if not {FULL, *names.values()} <= sets.keys():
         return {}
-    full = statistics.fmean(sets[_FULL].values())
+    full = statistics.fmean(sets[FULL].values())
     shared = sorted(set.intersection(*(set(sets[name]) for name in names.values())))
     repeats = [
         Accuracies(full, **{part: sets[name][repeat] for part, name in names.items()}) for repeat in shared
     ]
-    fractions = [one.scores(weight) for one in repeats]
-    points = [one.scores(weight, unit=100.0) for one in repeats]
+
+    def means(unit: float, *scores: str) -> dict[str, dict[str, float]]:
+        each = [one.scores(weight, unit) for one in repeats]
+        return {name: asdict(Score.of(one[name] for one in each)) for name in scores}
+
     return {
-        **{name: _mean(fractions, name) for name in fractions[0]},
-        "percent_scale": {name: _mean(points, name) for name in ("lrs", "ars")},
+        **means(1.0, "hlr", "ior", "lrs", "ars"),
+        "percent_scale": means(100.0, "lrs", "ars"),
         "weight": weight,
     }
-
-
-def _mean(scores: list[dict[str, float]], name: str) -> dict[str, float]:
-    values = [one[name] for one in scores]
-    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "n": len(values)}
-
-
-def table(report: "Report") -> PlainTable | None:
-    """A line for each network; None without scores."""
-    scores = robustness(report)
-    if not scores:
-        return None
-    columns = ("HLR", "IOR", "LRS", "ARS")
-    rows = [
-        (
-            network,
-            *(f"{of[name.lower()]['mean']:.3f} ± {of[name.lower()]['std']:.3f}" for name in columns),
-            *(f"{of['percent_scale'][name]['mean']:.2f}" for name in ("lrs", "ars")),
-        )
-        for network, of in scores.items()
-    ]
-    return PlainTable(
-        f"Label- and augmentation-robust scores (protocol {report.protocol}, step {report.step})",
-        "of accuracies as fractions, mean ± population standard deviation over repeats; HLR: full data less distilled, "
-        "both with hard labels (lower is better); IOR: distilled less random real, same recipe; 0.269: as good as "
-        "random. Last columns: the scale of the released package",
-        ("network", *columns, "LRS %", "ARS %"),
-        1,
-        tuple(rows),
-    )

@@ -1,72 +1,187 @@
-"""Tables of an evaluation for people to read."""
+"""Tables of an evaluation, as text that a terminal and a page both show."""
 
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from ldd.evaluation.results.dimensions import DIFFER, means_differ
-from ldd.evaluation.results.plain_table import PlainTable
+from ldd.evaluation.results.robustness import robustness
+from ldd.evaluation.results.rows import Score
 
 if TYPE_CHECKING:
     from ldd.evaluation.results.report import Report
 
-
 MOST_ACROSS = 5
 """Sets that stand side by side; more of them stand one below the other."""
 
+DIFFER = "means over different unseen networks do not compare"
 
-def accuracy_table(report: "Report") -> Table:
+
+@dataclass(frozen=True)
+class PlainTable:
+    """Text, ready to be shown; `rich.print` takes it.
+
+    Attributes:
+        title: above it.
+        note: below it.
+        head: names of the columns.
+        text: how many of the columns, from the left, are text; the others are numbers.
+        rows: cells.
+        strong: places of the rows that sum others up.
+    """
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    text: int
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+
+    def __rich__(self) -> Table:
+        """For a terminal."""
+        table = Table(title=self.title, caption=self.note)
+        for place, name in enumerate(self.head):
+            table.add_column(Text(name), justify="left" if place < self.text else "right")
+        for number, row in enumerate(self.rows):
+            if number in self.strong:
+                table.add_section()
+            # Text: a name is not console markup.
+            table.add_row(*map(Text, row), style="bold" if number in self.strong else None)
+        return table
+
+
+def of_runs(title: str, tables: Sequence[tuple[str, PlainTable]]) -> PlainTable:
+    """Return the same table of several runs as one, with a column for the run; columns that a run lacks stay empty.
+
+    Args:
+        title: of the whole.
+        tables: name of the run and its table, at least one.
+    """
+    head = max((table.head for _, table in tables), key=len)
+    rows = tuple(
+        (name, *(dict(zip(table.head, row, strict=True)).get(column, "") for column in head))
+        for name, table in tables
+        for row in table.rows
+    )
+    notes = dict.fromkeys(table.note for _, table in tables)
+    return PlainTable(title, " / ".join(notes), ("run", *head), 1 + tables[0][1].text, rows)
+
+
+def accuracy_table(report: "Report") -> PlainTable:
     """Mean and standard deviation in %: networks down and sets across, or the other way round where sets are many."""
     scores, means, gains = report.scores(), report.mean_unseen(), report.gains()
-    unseen = {row.network: row.unseen for row in report.latest()}
-    table = Table(
-        title=f"Top-1 accuracy in % (test split, last epoch, protocol {report.protocol}, step {report.step})",
-        caption="mean ± population standard deviation over repeats"
-        + "; gain: distilled less random_real, over networks that both met" * bool(gains)
-        + f"; {DIFFER}" * means_differ(report),
-    )
-    lines = [["network", *scores, *["gain"] * bool(gains)]]
-    for network in unseen:
-        cells = [str(of_set[network]) if network in of_set else "" for of_set in scores.values()]
-        gain = [f"{100 * gains[network]:+.1f}" if network in gains else ""] * bool(gains)
-        lines.append([network if unseen[network] else f"{network} (seen)", *cells, *gain])
+    lines: list[tuple[str, ...]] = [("network", *scores, *("gain",) * bool(gains))]
+
+    def add(name: str, network: str, cells: Mapping[str, Score]) -> None:
+        gain = (f"{100 * gains[network]:+.1f}" if network in gains else "",) * bool(gains)
+        lines.append((name, *(str(cells.get(one, "")) for one in scores), *gain))
+
+    for network, unseen in report.networks().items():
+        cells = {name: of_set[network] for name, of_set in scores.items() if network in of_set}
+        add(network if unseen else f"{network} (seen)", network, cells)
     if means:
-        cells = [str(means[name]) if name in means else "" for name in scores]
-        gain = [f"{100 * gains['mean_unseen']:+.1f}" if "mean_unseen" in gains else ""] * bool(gains)
-        lines.append(["mean of unseen", *cells, *gain])
-    many = len(scores) > MOST_ACROSS
-    if many:
-        lines = [list(line) for line in zip(*lines, strict=True)]
-        lines[0][0] = "set"
-    head, *body = lines
-    for place, name in enumerate(head):
-        table.add_column(
-            Text(name), justify="right" if place else "left"
-        )  # Text: a name is no console markup
-    for line in body:
-        last = line is body[-1] and (bool(gains) if many else bool(means))
-        if last:
-            table.add_section()
-        table.add_row(Text(line[0]), *line[1:], style="bold" if last else None)
-    return table
+        add("mean of unseen", "mean_unseen", means)
+    summed = bool(means)
+    if len(scores) > MOST_ACROSS:
+        lines, summed = list(zip(*lines, strict=True)), bool(gains)
+        lines[0] = ("set", *lines[0][1:])
+    return PlainTable(
+        f"Top-1 accuracy in % (test split, last epoch, protocol {report.protocol}, step {report.step})",
+        "mean ± population standard deviation over repeats"
+        + "; gain: distilled less random_real, over networks that both met" * bool(gains)
+        + f"; {DIFFER}" * report.means_differ(),
+        lines[0],
+        1,
+        tuple(lines[1:]),
+        frozenset({len(lines) - 2} if summed else ()),
+    )
 
 
 def looks_table(report: "Report") -> PlainTable | None:
     """Last epoch, selected epoch and best on the test split in %, a line for each set and network."""
-    selections = report.selections()
-    if not selections:
-        return None
     rows = [
         (name, network, *(str(score) for score in ways.values()))
-        for name, of_set in selections.items()
+        for name, of_set in report.selections().items()
         for network, ways in of_set.items()
     ]
+    if not rows:
+        return None
     return PlainTable(
         f"Three ways to report a student (protocol {report.protocol}, step {report.step}), top-1 in %",
         "last epoch: the result; selected: the epoch that is best on the selection split, tested; best on test: chosen "
         "by the test split itself, only to compare with papers that do so",
         ("set", "network", "last epoch", "selected", "best on test"),
         2,
+        tuple(rows),
+    )
+
+
+def robustness_table(report: "Report") -> PlainTable | None:
+    """Label- and augmentation-robust scores, a line for each network; None without them."""
+    columns = ("HLR", "IOR", "LRS", "ARS")
+    rows = [
+        (
+            network,
+            *(f"{of[name.lower()]['mean']:.3f} ± {of[name.lower()]['std']:.3f}" for name in columns),
+            *(f"{of['percent_scale'][name]['mean']:.2f}" for name in ("lrs", "ars")),
+        )
+        for network, of in robustness(report).items()
+    ]
+    if not rows:
+        return None
+    return PlainTable(
+        f"Label- and augmentation-robust scores (protocol {report.protocol}, step {report.step})",
+        "of accuracies as fractions, mean ± population standard deviation over repeats; HLR: full data less distilled, "
+        "both with hard labels (lower is better); IOR: distilled less random real, same recipe; 0.269: as good as "
+        "random. Last columns: the scale of the released package",
+        ("network", *columns, "LRS %", "ARS %"),
+        1,
+        tuple(rows),
+    )
+
+
+def dimensions_table(report: "Report") -> PlainTable:
+    """Storage, work and accuracy of each set; the accuracy is over unseen networks, over all where all were seen."""
+    shares, means = report.recovery(), report.mean_unseen()
+    rows = []
+    for name, found in report.cost().items():
+        storage, training, share = found["storage"], found["training"], shares.get(name, {})
+        accuracies = [score.mean for score in report.scores()[name].values()]
+        accuracy = means[name].mean if name in means else statistics.fmean(accuracies)
+        of_all = statistics.fmean(share.values()) if share and not means else None
+        recovered = share.get("mean_unseen", of_all)
+        cells = (
+            name,
+            f"{storage['bytes']:,}",
+            f"{storage['ipc_equivalents']:.2f}",
+            f"{storage['ipc_equivalents_without_labels']:.2f}",
+            *(f"{training[key]:,}" for key in ("epochs", "images", "steps", "decodes")),
+            f"{training['seconds']:.1f}",
+            f"{100 * accuracy:.1f}",
+        )
+        rows.append(cells + ("" if recovered is None else f"{100 * recovered:.1f} %",) * bool(shares))
+    head = (
+        "set",
+        "bytes",
+        "IPC",
+        "IPC, no labels",
+        "epochs",
+        "images",
+        "steps",
+        "decodes",
+        "seconds",
+        "accuracy",
+    )
+    return PlainTable(
+        "Storage, training cost and recovered accuracy of each set",
+        "IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and seconds: to "
+        f"train one network; accuracy: mean over {'unseen networks' if means else 'all networks'}"
+        + f"; {DIFFER}"
+        * report.means_differ(),
+        (*head, *("of full data",) * bool(shares)),
+        1,
         tuple(rows),
     )

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ldd.errors import UserError
 from ldd.evaluation import Report, Row, Score
-from ldd.evaluation.results.dimensions import recovery
-from ldd.evaluation.results.report import COLUMNS
+from ldd.evaluation.results.rows import COLUMNS
+from ldd.evaluation.results.tables import accuracy_table
 from ldd.report.tables import compared
 
 
@@ -83,7 +83,7 @@ def test_sets_that_met_different_networks(tmp_path):
     assert both.gains() == pytest.approx({"seen": 0.4, "a": 0.25, "mean_unseen": 0.25})
     assert both.mean_unseen()["distilled"].mean == pytest.approx(0.4)
     assert both.common_unseen("distilled", "random_real") == both.common_unseen() == ["a"]
-    shares = recovery(both)["distilled"]
+    shares = both.recovery()["distilled"]
     assert shares == pytest.approx({"a": 0.55 / 0.95, "mean_unseen": 0.55 / 0.95})
     assert "means over different unseen networks" in " ".join(str(both).split())
     assert "means over different" not in str(report(ROWS[:12]))
@@ -93,7 +93,7 @@ def test_sets_that_met_different_networks(tmp_path):
         (*ROWS[:8], row("full_real", "seen", 0, 0.9, unseen=False))
     )  # without an unseen one in common
     assert none.gains() == pytest.approx({"seen": 0.4})
-    assert recovery(none)["distilled"] == pytest.approx({"seen": 0.8 / 0.9})
+    assert none.recovery()["distilled"] == pytest.approx({"seen": 0.8 / 0.9})
     none.write(tmp_path)
     assert len(none.tables()) == 2
     assert list(compared(none)) == ["distilled"]
@@ -208,7 +208,7 @@ def test_no_report_yet(tmp_path):
 def test_table_of_a_set_alone():
     alone = report(tuple(r for r in ROWS if r.set == "distilled"))
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(alone.table())
+    console.print(accuracy_table(alone))
     text = console.export_text()
     assert "mean of unseen" in text
     assert "gain" not in text
@@ -216,7 +216,7 @@ def test_table_of_a_set_alone():
 
 def test_table():
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report((*ROWS, row("distilled", "[b]", 0, 0.5))).table())
+    console.print(accuracy_table(report((*ROWS, row("distilled", "[b]", 0, 0.5)))))
     text = console.export_text()
     lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 2}
     assert "55.0 ± 5.0" in lines["a"]

@@ -6,7 +6,6 @@ import pytest
 
 from ldd.errors import UserError
 from ldd.evaluation import Report
-from ldd.evaluation.results import dimensions
 from tests.evaluation.results.test_report import row
 
 
@@ -41,7 +40,7 @@ def test_a_later_evaluation_leaves_the_facts_of_other_sets(tmp_path):
     assert summary["left_out"] == {"easy_real": "few"}, "the other is there by now"
     assert (summary["subtasks"], summary["seed"]) == (2, 2)
     assert summary["evaluations"].keys() == {"quick"}
-    assert dimensions.spent(report) == {"seconds": 4.5, "students": 3, "steps": 300, "decodes": 0}
+    assert report.spent() == {"seconds": 4.5, "students": 3, "steps": 300, "decodes": 0}
     report.write(tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == summary
 
@@ -52,14 +51,14 @@ def test_each_protocol_has_its_own(tmp_path):
         evaluation("distilled", protocol="idc", steps=200),
     ]
     report, summary = written(tmp_path, *reports)
-    assert dimensions.spent(report)["steps"] == 300
+    assert report.spent()["steps"] == 300
     assert summary["cost"]["distilled"]["training"]["steps"] == 200
     assert "left_out" not in summary
     assert summary["evaluations"]["quick"]["left_out"] == {"easy_real": "few"}
     assert report.of_protocol("quick").facts["cost"]["distilled"]["training"]["steps"] == 100
     report, summary = written(tmp_path, evaluation("random_real", steps=50))
     assert summary["protocol"]["id"] == "quick"
-    assert (summary["left_out"], dimensions.spent(report)["steps"]) == ({"easy_real": "few"}, 350)
+    assert (summary["left_out"], report.spent()["steps"]) == ({"easy_real": "few"}, 350)
 
 
 def test_a_file_from_before(tmp_path):
@@ -70,8 +69,8 @@ def test_a_file_from_before(tmp_path):
     path.write_text(json.dumps(old))
     report = Report.read(tmp_path)
     assert report.facts_by_protocol().keys() == {"quick"}
-    assert dimensions.spent(report)["steps"] is None, "that of the other protocol is not known"
-    assert dimensions.spent(report.of_protocol("quick"))["steps"] == 100
+    assert report.spent()["steps"] is None, "that of the other protocol is not known"
+    assert report.of_protocol("quick").spent()["steps"] == 100
     _, summary = written(tmp_path, evaluation("random_real"))
     assert summary["cost"].keys() == {"distilled", "random_real"}
     assert summary["left_out"] == {"a": "why"}

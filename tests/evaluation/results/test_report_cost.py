@@ -8,7 +8,7 @@ from rich.console import Console
 from small_world import SIZE, SmallData, protocol_file, small_set
 
 from ldd.evaluation import FullReal, RandomReal, Report, evaluate
-from ldd.evaluation.results import dimensions
+from ldd.evaluation.results.tables import dimensions_table
 from ldd.students.training_set import TrainingCost
 
 PIXELS = 3 * SIZE * SIZE
@@ -43,7 +43,7 @@ def test_steps_count_the_last_small_batch():
 
 def test_each_set_has_its_cost(report):
     """One image for each of 3 classes at 4 epochs; all 24 at 2 epochs of batches of 5."""
-    cost = dimensions.cost(report)
+    cost = report.cost()
     assert cost.keys() == {"distilled", "random_real", "full_real"}
     for name in ("distilled", "random_real"):
         assert cost[name]["storage"]["floats"] == 3 * PIXELS
@@ -60,25 +60,25 @@ def test_recovery_is_a_share_of_full_data(report):
     scores = report.scores()
     for name in scores:
         expected = scores[name]["narrow"].mean / scores["full_real"]["narrow"].mean
-        assert dimensions.recovery(report)[name]["narrow"] == pytest.approx(expected, abs=1e-12)
-    assert dimensions.recovery(report)["full_real"]["narrow"] == 1.0
+        assert report.recovery()[name]["narrow"] == pytest.approx(expected, abs=1e-12)
+    assert report.recovery()["full_real"]["narrow"] == 1.0
     alone = replace(report, rows=tuple(row for row in report.rows if row.set != "full_real"))
-    assert dimensions.recovery(alone) == {}
+    assert alone.recovery() == {}
 
 
 def test_file_and_table(report, tmp_path):
     report.write(tmp_path)
     written = json.loads((tmp_path / "evaluation.json").read_text())
-    assert written["recovery"] == dimensions.recovery(report)
+    assert written["recovery"] == report.recovery()
     assert written["cost"]["distilled"]["storage"]["form"] == "images"
     assert written["cost"]["distilled"]["training"]["seconds"] > 0
     console = Console(width=200, record=True)
-    console.print(dimensions.table(report))
+    console.print(dimensions_table(report))
     text = console.export_text()
     for part in ("of full data", "distilled", "random_real", "full_real", "100.0 %"):
         assert part in text
     for width in (60, 200):  # also without full data
-        Console(width=width).print(dimensions.table(replace(report, rows=report.rows[:1])))
+        Console(width=width).print(dimensions_table(replace(report, rows=report.rows[:1])))
 
 
 def test_beside_keeps_what_is_known_of_both(report):
@@ -91,5 +91,5 @@ def test_beside_keeps_what_is_known_of_both(report):
     joined = later.beside(others)
     assert {row.step for row in joined.rows} == {7}
     assert joined.scores() == report.scores()
-    assert dimensions.cost(joined) == dimensions.cost(report)
+    assert joined.cost() == report.cost()
     assert joined.facts["images_per_set"] == report.facts["images_per_set"]
