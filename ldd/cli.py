@@ -19,7 +19,7 @@ VERBS = {
     "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
     "prior": (
-        "ldd.commands.prior.main",
+        "ldd.commands.prior",
         "train a prior on your own data, convert a checkpoint, draw samples",
     ),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),

@@ -5,9 +5,10 @@ from ldd.initializers.guidance import LossGuidance
 from ldd.initializers.inverted import InvertedStatistics
 from ldd.initializers.kmeans import KMeansCentroids, ModeGuidance
 from ldd.initializers.real import GaussianLatents, RealEncodings
-from ldd.initializers.samples import PriorSamples, sample_class
+from ldd.initializers.samples import PriorSamples
 from ldd.initializers.selection import DifficultyMatched, HerdedOrder, PoolSelection, SeparatedGroups
 from ldd.initializers.stored import StoredCodes
+from ldd.priors.sampling import sample_class
 
 __all__ = (
     "ClassInitializer",

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.initializers.base import ClassStart, check_at_least
-from ldd.initializers.samples import CHUNK, SampledInitializer
+from ldd.initializers.samples import SampledInitializer
+from ldd.priors.sampling import CHUNK
 
 _FLOATS_AT_ONCE = 2**24  # of the groups that are drawn together
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.initializers.base import ClassStart
-from ldd.initializers.samples import CHUNK, PURPOSE, SampledInitializer
+from ldd.initializers.samples import SampledInitializer
 from ldd.priors import Guide
+from ldd.priors.sampling import CHUNK, PURPOSE
 from ldd.runtime.seeding import derive_seed
 
 _STARTS = 10  # of which the best counts

@@ -9,58 +9,9 @@ from torch import Tensor
 
 from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
 from ldd.initializers.guidance import LossGuidance
-from ldd.priors import Guide, Prior
+from ldd.priors import Guide
 from ldd.priors.reverse import check_guidance
-
-CHUNK = 50
-"""Images sampled at once: `latentdd prior sample` and all initialisers, whose noise is then the same."""
-
-PURPOSE = "prior sample"
-
-
-def sample_class(
-    prior: Prior,
-    row: Tensor,
-    count: int,
-    generator: torch.Generator,
-    *,
-    num_steps: int,
-    guidance_scale: float | None,
-    chunk_size: int = CHUNK,
-    start: Tensor | None = None,
-    state: Tensor | None = None,
-    strength: float = 1.0,
-    guide: Callable[[Tensor], Guide] | None = None,
-) -> Tensor:
-    """Latents (n, c, h, w) of one class by `Prior.sample`, in chunks.
-
-    Args:
-        prior: samples.
-        row: the class's row, (1,).
-        count: n.
-        generator: of the noise, one chunk after the other.
-        num_steps: DDIM steps.
-        guidance_scale: of classifier-free guidance; None takes the prior's own.
-        chunk_size: latents at once.
-        start: clean latents (n, c, h, w), see `Prior.sample`.
-        state: noisy ones, likewise.
-        strength: share of the schedule from there.
-        guide: given the places (m,) of a chunk, what corrects its clean latents.
-    """
-    parts = []
-    for places in torch.arange(count).split(chunk_size):
-        latents = prior.sample(
-            row.expand(len(places)),
-            generator,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            start=None if start is None else start[places.to(start.device)],
-            state=None if state is None else state[places.to(state.device)],
-            strength=strength,
-            guide=None if guide is None else guide(places),
-        )
-        parts.append(latents)
-    return torch.cat(parts)
+from ldd.priors.sampling import CHUNK, PURPOSE, sample_class
 
 
 class SampledInitializer(ClassInitializer):

@@ -1,8 +1,9 @@
-"""Shapes of the two networks that `latentdd prior train` builds, as diffusers models."""
+"""The two networks that `latentdd prior train` builds: their shapes as options, the U-Net with its class table."""
 
 from dataclasses import dataclass
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
 
 from ldd.errors import UserError
 
@@ -32,7 +33,7 @@ class AutoencoderShape:
         _check_groups("autoencoder", self.channels, self.norm_groups)
 
     def latent_size(self, image_size: int) -> int:
-        """Side of the latents of images of `image_size` pixels.
+        """Return the side of the latents of images of `image_size` pixels.
 
         Raises:
             UserError: the images cannot be halved as often as there are levels.
@@ -40,13 +41,13 @@ class AutoencoderShape:
         factor: int = 2 ** (len(self.channels) - 1)
         if image_size % factor:
             raise UserError(
-                f"autoencoder.channels has {len(self.channels)} levels, which needs images of a multiple of {factor} "
-                f"pixels; data.image_size={image_size} is none"
+                f"autoencoder.channels has {len(self.channels)} levels, which needs a data.image_size that is a "
+                f"multiple of {factor}, not {image_size}"
             )
         return image_size // factor
 
     def build(self, image_size: int) -> AutoencoderKL:
-        """The model with new weights, for images of `image_size` pixels."""
+        """Build the model with new weights, for images of `image_size` pixels."""
         levels = len(self.channels)
         return AutoencoderKL(
             in_channels=3,
@@ -106,7 +107,7 @@ class DenoiserShape:
             )
 
     def build(self, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
-        """The model with new weights, for latents of (latent_channels, latent_size, latent_size).
+        """Build the model with new weights, for latents of (latent_channels, latent_size, latent_size).
 
         Raises:
             UserError: the latents cannot be halved as often as there are levels.
@@ -114,8 +115,8 @@ class DenoiserShape:
         factor = 2 ** (len(self.channels) - 1)
         if latent_size % factor:
             raise UserError(
-                f"unet.channels has {len(self.channels)} levels, which needs latents of a multiple of {factor} pixels, "
-                f"but they have {latent_size}; use fewer levels or another data.image_size"
+                f"unet.channels has {len(self.channels)} levels, which needs latents with a side that is a "
+                f"multiple of {factor}, not {latent_size}; use fewer levels or another data.image_size"
             )
         down = ["CrossAttnDownBlock2D" if used else "DownBlock2D" for used in self.attention]
         up = ["CrossAttnUpBlock2D" if used else "UpBlock2D" for used in reversed(self.attention)]
@@ -132,6 +133,29 @@ class DenoiserShape:
             cross_attention_dim=self.conditioning_dim,
             attention_head_dim=self.heads,  # the library's name; it takes this as the number of heads
         )
+
+
+class ClassUNet(nn.Module):
+    """A U-Net with its class table; rows 0..K-1 are the classes, row K is the null condition.
+
+    Args:
+        unet: conditioned on one token of its `cross_attention_dim`.
+        num_classes: K.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, num_classes: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.class_embedding = nn.Embedding(num_classes + 1, unet.config.cross_attention_dim)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+        """Predict the noise (N, c, h, w) in latents (N, c, h, w) at timesteps (N,) under class rows (N,)."""
+        return self.predict(latents, timesteps, self.class_embedding(rows)[:, None])
+
+    def predict(self, latents: Tensor, timesteps: Tensor | int, tokens: Tensor) -> Tensor:
+        """Predict the noise (N, c, h, w) under class tokens (N, 1, D)."""
+        noise: Tensor = self.unet(latents, timesteps, encoder_hidden_states=tokens).sample
+        return noise
 
 
 def _check_groups(network: str, channels: tuple[int, ...], groups: int) -> None:

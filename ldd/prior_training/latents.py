@@ -1,11 +1,11 @@
-"""Latents of training images, encoded once: in memory, or in a file on disk that ranks and runs share."""
+"""Latents of training images, encoded once: in memory, or in a file that ranks and runs share."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import ModelMixin
@@ -19,6 +19,9 @@ from ldd.errors import UserError
 from ldd.images import to_unit_range
 from ldd.runtime.seeding import generator
 
+if TYPE_CHECKING:
+    from ldd.data.real import RealImages
+
 _FORMAT = 1  # of the index and of what `encode_views` draws
 CHUNK = 256  # images encoded at once
 
@@ -26,21 +29,8 @@ Encode = Callable[[Tensor], Tensor]
 """Images (n, 3, H, W) in [-1, 1] -> latents (n, c, h, w), float32."""
 
 
-class Images(Protocol):
-    """What is asked of `RealImages`.
-
-    Attributes:
-        labels: (M,) int64.
-    """
-
-    labels: Tensor
-
-    def take(self, places: Tensor) -> Tensor:
-        """The images at `places` (n,), (n, 3, H, W) uint8."""
-
-
 @dataclass(frozen=True)
-class Views:
+class LatentViews:
     """Which latents there are of each training image.
 
     Attributes:
@@ -69,7 +59,7 @@ class Views:
         return self.number * (1 + self.mirror)
 
     def description(self) -> dict[str, object]:
-        """All that the latents follow from beside images and autoencoder."""
+        """Return what the latents depend on besides images and autoencoder."""
         altered = self.augmentation is not None and self.number > 1
         return {
             "number": self.number,
@@ -80,8 +70,10 @@ class Views:
 
 
 @torch.no_grad()
-def encode_views(encode: Encode, real: Images, views: Views, device: torch.device) -> Iterator[Tensor]:
-    """Latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
+def encode_views(
+    encode: Encode, real: "RealImages", views: LatentViews, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
 
     Encoding is not autocast, so that latents do not depend on the precision of the training.
     """
@@ -98,12 +90,12 @@ def encode_views(encode: Encode, real: Images, views: Views, device: torch.devic
 class LatentCache:
     """Latents on disk: `latents-<size>px-<key>.bin`, float32 one after the other, and `.json`, their index.
 
-    The key is a hash of everything the latents follow from: the images (`revision`), the autoencoder's weights and
-    config, and the views. Old files may be deleted at any time. Both are written beside and renamed, the index last;
-    of several processes one encodes and the others wait.
+    The key is a hash of everything the latents depend on: the images (`revision`), the autoencoder's weights and
+    config, and the views. Old files may be deleted at any time. Both files are written under other names and renamed,
+    the index last; of several processes one encodes and the others wait.
 
     Args:
-        folder: where entries lie.
+        folder: of all entries.
         revision: hash of the images.
         autoencoder: its `fingerprint`.
         views: of each image.
@@ -116,7 +108,7 @@ class LatentCache:
         folder: Path,
         revision: str,
         autoencoder: str,
-        views: Views,
+        views: LatentViews,
         shape: tuple[int, ...],
         image_size: int,
     ) -> None:
@@ -127,10 +119,10 @@ class LatentCache:
         self._shape, self._size = shape, torch.Size(shape).numel()
 
     def load(self, parts: Iterator[Tensor]) -> Tensor:
-        """The latents, mapped; those that are not there are taken from `parts` and written.
+        """Return the latents, mapped into memory; where there is no file yet, write `parts` to one first.
 
         Raises:
-            UserError: a folder that cannot be written, or too little space; nothing half-written stays.
+            UserError: a folder that cannot be written, or too little space; no partial file stays.
         """
         found = self._open()
         if found is not None:
@@ -163,7 +155,7 @@ class LatentCache:
 
 
 def fingerprint(autoencoder: ModelMixin) -> str:
-    """Hash of an autoencoder's class, config and weights, in 64 hex digits."""
+    """Return a hash of an autoencoder's class, config and weights, 64 hex digits."""
     config = {name: value for name, value in autoencoder.config.items() if not name.startswith("_")}
     digest = hashlib.sha256(
         json.dumps([type(autoencoder).__name__, config], sort_keys=True, default=str).encode()

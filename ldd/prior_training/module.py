@@ -1,59 +1,41 @@
 """Training a class-conditional latent diffusion prior on one's own images (`latentdd prior train`).
 
 Two phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net
-on latents that are encoded once. Every batch follows from (seed, step), so a run resumes from its step. Several ranks
-share each batch: rank r takes every R-th of its images and gradients are summed, so that the losses and weights are
+on latents that are encoded once. Every batch follows from (seed, step), so that a run resumes from its step. Several
+ranks share each batch: rank r takes every R-th of its images and gradients are summed, so that losses and weights are
 those of one rank up to float32 rounding.
 """
 
 import time
 from pathlib import Path
-from typing import Any, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from diffusers import DDIMScheduler, ModelMixin
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.functional import l1_loss
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ldd.augmentation.affine import AffineViews
 from ldd.errors import NonFiniteError, UserError
-from ldd.images import DataSpec, to_bytes, to_unit_range
-from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
-from ldd.prior_training.latents import CHUNK, Images, LatentCache, Views, encode_views, fingerprint
-from ldd.prior_training.losses import (
-    Denoiser,
-    decode_scaled,
-    encode_scaled,
-    learning_rate,
-    moving_average,
-    noise_error,
-    pixel_error,
-    reconstruction_loss,
-)
-from ldd.prior_training.writing import Measured, count, write_prior
+from ldd.images import DataSpec, to_unit_range
+from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, DenoiserShape
+from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
+from ldd.prior_training.losses import learning_rate, moving_average, noise_error, reconstruction_loss
+from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
+from ldd.priors.folder import PriorCard, write_prior
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
 from ldd.runtime.seeding import generator, seeded
 
+if TYPE_CHECKING:
+    from ldd.data.datamodule import DistillationData
+    from ldd.data.real import RealImages
+
 _VALIDATION_DRAWS = 8  # (noise, time) pairs per selection image
 _PRECISIONS = ("32-true", "bf16-mixed")
-
-
-class Data(Protocol):
-    """What is asked of `DistillationData`: two splits after `setup`, and the content key of one for the cache.
-
-    Attributes:
-        core_set: what is learned from.
-        selection_images: what the validation losses are measured on.
-    """
-
-    core_set: Images
-    selection_images: Images
-
-    def core_set_key(self) -> str:
-        """Hash of everything the core-set's pixels follow from."""
 
 
 @final
@@ -127,7 +109,7 @@ class PriorTraining(LightningModule):
                 self.autoencoder = autoencoder.build(data_spec.image_size)
             channels, side = autoencoder.latent_channels, autoencoder.latent_size(data_spec.image_size)
         with seeded(seed, "denoiser weights"):
-            self.denoiser = Denoiser(unet.build(channels, side), data_spec.num_classes)
+            self.denoiser = ClassUNet(unet.build(channels, side), data_spec.num_classes)
         self._latent_shape = (channels, side, side)
         self.average = AveragedModel(self.denoiser, avg_fn=moving_average(ema_decay)).requires_grad_(False)
         self.scheduler = DDIMScheduler(
@@ -139,7 +121,7 @@ class PriorTraining(LightningModule):
         self._batch, self._weight_decay = batch_size, weight_decay
         self._rates = (autoencoder_lr, lr)
         self._kl_weight, self._class_dropout = kl_weight, class_dropout
-        self._views, self._seed = Views(views, augmentation, mirror, seed), seed
+        self._views, self._seed = LatentViews(views, augmentation, mirror, seed), seed
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._licence = (
             licence if licence is not None else f"weights learned from data under: {data_spec.licence}"
@@ -150,16 +132,16 @@ class PriorTraining(LightningModule):
         self.measured = Measured()
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """AdamW for each phase."""
+        """Build AdamW for each phase."""
         denoiser = AdamW(self.denoiser.parameters(), lr=self._rates[1], weight_decay=self._weight_decay)
         if self.frozen is not None:
             return [denoiser]
         return [AdamW(self.autoencoder.parameters(), lr=self._rates[0], weight_decay=0.0), denoiser]
 
     def setup(self, stage: str) -> None:
-        """Refuse trainer settings that this training cannot honour."""
+        """Raise for trainer settings that this training does not support."""
         if self.trainer.precision not in _PRECISIONS:
-            # float16 needs a loss scaler; averages of half-precision weights would stand still.
+            # float16 needs a loss scaler; averages of half-precision weights would not move.
             raise UserError(
                 f"trainer.precision={self.trainer.precision} cannot train a prior; use {' or '.join(_PRECISIONS)}"
             )
@@ -177,7 +159,7 @@ class PriorTraining(LightningModule):
     # One step
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        """One step of the phase that this step belongs to; the loader's batch is not read."""
+        """Train a step of the phase that is due; the loader's batch is not read."""
         started = time.perf_counter()
         step, first = self.global_step, self._autoencoder_steps
         optimizers = self.optimizers()
@@ -208,7 +190,7 @@ class PriorTraining(LightningModule):
         self.measured.add_seconds(time.perf_counter() - started)
 
     def _autoencoder_loss(self, step: int) -> Tensor:
-        """This rank's part of the loss: its images' sum over the number of all."""
+        """This rank's part of the loss: the sum over its images divided by the number of all."""
         draws = generator(self._seed, "autoencoder", step)
         real = self._data.core_set
         chosen = torch.randint(len(real.labels), (self._autoencoder_batch,), generator=draws)
@@ -237,13 +219,10 @@ class PriorTraining(LightningModule):
         noise = torch.randn(n, *self._latent_shape, generator=draws)
         return noise, torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=draws)
 
-    def _noise_error(
-        self, denoiser: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor
-    ) -> Tensor:
-        here = [tensor.to(self.device) for tensor in (latents, noise, timesteps, rows)]
-        return noise_error(denoiser, self.scheduler, *here)
+    def _noise_error(self, network: nn.Module, *batch: Tensor) -> Tensor:
+        return noise_error(network, self.scheduler, *(tensor.to(self.device) for tensor in batch))
 
-    def _images(self, real: Images, places: Tensor) -> Tensor:
+    def _images(self, real: "RealImages", places: Tensor) -> Tensor:
         return to_unit_range(real.take(places)).to(self.device)
 
     def _share(self, batch: Tensor) -> Tensor:
@@ -273,28 +252,42 @@ class PriorTraining(LightningModule):
         )
         return cache.load(parts)
 
-    def _encode(self, real: Images) -> Tensor:
+    def _encode(self, real: "RealImages") -> Tensor:
         """Scaled latents of images as they are, on the CPU."""
-        return torch.cat(list(encode_views(self._encoder, real, Views(), self.device)))
+        return torch.cat(list(encode_views(self._encoder, real, LatentViews(), self.device)))
 
     def _encoder(self, images: Tensor) -> Tensor:
         if self.frozen is not None:
             # The faster layout of large convolutional encoders, on CPUs too.
             return self.frozen.encode(images.contiguous(memory_format=torch.channels_last))
-        return encode_scaled(self.autoencoder, images)
+        mode: Tensor = self.autoencoder.encode(images).latent_dist.mode()
+        scaled: Tensor = mode.float() * self.autoencoder.config.scaling_factor
+        return scaled
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) of scaled latents (N, c, h, w), not clamped."""
+        if self.frozen is not None:
+            return self.frozen.decode(latents)
+        images: Tensor = self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
+        return images
+
+    @property
+    def averaged(self) -> ClassUNet | None:
+        """The averaged network; None before the denoiser has been trained for a step."""
+        return cast(ClassUNet, self.average.module) if int(self.average.n_averaged) else None
 
     @property
     def _autoencoder(self) -> ModelMixin:
         return self.autoencoder if self.frozen is None else self.frozen.autoencoder
 
     @property
-    def _data(self) -> Data:
-        return cast(Data, self.trainer.datamodule)  # type: ignore[attr-defined]
+    def _data(self) -> "DistillationData":
+        return cast("DistillationData", self.trainer.datamodule)  # type: ignore[attr-defined]
 
     # The end of a run
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Errors on the selection split: noise (averaged weights, fixed draws), and pixels of a trained autoencoder."""
+        """Measure errors on the selection split: of noise (averaged weights, fixed draws), of a trained autoencoder."""
         split, draws = self._data.selection_images, generator(self._seed, "validation")
         if self.trainer.sanity_checking or self._latents is None or not len(split.labels):
             return
@@ -309,30 +302,11 @@ class PriorTraining(LightningModule):
         self._record("val_loss", sum_over_ranks(error))
         if self.frozen is None:
             errors = [
-                pixel_error(self.autoencoder, latents[places].to(self.device), self._images(split, places))
+                l1_loss(self.decode(latents[places].to(self.device)), self._images(split, places))
                 * len(places)
                 for places in torch.arange(len(latents)).split(CHUNK)
             ]
             self._record("val_autoencoder_loss", torch.stack(errors).sum() / len(latents))
-
-    @torch.no_grad()
-    def draw(
-        self, label: int, n: int, draws: torch.Generator, *, num_steps: int, guidance_scale: float
-    ) -> Tensor | None:
-        """Images (n, 3, H, W) uint8 of one class by the averaged weights; None before the denoiser has any.
-
-        Raises:
-            UserError: num_steps or guidance_scale out of range.
-        """
-        if int(self.average.n_averaged) == 0:
-            return None
-        averaged = cast(Denoiser, self.average.module)
-        latents = averaged.sample(
-            torch.full((n,), label), draws, self.scheduler, num_steps=num_steps, guidance_scale=guidance_scale
-        )
-        if self.frozen is not None:
-            return to_bytes(self.frozen.decode(latents)).cpu()
-        return to_bytes(decode_scaled(self.autoencoder, latents)).cpu()
 
     def _record(self, name: str, value: Tensor) -> None:
         self.measured.record(name, value)
@@ -356,22 +330,20 @@ class PriorTraining(LightningModule):
         Raises:
             UserError: the denoiser has not been trained yet, or the folder cannot be written.
         """
-        averaged = self.average.module
-        assert isinstance(averaged, Denoiser)
-        if int(self.average.n_averaged) == 0:
+        if self.averaged is None:
             raise UserError("there is no prior to save: the denoiser has not been trained for a single step")
+        facts = {"licence of the weights": self._licence, **self._facts(self.averaged, command)}
         return write_prior(
             folder,
-            unet=averaged.unet,
-            autoencoder=self._autoencoder,
+            unet=half_precision(self.averaged.unet),
+            autoencoder=half_precision(self._autoencoder),
             scheduler=self.scheduler,
-            class_embedding=averaged.class_embedding.weight,
-            spec=self.spec,
-            licence=self._licence,
-            facts=self._facts(averaged, command),
+            class_embedding=self.averaged.class_embedding.weight.half(),
+            card=PriorCard(self.spec.classes, self.spec.num_classes, self.spec.image_size, self._licence),
+            readme=model_card(self.spec, facts),
         )
 
-    def _facts(self, averaged: Denoiser, command: str | None) -> dict[str, str]:
+    def _facts(self, averaged: ClassUNet, command: str | None) -> dict[str, str]:
         number = self.measured.text
         facts = {"command": f"`{command}`"} if command is not None else {}
         facts |= {

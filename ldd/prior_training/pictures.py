@@ -1,23 +1,26 @@
-"""Pictures of what a prior in training draws."""
+"""Pictures of the samples that a prior in training draws."""
 
 from pathlib import Path
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from ldd.artefact.picture import BAND, MAX_ROWS, draw_grid
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
+from ldd.images import to_bytes
 from ldd.prior_training.module import PriorTraining
-from ldd.priors.reverse import check_guidance
+from ldd.priors.reverse import check_guidance, ddim_sample, guided
+from ldd.priors.sampling import PURPOSE
 from ldd.priors.schedule import Schedule
 from ldd.runtime.seeding import generator
 
 
-class PriorSamples(L.Callback):
-    """Writes `<run>/samples/step-<n>.png`: a column per class, drawn by the averaged weights from the same noise.
+class SamplePictures(L.Callback):
+    """Write `<run>/samples/step-<n>.png`: a column per class, drawn by the averaged weights from the same noise.
 
-    Of more than 20 classes the first 20 are drawn. Nothing is drawn before the denoiser has been trained for a step.
+    The first 20 classes are drawn, and none before the denoiser has been trained for a step.
 
     Args:
         every_n_steps: training steps between pictures, and one at the end; 0 for none.
@@ -51,44 +54,67 @@ class PriorSamples(L.Callback):
         self._drawn_step = -1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse, before any work, a number of steps that the schedule does not allow."""
+        """Raise, before any work, for a number of steps that the schedule does not allow."""
         Schedule(_training(pl_module).scheduler).steps(self.num_steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Draw when it is time."""
+        """Draw every `every_n_steps`."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, _training(pl_module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last weights."""
+        """Draw with the last weights."""
         if self.every_n_steps:
             self._draw(trainer, _training(pl_module))
 
     def _draw(self, trainer: L.Trainer, training: PriorTraining) -> None:
-        if not trainer.is_global_zero or trainer.global_step == self._drawn_step:
+        step = trainer.global_step
+        if not trainer.is_global_zero or step == self._drawn_step or training.averaged is None:
             return
         classes = list(training.spec.classes[:BAND])
         images = [
-            training.draw(
+            draw_class(
+                training,
                 info.label,
                 self.per_class,
-                generator(self.seed, "prior sample", info.wnid),
+                generator(self.seed, PURPOSE, info.wnid),
                 num_steps=self.num_steps,
                 guidance_scale=self.guidance_scale,
             )
             for info in classes
         ]
-        drawn = [part for part in images if part is not None]
-        if not drawn:
-            return
         labels = torch.arange(len(classes)).repeat_interleave(self.per_class)
-        picture = draw_grid(torch.cat(drawn), labels, classes)
-        path = Path(trainer.default_root_dir) / "samples" / f"step-{trainer.global_step:06d}.png"
-        with atomic_file(path) as beside:
-            picture.save(beside, format="PNG")
-        self._drawn_step = trainer.global_step
+        with atomic_file(Path(trainer.default_root_dir) / "samples" / f"step-{step:06d}.png") as beside:
+            draw_grid(torch.cat(images), labels, classes).save(beside, format="PNG")
+        self._drawn_step = step
+
+
+@torch.no_grad()
+def draw_class(
+    training: PriorTraining,
+    label: int,
+    n: int,
+    draws: torch.Generator,
+    *,
+    num_steps: int,
+    guidance_scale: float,
+) -> Tensor:
+    """Draw images (n, 3, H, W) uint8 of one class by the averaged weights, the noise being one float32 draw.
+
+    Raises:
+        UserError: num_steps or guidance_scale out of range.
+    """
+    check_guidance(guidance_scale)
+    network = training.averaged
+    assert network is not None, "the denoiser has been trained for a step"
+    config, table = network.unet.config, network.class_embedding.weight
+    noise = torch.randn(n, config.in_channels, config.sample_size, config.sample_size, generator=draws)
+    tokens = table[torch.full((n,), label, device=table.device)][:, None]
+    predict = guided(network.predict, tokens, table[-1].expand_as(tokens), guidance_scale)
+    latents = ddim_sample(predict, noise.to(table.device), Schedule(training.scheduler), num_steps)
+    return to_bytes(training.decode(latents)).cpu()
 
 
 def _training(pl_module: L.LightningModule) -> PriorTraining:

@@ -1,73 +1,30 @@
-"""Writing a prior folder: diffusers components in half precision, class table, `prior.json` and a model card."""
+"""What a prior folder says of its training: weights in half precision, the model card, and the numbers in it."""
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import final
 
 import torch
-from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel, VQModel
-from safetensors.torch import save_file
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from ldd.disk.files import atomic_folder, write_json
 from ldd.images import DataSpec
 
 
-def write_prior(
-    folder: Path | str,
-    *,
-    unet: UNet2DConditionModel,
-    autoencoder: ModelMixin,
-    scheduler: DDIMScheduler,
-    class_embedding: Tensor,
-    spec: DataSpec,
-    licence: str,
-    facts: Mapping[str, str],
-) -> Path:
-    """Write a folder that `LatentDiffusionPrior` reads; an existing one is replaced once the new one is complete.
-
-    Args:
-        folder: where to.
-        unet: the denoiser; stored, as the autoencoder, in float16.
-        autoencoder: a diffusers autoencoder.
-        scheduler: the DDIM schedule the U-Net was trained on.
-        class_embedding: (K + 1, D), the null row last.
-        spec: classes and image size.
-        licence: terms of the weights.
-        facts: lines of the model card, name -> text.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    with atomic_folder(folder) as beside:
-        name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
-        for part, model in (("unet", unet), (name, autoencoder)):
-            half = deepcopy(model).cpu().half()  # the library's own `to` warns without cause
-            half.register_to_config(_name_or_path="")  # a path on this machine, otherwise
-            half.save_pretrained(beside / part, safe_serialization=True)
-        scheduler.save_pretrained(beside / "scheduler")
-        table = class_embedding.detach().to("cpu", torch.float16).contiguous()
-        save_file({"weight": table}, beside / "class_embedding.safetensors")
-        write_json(
-            beside / "prior.json",
-            {
-                "classes": [{"id": c.id, "wnid": c.wnid, "name": c.name} for c in spec.classes],
-                "null_class": len(table) - 1,
-                "image_size": spec.image_size,
-                "licence": licence,
-            },
-        )
-        (beside / "README.md").write_text(_model_card(spec, {"licence of the weights": licence, **facts}))
-    return Path(folder)
+def half_precision(model: ModelMixin) -> ModelMixin:
+    """Return a copy of `model` in float16 on the CPU, without the path it was loaded from."""
+    half = deepcopy(model).cpu().half()  # the library's own `to` warns without cause
+    half.register_to_config(_name_or_path="")
+    return half
 
 
 def count(module: nn.Module) -> str:
-    """Number of a module's parameters, with separators."""
+    """Return the number of a module's parameters, with separators."""
     return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
 
 
-def _model_card(spec: DataSpec, facts: Mapping[str, str]) -> str:
+def model_card(spec: DataSpec, facts: Mapping[str, str]) -> str:
+    """Return the text of `README.md`: the classes, and a line for each of `facts` (name -> text)."""
     shown = [info.name for info in spec.classes[:20]]
     more = f" and {spec.num_classes - len(shown)} more" if spec.num_classes > len(shown) else ""
     lines = [f"- **{name}**: {text}" for name, text in facts.items()]
@@ -101,22 +58,22 @@ class Measured(nn.Module):
         self.register_buffer("values", torch.full((len(_NAMES),), torch.nan, dtype=torch.float64))
 
     def add_seconds(self, seconds: float) -> None:
-        """Seconds of one step."""
+        """Add the seconds of one step."""
         kept = self.values[_NAMES.index("seconds")]
         kept.copy_(kept.nan_to_num() + seconds)
 
     def record(self, name: str, value: Tensor) -> None:
-        """A loss, 0-d; those of the training are averaged over about 50 steps."""
+        """Keep a loss, 0-d; training losses are averaged over about 50 steps."""
         kept = self.values[_NAMES.index(name)]
         newest = name.startswith("val_") or bool(kept.isnan())
         kept.copy_(value if newest else kept.lerp(value.double(), 0.02))
 
     def text(self, name: str) -> str:
-        """A number with four digits, or "not measured"."""
+        """Return a number with four digits, or "not measured"."""
         value = float(self.values[_NAMES.index(name)])
         return "not measured" if value != value else f"{value:.4g}"
 
     def duration(self, device: torch.device) -> str:
-        """Seconds of training, and on what."""
+        """Return the seconds of training, and the device."""
         place = f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
         return f"{float(self.values[_NAMES.index('seconds')]):.0f} of training on {place}"

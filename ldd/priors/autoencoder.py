@@ -1,27 +1,29 @@
-"""A pre-trained autoencoder alone: codes live in its latent space, without a diffusion model."""
+"""A pre-trained autoencoder alone: codes are latents of it, without a diffusion model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
+from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.priors.base import DirectPrior
-from ldd.priors.loading import class_name, load_model, locate, read_card, read_licence
+from ldd.priors.folder import read_licence, read_optional_card
+from ldd.priors.loading import class_name, load_model, locate
 
+FOLDERS = ("vae", "vqvae")
 _KINDS = (AutoencoderKL, VQModel, AutoencoderTiny)
 
 
 @final
 class AutoencoderPrior(DirectPrior):
-    """Encode and decode by a frozen diffusers autoencoder: AutoencoderKL, VQModel or AutoencoderTiny.
+    """A frozen diffusers autoencoder: AutoencoderKL, VQModel or AutoencoderTiny.
 
     Latents are in the scaled space a denoiser would see: (z - shift_factor) * scaling_factor with the
-    constants of the autoencoder's own config. A KL posterior is encoded by its mode; a VQModel is encoded
-    before quantisation and quantises when it decodes.
+    constants of the autoencoder's own config. `encode` returns the mode of a KL posterior; a VQModel quantises not
+    when it encodes but when it decodes.
 
     Args:
         path_or_hub_id: folder of the autoencoder itself, a pipeline or prior folder with `vae/` or `vqvae/`,
@@ -33,17 +35,17 @@ class AutoencoderPrior(DirectPrior):
 
     Raises:
         UserError: missing or damaged folder, image_size unknown or not divisible by the autoencoder's factor,
-            an autoencoder of other than RGB images or with per-channel latent statistics, quantise_decoded false
-            for one without codebook.
+            an autoencoder of other images than RGB or with per-channel latent statistics, quantise_decoded false
+            for one without a codebook.
     """
 
     def __init__(
         self, path_or_hub_id: str, image_size: int | None = None, quantise_decoded: bool = True
     ) -> None:
         super().__init__()
-        root = locate(str(path_or_hub_id), ("vae", "vqvae"))
-        card = read_card(root, table=False) if (root / "prior.json").is_file() else None
-        self.autoencoder = load_model(_autoencoder_folder(root), _KINDS)
+        root = locate(str(path_or_hub_id), FOLDERS)
+        card = read_optional_card(root)
+        self.autoencoder = load_model(autoencoder_folder(root), _KINDS)
         config = self.autoencoder.config
         if config.in_channels != 3 or config.out_channels != 3:
             raise UserError(f"{root}: the autoencoder has {config.in_channels} image channels; RGB needs 3")
@@ -54,34 +56,34 @@ class AutoencoderPrior(DirectPrior):
         self.quantised = isinstance(self.autoencoder, VQModel)
         if not (quantise_decoded or self.quantised):
             raise UserError(
-                f"quantise_decoded=false has no effect: {root} has no codebook (it is no VQModel); leave it out"
+                f"quantise_decoded=false has no effect: {root} has no codebook (only a VQModel has one); leave it out"
             )
         self._decoding = {} if quantise_decoded else {"force_not_quantize": True}
         if image_size is None:
             image_size = card.image_size if card is not None else config.get("sample_size")
         if not isinstance(image_size, int):
             raise UserError(f"image_size is required: {root} does not state one")
-        self.factor = _factor(self.autoencoder)
-        _check_divisible(image_size, self.factor)
+        factor = pixels_per_latent(config)
+        _check_divisible(image_size, factor)
         channels = (config.vq_embed_dim if self.quantised else None) or config.latent_channels
         self.image_size = image_size
-        self.latent_shape = (channels, image_size // self.factor, image_size // self.factor)
+        self.latent_shape = (channels, image_size // factor, image_size // factor)
         self.licence = card.licence if card is not None else read_licence(root)
         self.eval()
 
     def networks(self) -> Iterable[nn.Module]:
-        """The decoder."""
+        """Return the decoder."""
         return (self.autoencoder.decoder,)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Scaled latents (N, c, h, w) of images in [-1, 1], no gradient."""
+        """Return scaled latents (N, c, h, w) of images in [-1, 1], no gradient."""
         encoding = self.autoencoder.encode(images)
         z: Tensor = encoding.latent_dist.mode() if "latent_dist" in encoding else encoding.latents
         return (z.to(images.dtype) - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of scaled latents, not clamped.
+        """Return images (N, 3, H, W) of scaled latents, not clamped.
 
         A VQModel quantises first (straight-through) unless told not to.
         """
@@ -89,7 +91,7 @@ class AutoencoderPrior(DirectPrior):
         return images.to(latents.dtype)
 
     def quantise(self, latents: Tensor) -> Tensor:
-        """Scaled latents at their nearest codes, straight-through gradient; unchanged without a codebook."""
+        """Return the nearest codes of scaled latents, straight-through; without a codebook the latents."""
         if not self.quantised:
             return latents
         codes: Tensor = self.autoencoder.quantize(self._unscale(latents))[0]
@@ -99,11 +101,16 @@ class AutoencoderPrior(DirectPrior):
         return latents / self.scale + self.shift
 
 
-def _autoencoder_folder(root: Path) -> Path:
+def autoencoder_folder(root: Path) -> Path:
+    """Return `root` itself if it is an autoencoder's folder, else its subfolder of one.
+
+    Raises:
+        UserError: there is neither.
+    """
     known = {kind.__name__ for kind in _KINDS}
     if class_name(root) in known:
         return root
-    folder = next((root / name for name in ("vae", "vqvae") if (root / name).is_dir()), None)
+    folder = next((root / name for name in FOLDERS if (root / name).is_dir()), None)
     if folder is None:
         raise UserError(
             f"no autoencoder in {root}: component 'vae' is missing; expected a folder saved by "
@@ -112,20 +119,16 @@ def _autoencoder_folder(root: Path) -> Path:
     return folder
 
 
-def _factor(autoencoder: ModelMixin) -> int:
-    """Pixels per latent cell in each direction: every level but one halves the size."""
-    config = autoencoder.config
-    tiny = isinstance(autoencoder, AutoencoderTiny)
-    levels = config.encoder_block_out_channels if tiny else config.block_out_channels
+def pixels_per_latent(config: Mapping[str, Any]) -> int:
+    """Return the pixels per latent cell in each direction: every level but one halves the size."""
+    levels = config.get("encoder_block_out_channels") or config.get("block_out_channels") or (0,)
     return int(2 ** (len(levels) - 1))
 
 
 def _check_divisible(image_size: int, factor: int) -> None:
     if image_size < 1 or image_size % factor:
         below = max(image_size // factor, 1) * factor
-        above = below + factor if below < image_size else below
-        good = " or ".join(str(size) for size in dict.fromkeys((below, above)))
+        good = f"{below} or {below + factor}" if below < image_size else below
         raise UserError(
-            f"image_size={image_size} is not divisible by the autoencoder's factor {factor}; "
-            f"nearest good sizes: {good}"
+            f"image_size={image_size} is not divisible by the autoencoder's factor {factor}; nearest good sizes: {good}"
         )

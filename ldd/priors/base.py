@@ -1,4 +1,4 @@
-"""What every frozen prior offers to codes, initialisers and objectives."""
+"""Prior: what every generator of images offers to codes, initialisers and objectives."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ class Prior(nn.Module, ABC):
 
     Subclasses are final: they implement the abstract methods once and are never subclassed in turn. A prior is in
     eval mode, takes no gradients for its weights, is differentiable in latents and conditioning, and stays out of
-    checkpoints. What `trainable` names is the exception: D3's decoders and necks.
+    checkpoints. The parameters in `trainable` are the exception: D3's decoders and necks.
 
     Attributes:
         image_size: height and width of decoded images in pixels.
@@ -40,22 +40,22 @@ class Prior(nn.Module, ABC):
     batch_dependent: bool = False
 
     def trainable(self) -> Iterable[nn.Parameter]:
-        """Parameters that are optimised, checkpointed and exported with the codes; none for a frozen prior."""
+        """Return the parameters that are optimised, checkpointed and exported with the codes; none if frozen."""
         return ()
 
     def networks(self) -> Iterable[nn.Module]:
-        """Networks that every step runs, each by one plain call: what `Distiller(compile=...)` compiles; none."""
+        """Return the networks that a step calls and `Distiller(compile=...)` compiles; none by default."""
         return ()
 
     @final
     def trained(self) -> dict[str, nn.Parameter]:
-        """What `trainable` gives, by name."""
+        """Return the parameters of `trainable` by name."""
         wanted = {id(parameter) for parameter in self.trainable()}
         return {name: value for name, value in self.named_parameters() if id(value) in wanted}
 
     @final
     def reset_trained(self) -> None:
-        """Give the trainable weights a new random start, from torch's global generator (see `seeded`)."""
+        """Draw the trainable weights anew, from torch's global generator (`ldd.runtime.seeding.seeded`)."""
         wanted = {id(parameter) for parameter in self.trainable()}
         for module in self.modules():
             if any(id(parameter) in wanted for parameter in module.parameters(recurse=False)):
@@ -67,7 +67,7 @@ class Prior(nn.Module, ABC):
         """Set the trainable weights to those of an artefact (`DistilledSet.decoder`).
 
         Raises:
-            UserError: they are of another decoder.
+            UserError: they belong to another decoder.
         """
         own = self.trained()
         shapes = {name: list(value.shape) for name, value in own.items()}
@@ -84,7 +84,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
-        """Rows of this prior's class table for the data's classes, (K,) int64.
+        """Return the rows (K,) int64 of this prior's class table for the data's classes.
 
         Raises:
             UserError: a class this prior does not know; the message lists the choices.
@@ -92,23 +92,23 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, rows: Tensor) -> Tensor:
-        """Conditioning (N, L, D) of class-table rows (N,); L = 0 for an unconditional prior."""
+        """Return the conditioning (N, L, D) of class-table rows (N,); L = 0 for an unconditional prior."""
 
     @abstractmethod
     def null(self, n: int) -> Tensor:
-        """Conditioning (n, L, D) of the null class, used by classifier-free guidance."""
+        """Return the conditioning (n, L, D) of the null class, used by classifier-free guidance."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (N, c, h, w) of images in [-1, 1]: the posterior's mode, not quantised, no gradient."""
+        """Return latents (N, c, h, w) of images in [-1, 1]: the posterior's mode, not quantised, no gradient."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, C, H, W) around [-1, 1], not clamped; differentiable."""
+        """Return images (N, C, H, W) around [-1, 1], not clamped; differentiable."""
 
     @abstractmethod
     def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
-        """The modified reverse process, differentiable in Z and c.
+        """Run the modified reverse process, differentiable in Z and c.
 
         Args:
             latents: Z, (N, c, h, w).
@@ -132,7 +132,7 @@ class Prior(nn.Module, ABC):
         strength: float = 1.0,
         guide: Guide | None = None,
     ) -> Tensor:
-        """Ordinary DDIM generation, without gradient: latents (N, c, h, w) for class-table rows (N,).
+        """Generate latents (N, c, h, w) for class-table rows (N,) by ordinary DDIM, without gradient.
 
         Args:
             rows: (N,) class-table rows.
@@ -140,14 +140,14 @@ class Prior(nn.Module, ABC):
             num_steps: DDIM steps.
             guidance_scale: classifier-free guidance; None takes the prior's own.
             start: clean latents (N, c, h, w) to start from, noised to `strength` of the schedule.
-            state: noisy latents (N, c, h, w) to go on from, as `invert` of the same strength gives them.
+            state: noisy latents (N, c, h, w) to continue from, as `invert` of the same strength returns them.
             strength: share of the schedule that is run when `start` or `state` is given, in (0, 1].
             guide: correction of the predicted clean latents at each step.
         """
 
     @abstractmethod
     def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
-        """DDIM inversion: the noisy latents (N, c, h, w) from which clean `latents` would be generated.
+        """Return the noisy latents (N, c, h, w) from which DDIM would generate clean `latents`.
 
         Args:
             latents: clean, (N, c, h, w).
@@ -160,60 +160,42 @@ class Prior(nn.Module, ABC):
 class DirectPrior(Prior, ABC):
     """A prior that only encodes and decodes: `denoise` returns its latents, conditioning is empty (N, 0, 0).
 
-    Its final subclasses implement `encode` (or refuse it, with `can_encode` False) and `decode`.
+    Its final subclasses implement `decode`, and `encode` or `can_encode = False`.
     """
 
     num_steps = 0
     can_sample = False
 
     def rows(self, classes: Sequence[ClassInfo]) -> Tensor:
-        """The labels, (K,) int64: without a class table every class is known and its own row."""
+        """Return the labels (K,) int64: without a class table every class is known and its own row."""
         return torch.tensor([info.label for info in classes], dtype=torch.int64)
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Empty conditioning (N, 0, 0)."""
+        """Return empty conditioning (N, 0, 0)."""
         return self.null(len(rows)).to(rows.device)
 
     def null(self, n: int) -> Tensor:
-        """Empty conditioning (n, 0, 0)."""
+        """Return empty conditioning (n, 0, 0)."""
         return torch.zeros(n, 0, 0)
 
-    def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
-
-    def sample(
-        self,
-        rows: Tensor,
-        generator: torch.Generator,
-        *,
-        num_steps: int = 50,
-        guidance_scale: float | None = None,
-        start: Tensor | None = None,
-        state: Tensor | None = None,
-        strength: float = 1.0,
-        guide: Guide | None = None,
-    ) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always; there is nothing to sample from.
-        """
-        raise UserError(self._no_diffusion("sample"))
-
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always; there is no noise end.
-        """
-        raise UserError(self._no_diffusion("invert"))
-
-    def _no_encoder(self) -> str:
-        return (
+    def encode(self, images: Tensor) -> Tensor:
+        """Raise a UserError; a prior with an encoder overrides it."""
+        raise UserError(
             f"{type(self).__name__} has no encoder; start codes with ldd.initializers.GaussianLatents, or choose "
             "another prior"
         )
+
+    def denoise(self, latents: Tensor, conditioning: Tensor, noise: Tensor) -> Tensor:
+        """Return the latents."""
+        return latents
+
+    def sample(self, *arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401 - of `Prior.sample`
+        """Raise a UserError: there is nothing to sample from."""
+        raise UserError(self._no_diffusion("sample"))
+
+    def invert(self, *arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401 - of `Prior.invert`
+        """Raise a UserError: there is no noise to end at."""
+        raise UserError(self._no_diffusion("invert"))
 
     def _no_diffusion(self, wish: str) -> str:
         return (
@@ -222,14 +204,14 @@ class DirectPrior(Prior, ABC):
 
 
 def compile_networks(prior: Prior, backend: str) -> None:
-    """Let torch.compile take each of the prior's networks as one graph, when it is first called.
+    """Compile each of the prior's networks as one graph, when it is first called.
 
     Raises:
-        UserError: no such backend, or no networks.
+        UserError: unknown backend, or a prior without networks.
     """
     backends = torch.compiler.list_backends(exclude_tags=None)
     if backend not in backends:
-        raise UserError(f"compile ({backend}) is no backend; choose from {', '.join(backends)}, or null")
+        raise UserError(f"compile ({backend}) is not a backend; choose from {', '.join(backends)}, or null")
     networks = list(prior.networks())
     if not networks:
         raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")

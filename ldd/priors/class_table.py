@@ -1,18 +1,18 @@
-"""Which row of a prior's class table stands for which class of the data."""
+"""Classes of a prior by name: which row of its class table stands for which class of the data."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
 from ldd.errors import UserError
+from ldd.imagenet.tables import readable_name, synsets
 from ldd.images import ClassInfo
 
-_LISTED = 20
-IMAGENET_CLASSES = 1000
+_LISTED = 20  # classes in a message, or drawn where the user names none
 
 
 @final
@@ -36,12 +36,11 @@ class ClassTable:
         self._by_wnid = {info.wnid: info.label for info in classes}
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
-        """Rows (K,) int64 of the data's classes.
+        """Return the rows (K,) int64 of the data's classes.
 
         Args:
             classes: of the data.
-            mapping: WordNet id or name of a data class -> row, WordNet id or name of the prior; goes before
-                everything else.
+            mapping: WordNet id or name of a data class -> row, WordNet id or name of the prior; it takes precedence.
 
         Raises:
             UserError: a class this prior does not know, or a mapping to a row or class it does not have.
@@ -72,37 +71,87 @@ class ClassTable:
         return row
 
     def _choices(self) -> str:
-        if not self.classes:
-            return f"none by name, only the rows 0 to {self.num_rows - 1}"
-        more = len(self.classes) - _LISTED
-        return ", ".join(f"{info.wnid} ({info.name})" for info in self.classes[:_LISTED]) + (
-            f" and {more} more (its prior.json or model_index.json lists them)" if more > 0 else ""
-        )
+        return _listed(self.classes) or f"none by name, only the rows 0 to {self.num_rows - 1}"
+
+
+def _listed(classes: Sequence[ClassInfo]) -> str:
+    more = len(classes) - _LISTED
+    return ", ".join(f"{info.wnid} ({info.name})" for info in classes[:_LISTED]) + (
+        f" and {more} more (its prior.json or model_index.json lists them)" if more > 0 else ""
+    )
 
 
 def labelled_table(labels: Mapping[str, str], num_classes: int) -> ClassTable:
-    """The table of a pipeline whose `model_index.json` names its rows.
+    """Return the table of a pipeline whose `model_index.json` names its rows.
 
-    A thousand classes are taken for ImageNet's in the order of their WordNet ids, which is that of every published
-    class-conditional model over it.
+    A thousand classes are taken for ImageNet's in the order of their WordNet ids, as in every published
+    class-conditional model trained on it.
 
     Args:
         labels: `id2label`, row -> names separated by commas; may be empty.
-        num_classes: rows, the null row not counted.
+        num_classes: rows without the null row.
     """
-    synsets = _synsets() if num_classes == IMAGENET_CLASSES else ()
+    wnids = synsets() if num_classes == len(synsets()) else ()
     names = {int(row): [name.strip() for name in text.split(",")] for row, text in labels.items()}
-    if not names and not synsets:
+    if not names and not wnids:
         return ClassTable([], num_classes + 1)
     classes = []
     for row in range(num_classes):
-        given = names.get(row, [synsets[row] if synsets else f"row {row}"])
-        classes.append(ClassInfo(row, row, synsets[row] if synsets else given[0], given[0]))
+        given = names.get(row, [wnids[row] if wnids else f"row {row}"])
+        classes.append(ClassInfo(row, row, wnids[row] if wnids else given[0], given[0]))
     every = [(name, row) for row, given in names.items() for name in dict.fromkeys(given)]
     return ClassTable(classes, num_classes + 1, every)
 
 
-def _synsets() -> tuple[str, ...]:
-    """ImageNet's WordNet ids in order, from the package's data (a resource; the layer above is not imported)."""
-    text = files("ldd.imagenet").joinpath("imagenet_synsets.txt").read_text(encoding="utf-8")
-    return tuple(text.split())
+def imagenet_classes() -> list[ClassInfo]:
+    """Return the 1,000 classes of ILSVRC 2012, each in the row of its index."""
+    return [ClassInfo(index, index, wnid, readable_name(wnid)) for index, wnid in enumerate(synsets())]
+
+
+def read_class_names(path: Path | str) -> list[ClassInfo]:
+    """Read classes by row, one a line: the name of the class's folder, then its readable name if that differs.
+
+    Raises:
+        UserError: the file cannot be read, or names a class twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--class-names ({path}) cannot be read: {error}; give a text file") from error
+    words = [line.split(maxsplit=1) for line in lines if line.strip()]
+    twice = sorted(wnid for wnid, number in Counter(parts[0] for parts in words).items() if number > 1)
+    if twice:
+        raise UserError(f"--class-names ({path}) names {', '.join(twice)} twice; each class has one row")
+    return [ClassInfo(row, row, parts[0], parts[-1].strip()) for row, parts in enumerate(words)]
+
+
+def choose_classes(known: Sequence[ClassInfo], wanted: Sequence[str]) -> list[ClassInfo]:
+    """Return the classes that `wanted` names, by folder name (WordNet id) or readable name, each once.
+
+    Args:
+        known: the prior's own classes; not empty.
+        wanted: names; one string may hold several, separated by commas. Empty: the first 20 classes.
+
+    Raises:
+        UserError: a name the prior does not know, or one that several of its classes bear.
+    """
+    if not wanted:
+        return list(known[:_LISTED])
+    found: dict[str, list[ClassInfo]] = {}
+    for info in known:
+        for name in {info.wnid, info.name}:
+            found.setdefault(name, []).append(info)
+    names = [
+        part for word in wanted for part in ([word] if word in found else map(str.strip, word.split(",")))
+    ]
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise UserError(
+            f"--classes: the prior does not know {', '.join(unknown)}; it knows {_listed(known)}; choose among these"
+        )
+    for name in names:
+        if len(found[name]) > 1:
+            raise UserError(
+                f"--classes: {name} names several classes; give one of {', '.join(c.wnid for c in found[name])}"
+            )
+    return list(dict.fromkeys(found[name][0] for name in names))

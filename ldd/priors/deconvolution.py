@@ -14,14 +14,14 @@ from ldd.images import IMAGENET_MEAN, IMAGENET_STD
 from ldd.priors.base import DirectPrior
 
 Norm = Callable[[int], nn.Module]
-"""Normalisation layer of so many channels."""
+"""Return a normalisation layer for a number of channels."""
 
 SLOPE = 0.01  # of every LeakyReLU
 
 
 @dataclass(frozen=True)
 class _Size:
-    """A released decoder at 64 px: its kernel, channels at 2 x 2 and latent numbers (None: no linear stem)."""
+    """A released decoder at 64 px: kernel, channels at 2 x 2, numbers of a latent (None: no linear layer)."""
 
     kernel: int
     width: int
@@ -33,7 +33,7 @@ _SIZES = {"small": _Size(4, 256, 64), "medium": _Size(3, 512, 2048), "large": _S
 
 @final
 class DeconvolutionPrior(DirectPrior):
-    """A decoder that is trained with the codes (D3, arXiv 2403.00999, as in the released code); there is no encoder.
+    """A decoder that is trained with the codes (D3, arXiv 2403.00999, as in the released code), without an encoder.
 
     A latent becomes a map of 2 x 2, by a linear layer or as it is, and every stage doubles it: transposed
     convolution, normalisation, LeakyReLU. A last convolution of 3 x 3 and tanh give the image. At 64 px:
@@ -42,21 +42,21 @@ class DeconvolutionPrior(DirectPrior):
     - `medium`: 2,048 numbers, kernels of 3, channels 512, 256, 128, 64, 32, 32; 5,774,691 parameters
     - `large`: 4,096 numbers without a linear layer, channels 1,024, 512, 256, 128, 64, 64; 6,308,547 parameters
 
-    Other image sizes have fewer or more stages: `small` goes on at an eighth of its width, the others halve it down
-    to the last stage, which keeps it.
+    Other image sizes have fewer or more stages: `small` stays at an eighth of its width, the others halve theirs at
+    every stage but the last.
 
     Args:
-        size: which of them.
+        size: which of these decoders.
         image_size: height and width in pixels, a power of two.
         preset: `corrected` normalises by groups, so that an image depends on its own latent alone, and its tanh covers
-            the whole range of pixels. `faithful` does as released: batch statistics of whatever is decoded
-            together, always (so a run needs `chunk_size: auto` and one process), and a tanh in the space of images
-            normalised by ImageNet's mean and standard deviation, which leaves out dark and bright pixels.
+            the whole range of pixels. `faithful` is as released: always the statistics of the batch that is decoded
+            together (so a run needs `chunk_size: auto` and one process), and a tanh in the space of images
+            normalised by ImageNet's mean and standard deviation, which excludes dark and bright pixels.
         width: channels of the 2 x 2 map; None takes the published number.
         latent_width: numbers of a latent; None takes the published number.
 
     Raises:
-        UserError: an image size that is no power of two of at least 8, a width that cannot be divided as often as
+        UserError: an image size that is not a power of two of at least 8, a width that cannot be divided as often as
             needed, a latent width for the large decoder, numbers below 1.
     """
 
@@ -81,7 +81,6 @@ class DeconvolutionPrior(DirectPrior):
         width = published.width if width is None else width
         latent_width = published.latent_width if latent_width is None else latent_width
         check_image_size(image_size)
-        check_latent_width(latent_width)
         self.faithful = preset == "faithful"
         self.batch_dependent = self.faithful
         norm = _batch_norm if self.faithful else group_norm
@@ -92,19 +91,11 @@ class DeconvolutionPrior(DirectPrior):
         self.eval()
 
     def trainable(self) -> Iterable[nn.Parameter]:
-        """All weights."""
+        """Return all weights."""
         return self.decoder.parameters()
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always; there is no encoder.
-        """
-        raise UserError(self._no_encoder())
-
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in [-1, 1] of latents (N, c, h, w)."""
+        """Return images (N, 3, H, W) in [-1, 1] of latents (N, c, h, w)."""
         images: Tensor = torch.tanh(self.decoder(latents).to(latents.dtype))
         if not self.faithful:
             return images
@@ -116,7 +107,7 @@ class DeconvolutionPrior(DirectPrior):
 def deconvolution(
     latent_width: int | None, channels: Sequence[int], kernel: int, norm: Norm, out_channels: int
 ) -> nn.Sequential:
-    """Layers from latents to a map of 2^(len(channels)) pixels.
+    """Build the layers from latents to a map with a side of 2^len(channels).
 
     Args:
         latent_width: numbers of a latent (N, latent_width, 1, 1); None for latents (N, channels[0], 2, 2).
@@ -124,7 +115,12 @@ def deconvolution(
         kernel: of the transposed convolutions, 3 or 4.
         norm: after each of them.
         out_channels: of the last convolution.
+
+    Raises:
+        UserError: a latent width below 1.
     """
+    if latent_width is not None and latent_width < 1:
+        raise UserError(f"latent_width ({latent_width}) must be at least 1")
     layers: list[nn.Module] = []
     if latent_width is not None:
         stem = nn.Linear(latent_width, 4 * channels[0])
@@ -136,10 +132,10 @@ def deconvolution(
 
 
 def small_channels(width: int, map_size: int) -> list[int]:
-    """Channels of the small decoder for a map of so many pixels: a half, a quarter, then an eighth of the width.
+    """Return the channels of the small decoder for a map of this size: half, a quarter, then an eighth of the width.
 
     Raises:
-        UserError: a width that cannot be divided so.
+        UserError: a width that cannot be divided like this.
     """
     return _divided(width, [2 ** min(stage, 3) for stage in range(map_size.bit_length() - 1)])
 
@@ -160,10 +156,10 @@ def _divided(width: int, divisors: Sequence[int]) -> list[int]:
 
 
 def check_image_size(size: int, what: str = "image_size") -> None:
-    """Refuse what a map of 2 x 2 does not become by doubling at least twice.
+    """Raise unless `size` is a power of two of at least 8.
 
     Raises:
-        UserError: not a power of two, or below 8.
+        UserError: it is not; `what` names it.
     """
     if size < 8 or size & (size - 1):
         raise UserError(
@@ -171,21 +167,11 @@ def check_image_size(size: int, what: str = "image_size") -> None:
         )
 
 
-def check_latent_width(latent_width: int | None) -> None:
-    """Refuse codes without a number.
-
-    Raises:
-        UserError: below 1.
-    """
-    if latent_width is not None and latent_width < 1:
-        raise UserError(f"latent_width ({latent_width}) must be at least 1")
-
-
 def group_norm(channels: int) -> nn.Module:
-    """Groups of about 16 channels: small decoders have one group, which keeps the brightness of single channels."""
+    """Normalise groups of about 16 channels; one group in small decoders keeps the brightness of single channels."""
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
 
 
 def _batch_norm(channels: int) -> nn.Module:
-    """Without running statistics: those of the batch, in eval mode as well."""
+    """Normalise by the statistics of the batch, in eval mode as well."""
     return nn.BatchNorm2d(channels, track_running_stats=False)

@@ -1,4 +1,4 @@
-"""Finding a prior's folder (local, embedded in the package, or on a model hub) and reading its components.
+"""Find a prior's folder (local, embedded in the package, or on a model hub) and load its components.
 
 Whatever is wrong with a folder ends in a UserError that names the component and the cure. Weights are read
 from safetensors or, where a published model has none, from `.bin` files by torch's unpickler for tensors only;
@@ -8,13 +8,11 @@ components come back in float32, frozen and in eval mode.
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import yaml
-from diffusers import DDIMScheduler, ModelMixin
+from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError, safe_open
@@ -22,38 +20,20 @@ from torch import Tensor
 
 from ldd.disk import files
 from ldd.errors import UserError
-from ldd.images import ClassInfo
 from ldd.runtime.seeding import seeded
 
 EMBEDDED = Path(__file__).parent / "embedded"
 Init = Literal["pretrained", "random"]
-"""Whether a network keeps the weights of its file or gets random ones of the same shapes."""
+"""Whether a network has the weights of its file, or random ones of the same shapes."""
 
 _WEIGHTS = "diffusion_pytorch_model"
-# Names under which older releases saved a class; what the config says beyond decides.
+# Names under which older releases saved a class, whose config may still not fit.
 _LEGACY = {"Transformer2DModel": "DiTTransformer2DModel"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-@dataclass(frozen=True)
-class PriorCard:
-    """What `prior.json` says.
-
-    Attributes:
-        classes: the prior's own classes; `label` is the row of its class table. Empty without a class table.
-        null_class: row of the null condition; -1 without a class table.
-        image_size: pixels the prior was trained at.
-        licence: terms of the weights.
-    """
-
-    classes: list[ClassInfo]
-    null_class: int
-    image_size: int
-    licence: str
-
-
 def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str] = ()) -> Path:
-    """The local folder that `path_or_hub_id` means; a hub id is downloaded first.
+    """Return the local folder that `path_or_hub_id` means; a hub id is downloaded first.
 
     Args:
         path_or_hub_id: `embedded:NAME` (in the package), a folder, or `owner/name` on the hub.
@@ -79,9 +59,7 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
         )
     try:
         return _fetch(path_or_hub_id, components, further)
-    except (
-        Exception
-    ) as error:  # the hub client passes on its HTTP library's errors, which differ between releases
+    except Exception as error:  # the hub client passes on errors of its HTTP library, which differ by release
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         cure = "check the id and the network"
         if isinstance(error, GatedRepoError):
@@ -111,7 +89,7 @@ def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
         UserError: missing, unreadable, or not a JSON object.
@@ -123,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def class_name(folder: Path) -> str | None:
-    """The diffusers class a component folder was saved by, or None where there is no such folder."""
+    """Return the name of the diffusers class that saved a component folder; None without such a folder."""
     config = folder / "config.json"
     if not config.is_file():
         return None
@@ -132,7 +110,7 @@ def class_name(folder: Path) -> str | None:
 
 
 def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = "pretrained") -> ModelMixin:
-    """The diffusers model in `folder`, float32, frozen, in eval mode.
+    """Load the diffusers model in `folder`: float32, frozen, in eval mode.
 
     Args:
         folder: `config.json` and `diffusion_pytorch_model*.safetensors` (or `.bin`).
@@ -178,7 +156,7 @@ def _load_weights(folder: Path, kind: type[ModelMixin]) -> tuple[ModelMixin, dic
             f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
             "save it with save_pretrained(safe_serialization=True)"
         )
-    # Loading draws placeholder weights before it fills them; the caller's random numbers must not notice.
+    # Loading draws placeholder weights before it fills them; the caller's random numbers must stay as they are.
     with seeded(0, "placeholder weights"):
         model, report = kind.from_pretrained(
             str(folder), torch_dtype=torch.float32, use_safetensors=safe, local_files_only=True,
@@ -187,31 +165,8 @@ def _load_weights(folder: Path, kind: type[ModelMixin]) -> tuple[ModelMixin, dic
     return model, report
 
 
-def load_scheduler(folder: Path) -> DDIMScheduler:
-    """The scheduler in `folder` as DDIM, whichever scheduler of the family saved it.
-
-    Raises:
-        UserError: missing or unreadable config, a noise table DDIM does not know, or another scheduler's
-            config that leaves clipping open (DDIM's default would clip latents to [-1, 1]).
-    """
-    path = folder / "scheduler_config.json"
-    if not path.is_file():
-        raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
-    config = read_json(path)
-    saved_by = config.get("_class_name", "unnamed scheduler")
-    if saved_by != "DDIMScheduler" and "clip_sample" not in config:
-        raise UserError(
-            f"{path} is the config of a {saved_by} and does not say clip_sample; read as DDIM it would clip "
-            'latents to [-1, 1]. Add "clip_sample": false (or true, if meant), or save a DDIMScheduler there'
-        )
-    try:
-        return DDIMScheduler.from_config(config)
-    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
-
-
 def load_tensor(path: Path, key: str) -> Tensor:
-    """One tensor of a safetensors file, in float32.
+    """Load one tensor of a safetensors file, in float32.
 
     Raises:
         UserError: missing or damaged file, missing key.
@@ -227,63 +182,6 @@ def load_tensor(path: Path, key: str) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise UserError(_damaged(path, error)) from error
     return tensor.float()
-
-
-def read_card(folder: Path, *, table: bool = True) -> PriorCard:
-    """`prior.json` of a prior folder.
-
-    Args:
-        folder: the prior folder.
-        table: the prior has a class table, so `classes` and `null_class` must be there.
-
-    Raises:
-        UserError: missing file, missing or malformed entry.
-    """
-    path = folder / "prior.json"
-    if not path.is_file():
-        raise UserError(f"component 'prior.json' is missing in {folder}")
-    card = read_json(path)
-    if not table:
-        card = {"classes": [], "null_class": -1} | card
-    try:
-        classes = [
-            ClassInfo(label=row, id=_whole(entry["id"]), wnid=_name(entry["wnid"]), name=_name(entry["name"]))
-            for row, entry in enumerate(card["classes"])
-        ]
-        null_class, image_size = _whole(card["null_class"]), _whole(card["image_size"])
-        if image_size < 1 or (table and null_class < 0):
-            raise ValueError(f"image_size {image_size}, null_class {null_class}")
-        return PriorCard(classes, null_class, image_size, str(card.get("licence", "unknown")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
-            "name), null_class and image_size"
-        ) from error
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
-        raise ValueError(f"{value!r} is no number of a row, a class or pixels")
-    return value
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no name")
-    return str(value)
-
-
-def read_licence(folder: Path) -> str:
-    """The licence that the head of a folder's model card states (`license:` in `README.md`), or "unknown"."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    try:
-        facts = yaml.safe_load(head[1]) if head else None
-    except Exception:  # a date that is none, say: the parser raises whatever the text leads it to
-        facts = None
-    licence = (facts.get("license_name") or facts.get("license")) if isinstance(facts, dict) else None
-    return str(licence) if licence else "unknown"
 
 
 def _embedded(name: str) -> Path:

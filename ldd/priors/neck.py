@@ -5,24 +5,17 @@ from typing import final
 
 from torch import Tensor, nn
 
-from ldd.errors import UserError
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import DirectPrior
-from ldd.priors.deconvolution import (
-    check_image_size,
-    check_latent_width,
-    deconvolution,
-    group_norm,
-    small_channels,
-)
+from ldd.priors.deconvolution import check_image_size, deconvolution, group_norm, small_channels
 
 
 @final
 class NeckPrior(DirectPrior):
-    """D3's small decoder, re-targeted: it emits latents, which a frozen autoencoder turns into images.
+    """D3's small decoder in front of a frozen autoencoder: it makes the latents that the autoencoder decodes.
 
     Codes stay as small as D3's, the trained part is shared by all classes, and the frozen part knows what images look
-    like. The neck ends in a convolution without tanh and normalises by groups. There is no encoder of its codes.
+    like. The neck ends in a convolution without tanh and normalises by groups. Its codes have no encoder.
 
     Args:
         path_or_hub_id: the autoencoder, as for `AutoencoderPrior`.
@@ -33,8 +26,8 @@ class NeckPrior(DirectPrior):
         latent_width: numbers of a code.
 
     Raises:
-        UserError: as of `AutoencoderPrior`; latents whose side is no power of two of at least 8; a width that is no
-            multiple of 8, a latent width below 1.
+        UserError: see `AutoencoderPrior`; latents whose side is not a power of two of at least 8; a width that is not
+            a multiple of 8, a latent width below 1.
     """
 
     can_encode = False
@@ -43,7 +36,6 @@ class NeckPrior(DirectPrior):
         self, path_or_hub_id: str, image_size: int | None = None, width: int = 64, latent_width: int = 64
     ) -> None:
         super().__init__()
-        check_latent_width(latent_width)
         self.autoencoder = AutoencoderPrior(path_or_hub_id, image_size)
         channels, side, _ = self.autoencoder.latent_shape
         check_image_size(side, "the side of the autoencoder's latents")
@@ -54,17 +46,9 @@ class NeckPrior(DirectPrior):
         self.eval()
 
     def trainable(self) -> Iterable[nn.Parameter]:
-        """The neck's weights."""
+        """Return the neck's weights."""
         return self.neck.parameters()
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always; the neck cannot be inverted.
-        """
-        raise UserError(self._no_encoder())
-
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of codes (N, latent_width, 1, 1), not clamped."""
+        """Return images (N, 3, H, W) of codes (N, latent_width, 1, 1), not clamped."""
         return self.autoencoder.decode(self.neck(latents).to(latents.dtype))

@@ -1,4 +1,4 @@
-"""No prior at all: the codes are the images."""
+"""Pixels as codes, without a generator."""
 
 from typing import final
 
@@ -29,9 +29,9 @@ class PixelPrior(DirectPrior):
         self.eval()
 
     def encode(self, images: Tensor) -> Tensor:
-        """The images, detached."""
+        """Return the images, detached."""
         return images.detach()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The latents."""
+        """Return the latents."""
         return latents

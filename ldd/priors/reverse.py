@@ -1,4 +1,4 @@
-"""The modified reverse process of LD3M, with ordinary DDIM and its inversion beside it.
+"""The modified reverse process of LD3M, ordinary DDIM, and its inversion.
 
 Everything here is a function of a denoiser's output: `predict(x, timestep)` returns what the network predicts
 for noisy latents x (N, c, h, w), with guidance and conditioning already in it. All steps are deterministic
@@ -42,7 +42,7 @@ Network = Callable[[Tensor, int, Tensor], Tensor]
 
 
 def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -> Predict:
-    """A network under classifier-free guidance, e = e_u + s (e_c - e_u) (Ho and Salimans 2022, equation 6).
+    """Return a network under classifier-free guidance, e = e_u + s (e_c - e_u) (Ho and Salimans 2022, equation 6).
 
     Args:
         network: the conditional network; both halves are one batch of 2N, at scales 0 and 1 only the half that counts.
@@ -61,22 +61,22 @@ def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -
 
 
 def check_guidance(scale: float) -> None:
-    """Refuse a guidance scale that is negative or not finite.
+    """Raise unless a guidance scale is finite and at least 0.
 
     Raises:
-        UserError: with what it may be.
+        UserError: with the range.
     """
     if not 0 <= scale < math.inf:
         raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
 
 
 def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:
-    """sqrt(abar) clean + sqrt(1 - abar) noise."""
+    """Return sqrt(abar) clean + sqrt(1 - abar) noise."""
     return math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
 
 
 def check_skip(skip: str) -> None:
-    """Refuse a `skip` that is not one of `Skip`.
+    """Raise unless `skip` is one of `Skip`.
 
     Raises:
         UserError: with the choices.
@@ -95,7 +95,7 @@ def modified_reverse(
     skip: Skip = "clean",
     quantise: Callable[[Tensor], Tensor] = lambda latents: latents,
 ) -> Tensor:
-    """Latents (N, c, h, w) that the reverse process makes of Z and n, differentiable in Z and in `predict`.
+    """Return the latents (N, c, h, w) that the reverse process makes of Z and n, differentiable in Z and `predict`.
 
     With the prediction held constant, the result's gradient in Z is sqrt(final abar) for `clean` and `none`.
 
@@ -141,7 +141,7 @@ def ddim_sample(
     strength: float = 1.0,
     guide: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
-    """Ordinary DDIM generation: latents (N, c, h, w) from noise of that shape.
+    """Generate latents (N, c, h, w) from noise of that shape by ordinary DDIM.
 
     Args:
         predict: the guided network.
@@ -151,7 +151,7 @@ def ddim_sample(
         start: clean latents (N, c, h, w); they are noised and only the last `strength` of the grid is run (to
             the nearest step, at least one).
         state: noisy latents (N, c, h, w) at which the last `strength` of the grid begins, as `ddim_invert` of the
-            same strength gives them; the noise is not used.
+            same strength returns them; the noise is not used.
         strength: share of the grid in (0, 1]; only with `start` or `state`.
         guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
 
@@ -163,7 +163,7 @@ def ddim_sample(
         raise UserError(f"strength={strength} needs start: without start latents the whole schedule is run")
     if start is not None and state is not None:
         raise UserError(
-            "start (clean latents) and state (noisy ones) are two places to begin; give one of them"
+            "start (clean latents) and state (noisy ones) are two places to begin at; give one of them"
         )
     steps = _last_steps(schedule, num_steps, strength)
     x = noise if state is None else state
@@ -180,11 +180,11 @@ def ddim_sample(
 def ddim_invert(
     predict: Predict, latents: Tensor, schedule: Schedule, num_steps: int, strength: float = 1.0
 ) -> Tensor:
-    """Noisy latents (N, c, h, w) from which `ddim_sample` would come back to clean `latents`.
+    """Return the noisy latents (N, c, h, w) from which `ddim_sample` would lead back to clean `latents`.
 
-    They are those of the noise end, or, with a `strength` below 1, of the state where the last `strength` of the
-    grid begins. Each step of the grid is run backwards with the network asked at the state it starts from, so the way
-    there and back is exact only in the limit of many steps. Clipping has no inverse and is left out.
+    They lie at the noise end or, with a `strength` below 1, where the last `strength` of the grid begins. Each step of
+    the grid is run backwards with the network's output at the state it starts from, so that the way there and back is
+    exact only in the limit of many steps. Clipping has no inverse and is left out.
 
     Raises:
         UserError: a number of steps the schedule does not allow, or `strength` outside (0, 1].

@@ -1,18 +1,30 @@
-"""TODO."""
+"""The noise schedule of a prior: which timesteps its steps visit, and what a network's output means there.
+
+`ldd.priors.reverse` asks a schedule for its grid (`steps`) and for the clean latents and noise that an output implies
+(`split`); only this file knows where the noise levels come from.
+"""
 
 import math
+from pathlib import Path
 from typing import NamedTuple, final
 
 from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ldd.errors import UserError
+from ldd.priors.loading import read_json
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 class Step(NamedTuple):
-    """One step of the grid: the timestep the network is told, the noise levels before and after it."""
+    """One step of the grid.
+
+    Attributes:
+        timestep: what the network is told.
+        abar: noise level where the step begins.
+        abar_prev: noise level where it ends.
+    """
 
     timestep: int
     abar: float
@@ -21,10 +33,10 @@ class Step(NamedTuple):
 
 @final
 class Schedule:
-    """Timesteps and noise levels of a DDIM scheduler, and what its prediction type and clipping mean.
+    """Timesteps and noise levels of a DDIM scheduler, with its prediction type and clipping.
 
-    The table is the scheduler's own, widened to float64; coefficients stay Python floats and meet tensors
-    last, so that a chain is as exact as its tensors.
+    The table is the scheduler's own, widened to float64. Coefficients stay Python floats until they are multiplied
+    with tensors, so that a chain is as exact as its tensors.
 
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
@@ -59,7 +71,7 @@ class Schedule:
         self._final_abar = float(scheduler.final_alpha_cumprod)
 
     def steps(self, num_steps: int) -> tuple[Step, ...]:
-        """The grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
+        """Return the grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
 
         Raises:
             UserError: fewer than one step, more than the table has, a grid that leaves the table, or a noise
@@ -71,7 +83,7 @@ class Schedule:
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
         self._scheduler.set_timesteps(num_steps)
-        # For some numbers of steps rounding gives "trailing" one timestep too many, -1, which is none.
+        # For some numbers of steps rounding gives "trailing" spacing one timestep too many: -1.
         timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
         assert len(timesteps) == num_steps
         outside = [t for t in timesteps if not 0 <= t < table]
@@ -96,7 +108,7 @@ class Schedule:
         return steps
 
     def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Clean latents x0 (clipped if the config says so) and noise e that a network output at x implies."""
+        """Return the clean latents x0 (clipped if the config says so) and the noise e that an output at x implies."""
         output = output.to(x.dtype)  # under autocast the network answers in half precision
         signal, spread = math.sqrt(step.abar), math.sqrt(1 - step.abar)
         if self.prediction_type == "epsilon":
@@ -106,3 +118,27 @@ class Schedule:
         else:
             x0, e = output, (x - signal * output) / spread
         return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e
+
+
+def load_schedule(folder: Path) -> Schedule:
+    """Load the schedule in `folder`: read as DDIM, whichever scheduler of the family saved it.
+
+    Raises:
+        UserError: missing or unreadable config, a noise table DDIM does not know, another scheduler's config that
+            leaves clipping open (DDIM's default would clip latents to [-1, 1]), or a config `Schedule` refuses.
+    """
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
+    config = read_json(path)
+    saved_by = config.get("_class_name", "unnamed scheduler")
+    if saved_by != "DDIMScheduler" and "clip_sample" not in config:
+        raise UserError(
+            f"{path} is the config of a {saved_by} and does not say clip_sample; read as DDIM it would clip "
+            'latents to [-1, 1]. Add "clip_sample": false (or true, if meant), or save a DDIMScheduler there'
+        )
+    try:
+        scheduler = DDIMScheduler.from_config(config)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
+    return Schedule(scheduler)

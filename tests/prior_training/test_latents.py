@@ -13,7 +13,7 @@ from torch import nn
 from ldd.augmentation.affine import AffineViews
 from ldd.data import RealImages
 from ldd.errors import UserError
-from ldd.prior_training.latents import CHUNK, LatentCache, Views, encode_views, fingerprint
+from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
 from ldd.runtime.seeding import generator, seeded
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def halve(images):
 
 
 def test_views_come_one_after_the_other_each_with_its_mirror_images(real):
-    views = Views(2, AffineViews(shift=0.2), mirror=True, seed=5)
+    views = LatentViews(2, AffineViews(shift=0.2), mirror=True, seed=5)
     parts = list(encode_views(halve, real, views, CPU))
     assert [len(part) for part in parts] == [CHUNK, COUNT - CHUNK] * 4
     found = torch.cat(parts).view(len(views), COUNT, 3, 4, 4)
@@ -47,17 +47,17 @@ def test_views_come_one_after_the_other_each_with_its_mirror_images(real):
 
 def test_encoding_does_not_depend_on_the_precision_of_the_training(real):
     convolution = nn.Conv2d(3, 4, 2, 2).requires_grad_(False)
-    expected = torch.cat(list(encode_views(convolution, real, Views(), CPU)))
+    expected = torch.cat(list(encode_views(convolution, real, LatentViews(), CPU)))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.cat(list(encode_views(convolution, real, Views(), CPU))).equal(expected)
+        assert torch.cat(list(encode_views(convolution, real, LatentViews(), CPU))).equal(expected)
 
 
 def cache(folder, revision="images", autoencoder="weights", views=None):
-    return LatentCache(folder, revision, autoencoder, views or Views(), (COUNT, 3, 4, 4), 8)
+    return LatentCache(folder, revision, autoencoder, views or LatentViews(), (COUNT, 3, 4, 4), 8)
 
 
 def parts_of(real):
-    return encode_views(halve, real, Views(), CPU)
+    return encode_views(halve, real, LatentViews(), CPU)
 
 
 def names(folder):
@@ -81,12 +81,13 @@ def test_other_images_weights_or_views_have_their_own_entry(tmp_path):
         cache(tmp_path, revision="edited images"),
         cache(tmp_path, autoencoder="other weights"),
         *(cache(tmp_path, views=views) for views in (
-            Views(mirror=True), Views(2, moved), Views(2, moved, seed=1), Views(2, AffineViews(shift=0.2)),
+            LatentViews(mirror=True), LatentViews(2, moved), LatentViews(2, moved, seed=1),
+            LatentViews(2, AffineViews(shift=0.2)),
         )),
     ]  # fmt: skip
     assert len({entry.data for entry in entries}) == len(entries)
     # What has no effect on the latents is no reason to encode again.
-    assert cache(tmp_path, views=Views(1, moved, seed=3)).key == cache(tmp_path).key
+    assert cache(tmp_path, views=LatentViews(1, moved, seed=3)).key == cache(tmp_path).key
 
 
 @pytest.mark.parametrize("damage", ["truncated data", "no data", "broken index"])

@@ -80,5 +80,5 @@ def test_refusals(tmp_path, tiny_prior_path, digits):
     with pytest.raises(UserError, match=r"compile \(inductor\): PixelPrior has no network to compile"):
         Distiller(PixelPrior(32), matching(), digits.spec, compile="inductor")
     prior = AutoencoderPrior(str(tiny_prior_path))
-    with pytest.raises(UserError, match=r"compile \(fast\) is no backend; choose from .*inductor"):
+    with pytest.raises(UserError, match=r"compile \(fast\) is not a backend; choose from .*inductor"):
         Distiller(prior, matching(), digits.spec, compile="fast")

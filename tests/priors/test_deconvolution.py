@@ -132,4 +132,4 @@ def test_latents_that_no_neck_can_make(tmp_path):
     ):
         NeckPrior(str(tmp_path), image_size=48)
     with pytest.raises(UserError, match=r"latent_width \(0\) must be at least 1"):
-        NeckPrior(str(tmp_path), latent_width=0)
+        NeckPrior(str(tmp_path), image_size=32, latent_width=0)

@@ -1,1 +1,26 @@
-"""TODO: prior."""
+"""`latentdd prior`: train a prior on your own data, convert a published one, draw samples of one."""
+
+import importlib
+from collections.abc import Sequence
+
+from ldd.errors import UserError
+
+ACTIONS = {
+    "train": ("ldd.commands.prior.train", "a class-conditional latent diffusion prior on your own data"),
+    "convert": ("ldd.commands.prior.convert", "an original latent-diffusion checkpoint to a prior folder"),
+    "sample": ("ldd.commands.prior.sample", "draw a labelled grid from a prior"),
+}
+"""Action -> (module with a function `main(arguments)`, help)."""
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run one action of `latentdd prior`."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {action:<9}{text}" for action, (_, text) in ACTIONS.items())
+        print(f"usage: latentdd {verb} ACTION [options]\n\nactions:\n{listed}")
+        print(f"\nlatentdd {verb} ACTION --help shows the options of one.")
+        return
+    if not arguments or arguments[0] not in ACTIONS:
+        given = repr(arguments[0]) if arguments else "nothing"
+        raise UserError(f"expected one of: {', '.join(ACTIONS)}; got {given}")
+    importlib.import_module(ACTIONS[arguments[0]][0]).main(arguments[1:])

@@ -1,42 +1,15 @@
 """`latentdd prior convert`: an original latent-diffusion checkpoint as a prior folder."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from ldd.errors import UserError
-from ldd.imagenet.tables import readable_name, synsets
-from ldd.images import ClassInfo
+from ldd.priors.class_table import imagenet_classes, read_class_names
 from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
 
 
-def imagenet_classes() -> list[ClassInfo]:
-    """The 1,000 classes of ILSVRC 2012, each in the row of its index."""
-    return [ClassInfo(index, index, wnid, readable_name(wnid)) for index, wnid in enumerate(synsets())]
-
-
-def read_class_names(path: Path | str) -> list[ClassInfo]:
-    """Classes by row, one a line: the name of the class's folder, then, if it is another, its readable name.
-
-    Raises:
-        UserError: the file cannot be read, or names a class twice.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--class-names ({path}) cannot be read: {error}; give a text file") from error
-    words = [line.split(maxsplit=1) for line in lines if line.strip()]
-    classes = [ClassInfo(row, row, parts[0], parts[-1].strip()) for row, parts in enumerate(words)]
-    wnids = [info.wnid for info in classes]
-    twice = sorted({wnid for wnid in wnids if wnids.count(wnid) > 1})
-    if twice:
-        raise UserError(f"--class-names ({path}) names {', '.join(twice)} twice; each class has one row")
-    return classes
-
-
 def main(arguments: Sequence[str]) -> None:
-    """Run the action."""
+    """Convert the checkpoint and say where the folder is."""
     options = _parser().parse_args(list(arguments))
     classes = imagenet_classes() if options.class_names is None else read_class_names(options.class_names)
     out = convert_checkpoint(

@@ -7,20 +7,20 @@ from pathlib import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ldd.prior_training.module import PriorTraining
-from ldd.prior_training.pictures import PriorSamples
+from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
 
 
 class PriorTrainingCLI(RunCLI):
-    """One run of `PriorTraining`; its result is `<run>/prior`."""
+    """One run of `PriorTraining`, which writes `<run>/prior`."""
 
     run_files = (*RunCLI.run_files, "prior", "samples")
     seeded = (*RunCLI.seeded, "samples.seed")
     program = "latentdd prior train"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Section `samples`, and `--ckpt_path` (a subcommand of LightningCLI would have it)."""
-        parser.add_lightning_class_args(PriorSamples, "samples")
+        """Add the section `samples` and `--ckpt_path` (which a subcommand of LightningCLI would have)."""
+        parser.add_lightning_class_args(SamplePictures, "samples")
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
@@ -28,7 +28,7 @@ class PriorTrainingCLI(RunCLI):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the action."""
+    """Train, or resume, and write the prior."""
     cli = PriorTrainingCLI(PriorTraining, "runs/prior", arguments=arguments)
     cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True)
     folder = Path(cli.trainer.default_root_dir) / "prior"

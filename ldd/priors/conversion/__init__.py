@@ -1,1 +1,1 @@
-"""TODO: conversion."""
+"""Original (CompVis) latent-diffusion checkpoints as prior folders: settings, names of tensors, pickles."""

@@ -1,6 +1,6 @@
-"""An original (CompVis) latent-diffusion checkpoint as a prior folder of ours.
+"""Convert an original (CompVis) latent-diffusion checkpoint to a prior folder.
 
-Every tensor of the checkpoint is either converted, or known to be of use only in training; anything else fails.
+Every tensor of the checkpoint is either converted or known to serve only training; anything else fails.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import ModelMixin, VQModel
+from diffusers import ModelMixin
 from torch import Tensor
 
-from ldd.disk.files import atomic_folder, write_json, write_tensors
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.conversion.config import Original, read_original
 from ldd.priors.conversion.keys import Origin, autoencoder_origins, unet_origins
 from ldd.priors.conversion.reading import read_state
+from ldd.priors.folder import PriorCard, write_prior
 
 Weights = Literal["raw", "ema"]
 
@@ -30,7 +30,7 @@ _SCHEDULE = {
     "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
     "lvlb_weights", "logvar",
 }  # fmt: skip
-"""Tables that follow from the YAML (`alphas_cumprod` is compared), and the loss's own weights."""
+"""Tables that follow from the YAML (`alphas_cumprod` is compared), and weights of the loss."""
 _TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")
 _LISTED = 40
 
@@ -63,14 +63,14 @@ def convert_checkpoint(
         checkpoint: file of the original code.
         config: the YAML it was trained with.
         out: folder to write; it must not exist.
-        classes: of the rows of the class table, which has the null row after them; unused for an unconditional model.
+        classes: one for each row of the class table but the last, the null row; unused for an unconditional model.
         licence: terms of the weights.
         weights: the U-Net's weights as trained, or their moving average.
         trust: read pickles of more than tensors, see `read_state`.
 
     Raises:
-        UserError: a file, setting or tensor that does not fit (all tensors that do not are listed), or a folder that
-            exists or cannot be written.
+        UserError: a file, setting or tensor that does not fit (all such tensors are listed), or a folder that exists or
+            cannot be written.
     """
     if Path(out).exists():
         raise UserError(f"out ({out}) exists; name a new folder")
@@ -84,8 +84,20 @@ def convert_checkpoint(
         _fill(part, state)
     if original.scale_by_std:
         original.autoencoder.register_to_config(scaling_factor=float(state[_SCALE]))
-    _write(Path(out), original, state, classes, licence, f"{Path(checkpoint).name}, {weights} weights")
-    return Path(out)
+    table = None if original.table_shape is None else state[_TABLE]
+    known = () if table is None else classes
+    kind = "unconditional" if table is None else f"{len(known)} classes"
+    return write_prior(
+        out,
+        unet=original.unet,
+        autoencoder=original.autoencoder,
+        scheduler=original.scheduler,
+        class_embedding=table,
+        card=PriorCard(known, -1 if table is None else len(known), original.image_size, licence),
+        readme=f"# Latent diffusion prior, {kind}, {original.image_size} px\n\n"
+        f"Converted by `latentdd prior convert` from {Path(checkpoint).name}, {weights} weights. "
+        f"Licence of the weights: {licence}.\n",
+    )
 
 
 def _parts(original: Original, weights: Weights) -> tuple[_Part, _Part]:
@@ -103,14 +115,14 @@ def _parts(original: Original, weights: Weights) -> tuple[_Part, _Part]:
 
 
 def _ema_name(key: str) -> str:
-    """The moving average's name of a U-Net tensor: no buffer's name may hold a dot."""
+    """The moving average's name of a U-Net tensor, without dots, which names of buffers may not hold."""
     return _EMA + f"diffusion_model.{key}".replace(".", "")
 
 
 def _account(
     state: Mapping[str, Tensor], original: Original, parts: Sequence[_Part], weights: Weights
 ) -> None:
-    """Refuse missing tensors, tensors nothing is known of, and shapes other than the YAML's, all at once."""
+    """Raise for missing tensors, unknown ones, and shapes other than the YAML's, all in one message."""
     if weights == "ema" and not any(key.startswith(_EMA) for key in state):
         raise UserError("the checkpoint holds no moving average of the weights; give --weights raw")
     wrong, needed = [], set()
@@ -174,37 +186,3 @@ def _fill(part: _Part, state: Mapping[str, Tensor]) -> None:
                 f"{part.origins[name].key} holds other than finite numbers; the checkpoint is damaged, fetch it again"
             )
     part.model.load_state_dict(tensors, strict=True, assign=True)
-
-
-def _write(
-    out: Path,
-    original: Original,
-    state: Mapping[str, Tensor],
-    classes: Sequence[ClassInfo],
-    licence: str,
-    source: str,
-) -> None:
-    conditional = original.table_shape is not None
-    known = classes if conditional else ()
-    with atomic_folder(out) as beside:
-        original.unet.save_pretrained(beside / "unet", safe_serialization=True)
-        name = "vqvae" if isinstance(original.autoencoder, VQModel) else "vae"
-        original.autoencoder.save_pretrained(beside / name, safe_serialization=True)
-        original.scheduler.save_pretrained(beside / "scheduler")
-        if conditional:
-            write_tensors(beside / "class_embedding.safetensors", {"weight": state[_TABLE]})
-        write_json(
-            beside / "prior.json",
-            {
-                "classes": [{"id": c.id, "wnid": c.wnid, "name": c.name} for c in known],
-                "null_class": len(known) if conditional else -1,
-                "image_size": original.image_size,
-                "licence": licence,
-            },
-        )
-        kind = f"{len(known)} classes" if conditional else "unconditional"
-        (beside / "README.md").write_text(
-            f"# Latent diffusion prior, {kind}, {original.image_size} px\n\n"
-            f"Converted by `latentdd prior convert` from {source}. Licence of the weights: {licence}.\n",
-            encoding="utf-8",
-        )

@@ -1,4 +1,4 @@
-"""The YAML of an original latent-diffusion model, as diffusers components; what they cannot express is refused."""
+"""Build diffusers components from the YAML of an original latent-diffusion model; raise for what they lack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def _build(params: Mapping[str, Any]) -> Original:
     if unet.config.in_channels != width:
         raise UserError(
             f"unet_config.params.in_channels={unet.config.in_channels} is not the first stage's embed_dim={width}; "
-            "inputs beside the latents (concatenated masks or images) are not supported"
+            "further inputs (concatenated masks or images) are not supported"
         )
     return Original(unet, autoencoder, _scheduler(params), table_shape, image_size, scale_by_std)
 
@@ -117,7 +117,7 @@ def _at(section: Any, *keys: str) -> dict[str, Any]:  # noqa: ANN401 - a YAML do
 
 
 def _check(section: Mapping[str, Any], where: str, known: set[str], fixed: Mapping[str, object]) -> None:
-    """Refuse settings that change the architecture in a way that is not supported, or that are unknown."""
+    """Raise for unknown settings and for values that diffusers does not have."""
     for key, value in section.items():
         if key in fixed and value != fixed[key]:
             raise UserError(
@@ -255,7 +255,7 @@ def _unet(
 
 
 def _head_width(params: Mapping[str, Any], channels: tuple[int, ...], attends: list[bool]) -> int | None:
-    """Channels per head; None for one head of all. The library has one width for all levels."""
+    """Channels per head; None for a single head. The library has one width for all levels."""
     width = params.get("num_head_channels", -1)
     if width != -1:
         return int(width)

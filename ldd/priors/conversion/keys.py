@@ -1,7 +1,7 @@
-"""Where each tensor of a diffusers model is in an original latent-diffusion checkpoint.
+"""Where each tensor of a diffusers model lies in an original latent-diffusion checkpoint.
 
-The map runs from our names to theirs, so that both sides can be checked: every tensor of ours has exactly one
-origin, and what no tensor of ours comes from is left over.
+The map leads from the names in diffusers to the original ones, so that both sides can be checked: every tensor has
+exactly one origin, and what is the origin of none is left over.
 """
 
 from collections.abc import Sequence
@@ -44,26 +44,26 @@ class Origin:
     heads: int = 1
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """Its shape in the original, up to trailing ones, for our shape."""
+        """Return its shape in the original, up to trailing ones, for `ours`."""
         return (ours[0] * (1 if self.part is None else 3), *ours[1:])
 
     def fits(self, original: Tensor, ours: Sequence[int]) -> bool:
-        """Whether the original tensor can become one of shape `ours`: 1x1 convolutions are linear layers there."""
+        """Tell whether `original` can become a tensor of shape `ours`, up to trailing ones (convolutions of 1 x 1)."""
         wanted, found = self.shape(ours), tuple(original.shape)
         return found[: len(wanted)] == wanted and set(found[len(wanted) :]) <= {1}
 
     def take(self, original: Tensor, ours: Sequence[int]) -> Tensor:
-        """Our tensor of shape `ours`."""
+        """Return the tensor of shape `ours`."""
         if self.part is not None:
             original = original.reshape(self.heads, 3, -1, *ours[1:])[:, self.part]
         return original.reshape(tuple(ours)).contiguous()
 
 
 def unet_origins(model: UNet2DConditionModel | UNet2DModel) -> dict[str, Origin]:
-    """Origin of each tensor of a U-Net, without the prefix `model.diffusion_model.`.
+    """Return the origin of each tensor of a U-Net, without the prefix `model.diffusion_model.`.
 
-    The original numbers its blocks through: the first convolution, then per level the residual blocks (each with
-    its attention) and the downsampling; upwards one more residual block per level, the last with the upsampling.
+    The original numbers its blocks consecutively: the first convolution, then per level the residual blocks (each with
+    its attention) and the downsampling; on the way up one more residual block per level, the last with the upsampling.
     """
     step = model.config.layers_per_block + 1
     fused = isinstance(model, UNet2DModel)
@@ -108,7 +108,7 @@ def _inner(
 
 
 def autoencoder_origins(model: AutoencoderKL | VQModel) -> dict[str, Origin]:
-    """Origin of each tensor of a first stage, without `first_stage_model.`; the original decoder counts levels down."""
+    """Return the origin of each tensor of an autoencoder, without `first_stage_model.`."""
     top = len(model.config.block_out_channels) - 1
     return {name: Origin(_autoencoder_key(name.split("."), top)) for name in model.state_dict()}
 
@@ -118,6 +118,7 @@ def _autoencoder_key(name: Sequence[str], top: int) -> str:
         case [half, "down_blocks", level, *rest]:
             return f"{half}.down.{level}.{_level(rest, 'downsample')}"
         case [half, "up_blocks", level, *rest]:
+            # The original decoder counts its levels down.
             return f"{half}.up.{top - int(level)}.{_level(rest, 'upsample')}"
         case [half, "mid_block", "resnets", place, *rest]:
             return f"{half}.mid.block_{int(place) + 1}.{_residual(rest)}"

@@ -1,4 +1,4 @@
-"""Reading the tensors of an original checkpoint, without running anything that is pickled in it."""
+"""Read the tensors of an original checkpoint without running anything that is pickled in it."""
 
 import pickle
 import re
@@ -17,17 +17,17 @@ _SHOWN = 5
 
 
 def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's `state_dict` by name (of the whole file, if it has none), on the CPU.
+    """Read the tensors of a checkpoint's `state_dict` by name (of the whole file, if it has none), on the CPU.
 
-    The file is mapped, not read, where its format allows; tensors come into memory when they are used.
+    The file is mapped where its format allows; tensors come into memory when they are used.
 
     Args:
         path: a file of `torch.save`, or of safetensors if its name ends so.
-        trust: also read a pickle that holds more than tensors (Lightning's callbacks, say). Its classes are
-            replaced by an inert stand-in: none of them is imported and nothing of theirs is run.
+        trust: also read a pickle that holds more than tensors (callbacks of Lightning, for example). An inert
+            stand-in replaces its classes: none of them is imported and none of their code is run.
 
     Raises:
-        UserError: missing, damaged or other file; a pickle of more than tensors without `trust`.
+        UserError: missing or damaged file, or one that is no checkpoint; a pickle of more than tensors without `trust`.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,7 +36,7 @@ def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load(path, trust)
     except UserError:
         raise
-    except Exception as error:  # damaged zip files and pickles fail in any way there is
+    except Exception as error:  # damaged zip files and pickles fail in every way
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"checkpoint ({path}) is truncated or no checkpoint ({reason}); compare its size with the "
@@ -70,22 +70,22 @@ def _load(path: Path, trust: bool) -> Any:  # noqa: ANN401 - whatever is pickled
             f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         )
         raise UserError(
-            f"checkpoint ({path}) holds pickled objects beside its tensors ({shown}), which torch.load refuses "
+            f"checkpoint ({path}) holds pickled objects besides its tensors ({shown}), which torch.load refuses "
             "to read with weights_only=True. If you know where the file comes from, give --trust-checkpoint: "
-            "it reads the tensors and puts an inert stand-in for every other object, running none of their "
+            "it reads the tensors and puts an inert stand-in in the place of every other object, running none of their "
             "code. Or save its state_dict alone as .safetensors on a machine you can spare, and give that file"
         ) from error
 
 
 def _foreign(path: Path, mapped: bool, message: str) -> list[str]:
-    """Names of pickled classes and functions that the safe reader does not know; none for a damaged file."""
+    """Names of pickled classes and functions that the safe reader does not know; empty for a damaged file."""
     if mapped:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
 
 
 class _Inert:
-    """Takes the place of every pickled class and function: accepts all that unpickling does, does nothing."""
+    """Takes the place of every pickled class and function; accepts whatever unpickling calls and does nothing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         return super().__new__(cls)
@@ -102,14 +102,7 @@ class _Inert:
     def __setitem__(self, key: object, value: object) -> None:
         pass
 
-    def append(self, value: object) -> None:
-        """A pickled list's way in."""
-
-    def extend(self, values: object) -> None:
-        """The same, several at once."""
-
-    def add(self, value: object) -> None:
-        """A pickled set's."""
+    append = extend = add = __setstate__  # how unpickling fills lists and sets
 
 
 _NEEDED = {
@@ -118,7 +111,7 @@ _NEEDED = {
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
 }
-"""What tensors are made of; torch itself resolves the storages."""
+"""What pickled tensors call; torch itself resolves the storages."""
 
 
 class _InertUnpickler(pickle.Unpickler):

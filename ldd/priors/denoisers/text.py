@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
-from ldd.priors.denoisers.unet import Denoiser, refuse_further_inputs, tell
+from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
 from ldd.priors.loading import Init, load_model, read_json
 from ldd.runtime.seeding import seeded
 
@@ -27,8 +27,8 @@ _FIELDS = {"name", "wnid"}
 class TextToImageUNet(Denoiser):
     """A U-Net with cross-attention to the tokens of a prompt; the text encoder is frozen like everything else.
 
-    Rows are numbers of prompts in the order in which `rows` met them; a class keeps its row for the lifetime of the
-    prior. The null condition is the empty prompt.
+    Rows number the prompts in the order in which `rows` met them; a class keeps its row for the lifetime of the prior.
+    The null condition is the empty prompt.
 
     Args:
         folder: with `unet/` (UNet2DConditionModel), `text_encoder/` (CLIPTextModel) and `tokenizer/`.
@@ -47,7 +47,7 @@ class TextToImageUNet(Denoiser):
         _check_template(prompt)
         self.prompt = prompt
         self.network = load_model(folder / "unet", (UNet2DConditionModel,), init=init)
-        refuse_further_inputs(self.network, "the tokens of a prompt")
+        check_inputs(self.network, "the tokens of a prompt")
         self.tokenizer, self.text_encoder = _load_text(folder)
         width = self.text_encoder.config.hidden_size
         if width != self.network.config.cross_attention_dim:
@@ -60,7 +60,7 @@ class TextToImageUNet(Denoiser):
         self.register_buffer("null_tokens", self._encode([""]))
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
-        """Numbers (K,) int64 of the classes' prompts: that of `mapping`, else the filled template.
+        """Return the numbers (K,) int64 of the classes' prompts: from `mapping`, else the filled template.
 
         Raises:
             UserError: a mapping to a row number, or a prompt longer than the text encoder reads.
@@ -68,19 +68,19 @@ class TextToImageUNet(Denoiser):
         return torch.tensor([self._row(info, mapping) for info in classes], dtype=torch.int64)
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Text embeddings (N, L, D) of the prompts, L being the text encoder's length; without gradient."""
+        """Return text embeddings (N, L, D) of the prompts, L being the text encoder's length; without gradient."""
         prompts = list(self._rows)
         kept, place = rows.cpu().unique(return_inverse=True)
         return self._encode([prompts[row] for row in kept.tolist()])[place.to(self.null_tokens.device)]
 
     def null(self, n: int) -> Tensor:
-        """Text embedding of the empty prompt, (n, L, D)."""
+        """Return the text embedding of the empty prompt, (n, L, D)."""
         return self.null_tokens.expand(n, -1, -1)
 
     def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is (N, L, D)."""
         output: Tensor = self.network(
-            x, tell(timestep, x), encoder_hidden_states=conditioning, return_dict=False
+            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, return_dict=False
         )[0]
         return output
 
@@ -114,7 +114,7 @@ def _check_template(prompt: str) -> None:
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None}
     except ValueError as error:
-        raise UserError(f"prompt={prompt!r} is no template ({error}); write e.g. {PROMPT!r}") from error
+        raise UserError(f"prompt={prompt!r} is not a template ({error}); write e.g. {PROMPT!r}") from error
     if fields - _FIELDS:
         raise UserError(
             f"prompt={prompt!r} asks for {{{min(fields - _FIELDS)}}}; a template may hold {{name}} and {{wnid}}"

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.class_table import ClassTable, labelled_table
-from ldd.priors.denoisers.unet import Denoiser, tell
-from ldd.priors.loading import Init, PriorCard, load_model, read_json
+from ldd.priors.denoisers.base import Denoiser, timestep_tensor
+from ldd.priors.folder import PriorCard
+from ldd.priors.loading import Init, load_model, read_json
 
 
 @final
 class _BlockCondition(nn.Module):
-    """Stands where a block's class table was: picks the block's part of the conditions (N, blocks, D)."""
+    """Takes the place of a block's class table and returns the block's part of the conditions (N, blocks, D)."""
 
     def __init__(self, block: int) -> None:
         super().__init__()
@@ -31,13 +32,13 @@ class _BlockCondition(nn.Module):
 class DiffusionTransformer(Denoiser):
     """A class-conditional DiT (diffusers' DiTTransformer2DModel; arXiv:2212.09748).
 
-    Every block adds a row of its own class table to the timestep embedding. The tables are taken out of the blocks,
-    and what they would have answered is given from outside: conditioning is (N, blocks, D), and the model's own
-    forward runs with it in the place of class labels. Channels of a learned variance are dropped.
+    Every block adds a row of its own class table to the timestep embedding. The tables are taken out of the blocks and
+    their rows passed in: conditioning is (N, blocks, D), and the model's own forward runs with it in the place of
+    class labels. Channels of a learned variance are dropped.
 
     Args:
         folder: with `transformer/`; `model_index.json` may name the rows (`id2label`).
-        card: `prior.json` where there is one: its classes and null row go before `id2label` and the last row.
+        card: `prior.json` where there is one; its classes and null row replace `id2label` and the last row.
         tied: one condition for all blocks, (N, 1, D). Where the blocks' tables differ it starts from their mean.
         init: `random` for a transformer of random weights, class tables included.
 
@@ -70,23 +71,23 @@ class DiffusionTransformer(Denoiser):
         self.classes = self._table.classes
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
-        """Rows of the class tables, see `ClassTable.rows`."""
+        """Return rows of the class tables, see `ClassTable.rows`."""
         return self._table.rows(classes, mapping)
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Class embeddings (N, blocks, D), or (N, 1, D) if tied."""
+        """Return class embeddings (N, blocks, D), or (N, 1, D) if tied."""
         found = self.class_embedding[:, rows.to(self.class_embedding.device)].transpose(0, 1)
         return found.expand(-1, self.blocks, -1)
 
     def null(self, n: int) -> Tensor:
-        """Embeddings of the null class, (n, blocks, D) or (n, 1, D) if tied."""
+        """Return embeddings of the null class, (n, blocks, D) or (n, 1, D) if tied."""
         return self.class_embedding[:, self.null_class].expand(n, self.blocks, -1)
 
     def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is (N, blocks, D) or (N, 1, D) if tied."""
         conditions = conditioning.expand(-1, len(self.network.transformer_blocks), -1)
         output: Tensor = self.network(
-            x, tell(timestep, x).expand(len(x)), class_labels=conditions, return_dict=False
+            x, timestep_tensor(timestep, x).expand(len(x)), class_labels=conditions, return_dict=False
         )[0]
         return output[:, : x.shape[1]]
 
@@ -96,11 +97,7 @@ class DiffusionTransformer(Denoiser):
 
 def _class_table(folder: Path, card: PriorCard | None, num_rows: int) -> ClassTable:
     if card is not None:
-        if not 0 <= card.null_class < num_rows or len(card.classes) > num_rows:
-            raise UserError(
-                f"prior.json names {len(card.classes)} classes and null_class {card.null_class}, but the class tables "
-                f"of component 'transformer' have {num_rows} rows"
-            )
+        card.check_table(num_rows, "the class tables of component 'transformer' have")
         return ClassTable(card.classes, num_rows)
     index = folder / "model_index.json"
     labels = read_json(index).get("id2label") if index.is_file() else None

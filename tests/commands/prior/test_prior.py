@@ -23,13 +23,12 @@ from ldd import cli
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.picture import draw_grid
 from ldd.artefact.set import DistilledSet
-from ldd.commands.prior import main as prior
-from ldd.commands.prior.convert import imagenet_classes, read_class_names
-from ldd.commands.prior.sample import choose_classes
+from ldd.commands import prior
 from ldd.data import DistillationData
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
 from ldd.priors import LatentDiffusionPrior
+from ldd.priors.class_table import choose_classes, imagenet_classes, read_class_names
 from ldd.runtime.seeding import generator
 
 DIGITS = str(Path(ldd.__file__).parents[1] / "configs" / "data" / "digits.yaml")
@@ -192,7 +191,7 @@ def test_sample_of_an_unconditional_prior(capsys, original):
     assert "the prior is unconditional and knows no classes" in shown
     code, shown = latentdd(capsys, *grid[:-1], original / "set", "--data", DIGITS)
     assert code == 2
-    assert "the prior is unconditional, so that its samples belong to no class" in shown
+    assert "samples of an unconditional prior belong to no class" in shown
 
 
 @torch.no_grad()
@@ -229,7 +228,7 @@ def test_sample_writes_a_set_to_train_on(capsys, tiny_prior_path, tmp_path):
     (tmp_path / "other" / "mine.txt").write_text("")
     code, shown = latentdd(capsys, *arguments, *options, "--out", tmp_path / "other")
     assert code == 2
-    assert "holds files that are no distilled set; name a new folder" in shown
+    assert "holds files that are not a distilled set; name a new folder" in shown
 
 
 @pytest.mark.parametrize("guidance", [1, 3])

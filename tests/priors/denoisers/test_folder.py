@@ -147,7 +147,7 @@ def test_prompts(text):
         prior.rows([ClassInfo(0, 0, "a", "k" * 50)])
     with pytest.raises(UserError, match=r"maps my cranes \(crane\) to 3, .* give the class's prompt as text"):
         LatentDiffusionPrior(str(text), classes={"crane": 3}).rows([CRANE])
-    for template, message in (("a {nam}", r"asks for \{nam\}"), ("a {name", "is no template")):
+    for template, message in (("a {nam}", r"asks for \{nam\}"), ("a {name", "is not a template")):
         with pytest.raises(UserError, match=message):
             LatentDiffusionPrior(str(text), prompt=template)
 
@@ -162,7 +162,7 @@ def test_prompts(text):
         ),
         ("ldm", {"tied": True}, "tied=True has no effect here: the prior is a U-Net"),
         ("ldm", {"classes": {"a": 0}}, "classes is given, but the prior is unconditional"),
-        ("ldm", {"prompt": "a"}, "prompt='a' has no effect here: .*no text_encoder/ beside unet/"),
+        ("ldm", {"prompt": "a"}, "prompt='a' has no effect here: .*no text_encoder/ next to unet/"),
         (
             "dit",
             {"image_size": 36},

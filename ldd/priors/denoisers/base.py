@@ -1,0 +1,106 @@
+"""What a latent diffusion prior needs of its network.
+
+A denoiser holds one frozen network of diffusers and what conditions it, and translates between them and the reverse
+process: latents and a conditioning tensor in, the network's prediction out, differentiable in both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from ldd.errors import UserError
+from ldd.images import ClassInfo
+
+_FURTHER_INPUTS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
+
+
+class Denoiser(nn.Module, ABC):
+    """A frozen denoising network with its conditions. Subclasses are final.
+
+    Attributes:
+        network: the diffusers model.
+        classes: the classes the conditions stand for, `label` being the row; empty if they have no names.
+        multiple: the side of the latents must be a multiple of it.
+    """
+
+    network: ModelMixin
+    classes: list[ClassInfo]
+    multiple: int = 1
+    _component = "unet"
+
+    @property
+    def sample_size(self) -> int | None:
+        """Side of the latents the network was trained on, if its config says so."""
+        size = self.network.config.get("sample_size")
+        return size if isinstance(size, int) else None
+
+    def check_latents(self, channels: int, size: int, image_size: int) -> None:
+        """Raise unless the network takes latents (channels, size, size) of images of `image_size` pixels.
+
+        Raises:
+            UserError: another number of channels, or a side that is not a multiple of `multiple`.
+        """
+        config = self.network.config
+        out = config.get("out_channels") or config.in_channels
+        if config.in_channels != channels or out not in self._outputs(channels):
+            raise UserError(
+                f"component {self._component!r} maps {config.in_channels} to {out} channels but the autoencoder's "
+                f"latents have {channels}; both must be from one prior"
+            )
+        if size % self.multiple or size < self.multiple:
+            step = self.multiple * (image_size // size)
+            below = image_size // step * step
+            good = " or ".join(str(side) for side in (below, below + step) if side)
+            raise UserError(
+                f"image_size={image_size} makes latents of {size} x {size}, but component {self._component!r} needs a "
+                f"multiple of {self.multiple}; nearest good sizes: {good}"
+            )
+
+    @abstractmethod
+    def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
+        """Return the rows (K,) int64 of the conditions for the data's classes; `mapping` takes precedence.
+
+        Raises:
+            UserError: a class without a condition, or an entry of `mapping` that names none.
+        """
+
+    @abstractmethod
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return the conditioning (N, L, D) of rows (N,), on the network's device; L = 0 if unconditional."""
+
+    @abstractmethod
+    def null(self, n: int) -> Tensor:
+        """Return the conditioning (n, L, D) of the null condition."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+        """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w)."""
+
+    def _outputs(self, channels: int) -> tuple[int, ...]:
+        """Numbers of output channels that go with `channels` of the latents."""
+        return (channels,)
+
+
+def timestep_tensor(timestep: int, like: Tensor) -> Tensor:
+    """Return a timestep as the networks take it: on the device, where a plain number is copied at every call."""
+    return torch.full((), timestep, dtype=torch.int64, device=like.device)
+
+
+def check_inputs(unet: ModelMixin, tokens: str) -> None:
+    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`.
+
+    Raises:
+        UserError: with the settings that ask for more.
+    """
+    wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) is not None]
+    if wanted:
+        raise UserError(f"component 'unet' wants inputs beyond {tokens} ({', '.join(wanted)}); not supported")

@@ -1,0 +1,148 @@
+"""What a prior folder says of itself (`prior.json` and the head of its model card), and how one is written."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from diffusers import DDIMScheduler, ModelMixin, VQModel
+from torch import Tensor
+
+from ldd.disk.files import atomic_folder, write_json, write_tensors
+from ldd.errors import UserError
+from ldd.images import ClassInfo
+from ldd.priors.loading import read_json
+
+CARD = "prior.json"
+
+
+@dataclass(frozen=True)
+class PriorCard:
+    """What `prior.json` says.
+
+    Attributes:
+        classes: the prior's own classes; `label` is the row of its class table. Empty without a class table.
+        null_class: row of the null condition; -1 without a class table.
+        image_size: pixels the prior was trained at.
+        licence: terms of the weights.
+    """
+
+    classes: Sequence[ClassInfo]
+    null_class: int
+    image_size: int
+    licence: str
+
+    def check_table(self, num_rows: int, table: str) -> None:
+        """Raise unless a class table of `num_rows` rows holds the classes and the null row."""
+        if not 0 <= self.null_class < num_rows or len(self.classes) > num_rows:
+            raise UserError(
+                f"{CARD} names {len(self.classes)} classes and null_class {self.null_class}, but {table} "
+                f"{num_rows} rows"
+            )
+
+
+def read_card(folder: Path, *, table: bool = True) -> PriorCard:
+    """Read `prior.json` of a prior folder.
+
+    Args:
+        folder: the prior folder.
+        table: whether the prior has a class table, so that `classes` and `null_class` must be there.
+
+    Raises:
+        UserError: missing file, missing or malformed entry.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise UserError(f"component {CARD!r} is missing in {folder}")
+    card = read_json(path)
+    if not table:
+        card = {"classes": [], "null_class": -1} | card
+    try:
+        classes = [
+            ClassInfo(label=row, id=_whole(entry["id"]), wnid=_name(entry["wnid"]), name=_name(entry["name"]))
+            for row, entry in enumerate(card["classes"])
+        ]
+        null_class, image_size = _whole(card["null_class"]), _whole(card["image_size"])
+        if image_size < 1 or (table and null_class < 0):
+            raise ValueError(f"image_size {image_size}, null_class {null_class}")
+        return PriorCard(classes, null_class, image_size, str(card.get("licence", "unknown")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
+            "name), null_class and image_size"
+        ) from error
+
+
+def read_optional_card(folder: Path) -> PriorCard | None:
+    """Read `prior.json` where there is one; it need not have a class table."""
+    return read_card(folder, table=False) if (folder / CARD).is_file() else None
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
+        raise ValueError(f"{value!r} is not the number of a row, a class or pixels")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a name")
+    return str(value)
+
+
+def read_licence(folder: Path) -> str:
+    """Return the licence that the head of a folder's model card states (`license:` in `README.md`), or "unknown"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        facts = yaml.safe_load(head[1]) if head else None
+    except Exception:  # the parser raises whatever the text leads it to, a date out of range for example
+        facts = None
+    licence = (facts.get("license_name") or facts.get("license")) if isinstance(facts, dict) else None
+    return str(licence) if licence else "unknown"
+
+
+def write_prior(
+    folder: Path | str,
+    *,
+    unet: ModelMixin,
+    autoencoder: ModelMixin,
+    scheduler: DDIMScheduler,
+    class_embedding: Tensor | None,
+    card: PriorCard,
+    readme: str,
+) -> Path:
+    """Write a folder that `LatentDiffusionPrior` reads; an existing one is replaced once the new one is complete.
+
+    Args:
+        folder: where to.
+        unet: the denoising network; stored, like the other components, in the precision it has.
+        autoencoder: a diffusers autoencoder.
+        scheduler: the DDIM schedule the U-Net was trained on.
+        class_embedding: (rows, D), the null row included; None for an unconditional prior.
+        card: content of `prior.json`.
+        readme: the model card.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with atomic_folder(folder) as beside:
+        unet.save_pretrained(beside / "unet", safe_serialization=True)
+        name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
+        autoencoder.save_pretrained(beside / name, safe_serialization=True)
+        scheduler.save_pretrained(beside / "scheduler")
+        if class_embedding is not None:
+            write_tensors(beside / "class_embedding.safetensors", {"weight": class_embedding})
+        write_json(
+            beside / CARD,
+            {
+                "classes": [{"id": info.id, "wnid": info.wnid, "name": info.name} for info in card.classes],
+                "null_class": card.null_class,
+                "image_size": card.image_size,
+                "licence": card.licence,
+            },
+        )
+        (beside / "README.md").write_text(readme, encoding="utf-8")
+    return Path(folder)

@@ -1,0 +1,123 @@
+"""Plain samples of a prior: latents of one class in chunks, and images of many classes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from ldd.errors import UserError
+from ldd.images import ClassInfo, Labelled, to_bytes
+from ldd.priors.base import Guide, Prior
+from ldd.priors.class_table import choose_classes
+from ldd.priors.latent_diffusion import LatentDiffusionPrior
+from ldd.runtime.seeding import generator
+
+CHUNK = 50
+"""Images sampled at once: `latentdd prior sample` and all initialisers share it, so that their noise is the same."""
+
+PURPOSE = "prior sample"
+
+
+def sample_class(
+    prior: Prior,
+    row: Tensor,
+    count: int,
+    generator: torch.Generator,
+    *,
+    num_steps: int,
+    guidance_scale: float | None,
+    chunk_size: int = CHUNK,
+    start: Tensor | None = None,
+    state: Tensor | None = None,
+    strength: float = 1.0,
+    guide: Callable[[Tensor], Guide] | None = None,
+) -> Tensor:
+    """Sample latents (n, c, h, w) of one class by `Prior.sample`, in chunks.
+
+    Args:
+        prior: what samples.
+        row: the class's row, (1,).
+        count: n.
+        generator: of the noise, one chunk after the other.
+        num_steps: DDIM steps.
+        guidance_scale: of classifier-free guidance; None takes the prior's own.
+        chunk_size: latents at once.
+        start: clean latents (n, c, h, w), see `Prior.sample`.
+        state: noisy ones, likewise.
+        strength: share of the schedule from there.
+        guide: places (m,) of a chunk -> what corrects its clean latents.
+    """
+    parts = []
+    for places in torch.arange(count).split(chunk_size):
+        latents = prior.sample(
+            row.expand(len(places)),
+            generator,
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            start=None if start is None else start[places.to(start.device)],
+            state=None if state is None else state[places.to(state.device)],
+            strength=strength,
+            guide=None if guide is None else guide(places),
+        )
+        parts.append(latents)
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images of a prior are drawn.
+
+    Attributes:
+        per_class: images of each class.
+        num_steps: DDIM steps.
+        guidance_scale: of classifier-free guidance; 1: none.
+        seed: of the initial noise.
+    """
+
+    per_class: int
+    num_steps: int
+    guidance_scale: float
+    seed: int
+
+    def images(self, prior: LatentDiffusionPrior, info: ClassInfo) -> Tensor:
+        """Draw images (n, 3, H, W) uint8 of one class; they do not depend on the other classes drawn."""
+        latents = sample_class(
+            prior,
+            prior.rows([info]),
+            self.per_class,
+            generator(self.seed, PURPOSE, info.wnid),
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+        )
+        with torch.no_grad():
+            return torch.cat([to_bytes(prior.decode(part)).cpu() for part in latents.split(CHUNK)])
+
+    def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
+        """Draw images of all classes, class-major, labelled by their places in `classes`; show a progress bar."""
+        drawn = [self.images(prior, info) for info in track(classes, "sampling", transient=True)]
+        return Labelled(torch.cat(drawn), torch.arange(len(classes)).repeat_interleave(self.per_class))
+
+
+def classes_to_draw(prior: LatentDiffusionPrior, wanted: Sequence[str]) -> list[ClassInfo]:
+    """Return the classes to draw; a prior of prompts takes any name, an unconditional one none.
+
+    Raises:
+        UserError: see `choose_classes`; names for an unconditional prior, or none for one of prompts.
+    """
+    if prior.classes:
+        return choose_classes(prior.classes, wanted)
+    if is_unconditional(prior) and wanted:
+        raise UserError(
+            f"--classes {' '.join(wanted)}: the prior is unconditional and knows no classes; leave it out"
+        )
+    if not is_unconditional(prior) and not wanted:
+        raise UserError("--classes is needed: the prior has no table of classes; name what to draw")
+    names = list(dict.fromkeys(wanted)) or ["samples"]
+    return [ClassInfo(place, place, name, name) for place, name in enumerate(names)]
+
+
+def is_unconditional(prior: Prior) -> bool:
+    """Tell whether a prior has no class conditions."""
+    return prior.null(1).shape[1] == 0
