@@ -13,12 +13,12 @@ from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
-from ldd.priors.sampling import Sampler
+from ldd.priors.sampling import PriorSampler
 from ldd.runtime.ledger import DECODES, SAMPLE, measured
 
 
 def write_samples_grid(
-    path: Path, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo], sampler: Sampler
+    path: Path, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo], sampler: PriorSampler
 ) -> None:
     """Draw a column of samples per class and write the picture as PNG.
 
@@ -35,7 +35,9 @@ def write_samples_grid(
         draw_grid(*sampler.of_classes(prior, classes), named).save(beside, format="PNG")
 
 
-def sampled_set(prior: LatentDiffusionPrior, spec: DataSpec, sampler: Sampler, source: str) -> DistilledSet:
+def sampled_set(
+    prior: LatentDiffusionPrior, spec: DataSpec, sampler: PriorSampler, source: str
+) -> DistilledSet:
     """Draw samples of the data's classes as a distilled set, at the data's image size.
 
     The prior draws at its own size; where the data's differs, images are resized as real ones are (bilinear,

@@ -66,7 +66,7 @@ def sample_class(
 
 
 @dataclass(frozen=True)
-class Sampler:
+class PriorSampler:
     """How images of a prior are drawn.
 
     Attributes:

@@ -11,7 +11,7 @@ from ldd.errors import UserError
 from ldd.images import to_bytes
 from ldd.initializers import KMeansCentroids, LossGuidance, ModeGuidance, PriorSamples
 from ldd.networks import ConvNet
-from ldd.priors.sampling import Sampler
+from ldd.priors.sampling import PriorSampler
 from ldd.runtime.seeding import generator, seeded
 
 
@@ -30,7 +30,7 @@ def test_plain_samples_are_those_of_the_command(prior):
     """`latentdd prior sample --seed 3` at the same steps and guidance, byte for byte."""
     found = started(PriorSamples(num_steps=3, guidance_scale=1.5, sample_seed=3), prior.float())
     for info in CLASSES:
-        drawn = Sampler(per_class=2, num_steps=3, guidance_scale=1.5, seed=3).images(prior, info)
+        drawn = PriorSampler(per_class=2, num_steps=3, guidance_scale=1.5, seed=3).images(prior, info)
         with torch.no_grad():
             assert torch.equal(to_bytes(prior.decode(found[info.label])), drawn)
 

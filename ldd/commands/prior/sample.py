@@ -15,7 +15,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import check_writable, holds_files
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
-from ldd.priors.sampling import Sampler, classes_to_draw, is_unconditional
+from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("--data: samples of an unconditional prior belong to no class; leave it out")
         prior.rows(spec.classes)  # raises for an unknown class, before anything is drawn
     prior.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(options.per_class, options.num_steps, options.guidance_scale, options.seed)
+    sampler = PriorSampler(options.per_class, options.num_steps, options.guidance_scale, options.seed)
     if not grid and spec is not None:
         check_writable(out.parent)
         sampled_set(prior, spec, sampler, options.prior).save(out)
