@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 import ldd
-from ldd.errors import LostRankError, UserError
+from ldd.runs.verb import run_verb
 
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
@@ -68,25 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"latentdd: error: unknown command {verb!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    rest = _with_values(rest)
-    # Lightning's parser reads (and warns about) the process's own arguments.
-    sys.argv = [sys.argv[0], verb, *rest]  # DDP starts its other ranks with these
-    try:
-        importlib.import_module("ldd.runs.yaml_text").guard_yaml()
-        importlib.import_module(VERBS[verb][0]).main(verb, rest)
-    except UserError as error:
-        print(f"latentdd {verb}: error: {error}", file=sys.stderr)
-        return 2
-    except UnicodeDecodeError as error:
-        print(f"latentdd {verb}: error: a configuration file is no UTF-8 text ({error})", file=sys.stderr)
-        return 2
-    except LostRankError as error:
-        print(f"latentdd {verb}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"latentdd {verb}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, _with_values(rest))
 
 
 def _with_values(arguments: list[str]) -> list[str]:

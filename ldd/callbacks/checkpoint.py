@@ -4,7 +4,6 @@ import os
 import secrets
 import signal
 import threading
-import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -14,12 +13,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import distributed
 
 from ldd.disk.files import atomic_file, remove_leftovers, sync_file
 from ldd.errors import NonFiniteError, UserError
 from ldd.runtime.processes import SIGNALS
+from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
 
 class LastCheckpoints(Checkpoint):
@@ -146,50 +145,6 @@ class _InPlace(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         torch.save(checkpoint, path)
-
-
-def find_last(run: Path) -> Path:
-    """The newest whole checkpoint of a run folder; a damaged one is passed over, with a warning.
-
-    Raises:
-        UserError: there is none.
-    """
-    damaged: list[str] = []
-    for name in ("last.ckpt", "previous.ckpt"):
-        path = run / "checkpoints" / name
-        if not path.is_file():
-            continue
-        fault = find_fault(path)
-        if fault is None:
-            if damaged:
-                rank_zero_warn(f"{damaged[0]}; going on from the one before, {path}")
-            return path
-        damaged.append(f"{path} is damaged ({fault})")
-    if damaged:
-        raise UserError(
-            f"ckpt_path (last): {'; '.join(damaged)}; start the run anew with --overwrite, or restore a checkpoint"
-        )
-    raise UserError(
-        f"ckpt_path (last): no checkpoint in {run / 'checkpoints'}; drop --ckpt_path to start the run"
-    )
-
-
-def find_fault(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from being read, in words; None where every byte is as it was written.
-
-    Nothing in the file is executed: its archive's checksums are compared, then it is read as plain data.
-    """
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            changed = archive.testzip()
-        if changed is not None:
-            return f"its part {changed} has other bytes than were written"
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged archive raises whatever the damaged field leads to
-        return (str(error) or repr(error)).partition("\n")[0]
-    if not isinstance(content, dict) or not {"state_dict", "loops", "global_step"} <= set(content):
-        return "no checkpoint of a run"
-    return None
 
 
 def _keep(last: Path, previous: Path) -> None:

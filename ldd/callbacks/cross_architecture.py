@@ -8,7 +8,6 @@ from typing import Protocol as Interface, cast
 import lightning as L
 import rich
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ldd.artefact import manifest as manifests
@@ -24,6 +23,7 @@ from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runtime.ledger import EVALUATE
+from ldd.runtime.ranks import rank_zero_warn
 from ldd.students.training_set import check_draws
 from ldd.students.workers import NumWorkers, count_workers
 

@@ -16,7 +16,6 @@ from rich.text import Text
 from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, check_writable, read_yaml, write_json
 from ldd.errors import UserError
@@ -41,6 +40,7 @@ from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_
 from ldd.evaluation.running import teacher_of
 from ldd.images import Labelled
 from ldd.networks import NetworkFactory
+from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import Lesson, Student, one_thread
 from ldd.students.training_set import draw_samples

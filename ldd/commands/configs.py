@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ldd
-from ldd.commands.plain import run_function
 from ldd.disk.files import atomic_folder
 from ldd.errors import UserError
+from ldd.runs.verb import run_function
 
 
 def configs(copy: str | None = None) -> None:

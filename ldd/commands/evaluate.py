@@ -9,7 +9,6 @@ import torch
 
 from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.distiller.synthesis import StoredSampler, check_prior, prior_of
@@ -31,6 +30,7 @@ from ldd.evaluation.sets import INITIAL
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
+from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.workers import NumWorkers
 

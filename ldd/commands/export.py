@@ -6,8 +6,8 @@ from pathlib import Path
 from ldd.artefact.exporters import WRITERS, FormatName
 from ldd.artefact.exporters.hub import check_repo, prepare
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
 from ldd.errors import UserError
+from ldd.runs.verb import run_function
 
 
 def export(

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ldd.artefact.checks import as_labels
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import holds_files, sha256
 from ldd.errors import UserError
@@ -25,6 +24,7 @@ from ldd.importers import (
 )
 from ldd.importers.classes import shown
 from ldd.importers.normalisation import PLAIN
+from ldd.runs.verb import run_function
 
 
 def import_set(

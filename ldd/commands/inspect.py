@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
+from ldd.runs.verb import run_function
 
 _MAX_CLASSES = 20
 

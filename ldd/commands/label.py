@@ -5,13 +5,13 @@ from pathlib import Path
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.label_curve import label_curve, write_curve
 from ldd.evaluation.records import FOLDER
+from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
 from ldd.students.workers import NumWorkers

@@ -9,12 +9,12 @@ from rich.progress import track
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.labels.crops import check_croppable, label_crops as make_labels
+from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
 

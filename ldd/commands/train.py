@@ -12,7 +12,6 @@ from ldd import __version__
 from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.commands.evaluate import find_labeller, stored_sampler
-from ldd.commands.plain import run_function
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, write_tensors
 from ldd.errors import UserError
@@ -22,6 +21,7 @@ from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
 from ldd.networks.base import dotted_name
+from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import as_input, fresh_network, train_student
 from ldd.students.training_set import TrainingSet, draw_samples

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich import get_console
@@ -25,6 +24,7 @@ from ldd.disk.files import atomic_file, write_json
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores, free_bytes
+from ldd.runtime.ranks import rank_zero_info, rank_zero_warn, this_rank
 
 RECIPE = "1: RGB, upright; short side resized (bilinear, antialiased, on bytes); centre cropped"
 """What `read_file` and `fit_to_square` do; its number rises whenever the same file would give other pixels."""
@@ -121,7 +121,7 @@ def decode_all(
 
     kept, left_out = [], []
     threads = available_cores()
-    shown = len(items) >= _SHOW_PROGRESS_FROM and getattr(rank_zero_only, "rank", 0) == 0
+    shown = len(items) >= _SHOW_PROGRESS_FROM and this_rank()[0] == 0
     shown = shown and get_console().is_terminal
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not shown) as bar, ThreadPoolExecutor(threads) as pool:

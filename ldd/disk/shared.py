@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ldd.errors import UserError
+from ldd.runtime.ranks import rank_zero_info
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from ldd.disk.files import atomic_file
+from ldd.runtime.ranks import rank_zero_warn
 
 _TRIES = 5  # readings of the folder while another process merges its files
 

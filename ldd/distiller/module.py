@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,7 +26,7 @@ from ldd.priors import Prior, compile_networks, identify
 from ldd.runtime import seeding
 from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import LABEL
-from ldd.runtime.ranks import sum_gradients
+from ldd.runtime.ranks import rank_zero_warn, sum_gradients
 
 
 class Distiller(L.LightningModule):

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ldd import cli
 from ldd.callbacks.experts import needs_of
 from ldd.disk.files import check_writable, holds_files, read_json, write_json
 from ldd.errors import UserError
 from ldd.federation import ClassPartition
 from ldd.federation.jobs import Job
 from ldd.federation.partition import check_blocks
+from ldd.runs.command_line import distil
 from ldd.runs.folder import fit_or_resume
 from ldd.runs.recipe import Recipe
+from ldd.runs.verb import run_verb
 from ldd.runtime.ledger import PRUNE, Stages, total
 
 PLAN, CONFIG, PARTITION = "federation.json", "config.yaml", "partition.json"
@@ -149,7 +150,7 @@ class Plan:
             return 0
         folder = self.folder / "subtasks" / name
         folder.mkdir(parents=True, exist_ok=True)
-        code = self._record() if name == EXPERTS else run_here(self.command(int(name)))
+        code = self._record() if name == EXPERTS else _run_here(self.command(int(name)))
         if code == 0 and name != EXPERTS and not (folder / "distilled" / "manifest.json").is_file():
             code = 1
         if code == 0:
@@ -186,15 +187,15 @@ class Plan:
         return self.folder / "subtasks" / EXPERTS / "cost.json"
 
 
-def run_here(arguments: list[str]) -> int:
-    """Exit code of `latentdd ARGUMENTS` in this process; what is raised is printed and becomes 1.
+def _run_here(arguments: list[str]) -> int:
+    """Exit code of `latentdd fit ...` in this process; what is raised is printed and becomes 1.
 
     Raises:
         KeyboardInterrupt: it was told to stop, and has.
     """
     before = sys.argv
     try:
-        code = cli.main(arguments)
+        code = run_verb(arguments[0], distil, arguments[1:])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except Exception:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import ModelMixin
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ldd.augmentation.affine import AffineViews
@@ -17,6 +16,7 @@ from ldd.disk.files import atomic_file, write_json
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
 from ldd.images import to_unit_range
+from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 from ldd.runtime.seeding import generator
 
 if TYPE_CHECKING:

@@ -1,61 +1,35 @@
-"""What every trained run shares: seed and data's facts linked, a guarded folder, logs inside it, exit codes."""
+"""What all runs of a trainer share: linked seeds, a guarded folder with the logs inside it, exit codes of signals."""
 
 import shutil
 import signal
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning as L
+import psutil
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
+from torch import distributed
 
-from ldd.callbacks import CrossArchitecture, Export, Preview, RecordExperts
-from ldd.callbacks.checkpoint import LastCheckpoints, find_fault, find_last
+from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview, RecordExperts
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, read_yaml, remove_leftovers
+from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError
-from ldd.runtime.processes import (
-    end_with_parent,
-    is_lost_connection,
-    rank_started_by_lightning,
-    requeue,
-    signals_interrupt,
-)
+from ldd.runs.folder import changes, find_fault, find_last, settings_of
+from ldd.runs.verb import refuse_nulls
+from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
+from ldd.runtime.ranks import rank_zero_info
 
-
-def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
-    """Refuse null for what has a default and cannot be null, and a section that is no mapping.
-
-    Args:
-        parser: of the options.
-        options: as parsed, before anything is instantiated.
-
-    Raises:
-        UserError: names the option.
-    """
-    for action in parser._actions:
-        hint: Any = getattr(action, "_typehint", action.type)
-        free = hint is None or hint is Any or type(None) in get_args(hint)
-        if free or action.default is None or action.dest.endswith(".help"):
-            continue
-        parts = action.dest.split(".")
-        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for name in names:
-            value = options.get(name, "")
-            if value is None:
-                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
-            if name != action.dest and name in options and not isinstance(value, Namespace):
-                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")
-
-
-TRAINER_DEFAULTS = {
+_TRAINER_DEFAULTS = {
     "max_steps": 1000,
     "max_epochs": 1,  # one epoch is the whole run, so validation comes at its end
     "num_sanity_val_steps": 0,
@@ -64,7 +38,7 @@ TRAINER_DEFAULTS = {
 }
 
 
-EXPECTED_WARNINGS = (
+_EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
     r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
@@ -73,14 +47,10 @@ EXPECTED_WARNINGS = (
 )
 
 
-MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_size", "model.checkpointing")
-"""Settings that a resumed run may change: where the data lies, and how memory is used."""
-
-
 _LOGS = "logs"  # folder of our own logger's files
 
 
-class SaveConfig(SaveConfigCallback):
+class _SaveConfig(SaveConfigCallback):
     """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -113,14 +83,14 @@ class RunCLI(LightningCLI):
         default_root_dir: str,
         arguments: Sequence[str] | None = None,
     ) -> None:
-        for expected in EXPECTED_WARNINGS:
+        for expected in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", expected)
         super().__init__(
             model_class,
             DistillationData,
-            save_config_callback=SaveConfig,
+            save_config_callback=_SaveConfig,
             seed_everything_default=0,
-            trainer_defaults={**TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
+            trainer_defaults={**_TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
             auto_configure_optimizers=False,
             parser_kwargs={"prog": self.program},
             run=arguments is None,
@@ -195,16 +165,12 @@ class RunCLI(LightningCLI):
         path = run / "config.yaml"
         if not path.is_file():
             return
-        before = dict(settings_of(read_yaml(path)))
-        now = dict(
-            settings_of(yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False)))
-        )
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        now = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False))
+        changed = [*changes(settings_of(read_yaml(path)), settings_of(now)).values()]
         if changed:
-            listed = "; ".join(f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:5])
             raise UserError(
-                f"ckpt_path: the run in {run} was started with other settings ({listed}); resume with its own "
-                f"{path}, or start another run"
+                f"ckpt_path: the run in {run} was started with other settings ({'; '.join(changed[:5])}); resume with "
+                f"its own {path}, or start another run"
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
@@ -249,7 +215,7 @@ class RunCLI(LightningCLI):
 
     def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401
         # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
-        if (rank := rank_started_by_lightning(self.trainer)) > 0:
+        if (rank := _rank_started_by_lightning(self.trainer)) > 0:
             end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
         try:
             with signals_interrupt() as received:
@@ -257,7 +223,7 @@ class RunCLI(LightningCLI):
         except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
             raise UserError(f"trainer: {error}") from error
         except RuntimeError as error:
-            if self.trainer.world_size == 1 or not is_lost_connection(error):
+            if self.trainer.world_size == 1 or not _is_lost_connection(error):
                 raise
             raise LostRankError(
                 f"rank {self.trainer.global_rank} stops: another rank has ended, or does not answer "
@@ -275,22 +241,21 @@ class RunCLI(LightningCLI):
             raise SystemExit(128 + number) from None
 
 
-def settings_of(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """What a run's result depends on, flat, by dotted name."""
-    for name, value in flat(config, ("seed_everything", "model", "data")):
-        if name not in MAY_CHANGE:
-            yield name, value
+def _rank_started_by_lightning(trainer: L.Trainer) -> int:
+    """Number of this process on its machine if rank 0 of the machine started it, else 0."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment):
+        return 0
+    # The same variables may come from a script; Lightning's launcher runs its own command once more.
+    parent = psutil.Process().parent()
+    own = sys.argv[1:]
+    return environment.local_rank() if parent is not None and parent.cmdline()[-len(own) :] == own else 0
 
 
-def flat(config: Mapping[str, Any], sections: Iterable[str]) -> Iterator[tuple[str, object]]:
-    """The settings of some sections, flat, by dotted name."""
-    parts = [(name, config.get(name)) for name in sections]
-    while parts:
-        name, value = parts.pop()
-        if isinstance(value, dict):
-            parts += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        else:
-            yield name, value
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank has ended or does not answer."""
+    # gloo raises plain RuntimeErrors, which name its source file.
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _as_seed(value: bool | int) -> int:
@@ -326,3 +291,8 @@ class DistillationCLI(RunCLI):
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Preview, "preview")
         super().add_arguments_to_parser(parser)
+
+
+def distil(verb: str, arguments: Sequence[str]) -> None:
+    """Run `latentdd fit` or `latentdd validate` on the process's own arguments, which `run_verb` has set."""
+    DistillationCLI(Distiller, "runs/default")

@@ -12,7 +12,8 @@ from ldd.callbacks import CrossArchitecture, RecordExperts
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, read_yaml
 from ldd.distiller.module import Distiller
-from ldd.runs.command_line import MAY_CHANGE, DistillationCLI, flat
+from ldd.runs.command_line import DistillationCLI
+from ldd.runs.folder import MAY_CHANGE, changes, flattened
 
 _FOLDER = "trainer.default_root_dir"  # may have been moved
 
@@ -121,17 +122,15 @@ class Recipe(DistillationCLI):
         """
         before, now = read_yaml(path), self.resolved
         names = dict.fromkeys((*before, *now))
-        then, new = dict(flat(before, names)), dict(flat(now, names))
-        of_sets: list[str] = []
-        others: list[str] = []
-        for name in {**then, **new}:
-            if then.get(name) != new.get(name) and name != _FOLDER:
-                kind = of_sets if makes_another_set(name) else others
-                kind.append(f"{name}: {then.get(name)!r} -> {new.get(name)!r}")
-        return Changes(of_sets, others)
+        changed = changes(dict(flattened(before, names)), dict(flattened(now, names)))
+        changed.pop(_FOLDER, None)
+        return Changes(
+            [text for name, text in changed.items() if _makes_another_set(name)],
+            [text for name, text in changed.items() if not _makes_another_set(name)],
+        )
 
 
-def makes_another_set(name: str) -> bool:
+def _makes_another_set(name: str) -> bool:
     """Whether sub-tasks would come out otherwise with another value of a setting, by its dotted name."""
     section, _, of_section = name.partition(".")
     if section == "trainer":

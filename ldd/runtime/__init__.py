@@ -1,1 +1,1 @@
-"""TODO: runtime."""
+"""What runs anywhere need: seeds, ranks, devices, processes, progress, a ledger of costs."""

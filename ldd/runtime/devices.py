@@ -1,4 +1,4 @@
-"""How many CPU cores there are to work with."""
+"""What a process has to work with: CPU cores, an accelerator, and the memory of both."""
 
 import os
 import resource
@@ -9,12 +9,12 @@ import torch
 
 
 def available_cores() -> int:
-    """Cores that this process may use: fewer than the machine's under `taskset` and most schedulers."""
+    """Return the number of cores this process may use: fewer than the machine has under most schedulers."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on `device`."""
+    """Return how much memory of `device` can still be taken."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -22,7 +22,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The kind of device and all its memory, as text."""
+    """Return the kind of a device and its whole memory, as text."""
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         return f"{facts.name}, {facts.total_memory} bytes"
@@ -30,7 +30,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: the allocator's on CUDA, the process's resident set elsewhere."""
+    """Return the peak memory so far in MiB: of the allocator on CUDA, of the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -38,6 +38,6 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def pick_device() -> torch.device:
-    """The accelerator, or the CPU where there is none."""
+    """Return the accelerator, or the CPU where there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator

@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""How processes end: with the one that started them, on a signal, and to be queued again by SLURM."""
 
 import os
 import signal
@@ -10,19 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import lightning as L
-import psutil
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch import distributed
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Those that stop a run."""
 
-_NAME = "end with parent"
+_NAME = "end with parent"  # of the thread that watches
 
 
 def end_with_parent(message: str | None = None) -> None:
-    """Let this process end within a second of its parent, even of one that was killed without a chance to say so.
+    """Let this process end within a second of its parent, even if that one is killed.
 
     Args:
-        message: what it says then; None for nothing.
+        message: printed then; None for nothing.
     """
     if any(thread.name == _NAME for thread in threading.enumerate()):
         return
@@ -40,10 +38,10 @@ def end_with_parent(message: str | None = None) -> None:
 
 @contextmanager
 def signals_interrupt() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on each of `SIGNALS`, where nothing else handles it; yields those received.
+    """Raise KeyboardInterrupt on each of `SIGNALS` that nothing else handles, and yield the list of those received.
 
-    That is how they stop a run at once before its first step and after its last; in between, `LastCheckpoints` lets
-    them wait for the end of the step.
+    So a signal stops a run at once before its first step and after its last; in between, `LastCheckpoints` lets it
+    wait for the end of the step.
     """
     received: list[int] = []
 
@@ -59,25 +57,8 @@ def signals_interrupt() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def rank_started_by_lightning(trainer: L.Trainer) -> int:
-    """Number of this process on its machine if rank 0 of the machine started it, else 0."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if not isinstance(environment, LightningEnvironment):
-        return 0
-    # The same variables may come from a script; Lightning's launcher runs its own command once more.
-    parent = psutil.Process().parent()
-    own = sys.argv[1:]
-    return environment.local_rank() if parent is not None and parent.cmdline()[-len(own) :] == own else 0
-
-
-def is_lost_connection(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank has ended or does not answer."""
-    # gloo raises plain RuntimeErrors, which name its source file.
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
-
-
 def requeue() -> None:
-    """Let SLURM queue this job again under its number, and say what became of that; nothing outside of SLURM."""
+    """Let SLURM queue this job again under its number, and print whether it did; do nothing outside of SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
     if job is None:
@@ -89,6 +70,3 @@ def requeue() -> None:
         print(f"SLURM job {job} could not be queued again: {reason}; submit it again", file=sys.stderr)
     else:
         print(f"SLURM job {job} is queued again", file=sys.stderr)
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -1,10 +1,9 @@
-"""A progress bar with images per second, on the first rank and on a terminal."""
+"""A progress bar with images per second, shown by the first rank on a terminal."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities import rank_zero_info
 from rich import get_console
 from rich.progress import (
     BarColumn,
@@ -17,7 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ldd.runtime.ranks import this_rank
+from ldd.runtime.ranks import rank_zero_info, this_rank
 
 _SHOW_FROM = 200  # images: less is done at once
 
@@ -28,7 +27,7 @@ class _Speed(ProgressColumn):
 
 
 class Counter:
-    """Counts images that are done."""
+    """Count of the images that are done."""
 
     def __init__(self, bar: Progress, total: int) -> None:
         self._bar = bar
@@ -36,14 +35,14 @@ class Counter:
         self.done = 0
 
     def add(self, images: int) -> None:
-        """`images` more are done."""
+        """Count `images` more as done."""
         self.done += images
         self._bar.advance(self._task, images)
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Counter]:
-    """Show how far `what` has come with `total` images; say at the end how fast it was."""
+    """Show how much of `what` is done with `total` images, and report its speed at the end."""
     rank, _ = this_rank()
     shown = rank == 0 and total >= _SHOW_FROM and get_console().is_terminal
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())

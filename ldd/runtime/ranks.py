@@ -1,28 +1,48 @@
-"""The ranks of a distributed run and what they agree on; without torch.distributed there is one and nothing to do."""
+"""The ranks of a distributed run: what they agree on, and what the first one says.
 
+Without torch.distributed there is one rank and nothing to do.
+"""
+
+import logging
+import os
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
+from lightning_utilities.core import rank_zero
+from lightning_utilities.core.rank_zero import (
+    rank_zero_info as rank_zero_info,
+    rank_zero_only,
+    rank_zero_warn as rank_zero_warn,
+)
 from torch import Tensor, nn
+
+if not hasattr(rank_zero_only, "rank"):
+    # What Lightning does when it is imported, and does again; processes without a trainer need not wait for it.
+    _started_as = map(os.environ.get, ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    rank_zero_only.rank = int(next(filter(None, _started_as), 0))  # type: ignore[attr-defined]
+    rank_zero.log = logging.getLogger("ldd")
+    rank_zero.log.setLevel(logging.INFO)
+    if not logging.getLogger().hasHandlers():
+        rank_zero.log.addHandler(logging.StreamHandler())
 
 
 def this_rank() -> tuple[int, int]:
-    """Number of this rank, and how many there are."""
+    """Return the number of this rank, and how many ranks there are."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of every rank's `value`, in place."""
+    """Sum `value` over all ranks, in place, and return it."""
     if this_rank()[1] > 1:
         dist.all_reduce(value)
     return value
 
 
 def from_first_rank(value: Tensor) -> Tensor:
-    """Rank 0's `value` (on the CPU) on every rank, each of which has one and calls this."""
+    """Return the `value` of rank 0 on every rank; all ranks call this, each with a tensor on the CPU."""
     if this_rank()[1] == 1:
         return value
     everyone = [value]
@@ -31,7 +51,7 @@ def from_first_rank(value: Tensor) -> Tensor:
 
 
 def most_over_ranks(numbers: Sequence[int], device: torch.device) -> list[int]:
-    """The largest of every rank's numbers, place by place; `device` is one that the ranks talk by."""
+    """Return the largest number of all ranks, place by place; the ranks communicate through `device`."""
     if this_rank()[1] == 1:
         return list(numbers)
     everyone = torch.tensor(numbers, device=device)
@@ -40,9 +60,9 @@ def most_over_ranks(numbers: Sequence[int], device: torch.device) -> list[int]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give each parameter the sum of its gradients on all ranks; one that is missing counts as zero.
+    """Sum the gradients of parameters over all ranks; a missing one counts as zero.
 
-    One message for all of them: a network has hundreds of small ones.
+    All of them go in one message, since a network has hundreds of small ones.
     """
     if this_rank()[1] == 1:
         return

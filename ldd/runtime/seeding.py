@@ -1,6 +1,6 @@
 """Stateless random numbers: every draw follows from (seed, step, purpose, label), never from the clock.
 
-So resuming needs only the step, and results do not depend on how many ranks share the work.
+Resuming therefore needs only the step, and results do not depend on the number of ranks that share the work.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, *key: object) -> int:
-    """63-bit seed that depends on `seed` and on every element of `key` (its `repr`)."""
+    """Return a 63-bit seed that depends on `seed` and on every element of `key` (its `repr`)."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(seed: int, *key: object) -> torch.Generator:
-    """CPU generator derived from `seed` and `key`, e.g. `generator(0, "real", step, label)`."""
+    """Return a CPU generator derived from `seed` and `key`, e.g. `generator(0, "real", step, label)`."""
     return torch.Generator().manual_seed(derive_seed(seed, *key))
 
 
 @contextmanager
 def seeded(seed: int, *key: object, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block (network initialisation, dropout) with the global generators seeded, then restore them.
+    """Run a block (network initialisation, dropout) with seeded global generators, then restore them.
 
-    The CPU generator always; a CUDA `device`'s own too when given, since dropout there draws from that one.
+    That is the CPU generator, and with a CUDA `device` its own too, from which dropout draws there.
     """
     cuda = device if device is not None and device.type == "cuda" else None
     with torch.random.fork_rng(devices=[] if cuda is None else [cuda]):
@@ -38,9 +38,9 @@ def seeded(seed: int, *key: object, device: torch.device | None = None) -> Itera
 
 
 def normal_rows(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers (n, size) of `rows` (n,) int64, float32 on the CPU.
+    """Return standard normal numbers (n, size) for `rows` (n,) int64, float32 on the CPU.
 
-    Those of a row follow from the generator's state and the row alone, whatever rows are asked for together.
+    The numbers of a row follow from the state of the generator and the row alone, whichever rows it is drawn with.
     """
     base = int(torch.randint(2**31, (), generator=generator))
     own, drawn = torch.Generator(), torch.empty(len(rows), size)

@@ -6,7 +6,6 @@ from small_runs import NARROW, fit, matching
 
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import LastCheckpoints
-from ldd.callbacks.checkpoint import find_last
 from ldd.data import DistillationData, RandomPruner
 from ldd.distiller.module import Distiller
 from ldd.distiller.step import DistillationStep
@@ -15,6 +14,7 @@ from ldd.images import DataSpec, to_bytes
 from ldd.initializers import PriorSamples
 from ldd.objectives import GradientMatching
 from ldd.priors import LatentDiffusionPrior, PixelPrior
+from ldd.runs.folder import find_last
 from ldd.runtime.seeding import generator
 
 

@@ -5,7 +5,6 @@ import torch
 from small_runs import NARROW, fit, matching
 
 from ldd.artefact.set import DistilledSet
-from ldd.callbacks.checkpoint import find_last
 from ldd.codes import GaussianCodes, stored_codes
 from ldd.distiller.module import Distiller
 from ldd.distiller.step import DistillationStep
@@ -13,6 +12,7 @@ from ldd.errors import UserError
 from ldd.initializers import GaussianLatents, RealEncodings
 from ldd.objectives import GradientMatching
 from ldd.priors import DeconvolutionPrior, LatentDiffusionPrior, NeckPrior, PixelPrior
+from ldd.runs.folder import find_last
 from ldd.runtime.seeding import generator
 
 

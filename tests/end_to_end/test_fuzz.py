@@ -35,8 +35,7 @@ from ldd.networks import ConvNet
 from ldd.objectives import Objective
 from ldd.priors import PixelPrior
 from ldd.priors.loading import load_tensor, read_card
-from ldd.runs.command_line import refuse_nulls
-from ldd.runs.yaml_text import guard_yaml
+from ldd.runs.verb import guard_yaml, refuse_nulls
 
 fuzz = settings(
     max_examples=50,

@@ -16,7 +16,6 @@ from small_world import protocol_file
 
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints
-from ldd.callbacks.checkpoint import find_fault, find_last
 from ldd.data import CrossFittedLossPruner, DistillationData, ScoringNetwork
 from ldd.disk.files import sha256
 from ldd.distiller.module import Distiller
@@ -26,6 +25,7 @@ from ldd.experts.recording import record_experts
 from ldd.networks import ConvNet
 from ldd.objectives import GradientMatching, TrajectoryMatching
 from ldd.priors import PixelPrior
+from ldd.runs.folder import find_fault, find_last
 
 TWO = ["0", "1"]
 STEPS = 6

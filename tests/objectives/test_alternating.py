@@ -6,12 +6,12 @@ from d3_world import TINY, gaussian_model
 from small_runs import fit, matching
 
 from ldd.artefact.set import DistilledSet
-from ldd.callbacks.checkpoint import find_last
 from ldd.codes import GaussianCodes
 from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import Alternating, RBFMixture, TrajectoryMatching
 from ldd.priors import DeconvolutionPrior
+from ldd.runs.folder import find_last
 from tests.objectives.test_mmd import mmd
 
 RATES = {"lr_latents": 0.1, "lr_conditioning": 0.1, "lr_decoder": 0.01}

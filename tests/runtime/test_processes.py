@@ -12,7 +12,7 @@ import torch
 from processes import Started, latentdd, slurm_variables, torchrun_variables
 from small_runs import ROOT, small_arguments
 
-from ldd.callbacks.checkpoint import find_last
+from ldd.runs.folder import find_last
 
 ENDLESS = 100_000
 PATIENCE = 10

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from ldd.data.pruning.base import RankedPruner
 from ldd.data.pruning.hashing import CACHE_DIR, hash_items
@@ -21,7 +20,7 @@ from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks.pretrained import Classifier, Size, class_outputs
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import this_rank
+from ldd.runtime.ranks import rank_zero_warn, this_rank
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again

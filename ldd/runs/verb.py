@@ -1,0 +1,136 @@
+"""How one verb runs: YAML is guarded, a function's signature is the command line, errors become exit codes."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse._loaders_dumpers import yaml_load  # what `set_loader` replaces; there is no public name
+
+from ldd.errors import LostRankError, UserError
+
+Main = Callable[[str, Sequence[str]], None]
+"""What runs a verb: called with its name as typed and its arguments."""
+
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What PyYAML raises for text that it takes for YAML but cannot make a value of (`!!timestamp x`, `2001-99-99`)."""
+
+_DEEPEST = 100
+"""Levels of lists and mappings; the parser's C code overflows its stack on some ten thousand."""
+
+_INDENTED = re.compile(rf"^[ \-?:]{{{2 * _DEEPEST},}}", re.MULTILINE)
+
+
+def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
+    """Run one verb in this process and return its exit code: 2 for a user's mistake, 130 for Ctrl-C.
+
+    Args:
+        verb: as typed.
+        main: what runs it.
+        arguments: of the verb.
+
+    Raises:
+        SystemExit: from the parser, or from a run that a signal has stopped.
+    """
+    sys.argv = [
+        sys.argv[0],
+        verb,
+        *arguments,
+    ]  # Lightning's parser reads these, and starts other ranks with them
+    guard_yaml()
+    try:
+        main(verb, arguments)
+    except UserError as error:
+        code, said = 2, f"error: {error}"
+    except UnicodeDecodeError as error:
+        code, said = 2, f"error: a configuration file is not UTF-8 text ({error})"
+    except LostRankError as error:
+        code, said = 1, f"error: {error}"
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted"
+    else:
+        return 0
+    print(f"latentdd {verb}: {said}", file=sys.stderr)
+    return code
+
+
+def run_function(
+    function: Callable[..., None],
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    path: bool = True,
+    data: bool = False,
+) -> None:
+    """Parse `arguments` by the signature of `function` and call it.
+
+    Args:
+        function: its docstring is the help.
+        verb: as typed.
+        arguments: of the verb.
+        path: the parameter `path` is positional; all others are options.
+        data: the parameter `data` is a `DistillationData`, given as `--data FILE` and `--data.KEY VALUE`; one that
+            may be left out (default None) is built only when such an option is there.
+    """
+    parser = ArgumentParser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
+    skip = set[str | int]()
+    if path:
+        parser.add_argument("path", type=str, help="Folder of a distilled set, or of the run that made it.")
+        skip.add("path")
+    if data:
+        skip.add("data")
+        needed = signature(function).parameters["data"].default is not None
+        if needed or any(word.startswith(("--data", "-h", "--help")) for word in arguments):
+            from ldd.data import DistillationData  # here: verbs without data need not wait for its imports
+
+            parser.add_class_arguments(DistillationData, "data")
+    parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
+    options = parser.parse_args(list(arguments))
+    refuse_nulls(parser, options)
+    function(**vars(parser.instantiate_classes(options)))
+
+
+def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
+    """Raise if null is given for what cannot be null, or a value in the place of a section.
+
+    Args:
+        parser: of the options.
+        options: as parsed, before anything is instantiated.
+
+    Raises:
+        UserError: names the option.
+    """
+    for action in parser._actions:
+        hint: Any = getattr(action, "_typehint", action.type)
+        free = hint is None or hint is Any or type(None) in get_args(hint)
+        if free or action.default is None or action.dest.endswith(".help"):
+            continue
+        parts = action.dest.split(".")
+        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        for name in names:
+            value = options.get(name, "")
+            if value is None:
+                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
+            if name != action.dest and name in options and not isinstance(value, Namespace):
+                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")
+
+
+def guard_yaml() -> None:
+    """Let every parser of jsonargparse answer unreadable YAML with exit code 2 in place of a traceback."""
+    set_loader("yaml", _load_yaml, _YAML_ERRORS)
+
+
+def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any value
+    depth = deepest = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST or _INDENTED.search(text):
+        raise ValueError(f"nested in more than {_DEEPEST} levels")
+    value = yaml_load(text)  # type: ignore[no-untyped-call]
+    json.dumps(value, default=str, skipkeys=True)  # refuses a list that is its own element
+    return value
