@@ -1,103 +1,253 @@
-"""The artefact's `manifest.json`: what it must hold, checked value by value, and upgrades of older ones."""
+"""The artefact's `manifest.json`: its fields, and how it is found, upgraded, checked and written."""
 
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeGuard
-from unicodedata import category
+from typing import Any, Self, TypedDict
 
 from ldd import __version__
 from ldd.disk.files import read_json, sha256, write_json
+from ldd.disk.records import REST, parse, shown, to_json
 from ldd.errors import UserError
 from ldd.images import ClassInfo
-
-Manifest = dict[str, Any]
+from ldd.runtime.ledger import Figures, Stages
 
 NAME = "manifest.json"
 FORMAT_VERSION = 1
-UPGRADERS: dict[int, Callable[[Manifest], Manifest]] = {}
+UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Version v -> function that turns a manifest of version v into one of v + 1 (keys added, renamed, moved)."""
 
 BYTES = ("images", "codes", "labels", "decoder")
 """What the ledger charges; labels include soft labels and weights."""
 
+SUBTASKS = "subtasks"
+"""Key for what each part of a merged set was."""
 
-def build(
-    classes: Sequence[ClassInfo],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    config: Mapping[str, Any] | None,
-    seed: int | None,
-    test_split_fingerprint: str | None,
-    licences: Mapping[str, str],
-    seen_networks: Sequence[str],
-    stages: Mapping[str, Mapping[str, float | None]],
-    prior: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """A checked manifest of the current version; hashes and bytes are added when the artefact is written.
+_CURE = "copy the artefact again or export it anew"
 
-    Raises:
-        UserError: a value of the wrong kind; the message names it.
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What networks subtract from images in [0, 1] and divide by, per channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise UserError(f"std must be above 0, got {list(self.std)}")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The ledger: bytes of the stored tensors, and what each stage took (see `ldd.runtime.ledger`)."""
+
+    bytes: dict[str, int]
+    stages: dict[str, dict[str, float | None]]
+    others: dict[str, Any] = field(default_factory=dict, metadata=REST)
+
+    def __post_init__(self) -> None:
+        if missing := set(BYTES) - set(self.bytes):
+            raise UserError(f"bytes must have {', '.join(BYTES)}, without {', '.join(sorted(missing))}")
+        _check_counts(self.bytes)
+
+
+@dataclass(frozen=True)
+class FrozenWeights:
+    """Weights of the prior that are not trained with the codes (see `ldd.priors.identify`)."""
+
+    class_path: str
+    image_size: int
+    floats: int
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_counts({name: getattr(self, name) for name in ("image_size", "floats", "bytes")})
+        _check_digest("sha256", self.sha256)
+
+
+@dataclass(frozen=True)
+class Subtask:
+    """What a part of a merged set was: wnids of its classes, seed and training steps."""
+
+    classes: tuple[str, ...]
+    seed: int | None
+    step: int | None
+
+
+class Facts(TypedDict, total=False):
+    """What a new set says of itself, see `DistilledSet.from_images`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    config: Mapping[str, Any] | None
+    seed: int | None
+    test_split_fingerprint: str | None
+    licences: Mapping[str, str] | None
+    seen_networks: Sequence[str]
+    stages: Stages | None
+    prior: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest(Mapping[str, Any]):
+    """The facts of a distilled set. As a mapping it reads like its file: `manifest["normalisation"]["mean"]`.
+
+    Made by `of`, `read` and `replaced`, which check every value.
+
+    Attributes:
+        format_version: of the file.
+        package_version: which wrote it.
+        config: of the run, as resolved.
+        seed: of the run.
+        classes: ordered by label.
+        normalisation: the same for real and synthetic images.
+        test_split_fingerprint: of the test images that the set has not seen.
+        licences: of `prior` and `data`.
+        seen_networks: dotted names of the networks it was matched with.
+        sha256: of each file beside the manifest.
+        ledger: what the set stores and cost.
+        prior: the frozen weights that the codes need.
+        step: training steps of the codes.
+        pruning: what was left out of the real images, and by what.
+        subtasks: what the parts of a merged set were.
+        imported: form and treatment of the files of another program.
+        labels: where soft labels come from.
+        budget: images per class that were taken of a larger set.
+        others: what another version added.
     """
-    if not all(isinstance(info, ClassInfo) for info in classes):
-        raise UserError(
-            "classes must be ClassInfo(label, id, wnid, name) objects, one a class, ordered by label"
-        )
-    return check(
-        {
+
+    format_version: int
+    package_version: str
+    config: dict[str, Any] | None
+    seed: int | None
+    classes: list[ClassInfo]
+    normalisation: Normalisation
+    test_split_fingerprint: str | None
+    licences: dict[str, str]
+    seen_networks: list[str]
+    sha256: dict[str, str]
+    ledger: Costs
+    prior: FrozenWeights | None = None
+    step: int | None = None
+    pruning: dict[str, Any] | None = None
+    subtasks: list[Subtask] | None = None
+    imported: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None
+    budget: int | None = None
+    others: dict[str, Any] = field(default_factory=dict, metadata=REST)
+
+    def __post_init__(self) -> None:
+        labels = [info.label for info in self.classes]
+        if not labels:
+            raise UserError("classes must be a list of at least one class, got []")
+        if labels != list(range(len(labels))):
+            raise UserError(
+                f"classes must be ordered by label 0..{len(labels) - 1}, got {shown(labels)}; in another order "
+                "every image would carry a wrong name"
+            )
+        if not {"prior", "data"} <= set(self.licences):
+            raise UserError(f"licences must have prior and data, got {shown(self.licences)}")
+        for name, digest in self.sha256.items():
+            _check_digest(f"sha256 of {shown(name)}", digest)
+
+    @classmethod
+    def of(cls, classes: Sequence[ClassInfo], facts: Facts) -> Self:
+        """Return the manifest of a new set; hashes and bytes follow when it is saved.
+
+        Raises:
+            UserError: a value of the wrong kind; the message names it.
+        """
+        if not all(isinstance(info, ClassInfo) for info in classes):
+            raise UserError(
+                "classes must be ClassInfo(label, id, wnid, name) objects, one a class, ordered by label"
+            )
+        grey = (0.5, 0.5, 0.5)
+        new = {
             "format_version": FORMAT_VERSION,
             "package_version": __version__,
-            "config": config,
-            "seed": seed,
-            "classes": [info.to_dict() for info in classes],
-            "normalisation": {"mean": list(mean), "std": list(std)},
-            "test_split_fingerprint": test_split_fingerprint,
-            "licences": {"prior": "unknown", "data": "unknown", **licences},
-            "seen_networks": list(seen_networks),
+            "config": facts.get("config"),
+            "seed": facts.get("seed"),
+            "classes": classes,
+            "normalisation": {"mean": facts.get("mean", grey), "std": facts.get("std", grey)},
+            "test_split_fingerprint": facts.get("test_split_fingerprint"),
+            "licences": {"prior": "unknown", "data": "unknown", **(facts.get("licences") or {})},
+            "seen_networks": facts.get("seen_networks", ()),
             "sha256": {},
-            "ledger": {
-                "bytes": dict.fromkeys(BYTES, 0),
-                "stages": {name: dict(figures) for name, figures in stages.items()},
-            },
-            **({} if prior is None else {"prior": dict(prior)}),
+            "ledger": {"bytes": dict.fromkeys(BYTES, 0), "stages": {}},
+            "prior": facts.get("prior"),
         }
-    )
+        return parse(cls, new).charged(facts.get("stages") or {})
+
+    def replaced(self, **changes: Any) -> Self:  # noqa: ANN401 - values of any field
+        """Return the manifest with other values of some fields, checked.
+
+        Raises:
+            UserError: a value of the wrong kind; the message names it.
+        """
+        if unknown := changes.keys() - {one.name for one in fields(self)}:
+            raise TypeError(f"a manifest has no field {', '.join(sorted(unknown))}")
+        return parse(type(self), {**to_json(self), **changes})
+
+    def charged(self, stages: Stages) -> Self:
+        """Return the manifest with these costs of stages in the place of all that it has.
+
+        Raises:
+            UserError: a figure that is neither a number nor None.
+        """
+        return self.replaced(ledger={**self["ledger"], "stages": stages})
+
+    def saved(self, hashes: Mapping[str, str], charged: Mapping[str, int]) -> Self:
+        """Return what is written: the current version, hashes of the files beside it, bytes of their tensors."""
+        versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
+        return self.replaced(**versions, sha256=hashes, ledger={**self["ledger"], "bytes": charged})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the manifest in a file, upgraded where it is of an older version.
+
+        Raises:
+            UserError: damaged, incomplete, or of a version that is not known here; the message names the file.
+        """
+        content = read_json(path, _CURE)
+        try:
+            upgraded = _upgraded(content)
+            try:
+                return parse(cls, upgraded)
+            except UserError as error:
+                raise UserError(f"{error}; {_CURE}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_json(path, to_json(self))
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - as in the file
+        return to_json(self)[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(to_json(self))
+
+    def __len__(self) -> int:
+        return len(to_json(self))
 
 
-def finish(
-    manifest: Manifest, classes: Sequence[ClassInfo], hashes: Mapping[str, str], charged: Mapping[str, int]
-) -> Manifest:
-    """What is written: current version, the hashes of the files beside it, the bytes of their tensors.
-
-    Raises:
-        UserError: a fact was taken out of the manifest or changed to another kind of value.
-    """
-    return check(
-        {
-            **manifest,
-            "format_version": FORMAT_VERSION,
-            "package_version": __version__,
-            "classes": [info.to_dict() for info in classes],
-            "sha256": dict(hashes),
-            "ledger": {**manifest.get("ledger", {}), "bytes": dict(charged)},
-        }
-    )
-
-
-def charge(folder: Path, stage: str, figures: Mapping[str, float | None]) -> None:
+def charge(folder: Path, stage: str, figures: Figures) -> None:
     """Write a stage's cost into the manifest of a saved set, in the place of what it says of that stage.
 
     Raises:
         UserError: no manifest, a damaged one, or a folder that cannot be written.
     """
-    manifest = read(folder / NAME)
-    stages = {**manifest["ledger"]["stages"], stage: dict(figures)}
-    write_json(folder / NAME, check({**manifest, "ledger": {**manifest["ledger"], "stages": stages}}))
+    manifest = Manifest.read(folder / NAME)
+    manifest.charged({**manifest.ledger.stages, stage: figures}).write(folder / NAME)
 
 
 def find_artefact(path: Path | str) -> Path:
@@ -127,7 +277,7 @@ def verified_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, Path]:
     """
     for name, expected in hashes.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
-            raise UserError(f"{folder / NAME} names {_shown(name)}, which is no plain file name: refused")
+            raise UserError(f"{folder / NAME} names {shown(name)}, which is no plain file name: refused")
         file = folder / name
         _refuse_escape(file)
         if not file.is_file():
@@ -146,40 +296,23 @@ def _refuse_escape(file: Path) -> None:
         raise UserError(f"{file} is a link out of its folder: refused; put the file itself there")
 
 
-def read(path: Path) -> Manifest:
-    """Read, upgrade and check a manifest.
-
-    Raises:
-        UserError: damaged, incomplete, or of a version that is not known here; the message names the file.
-    """
-    manifest = read_json(path, "copy the artefact again or export it anew")
-    try:
-        return check(upgrade(manifest))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def upgrade(manifest: object) -> Manifest:
-    """Bring a manifest of an older format to the current one.
-
-    Raises:
-        UserError: no mapping, no version in it, a newer version, or an older one that has no upgrade path.
-    """
-    if not isinstance(manifest, dict):
-        raise UserError(f"a mapping is needed, got {_shown(manifest)}; this is no manifest of ldd")
+def _upgraded(content: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    if not isinstance(content, dict):
+        raise UserError(f"a mapping is needed, got {shown(content)}; this is not a manifest of ldd")
+    manifest: dict[str, Any] = content
     version = manifest.get("format_version")
-    if not _whole(version):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise UserError(
-            f"format_version must be a whole number, got {_shown(version)}; the manifest is damaged"
+            f"format_version must be a whole number, got {shown(version)}; the manifest is damaged"
         )
     if version > FORMAT_VERSION:
         raise UserError(
-            f"format_version {_shown(version)} is newer than {FORMAT_VERSION}, the newest that latentdd "
+            f"format_version {shown(version)} is newer than {FORMAT_VERSION}, the newest that latentdd "
             f"{__version__} reads; upgrade it (pip install --upgrade latentdd)"
         )
     while version < FORMAT_VERSION:
         if version not in UPGRADERS:
-            raise UserError(f"format_version {_shown(version)} was never released; the manifest is damaged")
+            raise UserError(f"format_version {shown(version)} was never released; the manifest is damaged")
         try:
             manifest = UPGRADERS[version](manifest)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -191,125 +324,12 @@ def upgrade(manifest: object) -> Manifest:
     return manifest
 
 
-def check(manifest: Mapping[str, Any]) -> Manifest:
-    """The manifest as JSON gives it back (plain, tuples as lists), each value of the right kind.
-
-    Raises:
-        UserError: a missing key or a value of the wrong kind; the message names both.
-    """
-    missing = [key for key in FIELDS if key not in manifest]
-    if missing:
-        raise UserError(f"missing {', '.join(missing)}; the manifest is incomplete: export the artefact anew")
-    for key, (needed, holds) in {**FIELDS, **OPTIONAL_FIELDS}.items():
-        if key in manifest and not holds(manifest[key]):
-            raise UserError(f"{key} must be {needed}, got {_shown(manifest[key])}")
-    try:
-        plain: Manifest = json.loads(json.dumps(manifest, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"config and other facts must be plain JSON values: {error}") from error
-    labels = [info["label"] for info in plain["classes"]]
-    if labels != list(range(len(labels))):
-        raise UserError(
-            f"classes must be ordered by label 0..{len(labels) - 1}, got {_shown(labels)}; in another order "
-            "every image would carry a wrong name"
-        )
-    return plain
+def _check_counts(counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        if count < 0:
+            raise UserError(f"{name} must be at least 0, got {count}")
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-# What a value must be. bool is an int to Python, never to us.
-
-
-def _whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _text(value: object) -> TypeGuard[str]:
-    # Names and licences are printed: no terminal escapes, no halves of surrogate pairs.
-    return isinstance(value, str) and all(c in "\n\t" or category(c) not in ("Cc", "Cs") for c in value)
-
-
-def _number(value: object) -> TypeGuard[float]:
-    return (_whole(value) and abs(value) < 10**18) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _map(value: object, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, Mapping) and all(_text(k) and holds(v) for k, v in value.items())
-
-
-def _list(value: object, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(holds(item) for item in value)
-
-
-def _class_info(value: object) -> bool:
-    kinds = {field.name: _whole if field.type is int else _text for field in fields(ClassInfo)}
-    return isinstance(value, dict) and set(value) == set(kinds) and all(kinds[k](value[k]) for k in kinds)
-
-
-def _normalisation(value: object) -> bool:
-    if not isinstance(value, dict) or set(value) != {"mean", "std"}:
-        return False
-    three = all(_list(numbers, _number) and len(numbers) == 3 for numbers in value.values())
-    return three and all(std > 0 for std in value["std"])
-
-
-def _ledger(value: object) -> bool:
-    if not isinstance(value, dict) or not {"bytes", "stages"} <= set(value):
-        return False
-    charged = _map(value["bytes"], lambda n: _whole(n) and n >= 0) and set(BYTES) <= set(value["bytes"])
-    figures = _map(value["stages"], lambda stage: _map(stage, lambda n: n is None or _number(n)))
-    return charged and figures
-
-
-def _digest(value: object) -> bool:
-    return _text(value) and bool(re.fullmatch("[0-9a-f]{64}", value))
-
-
-def _prior(value: object) -> bool:
-    kinds = {"class_path": _text, "image_size": _count, "floats": _count, "bytes": _count, "sha256": _digest}
-    return isinstance(value, dict) and set(value) == set(kinds) and all(kinds[k](v) for k, v in value.items())
-
-
-def _count(value: object) -> bool:
-    return _whole(value) and 0 <= value < 10**18
-
-
-FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "format_version": ("a whole number", _whole),
-    "package_version": ("text", _text),
-    "config": ("a mapping or null", lambda value: value is None or isinstance(value, Mapping)),
-    "seed": ("a whole number or null", lambda value: value is None or _whole(value)),
-    "classes": (
-        "a list of {label, id, wnid, name}, two numbers and two texts each",
-        lambda value: _list(value, _class_info) and len(value) > 0,
-    ),
-    "normalisation": ("{mean, std} with three numbers each, std above 0", _normalisation),
-    "test_split_fingerprint": ("text or null", lambda value: value is None or _text(value)),
-    "licences": (
-        "a mapping of texts with prior and data",
-        lambda value: _map(value, _text) and {"prior", "data"} <= set(value),
-    ),
-    "seen_networks": ("a list of dotted class names", lambda value: _list(value, _text)),
-    "sha256": (
-        "a mapping from file names to 64 hexadecimal digits",
-        lambda value: _map(value, _digest),
-    ),
-    "ledger": (f"{{bytes: {{{', '.join(BYTES)}}}, stages}} with whole numbers and figures", _ledger),
-}
-"""Key -> (what it must be, in words; the same as a test). Other keys are kept as they are."""
-
-SUBTASKS = "subtasks"
-"""Key for what each part of a merged set was."""
-
-OPTIONAL_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "prior": ("{class_path, image_size, floats, bytes, sha256} of the frozen weights", _prior),
-    SUBTASKS: (
-        "a list of {classes, seed, step}, classes a list of wnids",
-        lambda value: _list(value, lambda part: isinstance(part, dict) and _list(part.get("classes"), _text)),
-    ),
-}
-"""The same for keys that may be missing."""
+def _check_digest(what: str, digest: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UserError(f"{what} must be 64 hexadecimal digits, got {shown(digest)}")

@@ -1,20 +1,22 @@
 """The artefact: a distilled set in memory, and the folder that holds it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldd.artefact import checks as contents, manifest as manifests, soft_labels as soft
+from ldd.artefact.manifest import Facts, Manifest
 from ldd.artefact.picture import draw_grid
 from ldd.artefact.size import Amount, Storage
-from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_json, write_tensors
+from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_unit_range
+from ldd.runtime.ledger import Stages
 
 IMAGES = "images.safetensors"
 OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
@@ -30,13 +32,12 @@ class DistilledSet:
     Attributes:
         images: (N, 3, H, H) uint8 RGB.
         labels: (N,) int64 in 0..K-1; every class has an image.
-        classes: the K classes, ordered by label.
+        manifest: the facts of `manifest.json`, its classes among them; hashes and bytes are filled in when saved.
         soft_labels: (N, K) probabilities, or None.
         weights: (N,) how much each image counts, not negative, or None.
         codes: what the images were decoded from, by name, or None.
         decoder: weights of a decoder that was trained with the codes, by name, or None.
-        manifest: the facts of `manifest.json`; hashes and ledger bytes are filled in when saved.
-        label_top_k: store so many probabilities of each soft label; None stores all. They must be such as
+        label_top_k: how many probabilities of each soft label are stored; None stores all. They must be such as
             `ldd.artefact.soft_labels.quantise` makes.
 
     Raises:
@@ -45,12 +46,11 @@ class DistilledSet:
 
     images: Tensor
     labels: Tensor
-    classes: list[ClassInfo]
+    manifest: Manifest
     soft_labels: Tensor | None = None
     weights: Tensor | None = None
     codes: dict[str, Tensor] | None = None
     decoder: dict[str, Tensor] | None = None
-    manifest: dict[str, Any] = field(default_factory=dict)
     label_top_k: int | None = None
 
     def __post_init__(self) -> None:
@@ -71,75 +71,62 @@ class DistilledSet:
         labels: Tensor,
         classes: Sequence[ClassInfo],
         *,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
         soft_labels: Tensor | None = None,
         label_top_k: int | None = None,
         weights: Tensor | None = None,
         codes: Mapping[str, Tensor] | None = None,
         decoder: Mapping[str, Tensor] | None = None,
-        config: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        test_split_fingerprint: str | None = None,
-        licences: Mapping[str, str] | None = None,
-        seen_networks: Sequence[str] = (),
-        stages: Mapping[str, Mapping[str, float | None]] | None = None,
-        prior: Mapping[str, Any] | None = None,
-    ) -> "DistilledSet":
-        """A set from tensors (copied to the CPU).
+        **facts: Unpack[Facts],
+    ) -> Self:
+        """Return a set of tensors, which are copied to the CPU.
 
         Args:
             images: (N, 3, H, H) uint8, or float in [-1, 1].
             labels: (N,) whole numbers in 0..K-1.
             classes: the K classes, ordered by label.
-            mean: what networks subtract from images in [0, 1], per channel; the same for real images.
-            std: what they divide by.
             soft_labels: (N, K) probabilities.
             label_top_k: how many of each row are stored, see the class.
             weights: (N,) how much each image counts.
             codes: what the images were decoded from.
             decoder: weights of a trained decoder.
-            config: the run's resolved configuration, plain JSON values.
-            seed: of the run.
-            test_split_fingerprint: `Source.fingerprint("test")` of the data the set must not have seen.
-            licences: terms of `prior` and `data`.
-            seen_networks: dotted names of the networks used for matching; others are unseen.
-            stages: cost of each stage, e.g. `{"distil": {"seconds": 61.0, "peak_memory_mib": 900.0}}`.
-            prior: the frozen weights that the codes need, as `ldd.priors.identify` tells them.
+            facts: for the manifest, see `ldd.artefact.manifest.Facts`: `mean` and `std` of the normalisation (0.5 if
+                not given), `config`, `seed`, `test_split_fingerprint`, `licences`, `seen_networks`, `stages`, `prior`.
 
         Raises:
             UserError: a value of the wrong kind, shape or range, floats outside [-1, 1], NaN.
         """
-        manifest = manifests.build(
-            classes,
-            mean=mean,
-            std=std,
-            config=config,
-            seed=seed,
-            test_split_fingerprint=test_split_fingerprint,
-            licences=licences or {},
-            seen_networks=seen_networks,
-            stages=stages or {},
-            prior=prior,
-        )
         return cls(
             images=contents.as_bytes(images),
             labels=contents.as_labels(labels),
-            classes=list(classes),
+            manifest=Manifest.of(classes, facts),
             soft_labels=None if soft_labels is None else soft_labels.detach().cpu(),
             weights=None if weights is None else weights.detach().cpu(),
             codes=contents.on_cpu(codes),
             decoder=contents.on_cpu(decoder),
-            manifest=manifest,
             label_top_k=label_top_k,
         )
+
+    def with_facts(self, **changes: Any) -> Self:  # noqa: ANN401 - values of any field of the manifest
+        """Return the set with other values of some fields of its manifest.
+
+        Raises:
+            UserError: a value of the wrong kind; the message names it.
+        """
+        return replace(self, manifest=self.manifest.replaced(**changes))
+
+    def charged(self, stages: Stages) -> Self:
+        """Return the set with these costs of stages, see `ldd.runtime.ledger`, in the place of all that it has.
+
+        Raises:
+            UserError: a figure that is neither a number nor None.
+        """
+        return replace(self, manifest=self.manifest.charged(stages))
 
     def save(self, path: Path | str) -> Path:
         """Write the artefact's folder, as a whole or not at all; an older artefact there is replaced.
 
         Raises:
-            UserError: the folder holds something else, cannot be written, or the manifest was changed to what
-                it must not hold.
+            UserError: the folder holds something else or cannot be written.
         """
         path = Path(path)
         if holds_files(path) and not (path / manifests.NAME).exists():
@@ -150,14 +137,12 @@ class DistilledSet:
                 write_tensors(beside / name, tensors)
             draw_grid(self.images, self.labels, self.classes).save(beside / PREVIEW)
             hashes = {name: sha256(beside / name) for name in (*tables, PREVIEW)}
-            write_json(
-                beside / manifests.NAME, manifests.finish(self.manifest, self.classes, hashes, self.bytes)
-            )
+            self.manifest.saved(hashes, self.bytes).write(beside / manifests.NAME)
         return path
 
     @classmethod
-    def load(cls, path: Path | str) -> "DistilledSet":
-        """Read an artefact after checking its version, hashes, class order and every value.
+    def load(cls, path: Path | str) -> Self:
+        """Return the set in a folder after checking its version, hashes, class order and every value.
 
         Args:
             path: the artefact's folder, or a run's folder with the artefact in `distilled/`.
@@ -167,8 +152,8 @@ class DistilledSet:
                 message names the file.
         """
         folder = manifests.find_artefact(path)
-        manifest = manifests.read(folder / manifests.NAME)
-        files = manifests.verified_files(folder, manifest["sha256"])
+        manifest = Manifest.read(folder / manifests.NAME)
+        files = manifests.verified_files(folder, manifest.sha256)
         if IMAGES not in files:
             raise UserError(f"{folder / manifests.NAME} lists no {IMAGES}; copy the artefact again")
         tensors = read_tensors(files[IMAGES])
@@ -178,28 +163,31 @@ class DistilledSet:
                 f"{', '.join(sorted(tensors)) or 'nothing'}; export the artefact anew"
             )
         optional = {key: read_tensors(files[name]) for key, name in OPTIONAL.items() if name in files}
-        classes = [ClassInfo(**info) for info in manifest["classes"]]
         try:
             loaded = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
-                classes=classes,
-                soft_labels=soft.restored(tensors, len(classes)),
+                manifest=manifest,
+                soft_labels=soft.restored(tensors, len(manifest.classes)),
                 weights=tensors.get("weights"),
                 codes=optional.get("codes"),
                 decoder=optional.get("decoder"),
-                manifest=manifest,
                 label_top_k=soft.top_k_of(tensors),
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}; the artefact is damaged: export it anew") from error
-        charged = {key: manifest["ledger"]["bytes"][key] for key in manifests.BYTES}
+        charged = {key: manifest.ledger.bytes[key] for key in manifests.BYTES}
         if charged != loaded.bytes:
             raise UserError(
                 f"{folder / manifests.NAME}: ledger.bytes is {charged}, the files hold {loaded.bytes}; "
                 "export the artefact anew"
             )
         return loaded
+
+    @property
+    def classes(self) -> list[ClassInfo]:
+        """The K classes, ordered by label."""
+        return self.manifest.classes
 
     @property
     def num_classes(self) -> int:
@@ -237,7 +225,7 @@ class DistilledSet:
     @property
     def storage(self) -> Storage:
         """Numbers and bytes of what training on the set needs, with the generator's where the manifest has them."""
-        generator = self.manifest.get("prior")
+        prior = self.manifest.prior
         return Storage.of(
             self.num_classes,
             self.image_size,
@@ -245,7 +233,7 @@ class DistilledSet:
             codes=self.codes,
             decoder=self.decoder,
             labels=[tensor for name, tensor in self._image_tensors().items() if name != "images"],
-            generator=None if generator is None else Amount(generator["floats"], generator["bytes"]),
+            generator=None if prior is None else Amount(prior.floats, prior.bytes),
             form="codes" if self.is_distribution else "images",
         )
 
@@ -254,7 +242,7 @@ class DistilledSet:
         """Whether the codes have a spread, so that they give other images each time; `images` are their means."""
         return bool({"log_variance", "factors"} & (self.codes or {}).keys())
 
-    def first(self, images_per_class: int) -> "DistilledSet":
+    def first(self, images_per_class: int) -> Self:
         """The first so many images of each class, with their labels, weights and codes: the set of a nested budget.
 
         Raises:
@@ -273,7 +261,7 @@ class DistilledSet:
             soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
             weights=None if self.weights is None else self.weights[rows],
             codes=None if self.codes is None else {name: part[rows] for name, part in self.codes.items()},
-            manifest={**self.manifest, "budget": images_per_class},
+            manifest=self.manifest.replaced(budget=images_per_class),
         )
 
     def as_dataset(self) -> "DistilledDataset":

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from ldd.artefact import manifest as manifests
+from ldd.artefact.manifest import NAME, Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_yaml
 from ldd.distiller.module import Distiller
@@ -71,19 +71,18 @@ class Export(L.Callback):
         if step == self._written_step or not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
-        distilled = pl_module.distilled_set()
-        distilled.manifest["config"] = _resolved_config(run)
-        _keep_evaluation(distilled, run)
-        distilled.save(run / "distilled")
+        distilled = pl_module.distilled_set().with_facts(config=_resolved_config(run))
+        _with_evaluation(distilled, run).save(run / "distilled")
         self._written_step = step
 
 
-def _keep_evaluation(distilled: DistilledSet, run: Path) -> None:
-    """Evaluations charge what is on disk, which is about to be replaced."""
-    path = run / "distilled" / manifests.NAME
-    stages = manifests.read(path)["ledger"]["stages"] if path.is_file() else {}
-    if EVALUATE in stages:
-        distilled.manifest["ledger"]["stages"][EVALUATE] = stages[EVALUATE]
+def _with_evaluation(distilled: DistilledSet, run: Path) -> DistilledSet:
+    """Return the set with the cost of evaluations, which charge the set on disk that it is about to replace."""
+    path = run / "distilled" / NAME
+    stages = Manifest.read(path).ledger.stages if path.is_file() else {}
+    if EVALUATE not in stages:
+        return distilled
+    return distilled.charged({**distilled.manifest.ledger.stages, EVALUATE: stages[EVALUATE]})
 
 
 def _resolved_config(run: Path) -> dict[str, Any] | None:

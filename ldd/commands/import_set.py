@@ -78,8 +78,10 @@ def import_set(
         table, moved = agreed_classes(raw.classes, stated, _classes_of(data), reorder=reorder)
     distilled, normalisation = _build(raw, table, moved, data, mean, std, clamp)
     files = {place.name: sha256(place)} if place.is_file() else {}
-    distilled.manifest["imported"] = {"form": raw.form, "normalisation": normalisation, "sha256": files}
-    distilled.manifest["licences"]["data"] = licence
+    imported = {"form": raw.form, "normalisation": normalisation, "sha256": files}
+    distilled = distilled.with_facts(
+        imported=imported, licences={**distilled.manifest.licences, "data": licence}
+    )
     distilled.save(out)
     print(
         f"imported {len(distilled.images)} images of {distilled.num_classes} classes to {out}: {raw.form}; "

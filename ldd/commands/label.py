@@ -61,8 +61,7 @@ def label(
     with ledger.charge(LABEL, device):
         labeller = labels.choose(data, distilled.counts, seed, device, num_workers)
         labelled = labeller.label(distilled)
-    stages = {**distilled.manifest["ledger"]["stages"], **ledger.stages}
-    labelled.manifest["ledger"] = {**distilled.manifest["ledger"], "stages": stages}
+    labelled = labelled.charged({**distilled.manifest.ledger.stages, **ledger.stages})
     labelled.save(out)
     facts, size = labelled.manifest["labels"], labelled.bytes["labels"]
     who = (

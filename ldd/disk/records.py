@@ -65,12 +65,10 @@ def to_json(record: Any) -> Any:  # noqa: ANN401 - a dataclass, or a value in on
 
     A field whose default is None is left out where it is None.
     """
-    if isinstance(record, Mapping):
-        return {key: to_json(value) for key, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [to_json(value) for value in record]
     if not is_dataclass(record):
-        return record
+        if isinstance(record, Mapping):
+            return {key: to_json(value) for key, value in record.items()}
+        return [to_json(value) for value in record] if isinstance(record, list | tuple) else record
     plain: dict[str, Any] = {}
     for one in fields(record):
         value = getattr(record, one.name)
@@ -91,12 +89,10 @@ def _parse(hint: Any, value: Any, place: str) -> Any:  # noqa: ANN401 - any JSON
     kind, arguments = _kind(hint)
     if kind is Any:
         return _plain(value, place)
-    if (value is None and _is_optional(hint)) or (
-        is_dataclass(kind) and isinstance(value, cast("type", kind))
-    ):
-        return value
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        return _parse_record(kind, value, place)
+    if value is None and _is_optional(hint):
+        return None
+    if is_dataclass(kind) and isinstance(value, (Mapping, cast("type", kind))):
+        return _parse_record(kind, to_json(value), place)
     if kind is dict and isinstance(value, Mapping):
         if arguments == (str, Any):
             return _plain(value, place)

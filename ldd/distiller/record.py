@@ -57,9 +57,7 @@ def describe(
         seen_networks=sorted(map(dotted_name, seen)),
         prior=prior,
     )
-    described.manifest["step"] = int(distiller.num_steps_done)
-    if pruning:
-        described.manifest["pruning"] = pruning
+    described = described.with_facts(step=int(distiller.num_steps_done), pruning=pruning or None)
     return distiller.ledger.written(described)
 
 
@@ -115,8 +113,7 @@ class RunLedger(Ledger):
         if experts := self._cost_of_experts(stepped=int(model.num_steps_done) > 0):
             stages[EXPERTS] = dict(experts)
         stages[DISTIL] |= {**measured(float(model.seconds), model.device), STEPS: int(model.num_steps_done)}
-        described.manifest["ledger"]["stages"] = stages
-        return described
+        return described.charged(stages)
 
     def _cost_of_experts(self, *, stepped: bool) -> Figures:
         """Of those that the labels read, and the objective once a step was taken."""

@@ -69,7 +69,7 @@ def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]
     with ledger.charge(LABEL, device):
         labeller = labels.choose(data, merged.counts, plan.seed, device)
         labelled = labeller.label(merged)
-    before: Stages = merged.manifest["ledger"]["stages"]
+    before: Stages = merged.manifest.ledger.stages
     needs = labels.experts()
     if len(plan.partition.blocks) == 1:
         # Its sub-task is the whole task, and may have read the same experts.
@@ -81,8 +81,7 @@ def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]
     if data.pruning_cost is not None:
         of_whole[PRUNE] = data.pruning_cost
     stages = total([before, ledger.stages, of_whole, plan.cost_of_recording()])
-    labelled.manifest["ledger"] = {**labelled.manifest["ledger"], "stages": stages}
-    return labelled, labeller
+    return labelled.charged(stages), labeller
 
 
 def _earlier(plan: Plan, merged: DistilledSet) -> Report | None:

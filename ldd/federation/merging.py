@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldd.artefact.manifest import SUBTASKS
+from ldd.artefact.manifest import Manifest, Subtask
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.federation.partition import check_blocks
 from ldd.images import ClassInfo
-from ldd.runtime import ledger
+from ldd.runtime.ledger import total
 
 
 def merge(
@@ -53,7 +53,6 @@ def merge(
     return DistilledSet(
         images=joined([part.images for part in parts]),
         labels=labels[order],
-        classes=list(classes),
         # Only a single part may have them: `check_alike`. Its columns follow its own classes.
         soft_labels=None if first.soft_labels is None else first.soft_labels[order][:, maps[0].argsort()],
         weights=None if first.weights is None else joined([_given(part.weights) for part in parts]),
@@ -126,34 +125,28 @@ def _manifest(
     classes: Sequence[ClassInfo],
     config: Mapping[str, Any] | None,
     test_split_fingerprint: str | None,
-) -> dict[str, Any]:
+) -> Manifest:
     manifests = [part.manifest for part in parts]
-    merged = dict(manifests[0])
+    changes: dict[str, Any] = {
+        "classes": classes,
+        "seen_networks": sorted({name for manifest in manifests for name in manifest.seen_networks}),
+        "licences": {
+            key: "; ".join(dict.fromkeys(manifest.licences.get(key, "unknown") for manifest in manifests))
+            for key in manifests[0].licences
+        },
+    }
     if config is not None:
-        merged["config"] = dict(config)
+        changes["config"] = config
     if test_split_fingerprint is not None:
-        merged["test_split_fingerprint"] = test_split_fingerprint
-    merged["classes"] = [info.to_dict() for info in classes]
-    merged["seen_networks"] = sorted({name for manifest in manifests for name in manifest["seen_networks"]})
-    merged["licences"] = {
-        key: "; ".join(dict.fromkeys(manifest["licences"].get(key, "unknown") for manifest in manifests))
-        for key in manifests[0]["licences"]
-    }
-    merged["ledger"] = {
-        **merged["ledger"],
-        "stages": ledger.total([m["ledger"]["stages"] for m in manifests]),
-    }
+        changes["test_split_fingerprint"] = test_split_fingerprint
     if len(parts) > 1:
-        merged["step"] = min(int(manifest.get("step", 0)) for manifest in manifests)
-        merged[SUBTASKS] = [
-            {
-                "classes": [info.wnid for info in part.classes],
-                "seed": part.manifest["seed"],
-                "step": part.manifest.get("step"),
-            }
-            for part in parts
+        changes["step"] = min(manifest.step or 0 for manifest in manifests)
+        changes["subtasks"] = [
+            Subtask(tuple(info.wnid for info in manifest.classes), manifest.seed, manifest.step)
+            for manifest in manifests
         ]
-    return merged
+    stages = total([manifest.ledger.stages for manifest in manifests])
+    return manifests[0].replaced(**changes).charged(stages)
 
 
 def _given(value: Any) -> Any:  # noqa: ANN401 - whatever is optional

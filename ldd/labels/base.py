@@ -61,12 +61,12 @@ class Labeller:
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
         """The set with these labels in the place of any others; the network counts as one it has seen."""
-        seen = {*distilled.manifest["seen_networks"], dotted_name(type(self.network))}
+        seen = {*distilled.manifest.seen_networks, dotted_name(type(self.network))}
         return replace(
             distilled,
             soft_labels=self(distilled.images),
             label_top_k=self.top_k,
-            manifest={**distilled.manifest, "seen_networks": sorted(seen), "labels": dict(self.facts)},
+            manifest=distilled.manifest.replaced(seen_networks=sorted(seen), labels=dict(self.facts)),
         )
 
     @property

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import MISSING, fields
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from torch.utils.data import DataLoader
 
 import ldd
 from ldd.artefact import manifest as manifests, set as distilled_module
+from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import sha256, write_tensors
 from ldd.errors import UserError
-from ldd.images import ClassInfo
 
 ALL_FILES = ["codes.safetensors", "decoder.safetensors", "images.safetensors", "manifest.json", "preview.png"]
 
@@ -105,14 +106,38 @@ class TestRoundTrip:
         assert names(folder) == ["images.safetensors", "manifest.json", "preview.png"]
         assert DistilledSet.load(folder).manifest["seed"] == 3
 
-    def test_facts_may_be_set_before_saving(self, tmp_path):
-        distilled = tiny_set()
-        distilled.manifest["config"] = {"a": 1}
-        assert DistilledSet.load(distilled.save(tmp_path / "set")).manifest["config"] == {"a": 1}
-        distilled.manifest["config"] = "a: 1"
+    def test_facts_may_be_replaced_before_saving(self, tmp_path):
+        distilled = tiny_set(seed=3).with_facts(config={"a": (1,)}, step=5)
+        assert distilled.manifest.config == {"a": [1]}
+        manifest = DistilledSet.load(distilled.save(tmp_path / "set")).manifest
+        assert (manifest.config, manifest.step, manifest.seed) == ({"a": [1]}, 5, 3)
         with pytest.raises(UserError, match="config must be a mapping or null, got 'a: 1'"):
-            distilled.save(tmp_path / "set")
-        assert DistilledSet.load(tmp_path / "set").manifest["config"] == {"a": 1}
+            distilled.with_facts(config="a: 1")
+        with pytest.raises(TypeError, match="a manifest has no field stpe"):
+            distilled.with_facts(stpe=1)
+
+    def test_a_manifest_reads_as_a_mapping(self, saved):
+        manifest = DistilledSet.load(saved).manifest
+        assert manifest["seed"] == manifest.get("seed") == manifest.seed == 7
+        assert manifest["normalisation"]["std"] == [0.4, 0.5, 0.6]
+        assert manifest.get("step", 0) == 0
+        assert "step" not in manifest
+        assert list({**manifest}) == list(json.loads((saved / "manifest.json").read_text()))
+        with pytest.raises(TypeError):
+            manifest["seed"] = 8
+        manifest["ledger"]["stages"].clear()
+        assert manifest["ledger"]["stages"].keys() == {"distil", "prune"}
+
+    def test_keys_of_other_versions_stay(self, folder, tmp_path):
+        def add(manifest):
+            manifest["later"] = {"a": [1]}
+            manifest["ledger"]["energy"] = 5
+
+        edit(folder, add)
+        loaded = DistilledSet.load(folder)
+        assert loaded.manifest["later"] == {"a": [1]}
+        again = json.loads((loaded.save(tmp_path / "again") / "manifest.json").read_text())
+        assert again == json.loads((folder / "manifest.json").read_text())
 
     def test_floats_become_bytes(self):
         floats = torch.tensor([-1.0, -0.5, 0.0, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
@@ -184,7 +209,7 @@ class TestFromImages:
             ({"labels": [0, 1]}, "labels must be a tensor, got list"),
             ({"classes": classes_of("ab")[::-1]}, r"classes must be ordered by label 0\.\.1, got \[1, 0\]"),
             ({"classes": ["a", "b"]}, "classes must be ClassInfo"),
-            ({"classes": []}, "classes must be a list of"),
+            ({"classes": []}, "classes must be a list of at least one class"),
             ({"soft_labels": torch.ones(2, 3)}, r"soft_labels must be float \(2, 2\), got float32 \(2, 3\)"),
             (
                 {"soft_labels": torch.tensor([[2.0, -1.0]] * 2)},
@@ -199,16 +224,19 @@ class TestFromImages:
                 {"decoder": {"w": torch.zeros(2, dtype=torch.complex64)}},
                 "decoder 'w' has dtype torch.complex64",
             ),
-            ({"mean": (0.5,)}, r"normalisation must be \{mean, std\} with three numbers each"),
-            ({"std": (0.5, 0.5, 0.0)}, r"normalisation must be .*std above 0"),
+            ({"mean": (0.5,)}, r"normalisation\.mean must be a list of 3 values, got \[0.5\]"),
+            ({"std": (0.5, 0.5, 0.0)}, r"normalisation: std must be above 0, got \[0.5, 0.5, 0.0\]"),
             ({"seed": 1.5}, "seed must be a whole number or null, got 1.5"),
             (
                 {"config": {"a": object()}},
-                "config and other facts must be plain JSON values: Object of type object",
+                "config must be plain JSON values: Object of type object",
             ),
-            ({"config": {"a": float("nan")}}, "config and other facts must be plain JSON values"),
-            ({"licences": {"data": None}}, "licences must be a mapping of texts"),
-            ({"stages": {"distil": {"seconds": "long"}}}, "ledger must be"),
+            ({"config": {"a": float("nan")}}, "config must be plain JSON values"),
+            ({"licences": {"data": None}}, r"licences\['data'\] must be text"),
+            (
+                {"stages": {"distil": {"seconds": "long"}}},
+                r"ledger\.stages\['distil'\]\['seconds'\] must be a number or null, got 'long'",
+            ),
         ],
     )
     def test_refused(self, changes, message):
@@ -255,13 +283,13 @@ class TestDamage:
             folder, r"manifest\.json cannot be read as JSON \(.*\); copy the artefact again or export it anew"
         )
 
-    @pytest.mark.parametrize("key", list(manifests.FIELDS))
+    @pytest.mark.parametrize("key", [one.name for one in fields(Manifest) if one.default is MISSING][:-1])
     def test_missing_key(self, folder, key):
         edit(folder, lambda manifest: manifest.pop(key) and None)
-        expected = (
-            "format_version must be a whole number, got None" if key == "format_version" else f"missing {key}"
-        )
-        self.refused(folder, rf"manifest\.json: {expected}; the manifest is")
+        expected = f"missing {key}; copy the artefact again or export it anew"
+        if key == "format_version":
+            expected = "format_version must be a whole number, got None; the manifest is damaged"
+        self.refused(folder, rf"manifest\.json: {expected}")
 
     @pytest.mark.parametrize(
         ("key", "value", "message"),
@@ -270,19 +298,43 @@ class TestDamage:
             ("config", [1], r"config must be a mapping or null, got \[1\]"),
             ("seed", "0", "seed must be a whole number or null, got '0'"),
             ("seed", True, "seed must be a whole number or null, got True"),
-            ("classes", {"0": "a"}, "classes must be a list of"),
-            ("classes", [], "classes must be a list of"),
-            ("classes", [{"label": 0}], "classes must be a list of"),
-            ("classes", [{"label": "0", "id": 0, "wnid": "a", "name": "a"}], "classes must be a list of"),
-            ("classes", [{"label": 0, "id": 0, "wnid": "a", "name": "\x1b[2J"}], "classes must be a list of"),
-            ("normalisation", {"mean": [0, 0, 0]}, "normalisation must be"),
-            ("normalisation", {"mean": [0, 0, 0], "std": [1, 1, "1"]}, "normalisation must be"),
-            ("test_split_fingerprint", 5, "test_split_fingerprint must be text or null, got 5"),
-            ("licences", {"prior": "MIT"}, "licences must be a mapping of texts with prior and data"),
-            ("seen_networks", "ConvNet", "seen_networks must be a list of dotted class names, got 'ConvNet'"),
-            ("sha256", {"images.safetensors": "abc"}, "sha256 must be a mapping"),
-            ("ledger", {"bytes": {}, "stages": {}}, "ledger must be"),
-            ("ledger", [], "ledger must be"),
+            ("classes", {"0": "a"}, "classes must be a list, got"),
+            ("classes", [], "classes must be a list of at least one class"),
+            ("classes", [{"label": 0}], r"classes\[0\]: missing id, wnid, name; copy"),
+            (
+                "classes",
+                [{"label": "0", "id": 0, "wnid": "a", "name": "a"}],
+                r"classes\[0\]\.label must be a whole number, got '0'; copy the artefact again or export it anew",
+            ),
+            (
+                "classes",
+                [{"label": 0, "id": 0, "wnid": "a", "name": "\x1b[2J"}],
+                r"classes\[0\]\.name must be text without control characters",
+            ),
+            ("normalisation", {"mean": [0, 0, 0]}, "normalisation: missing std"),
+            (
+                "normalisation",
+                {"mean": [0, 0, 0], "std": [1, 1, "1"]},
+                r"normalisation\.std\[2\] must be a number",
+            ),
+            ("test_split_fingerprint", 5, "test_split_fingerprint must be text .* or null, got 5"),
+            ("licences", {"prior": "MIT"}, "licences must have prior and data"),
+            ("seen_networks", "ConvNet", "seen_networks must be a list, got 'ConvNet'"),
+            (
+                "sha256",
+                {"images.safetensors": "abc"},
+                r"sha256 of 'images.safetensors' must be 64 hex.*'abc'",
+            ),
+            ("ledger", {"bytes": {}, "stages": {}}, "ledger: bytes must have images, codes, labels, decoder"),
+            (
+                "ledger",
+                {"bytes": {**dict.fromkeys(manifests.BYTES, 0), "codes": -1}, "stages": {}},
+                "ledger: codes must be at least 0, got -1",
+            ),
+            ("prior", {"class_path": "x"}, "prior: missing image_size, floats, bytes, sha256"),
+            ("step", "5", "step must be a whole number or null, got '5'"),
+            ("subtasks", [{"classes": "ab", "seed": 0, "step": 1}], r"subtasks\[0\]\.classes must be a list"),
+            ("ledger", [], "ledger must be a mapping with bytes, stages"),
         ],
     )
     def test_wrong_value(self, folder, key, value, message):
@@ -291,7 +343,7 @@ class TestDamage:
 
     def test_no_mapping(self, folder):
         edit(folder, lambda _: [1])
-        self.refused(folder, r"manifest\.json: a mapping is needed, got \[1\]; this is no manifest of ldd")
+        self.refused(folder, r"manifest\.json: a mapping is needed, got \[1\]; this is not a manifest of ldd")
 
     @pytest.mark.parametrize("order", [[1, 0, 2], [0, 1, 3], [0, 0, 1], [1, 2, 3]])
     def test_class_order(self, folder, order):
@@ -363,7 +415,9 @@ class TestEscape:
     def test_names(self, folder, name):
         edit(folder, lambda manifest: manifest["sha256"].update({name: "0" * 64}))
         # A NUL is refused before: manifests hold no control characters.
-        with pytest.raises(UserError, match=r"which is no plain file name: refused|sha256 must be a mapping"):
+        with pytest.raises(
+            UserError, match=r"which is no plain file name: refused|sha256 must be a mapping, got"
+        ):
             DistilledSet.load(folder)
 
     @pytest.mark.parametrize("name", ["images.safetensors", "manifest.json"])
@@ -407,20 +461,18 @@ class TestVersions:
             DistilledSet.load(folder)
 
     def test_upgrade_path(self, folder, monkeypatch):
-        """Two versions from now: one renamed a key, the next added one."""
+        """Two versions from now: one renamed a key, the other added one."""
         monkeypatch.setattr(manifests, "FORMAT_VERSION", 3)
-        renamed = dict(manifests.FIELDS)
-        renamed["random_seed"] = renamed.pop("seed")
-        monkeypatch.setattr(manifests, "FIELDS", renamed)
-        monkeypatch.setitem(manifests.UPGRADERS, 1, lambda old: {**old, "random_seed": old["seed"]})
+        edit(folder, lambda manifest: manifest.update(number=manifest.pop("seed")))
+        monkeypatch.setitem(manifests.UPGRADERS, 1, lambda old: {**old, "seed": old.pop("number")})
         monkeypatch.setitem(manifests.UPGRADERS, 2, lambda old: {**old, "added": old["format_version"]})
         loaded = DistilledSet.load(folder)
-        assert loaded.manifest["random_seed"] == 7
+        assert loaded.manifest.seed == 7
         assert loaded.manifest["added"] == 2
-        assert loaded.manifest["format_version"] == 3
-        edit(folder, lambda manifest: manifest.pop("seed") and None)
+        assert loaded.manifest.format_version == 3
+        edit(folder, lambda manifest: manifest.pop("number") and None)
         with pytest.raises(
-            UserError, match=r"cannot be upgraded from format_version 1 \(KeyError\('seed'\)\)"
+            UserError, match=r"cannot be upgraded from format_version 1 \(KeyError\('number'\)\)"
         ):
             DistilledSet.load(folder)
 
@@ -434,7 +486,7 @@ class TestSaving:
             tiny_set().save(tmp_path)
         assert names(tmp_path) == ["thesis.txt"]
 
-    @pytest.mark.parametrize("writer", ["write_tensors", "write_json", "sha256"])
+    @pytest.mark.parametrize("writer", ["write_tensors", "draw_grid", "sha256"])
     def test_full_disk(self, folder, monkeypatch, writer):
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -458,7 +510,7 @@ class TestSaving:
 
     def test_direct_construction_is_checked(self):
         with pytest.raises(UserError, match="images must be uint8, got float32"):
-            DistilledSet(torch.zeros(1, 3, 8, 8), torch.tensor([0]), [ClassInfo(0, 0, "a", "a")])
+            DistilledSet(torch.zeros(1, 3, 8, 8), torch.tensor([0]), tiny_set("a").manifest)
 
 
 JSON = st.recursive(

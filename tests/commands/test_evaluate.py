@@ -55,8 +55,7 @@ def test_evaluate_an_artefact_or_its_run(compare, tmp_path, capsys):
 
 def test_another_set_of_another_step_stands_beside_the_first(compare, tmp_path):
     first = compare(baselines="")
-    later = small_set(2, seed=4)
-    later.manifest["step"] = 7
+    later = small_set(2, seed=4).with_facts(step=7)
     both = compare(later.save(tmp_path / "later"), baselines="")
     assert [row.step for row in both.rows] == [0, 7]
     assert both.rows[0] == first.rows[0]

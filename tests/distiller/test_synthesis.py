@@ -86,9 +86,7 @@ def test_each_subtask_keeps_its_decoder(parts, tmp_path):
 def test_priors_that_do_not_fit(parts):
     with pytest.raises(UserError, match="the prior is not the one that the set's codes belong to"):
         StoredSampler(parts[0], PixelPrior(16))
-    other = replace(
-        parts[0], manifest={**parts[0].manifest, "prior": {**parts[0].manifest["prior"], "sha256": "0" * 64}}
-    )
+    other = parts[0].with_facts(prior={**parts[0].manifest["prior"], "sha256": "0" * 64})
     with pytest.raises(UserError, match="other frozen weights"):
         StoredSampler(other)
 
@@ -108,7 +106,7 @@ def test_priors_that_do_not_fit(parts):
     ],
 )
 def test_a_manifest_runs_no_other_code(parts, config, message):
-    changed = replace(parts[0], manifest={**parts[0].manifest, "config": config})
+    changed = parts[0].with_facts(config=config)
     with pytest.raises(UserError, match=message):
         StoredSampler(changed)
 

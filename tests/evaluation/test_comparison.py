@@ -118,9 +118,7 @@ def test_full_real_trains_for_its_own_epochs(run, monkeypatch):
 
 
 def test_networks_of_the_protocol_and_step_of_the_manifest(run):
-    distilled = small_set()
-    distilled.manifest["step"] = 12
-    report = run(distilled, None, baselines=())
+    report = run(small_set().with_facts(step=12), None, baselines=())
     assert {(r.network, r.step) for r in report.rows} == {("narrow", 12)}
     assert {r.step for r in run(small_set(), None, baselines=()).rows} == {0}
 

@@ -31,8 +31,7 @@ def run(tmp_path):
     def call(config, *evaluations, networks=None, facts=None, manifest=None, **of_set):
         shutil.rmtree(tmp_path / "run" / "distilled", ignore_errors=True)
         (tmp_path / "run" / "evaluation.csv").unlink(missing_ok=True)
-        distilled = small_set(seed=3, **of_set)
-        distilled.manifest.update({"config": config, "seed": 5, **(manifest or {})})
+        distilled = small_set(seed=3, **of_set).with_facts(config=config, seed=5, **(manifest or {}))
         distilled.save(tmp_path / "run" / "distilled")
         for protocol, names in evaluations:
             sets, met = ("distilled", *names), networks or protocol.networks

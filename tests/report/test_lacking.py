@@ -28,7 +28,7 @@ def run(tmp_path):
     def call(sets, distilled=None, facts=None, networks=("mine",), protocols=("small",), **config):
         folder = tmp_path / "a run"
         distilled = small_set() if distilled is None else distilled
-        distilled.manifest["config"] = {"data": {"root": None}, **config}
+        distilled = distilled.with_facts(config={"data": {"root": None}, **config})
         distilled.save(folder / "distilled")
         rows = tuple(
             Row(0, name, network, True, repeat, 7, 0.5, 1.0, protocol)
