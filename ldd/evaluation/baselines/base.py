@@ -189,7 +189,7 @@ class RandomReal(Drawn):
         UserError: fewer than one.
     """
 
-    name = "random_real"
+    name: str = "random_real"
 
     def __init__(self, images_per_class: int | None = None) -> None:
         if images_per_class is not None:
@@ -300,7 +300,7 @@ class FullReal(Baseline):
         UserError: fewer than one repeat.
     """
 
-    name = "full_real"
+    name: str = "full_real"
     full_data = True
 
     def __init__(self, repeats: int = 1) -> None:

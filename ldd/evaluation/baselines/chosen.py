@@ -30,7 +30,7 @@ class NearestReal(Drawn):
     nearest centroid first, and where it is gone the next nearest image takes its place.
     """
 
-    name = "nearest_real"
+    name: str = "nearest_real"
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """k-means starts from (seed, key, label)."""
@@ -75,7 +75,7 @@ class EasyReal(Drawn):
     all repeats get the same images.
     """
 
-    name = "easy_real"
+    name: str = "easy_real"
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """The network follows from the setting's seed."""
@@ -107,7 +107,7 @@ class PriorSamples(Drawn):
         guidance_scale: of classifier-free guidance; null takes the prior's own.
     """
 
-    name = "prior_samples"
+    name: str = "prior_samples"
 
     def __init__(self, num_steps: int = 50, guidance_scale: float | None = None) -> None:
         self.num_steps = num_steps
