@@ -1,6 +1,6 @@
 """Short runs of every kind, and what they leave behind as numbers and hashes.
 
-`python tests/end_to_end/reference.py FOLDER` runs all of them in FOLDER and prints what they gave as JSON, for
+`python tests/helpers/reference.py FOLDER` runs all of them in FOLDER and prints what they gave as JSON, for
 `reference.json` beside this file. A refactor must leave every entry as it is.
 """
 

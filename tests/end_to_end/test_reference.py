@@ -1,0 +1,45 @@
+"""Short runs of every kind give what they gave when `reference.json` was written, on one thread."""
+
+import json
+from pathlib import Path
+
+import pytest
+import reference
+
+RECORDED = json.loads(Path(reference.__file__).with_name("reference.json").read_text())
+SAME_MACHINE = reference.machine() == RECORDED["machine"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What all runs leave behind."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("HOME", str(folder / "home"))
+        patch.setattr("sys.argv", ["latentdd"])
+        reference.prepare(folder)
+        for name in reference.RUNS:
+            reference.run(name, folder)
+        return json.loads(json.dumps(reference.results(folder)))
+
+
+def test_the_same_files_are_written(found):
+    assert sorted(found) == sorted(RECORDED["results"])
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED["results"]))
+def test_result(found, name):
+    """To the last bit on the machine of the record; elsewhere losses to a thousandth, and facts as they are."""
+    mine, recorded = found[name], RECORDED["results"][name]
+    if SAME_MACHINE or name.endswith("manifest.json"):
+        assert mine == recorded
+    elif name.endswith("metrics.csv"):
+        assert [float(value or 0) for value in mine] == pytest.approx(
+            [float(value or 0) for value in recorded], rel=1e-3, abs=1e-4
+        )
+    elif name.endswith("evaluation.csv"):
+        assert [row[:3] for row in mine] == [row[:3] for row in recorded]
+    else:
+        pytest.skip("hashes of numbers depend on the machine")
