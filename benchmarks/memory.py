@@ -18,7 +18,6 @@ import torch
 from ldd.data import DistillationData
 from ldd.distiller.memory import peak_bytes
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.experts.recording import record_experts
 from ldd.objectives import DistributionMatching, GradientMatching, Objective, TrajectoryMatching
 from ldd.priors import LatentDiffusionPrior
@@ -38,7 +37,7 @@ def step_peak(
     optimizers = objective.optimizers(codes, model.prior)
 
     def step() -> None:
-        for term in objective.terms(DistillationStep(model, data.core_set, 0)):
+        for term in objective.terms(model.context(data.core_set, 0)):
             for optimizer in optimizers.values():
                 optimizer.zero_grad()
             term.value.backward()

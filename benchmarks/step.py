@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.memory import measure as measure_memory
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.objectives import DistributionMatching
 from ldd.priors import LatentDiffusionPrior
 from ldd.runtime.devices import peak_memory_mib
@@ -66,13 +65,13 @@ class Setting:
             self.model.codes, self.model.prior, self.data.core_set, torch.Generator().manual_seed(0)
         )
         self.optimizer = self.objective.optimizers(self.model.codes, self.prior)["codes"]
-        self.context = DistillationStep(self.model, self.real, 0)
+        self.context = self.model.context(self.real, 0)
         self.precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=bfloat16)
 
     def step(self) -> None:
         """What `Distiller.training_step` does, without the trainer."""
         with self.precision():
-            context = DistillationStep(self.model, self.real, 0)
+            context = self.model.context(self.real, 0)
             for term in self.objective.terms(context):
                 self.optimizer.zero_grad()
                 term.value.backward()
@@ -122,7 +121,7 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
     model, prior, context = setting.model, setting.prior, setting.context
     rows = context.rows
     with torch.no_grad():
-        images = torch.cat([model.synthesise(part)[0] for part in rows.split(chunk)])
+        images = torch.cat([model.synthesis(part) for part in rows.split(chunk)])
     images.requires_grad_()
     network = context.network(setting.objective.network)
     loss = images.new_zeros(())
@@ -147,7 +146,7 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
     prior.unet.forward = checkpointed
     try:
         for part, gradient in zip(rows.split(chunk), upstream.split(chunk), strict=True):
-            model.synthesise(part)[0].backward(gradient)
+            model.synthesis(part).backward(gradient)
     finally:
         prior.unet.forward = forward
     setting.optimizer.step()

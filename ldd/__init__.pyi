@@ -39,7 +39,7 @@ from ldd.data import (
     TablePruner as TablePruner,
 )
 from ldd.distiller.module import Distiller as Distiller
-from ldd.distiller.quirks import Quirks as Quirks
+from ldd.distiller.synthesis import Quirks as Quirks
 from ldd.errors import (
     NonFiniteError as NonFiniteError,
     UserError as UserError,

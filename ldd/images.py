@@ -89,6 +89,11 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.div_(127.5).sub_(1)
 
 
+def saturate(images: Tensor) -> Tensor:
+    """Clamp images to [-1, 1]; saturated pixels keep their gradient, so that they can come back."""
+    return images + (images.clamp(-1, 1) - images).detach()
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Float images in [-1, 1] (values outside are clamped) to uint8, rounded to nearest."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -31,8 +31,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 LEFT = """
-    ldd.federation.plan ldd.initializers.guidance
-    ldd.distiller.record ldd.distiller.step ldd.distiller.module
+    ldd.federation.plan
     ldd.evaluation.results.dimensions ldd.evaluation.results.tables
     ldd.evaluation.results.report ldd.evaluation.results.robustness
     ldd.artefact.set ldd.commands.check ldd.commands.evaluate ldd.commands.label ldd.evaluation.comparison

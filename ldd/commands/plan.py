@@ -147,7 +147,7 @@ def make(cli: PlanCLI) -> Plan:
     closing = time.perf_counter() - clock.ended
     device = trainer.strategy.root_device
     peak = peak_memory_mib(device)
-    assert model.memory_plans
+    assert model.planner.plans
     evaluation, initial = EvaluationCost(), False
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     evaluator = next((c for c in callbacks if isinstance(c, CrossArchitecture)), None)
@@ -175,8 +175,8 @@ def make(cli: PlanCLI) -> Plan:
     return Plan(
         device=str(device),
         steps=cli.max_steps,
-        chunk=min(found.chunk for found in model.memory_plans.values()),
-        checkpointing=any(found.checkpoint for found in model.memory_plans.values()),
+        chunk=min(found.chunk for found in model.planner.plans.values()),
+        checkpointing=any(found.checkpoint for found in model.planner.plans.values()),
         seconds_per_step=clock.seconds_per_step,
         setup_seconds=setup,
         distillation_seconds=distillation,

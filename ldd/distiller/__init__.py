@@ -1,1 +1,1 @@
-"""TODO: distiller."""
+"""The distiller: `codes -> diffusion -> decode -> augment -> match -> step`, and what a run says of itself."""

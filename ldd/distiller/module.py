@@ -12,13 +12,12 @@ from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
-from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlan, check_chunk_size
-from ldd.distiller.quirks import NO_QUIRKS, Quirks
+from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, RunLedger, describe
 from ldd.distiller.step import DistillationStep
-from ldd.distiller.synthesis import draw
+from ldd.distiller.synthesis import Quirks, Synthesis
 from ldd.errors import NonFiniteError, UserError
-from ldd.images import DataSpec, to_bytes
+from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
 from ldd.labels.base import Labeller, Labels
 from ldd.objectives import CODES, DECODER, Objective, Term
@@ -67,7 +66,7 @@ class Distiller(L.LightningModule):
         checkpointing: Checkpointing = "auto",
         channels_last: bool = False,
         compile: str | None = None,
-        quirks: Quirks = NO_QUIRKS,
+        quirks: Quirks = Quirks(),  # noqa: B008 - frozen
         labels: Labels | None = None,
         seed: int = 0,
     ) -> None:
@@ -76,106 +75,75 @@ class Distiller(L.LightningModule):
         self.strict_loading = (
             False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
         )
-        if images_per_class < 1:
-            raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
-        if prior.image_size != data_spec.image_size:
-            raise UserError(
-                f"data.image_size ({data_spec.image_size}) differs from the prior's image_size "
-                f"({prior.image_size}); set one of them so that they agree"
-            )
-        check_chunk_size(chunk_size)
-        if prior.batch_dependent and chunk_size != "auto":
-            raise UserError(
-                f"chunk_size ({chunk_size}) would change the batch statistics of {type(prior).__name__}; set it to "
-                "auto, or choose preset: corrected"
-            )
-        self.prior = prior
+        _check(prior, data_spec, images_per_class)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.prior = prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
+        if compile is not None:
+            compile_networks(prior, compile)
         self.objective = objective
         self.data_spec = data_spec
         self.images_per_class = images_per_class
         default = RealEncodings() if prior.can_encode else GaussianLatents()
         self.initializer = default if initializer is None else initializer
-        self.chunk_size = chunk_size
-        self.checkpointing: Checkpointing = checkpointing
-        self.compile_backend = compile
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
-        if compile is not None:
-            compile_networks(prior, compile)
-        self.quirks = quirks
         self.labels = labels
         self.labeller: Labeller | None = None
         self.seed = seed
-        self.memory_plans: dict[str, MemoryPlan] = {}
-        self.codes = self._new_codes(codes)
+        self.codes = _new_codes(codes, prior, data_spec, images_per_class, seed)
+        self.synthesis = Synthesis(self.codes, prior, quirks, data_spec, seed)
+        settings = (chunk_size, checkpointing, self.memory_format, compile)
+        self.planner = MemoryPlanner(self.synthesis, objective, data_spec, *settings)
+        self.ledger = RunLedger()
         self.num_steps_done: Tensor
         self.initialised: Tensor
         self.seconds: Tensor
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
-        self.ledger = RunLedger(self)
         self._number = 0  # num_steps_done, without asking the device
         self._resident: tuple[RealImages, RealImages] | None = None
-        self._labels_on_host: tuple[Tensor, Tensor] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
         self._identity: dict[str, Any] | None = None
 
-    def _new_codes(self, factory: CodesFactory) -> Codes:
-        labels = torch.arange(self.data_spec.num_classes).repeat_interleave(self.images_per_class)
-        conditioning = self.prior.embed(self.prior.rows(self.data_spec.classes)[labels])
-        shape = (len(labels), *self.prior.latent_shape)
-        noise = torch.empty(len(labels), 0)
-        if self.prior.num_steps:
-            noise = torch.randn(shape, generator=seeding.generator(self.seed, "code noise"))
-        else:
-            conditioning = conditioning[:, :0]  # nothing reads it
-        return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
-
-    # One step: rows -> codes -> denoise -> decode -> (the objective: augment -> match) -> backward -> step.
-
-    def synthesise(
-        self, rows: Tensor, generator: torch.Generator | None = None, step: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Images (n, C, H, W) in [-1, 1] and labels (n,) of code `rows` (n,), with graph.
-
-        A step passes the `generator` of its draws and its number; without them they are as the artefact has them.
-        """
-        latents, conditioning, noise, labels = self.codes(rows, generator)
-        quirks = NO_QUIRKS if generator is None else self.quirks  # the artefact has none
-        noise = quirks.noise(noise, rows, len(self.codes), self.seed, step)
-        images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
-        return quirks.shift(quirks.clamp(images), self.data_spec), labels
+    # One step: codes -> denoise -> decode (`Synthesis`) -> augment -> match (the objective) -> backward -> step.
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        """All terms of one step; the loader's batch is not read (a resumed loader starts over)."""
+        """Take all terms of one step; the loader's batch is not read (a resumed loader starts over)."""
         started = time.perf_counter()
-        counted = False
+        trainer = self.trainer
+        context = self.context(self._core_set(), self._number, trainer.global_rank, trainer.world_size)
         losses: list[Tensor] = []
-        for term in self.objective.terms(self.context()):
+        for term in self.objective.terms(context):
             for optimizer in self._optimizers.values():
                 optimizer.zero_grad()
             term.value.backward()
             names = self._stepping(term)
             parameters = [p for name in names for p in _parameters(self._optimizers[name])]
             sum_gradients(parameters)
-            self._refuse_non_finite(term, parameters)
-            for name in names:
-                self._step(name, count=not counted)
-                counted = True
+            self._raise_if_not_finite(term, parameters)
+            for i, name in enumerate(names):
+                self._step(name, count=not losses and i == 0)
             losses.append(self._log(term))
         self._log_value("loss", torch.stack(losses).sum(), prog_bar=True)
         for name, number in self.codes.statistics().items():
-            self._log_value(name, number / self.trainer.world_size)  # the same on every rank
+            self._log_value(name, number / trainer.world_size)  # the same on every rank
         self.num_steps_done += 1
         self._number += 1
-        self.ledger.end_step()
+        self.ledger.end_step(self.device)
         self.seconds += time.perf_counter() - started
 
-    def context(self) -> DistillationStep:
-        """The current step, for the objective."""
+    def context(self, real: RealImages, step: int, rank: int = 0, world_size: int = 1) -> DistillationStep:
+        """Return what the objective is given in training step `step`, from 0, on one rank of `world_size`."""
         return DistillationStep(
-            self, self._core_set(), self._number, self.trainer.global_rank, self.trainer.world_size
+            self.synthesis,
+            self.data_spec,
+            real,
+            self.seed,
+            self.planner,
+            self.ledger,
+            self.memory_format,
+            step,
+            rank,
+            world_size,
         )
 
     def _core_set(self) -> RealImages:
@@ -186,16 +154,8 @@ class Distiller(L.LightningModule):
             self._resident = core_set, core_set.to(self.device) if fits else core_set
         return self._resident[1]
 
-    @property
-    def labels_on_host(self) -> Tensor:
-        """Labels of all codes, (N,) on the CPU."""
-        labels = self.codes.labels
-        if self._labels_on_host is None or self._labels_on_host[0] is not labels:
-            self._labels_on_host = labels, labels.cpu()
-        return self._labels_on_host[1]
-
     def configure_optimizers(self) -> list[Optimizer]:
-        """The objective's own; Lightning sees them in this order.
+        """Return the objective's optimizers; Lightning sees them in this order.
 
         Raises:
             UserError: the prior has trainable weights, and the objective does not optimise them.
@@ -216,15 +176,14 @@ class Distiller(L.LightningModule):
 
     def _step(self, name: str, *, count: bool) -> None:
         # Lightning counts every step of its wrapped optimizers; one per training step makes max_steps count those.
-        wrapped = self.optimizers()
-        index = list(self._optimizers).index(name)
-        optimizer = wrapped[index] if isinstance(wrapped, list) else wrapped
         if count:
-            optimizer.step()
+            wrapped = self.optimizers()
+            index = list(self._optimizers).index(name)
+            (wrapped[index] if isinstance(wrapped, list) else wrapped).step()
         else:
             self._optimizers[name].step()
 
-    def _refuse_non_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
+    def _raise_if_not_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = term.value.detach().clone()
         if self.trainer.world_size > 1:
@@ -237,7 +196,7 @@ class Distiller(L.LightningModule):
             )
 
     def _log(self, term: Term) -> Tensor:
-        """Log a term and what it measures beside; returns its value."""
+        """Log a term with its metrics; returns its value."""
         value = (term.value if term.report is None else term.report).detach()
         self._log_value(term.name, value)
         for name, metric in term.metrics.items():
@@ -249,10 +208,10 @@ class Distiller(L.LightningModule):
         reduce_fx = "sum" if many else "mean"
         self.log(f"train/{name}", value, prog_bar=prog_bar, sync_dist=many, reduce_fx=reduce_fx)
 
-    # Start and end
+    # Start of a run
 
     def setup(self, stage: str) -> None:
-        """Refuse settings that manual optimisation or the prior cannot honour."""
+        """Raise for settings that manual optimisation or the prior cannot honour."""
         if self.trainer.precision == "16-mixed":
             raise UserError("trainer.precision (16-mixed) needs a loss scaler; use bf16-mixed or 32-true")
         if self.prior.batch_dependent and self.trainer.world_size > 1:
@@ -276,29 +235,9 @@ class Distiller(L.LightningModule):
                 torch.distributed.broadcast(value, 0)
 
     def on_train_start(self) -> None:
-        """The prior stays as it is, whatever mode the trainer set."""
+        """Keep the prior as it is, whatever mode the trainer set."""
         self.prior.eval()
         self._number = int(self.num_steps_done)
-
-    def initialise(self) -> None:
-        """Let the initialiser set all codes, once in a run.
-
-        Raises:
-            UserError: a class of the core-set has fewer images than IPC.
-        """
-        if self.initialised:
-            return
-        for info in self.data_spec.classes:
-            self._data.core_set.require(info.label, self.images_per_class, "images_per_class")
-        started = time.perf_counter()
-        with seeding.seeded(self.seed, "decoder", device=self.device):
-            self.prior.reset_trained()  # the same on every rank
-        with torch.inference_mode(False):  # some train networks to choose by, also before a validation
-            self.initializer(
-                self.codes, self.prior, self._data.core_set, seeding.generator(self.seed, "initial")
-            )
-        self.initialised.fill_(True)
-        self.seconds += time.perf_counter() - started
 
     def on_validation_start(self) -> None:
         """Find what labels the set, where no fit has."""
@@ -311,46 +250,83 @@ class Distiller(L.LightningModule):
                 self.labeller = self.labels.choose(self._data, counts, self.seed, self.device)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
+        """Do nothing per batch: `CrossArchitecture` evaluates the set as a whole."""
 
-    @torch.no_grad()
+    def initialise(self) -> None:
+        """Let the initialiser set all codes, once in a run.
+
+        Raises:
+            UserError: a class of the core-set has fewer images than IPC.
+        """
+        if self.initialised:
+            return
+        real = self._data.core_set
+        for info in self.data_spec.classes:
+            real.require(info.label, self.images_per_class, "images_per_class")
+        started = time.perf_counter()
+        with seeding.seeded(self.seed, "decoder", device=self.device):
+            self.prior.reset_trained()  # the same on every rank
+        with torch.inference_mode(False):  # some train networks to choose by, also before a validation
+            self.initializer(self.codes, self.prior, real, seeding.generator(self.seed, "initial"))
+        self.initialised.fill_(True)
+        self.seconds += time.perf_counter() - started
+
+    # The set
+
     def distilled_set(self) -> DistilledSet:
-        """The codes as they are now, decoded to uint8 images (kept until the next step)."""
+        """Return the codes as they are now with their images, labels and costs (kept until the next step)."""
         self.initialise()
         step = int(self.num_steps_done)
         if self._last_set is None or self._last_set[0] != step:
-            rows = torch.arange(len(self.codes), device=self.codes.labels.device)
-            chunk = 64 if self.chunk_size == "auto" else self.chunk_size
-            chunk = len(rows) if self.prior.batch_dependent else chunk
-            images = torch.cat([to_bytes(self.synthesise(part)[0]).cpu() for part in rows.split(chunk)])
-            if self._identity is None:
-                self._identity = identify(self.prior)  # it never changes
-            record = self._data.pruning_record()
-            self._last_set = step, describe(self, images, self._identity, record)
+            self._last_set = step, self._describe(step)
         return self._last_set[1]
 
+    @torch.no_grad()
+    def _describe(self, step: int) -> DistilledSet:
+        if self._identity is None:
+            self._identity = identify(self.prior)  # it never changes
+        chunk_size = self.planner.chunk_size
+        described = describe(
+            self.synthesis,
+            self.data_spec,
+            self.synthesis.draw(chunk_size=64 if chunk_size == "auto" else chunk_size),
+            matched_by=self.objective.matching_networks(),
+            prior=self._identity,
+            pruning=self._data.pruning_record(),
+            seed=self.seed,
+            step=step,
+        )
+        if self.labeller is not None:
+            with self.ledger.charge(LABEL, self.device):
+                described = self.labeller.label(described)
+        stages = self.ledger.so_far(
+            self._data,
+            self.device,
+            by_objective=self.objective.experts(),
+            by_labels=() if self.labels is None else self.labels.experts(),
+            seconds=float(self.seconds),
+            steps=step,
+        )
+        return described.charged(stages)
+
     def sample(self, generator: torch.Generator) -> Tensor:
-        """One draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
-        rows = torch.arange(len(self.codes), device=self.codes.labels.device)
-        return draw(self.codes, self.prior, rows, generator)
+        """Return one draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""
+        return self.synthesis.draw(generator=generator)
 
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the prior's frozen weights, add the memory plans and what this run has cost beside its steps."""
-        checkpoint["ledger"] = self.ledger.kept()
+        checkpoint["ledger"] = self.ledger.kept(self._data)
         trained = {f"prior.{name}" for name in self.prior.trained()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
             k: v for k, v in state.items() if k in trained or not k.startswith("prior.")
         }
-        if self.memory_plans:
-            plans = {purpose: (plan.chunk, plan.checkpoint) for purpose, plan in self.memory_plans.items()}
-            checkpoint["memory_plans"] = plans
-            checkpoint["memory_settings"] = (self.chunk_size, self.checkpointing)
+        self.planner.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another run's shape.
+        """Raise for a checkpoint of another run's shape.
 
         Raises:
             UserError: codes or trained decoder missing, or of other shapes than this configuration makes.
@@ -366,15 +342,36 @@ class Distiller(L.LightningModule):
                     f"configuration needs {list(value.shape)}; resume with the run's own config.yaml"
                 )
         self.ledger.add(checkpoint.get("ledger", NOT_KEPT))
-        if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
-            plans = checkpoint["memory_plans"]
-            self.memory_plans = {purpose: MemoryPlan(*plan) for purpose, plan in plans.items()}
+        self.planner.load(checkpoint)
 
     @property
     def _data(self) -> DistillationData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
+
+
+def _check(prior: Prior, spec: DataSpec, images_per_class: int) -> None:
+    if images_per_class < 1:
+        raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
+    if prior.image_size != spec.image_size:
+        raise UserError(
+            f"data.image_size ({spec.image_size}) differs from the prior's image_size "
+            f"({prior.image_size}); set one of them so that they agree"
+        )
+
+
+def _new_codes(
+    factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_class: int, seed: int
+) -> Codes:
+    labels = torch.arange(spec.num_classes).repeat_interleave(images_per_class)
+    conditioning = prior.embed(prior.rows(spec.classes)[labels])
+    shape = (len(labels), *prior.latent_shape)
+    if prior.num_steps:
+        noise = torch.randn(shape, generator=seeding.generator(seed, "code noise"))
+    else:  # nothing reads the noise or the conditioning
+        noise, conditioning = torch.empty(len(labels), 0), conditioning[:, :0]
+    return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -1,20 +1,23 @@
-"""A run's codes as an artefact: what it says of itself beside its images."""
+"""What a run says of itself: the description of its set, and the ledger of what it has cost."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
+from ldd.distiller.synthesis import Synthesis
 from ldd.experts.recording import cost_of_experts
+from ldd.experts.trajectories import ExpertNeed
+from ldd.images import DataSpec
+from ldd.networks import NetworkFactory
 from ldd.networks.base import dotted_name
 from ldd.runtime.ledger import (
     DECODES,
     DISTIL,
     EXPERTS,
-    LABEL,
     PRUNE,
     STEPS,
     Figures,
@@ -23,26 +26,37 @@ from ldd.runtime.ledger import (
     measured,
     total,
 )
-from ldd.runtime.ranks import sum_over_ranks
+from ldd.runtime.ranks import sum_over_ranks, this_rank
 
-if TYPE_CHECKING:
-    from ldd.distiller.module import Distiller
+NOT_KEPT: Stages = {DISTIL: {DECODES: None}}
+"""Costs in a checkpoint from before ledgers were kept: unknown, which is not nothing."""
 
 
 def describe(
-    distiller: "Distiller", images: Tensor, prior: Mapping[str, Any], pruning: Mapping[str, Any] | None
+    synthesis: Synthesis,
+    spec: DataSpec,
+    images: Tensor,
+    *,
+    matched_by: Sequence[NetworkFactory],
+    prior: Mapping[str, Any],
+    pruning: Mapping[str, Any] | None,
+    seed: int,
+    step: int,
 ) -> DistilledSet:
-    """The set of a run as it is now, with the labels that the run gives and what it has cost.
+    """Return the set of a run, without labels of its own and without costs.
 
     Args:
-        distiller: its codes, decoder and settings.
-        images: of its codes, (N, 3, H, W) uint8 on the CPU.
+        synthesis: codes and prior.
+        spec: of the run's data.
+        images: of all codes, (N, 3, H, W) uint8 on the CPU.
+        matched_by: the objective's networks.
         prior: what `ldd.priors.identify` says of its frozen weights.
         pruning: what was left out of the real images, and by what, or None.
+        seed: of the run.
+        step: training steps so far.
     """
-    spec, codes = distiller.data_spec, distiller.codes
-    factories = distiller.objective.matching_networks()
-    seen = {type(factory(spec.num_classes, spec.image_size)) for factory in factories}
+    codes = synthesis.codes
+    seen = {type(factory(spec.num_classes, spec.image_size)) for factory in matched_by}
     described = DistilledSet.from_images(
         images,
         codes.labels.cpu(),
@@ -50,82 +64,70 @@ def describe(
         mean=spec.mean,
         std=spec.std,
         codes=codes.tensors(),
-        decoder=distiller.prior.trained() or None,
-        seed=distiller.seed,
+        decoder=synthesis.prior.trained() or None,
+        seed=seed,
         test_split_fingerprint=spec.fingerprint,
-        licences={"prior": distiller.prior.licence, "data": spec.licence},
+        licences={"prior": synthesis.prior.licence, "data": spec.licence},
         seen_networks=sorted(map(dotted_name, seen)),
         prior=prior,
     )
-    described = described.with_facts(step=int(distiller.num_steps_done), pruning=pruning or None)
-    return distiller.ledger.written(described)
-
-
-if TYPE_CHECKING:
-    from ldd.distiller.module import Distiller
-
-NOT_KEPT: Stages = {DISTIL: {DECODES: None}}
-"""Of a checkpoint from before ledgers were kept: what it has cost is unknown, not nothing."""
+    return described.with_facts(step=step, pruning=pruning or None)
 
 
 class RunLedger(Ledger):
-    """What each stage has cost; evaluations charge the saved set themselves.
+    """What each stage of a run has cost; evaluations charge the saved set themselves."""
 
-    Args:
-        model: whose run it is.
-    """
-
-    def __init__(self, model: "Distiller") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._model = model
         self._expert_costs: dict[bool, Figures] = {}
         self._in_step = 0
         self._decodes: int | Tensor = 0
 
     def decoded(self, images: int) -> None:
-        """Note images that this rank decodes for its objective, with their graph or without."""
+        """Count images that this rank decodes for its objective, with their graph or without."""
         self._in_step += images
 
-    def end_step(self) -> None:
+    def end_step(self, device: torch.device) -> None:
         """Add up what all ranks have decoded; every rank calls this."""
-        many = self._model.trainer.world_size > 1  # then a tensor, for which no step waits
-        if many:
-            self._decodes += sum_over_ranks(torch.full((), self._in_step, device=self._model.device))
+        if this_rank()[1] > 1:  # a tensor, for which no step waits
+            self._decodes += sum_over_ranks(torch.full((), self._in_step, device=device))
         else:
             self._decodes += self._in_step
         self._in_step = 0
 
-    def kept(self) -> dict[str, dict[str, float | None]]:
-        """What a checkpoint must keep: not the experts, who keep theirs, nor what the model counts itself."""
-        cost = self._data.pruning_cost
+    def kept(self, data: DistillationData) -> dict[str, dict[str, float | None]]:
+        """Return what a checkpoint must keep: not the experts, who keep theirs, nor the model's own counts."""
         own: dict[str, Figures] = {DISTIL: {DECODES: int(self._decodes)}}
-        if cost is not None:
-            own[PRUNE] = cost
+        if data.pruning_cost is not None:
+            own[PRUNE] = data.pruning_cost
         return total([self.stages, own])
 
-    def written(self, described: DistilledSet) -> DistilledSet:
-        """A set with the labels of the run, where it has any, and what all stages have cost so far."""
-        model = self._model
-        if model.labeller is not None:
-            with self.charge(LABEL, model.device):
-                described = model.labeller.label(described)
-        stages = self.kept()
-        if experts := self._cost_of_experts(stepped=int(model.num_steps_done) > 0):
-            stages[EXPERTS] = dict(experts)
-        stages[DISTIL] |= {**measured(float(model.seconds), model.device), STEPS: int(model.num_steps_done)}
-        return described.charged(stages)
+    def so_far(
+        self,
+        data: DistillationData,
+        device: torch.device,
+        *,
+        by_objective: Sequence[ExpertNeed],
+        by_labels: Sequence[ExpertNeed],
+        seconds: float,
+        steps: int,
+    ) -> dict[str, dict[str, float | None]]:
+        """Return what all stages have cost so far.
 
-    def _cost_of_experts(self, *, stepped: bool) -> Figures:
-        """Of those that the labels read, and the objective once a step was taken."""
+        Args:
+            data: set up.
+            device: that the run is on.
+            by_objective: experts that the objective reads, charged once a step was taken.
+            by_labels: experts that the labels read.
+            seconds: that distilling took.
+            steps: training steps.
+        """
+        stages = self.kept(data)
+        stepped = steps > 0
         if stepped not in self._expert_costs:
-            model = self._model
-            needs = () if model.labels is None else model.labels.experts()
-            needs = (*(model.objective.experts() if stepped else ()), *needs)
-            self._expert_costs[stepped] = cost_of_experts(needs, self._data)
-        return self._expert_costs[stepped]
-
-    @property
-    def _data(self) -> DistillationData:
-        data = self._model.trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, DistillationData)
-        return data
+            needs = (*(by_objective if stepped else ()), *by_labels)
+            self._expert_costs[stepped] = cost_of_experts(needs, data)
+        if experts := self._expert_costs[stepped]:
+            stages[EXPERTS] = dict(experts)
+        stages[DISTIL] |= {**measured(seconds, device), STEPS: steps}
+        return stages

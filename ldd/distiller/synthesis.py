@@ -1,6 +1,7 @@
-"""Draws of codes that have a spread: from a run's own model, or from what an artefact holds."""
+"""From codes to images: with their graph in a training step, as bytes in a distilled set."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,28 +12,115 @@ from ldd.artefact import manifest as manifests
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, stored_codes
 from ldd.errors import UserError
-from ldd.images import to_bytes
+from ldd.images import DataSpec, saturate, to_bytes
 from ldd.priors import Prior, identify
+from ldd.runtime import seeding
 
-_CHUNK = 64  # images per decoding pass
+RELEASED_MEAN = (0.4377, 0.4438, 0.4728)
+"""What the released code (as GLaD's) subtracts from synthetic images; real ones get ImageNet's mean."""
 
 
-@torch.no_grad()
-def draw(codes: Codes, prior: Prior, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One image of each code of `rows` (n,): (n, 3, H, W) uint8 on the CPU.
+@dataclass(frozen=True)
+class Quirks:
+    """Defects of the released LD3M code that its numbers were made with; all off by default.
+
+    Training steps have them, the artefact never has. Three more are options elsewhere:
+    `RealEncodings(normalised_input)`, `TrajectoryMatching(halved_gradient)` and the protocol `ld3m-released`.
+
+    Attributes:
+        redrawn_noise: draw new noise for all codes in every step, in place of each code's own.
+        mismatched_mean: normalise synthetic images with `RELEASED_MEAN` instead of the real images' mean.
+        hard_clamp: give pixels outside [-1, 1] no gradient.
+    """
+
+    redrawn_noise: bool = False
+    mismatched_mean: bool = False
+    hard_clamp: bool = False
+
+
+class Synthesis:
+    """Makes images of codes: latents, conditioning and noise -> denoise -> decode -> clamp.
 
     Args:
-        codes: on the prior's device.
-        prior: with the decoder that belongs to the codes.
-        rows: on the same device.
-        generator: of the draws, left as it is; None takes the means.
+        codes: N codes.
+        prior: the frozen prior, with the decoder that belongs to the codes, on their device.
+        quirks: what training steps do as the released code does.
+        spec: of the run's data; only quirks read it.
+        seed: of the run; only quirks read it.
     """
-    images = []
-    for part in (rows,) if prior.batch_dependent else rows.split(_CHUNK):
-        # From the same state for each chunk: what a row draws follows from that and the row alone.
-        latents, conditioning, noise, _ = codes(part, _copy(generator))
-        images.append(to_bytes(prior.decode(prior.denoise(latents, conditioning, noise))).cpu())
-    return torch.cat(images)
+
+    def __init__(
+        self,
+        codes: Codes,
+        prior: Prior,
+        quirks: Quirks = Quirks(),
+        spec: DataSpec | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.codes = codes
+        self.prior = prior
+        self.quirks = quirks
+        self._spec = spec
+        self._seed = seed
+        self._labels: tuple[Tensor, Tensor] | None = None
+
+    def __call__(
+        self, rows: Tensor, generator: torch.Generator | None = None, step: int | None = None
+    ) -> Tensor:
+        """Return images (n, C, H, W) in [-1, 1] of code `rows` (n,), with graph.
+
+        Args:
+            rows: on the codes' device.
+            generator: of the draws of codes with a spread; None takes their means.
+            step: the training step, which has the quirks; None for images as the artefact has them.
+        """
+        latents, conditioning, noise, _ = self.codes(rows, generator)
+        if step is not None and self.quirks.redrawn_noise:
+            # Noise of all codes, so that chunks and ranks make no difference.
+            drawing = seeding.generator(self._seed, "redrawn noise", step)
+            noise = torch.randn((len(self.codes), *noise.shape[1:]), generator=drawing).to(noise)[rows]
+        images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
+        if step is None:
+            return saturate(images)
+        images = images.clamp(-1, 1) if self.quirks.hard_clamp else saturate(images)
+        if self.quirks.mismatched_mean:  # `spec.normalise` of the shifted images subtracts RELEASED_MEAN
+            assert self._spec is not None
+            shift = images.new_tensor(self._spec.mean) - images.new_tensor(RELEASED_MEAN)
+            images = images + 2 * shift.view(-1, 1, 1)
+        return images
+
+    @torch.no_grad()
+    def draw(
+        self, rows: Tensor | None = None, generator: torch.Generator | None = None, chunk_size: int = 64
+    ) -> Tensor:
+        """Return one image of each code, as a set stores it: (n, 3, H, W) uint8 on the CPU.
+
+        Args:
+            rows: (n,), on the codes' device; None takes all codes.
+            generator: of the draws, left as it is; None takes the means.
+            chunk_size: images per decoding pass.
+        """
+        if rows is None:
+            rows = torch.arange(len(self.codes), device=self.codes.labels.device)
+        images = []
+        for part in self.split(rows, chunk_size):
+            # From the same state for each chunk: what a row draws follows from that and the row alone.
+            same = None if generator is None else torch.Generator().set_state(generator.get_state())
+            images.append(to_bytes(self(part, same)).cpu())
+        return torch.cat(images)
+
+    def split(self, rows: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
+        """Return the parts of `rows` that are decoded together: all of them where images depend on each other."""
+        parts: tuple[Tensor, ...] = rows.split(len(rows) if self.prior.batch_dependent else chunk_size)
+        return parts
+
+    @property
+    def labels_on_host(self) -> Tensor:
+        """Labels of all codes, (N,) on the CPU; the device is asked once."""
+        labels = self.codes.labels
+        if self._labels is None or self._labels[0] is not labels:
+            self._labels = labels, labels.cpu()
+        return self._labels[1]
 
 
 class StoredSampler:
@@ -52,22 +140,22 @@ class StoredSampler:
     ) -> None:
         if not distilled.codes:
             raise UserError("the set holds no codes to draw from; only its images can be used")
-        self._device = torch.device("cpu") if device is None else device
-        self._prior = (prior_of(distilled) if prior is None else prior).to(self._device)
+        device = torch.device("cpu") if device is None else device
+        self._prior = (prior_of(distilled) if prior is None else prior).to(device)
         check_prior(distilled, self._prior)
-        self._codes = stored_codes(distilled.codes, distilled.labels).to(self._device)
+        self._synthesis = Synthesis(stored_codes(distilled.codes, distilled.labels).to(device), self._prior)
         self._parts = _parts(distilled)
         if len(self._parts) == 1:
             self._load(self._parts[0][1])
 
     def __call__(self, generator: torch.Generator | None) -> Tensor:
-        """One draw of every code, (N, 3, H, W) uint8 on the CPU; None takes the means."""
-        size = self._prior.image_size
-        images = torch.empty(len(self._codes), 3, size, size, dtype=torch.uint8)
+        """Return one draw of every code, (N, 3, H, W) uint8 on the CPU; None takes the means."""
+        codes, size = self._synthesis.codes, self._prior.image_size
+        images = torch.empty(len(codes), 3, size, size, dtype=torch.uint8)
         for rows, decoder in self._parts:
             if len(self._parts) > 1:
                 self._load(decoder)
-            images[rows] = draw(self._codes, self._prior, rows.to(self._device), generator)
+            images[rows] = self._synthesis.draw(rows.to(codes.labels.device), generator)
         return images
 
     def _load(self, decoder: Mapping[str, Tensor] | None) -> None:
@@ -76,7 +164,7 @@ class StoredSampler:
 
 
 def prior_of(distilled: DistilledSet) -> Prior:
-    """The prior that a manifest names, if it is one of this package: somebody else's file must not run other code.
+    """Build the prior that a manifest names, if it is one of this package: a file must not run other code.
 
     Raises:
         UserError: it names none, or another one, or the prior is not where it was.
@@ -104,12 +192,8 @@ def prior_of(distilled: DistilledSet) -> Prior:
         ) from error
 
 
-def _copy(generator: torch.Generator | None) -> torch.Generator | None:
-    return None if generator is None else torch.Generator().set_state(generator.get_state())
-
-
 def check_prior(distilled: DistilledSet, prior: Prior) -> None:
-    """Refuse another prior than the one that a set was made through.
+    """Raise unless a set was made through this prior.
 
     Raises:
         UserError: other frozen weights, or another image size.
@@ -131,8 +215,8 @@ def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | No
     label_of = {info.wnid: info.label for info in distilled.classes}
     parts: list[tuple[Tensor, dict[str, Tensor] | None]] = []
     for number, subtask in enumerate(subtasks):
-        mine = torch.tensor([label_of[wnid] for wnid in subtask["classes"]])
-        rows = torch.isin(distilled.labels, mine).nonzero().flatten()
+        labels = torch.tensor([label_of[wnid] for wnid in subtask["classes"]])
+        rows = torch.isin(distilled.labels, labels).nonzero().flatten()
         prefix = f"{number}."
         decoder = {
             name.removeprefix(prefix): tensor

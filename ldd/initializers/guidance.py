@@ -5,16 +5,14 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
 
 from ldd.augmentation.siamese import OPERATIONS
-from ldd.distiller.quirks import NO_QUIRKS
 from ldd.errors import UserError
-from ldd.images import Labelled
+from ldd.images import Labelled, saturate
 from ldd.initializers.base import ClassStart
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
-from ldd.objectives.base import Embed
+from ldd.objectives.base import Embed, frozen_network
 from ldd.priors import Guide
 from ldd.runtime import seeding
 
@@ -120,12 +118,8 @@ class _GuidedStep:
 
     def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
         """A freshly initialised network, frozen and without dropout; the same for every class."""
-        with seeding.seeded(self._start.seed, "guidance", self._k, purpose):
-            network = factory(self.spec.num_classes, self.spec.image_size)
-        for module in network.modules():
-            if isinstance(module, _DropoutNd):
-                module.eval()
-        return network.to(self._x0).requires_grad_(False)
+        key = (self._start.seed, "guidance", self._k, purpose)
+        return frozen_network(factory, self.spec, *key).to(self._x0)
 
     def real(self, label: int, n: int) -> Tensor:
         """N different real images of the class, (n, C, H, W) in [-1, 1]."""
@@ -140,7 +134,7 @@ class _GuidedStep:
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
         """Images (m, C, H, W) in [-1, 1] of the latents `rows`, or what `then` makes of them, with graph."""
-        images = NO_QUIRKS.clamp(self._start.prior.decode(self._x0[rows]))
+        images = saturate(self._start.prior.decode(self._x0[rows]))
         return images if then is None else then(images, self.labels_on_host[rows.cpu()])
 
     def decode_batches(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from ldd.codes import Codes
@@ -15,6 +16,7 @@ from ldd.experts.trajectories import ExpertNeed as ExpertNeed
 from ldd.images import DataSpec, Labelled
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
+from ldd.runtime import seeding
 
 CODES, DECODER = "codes", "decoder"
 """Names of optimizers. A term that names `CODES` steps `DECODER` as well, where the prior has trainable weights."""
@@ -130,3 +132,13 @@ class Objective(nn.Module, ABC):
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Expert trajectories that must be recorded before the first step; most objectives need none."""
         return ()
+
+
+def frozen_network(factory: NetworkFactory, spec: DataSpec, seed: int, *key: object) -> Network:
+    """Return a network initialised from (seed, key), without gradients and without dropout."""
+    with seeding.seeded(seed, *key):
+        network = factory(spec.num_classes, spec.image_size)
+    for module in network.modules():
+        if isinstance(module, _DropoutNd):  # noise that neither a rank nor a recomputation could repeat
+            module.eval()
+    return network.requires_grad_(False)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from small_runs import NARROW, matching
 
-from ldd.distiller.memory import Cost, MemoryPlan, check_chunk_size, make_plan, peak_bytes, recall_plan
+from ldd.distiller.memory import Cost, MemoryPlan, make_plan, peak_bytes, recall_plan
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
 from ldd.priors import PixelPrior
@@ -99,20 +98,19 @@ def test_a_step_takes_no_more_than_planned(monkeypatch, tmp_path, digits, object
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
     for free in (4e6, 8e6):
-        monkeypatch.setattr("ldd.distiller.step.free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr("ldd.distiller.memory.free_bytes", lambda device, free=free: free)
         model = Distiller(PixelPrior(32), objective, digits.spec, images_per_class=20)
-        step = DistillationStep(model, digits.core_set, 0)
+        step = model.context(digits.core_set, 0)
         next(objective.terms(step))
-        found.append(model.memory_plans["codes"])
+        found.append(model.planner.plans["codes"])
     assert found[0].checkpoint
     assert found[0].chunk < 200
     assert abs(found[1].chunk - 2 * found[0].chunk) <= 0.1 * found[1].chunk + 1
 
 
-def test_chunk_size_is_checked():
-    check_chunk_size("auto")
+def test_chunk_size_is_checked(digits):
     with pytest.raises(UserError, match=r"chunk_size \(-1\)"):
-        check_chunk_size(-1)
+        Distiller(PixelPrior(32), matching(), digits.spec, chunk_size=-1)
 
 
 def test_peak_memory_grows_with_what_is_held():

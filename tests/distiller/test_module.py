@@ -8,7 +8,6 @@ from ldd.artefact.set import DistilledSet
 from ldd.callbacks import LastCheckpoints
 from ldd.data import DistillationData, RandomPruner
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import NonFiniteError, UserError
 from ldd.images import DataSpec, to_bytes
 from ldd.initializers import PriorSamples
@@ -38,7 +37,7 @@ def gradients(prior, digits, **arguments):
     model = Distiller(prior, matching(), digits.spec, images_per_class=2, **arguments).double()
     generator = torch.Generator().manual_seed(0)
     model.initializer(model.codes, model.prior, digits.core_set, generator)
-    step = DistillationStep(model, digits.core_set, 0)
+    step = model.context(digits.core_set, 0)
     images = step.decode(step.rows)
     (term,) = model.objective.terms(step)
     term.value.backward()
@@ -122,9 +121,9 @@ def test_saved_images_are_the_codes_decoded(prior, digits, tmp_path):
     model = fit(prior, matching(), tmp_path, 1, digits)
     loaded = DistilledSet.load(tmp_path / "distilled")
     with torch.no_grad():
-        images, labels = model.synthesise(torch.arange(10))
+        images = model.synthesis(torch.arange(10))
     assert (loaded.images - (images + 1) * 127.5).abs().max() <= 0.5 + 1e-3
-    assert torch.equal(loaded.labels, labels)
+    assert torch.equal(loaded.labels, model.codes.labels)
     assert loaded.manifest["step"] == 1
     assert loaded.manifest["seen_networks"] == ["ldd.networks.convnet.ConvNet"]
     assert loaded.manifest["licences"] == {"prior": "random weights", "data": digits.spec.licence}

@@ -5,8 +5,7 @@ import torch
 from small_runs import fit, matching
 
 from ldd.distiller.module import Distiller
-from ldd.distiller.quirks import Quirks
-from ldd.distiller.step import DistillationStep
+from ldd.distiller.synthesis import Quirks
 from ldd.initializers import RealEncodings
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
 
@@ -19,17 +18,17 @@ def prior(tiny_prior_path):
 @torch.no_grad()
 def training_images(model, digits, step=0):
     model.num_steps_done.fill_(step)
-    return DistillationStep(model, digits.core_set, step).decode(torch.arange(len(model.codes))).detach()
+    return model.context(digits.core_set, step).decode(torch.arange(len(model.codes))).detach()
 
 
 def artefact_images(model):
     with torch.no_grad():
-        return model.synthesise(torch.arange(len(model.codes)))[0]
+        return model.synthesis(torch.arange(len(model.codes)))
 
 
 def test_none_by_default(prior, digits):
     model = Distiller(prior, matching(), digits.spec)
-    assert model.quirks == Quirks(redrawn_noise=False, mismatched_mean=False, hard_clamp=False)
+    assert model.synthesis.quirks == Quirks(redrawn_noise=False, mismatched_mean=False, hard_clamp=False)
     assert not model.initializer.normalised_input
     assert torch.equal(training_images(model, digits, 0), training_images(model, digits, 1))
     torch.testing.assert_close(training_images(model, digits), artefact_images(model), rtol=0, atol=1e-6)
@@ -74,7 +73,7 @@ def test_hard_clamp(digits):
         model = Distiller(PixelPrior(32), matching(), digits.spec, quirks=Quirks(hard_clamp=quirk))
         latents = torch.linspace(-1.5, 1.5, 10 * 3 * 32 * 32).reshape(10, 3, 32, 32)
         model.codes.set_latents(torch.arange(10), latents)
-        decoded = DistillationStep(model, digits.core_set, 0).decode(torch.arange(10))
+        decoded = model.context(digits.core_set, 0).decode(torch.arange(10))
         decoded.sum().backward()
         images[quirk], gradients[quirk] = decoded.detach(), model.codes.latents.grad
     torch.testing.assert_close(images[False], images[True], rtol=0, atol=1e-6)

@@ -6,7 +6,6 @@ from host_reads import HostReads
 from small_runs import NARROW, fit, matching
 
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.objectives import GradientMatching
 from ldd.priors import LatentDiffusionPrior, PixelPrior
 from ldd.runtime.seeding import generator
@@ -14,7 +13,7 @@ from ldd.runtime.seeding import generator
 
 def step_of(digits, rank=0, world_size=1, **arguments):
     model = Distiller(PixelPrior(32), matching(), digits.spec, seed=4, **arguments)
-    return DistillationStep(model, digits.core_set, 6, rank, world_size)
+    return model.context(digits.core_set, 6, rank, world_size)
 
 
 def one_class(digits, label, n):
@@ -64,7 +63,7 @@ def watched(monkeypatch, tmp_path, digits):
                 return plain(model, batch, batch_idx)
             store = digits.core_set._store
             labels = model.codes.labels
-            model._labels_on_host = labels, labels.clone()  # on a CPU the two are one tensor
+            model.synthesis._labels = labels, labels.clone()  # on a CPU the two are one tensor
             with HostReads([*model.parameters(), *model.buffers(), store]) as reads:
                 plain(model, batch, batch_idx)
             # Lightning's own bookkeeping of a logged value is not followed.

@@ -8,7 +8,7 @@ from tiny_set import classes_of
 
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
-from ldd.distiller.synthesis import StoredSampler, draw
+from ldd.distiller.synthesis import StoredSampler, Synthesis
 from ldd.errors import UserError
 from ldd.federation import merge
 from ldd.priors import DeconvolutionPrior, PixelPrior, identify
@@ -29,7 +29,7 @@ def part(wnids, seed):
     latents = torch.randn(n, 4, 1, 1, generator=generator(seed))
     codes = GaussianCodes(labels, latents, torch.zeros(n, 0, 0), torch.zeros(n, 0), log_variance=-1.0)
     return DistilledSet.from_images(
-        draw(codes, prior, torch.arange(n), None),
+        Synthesis(codes, prior).draw(),
         labels,
         classes_of(wnids),
         codes=codes.tensors(),

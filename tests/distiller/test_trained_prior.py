@@ -7,7 +7,6 @@ from small_runs import NARROW, fit, matching
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes, stored_codes
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.initializers import GaussianLatents, RealEncodings
 from ldd.objectives import GradientMatching
@@ -63,7 +62,7 @@ def test_the_artefact_makes_its_images_again(digits, tmp_path):
         means = prior.decode(codes(rows).latents)
         assert (loaded.images - (means.clamp(-1, 1) + 1) * 127.5).abs().max() <= 0.5 + 1e-3
         drawn = prior.decode(codes(rows, generator(1)).latents)
-        assert torch.equal(drawn, model.synthesise(rows, generator(1))[0])
+        assert torch.equal(drawn, model.synthesis(rows, generator(1)))
         assert (drawn - means).abs().mean() > 1e-3
     numbers = sum(value.numel() for value in loaded.decoder.values())
     assert numbers == sum(value.numel() for value in prior.parameters())
@@ -90,7 +89,7 @@ def test_ranks_share_the_decoder_s_gradient(digits):
             torch.manual_seed(0)
             model.prior.reset_trained()
         model.initializer(model.codes, model.prior, digits.core_set, generator(0))
-        (term,) = objective.terms(DistillationStep(model, digits.core_set, 0, rank, world_size))
+        (term,) = objective.terms(model.context(digits.core_set, 0, rank, world_size))
         parameters = [model.codes.latents, model.codes.log_variance, *model.prior.trainable()]
         found.append(torch.autograd.grad(term.value, parameters))
     for whole, *parts in zip(*found, strict=True):

@@ -25,7 +25,6 @@ from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview
 from ldd.data import DistillationData, ScoreTable
 from ldd.disk.files import read_json, read_tensors, read_yaml, sha256
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.evaluation import Protocol, Report
 from ldd.experts.recording import record_experts
@@ -372,12 +371,12 @@ def test_values_of_a_configuration(data, value, objective):
             made.objective,
             real.spec,
             made.images_per_class,
-            chunk_size=made.chunk_size,
-            checkpointing=made.checkpointing,
+            chunk_size=made.planner.chunk_size,
+            checkpointing=made.planner.checkpointing,
         )
         model.initializer(model.codes, model.prior, real.core_set, torch.Generator().manual_seed(0))
         optimizers = made.objective.optimizers(model.codes, model.prior)
-        for term in made.objective.terms(DistillationStep(model, real.core_set, 0)):
+        for term in made.objective.terms(model.context(real.core_set, 0)):
             term.value.backward()
             for name in term.optimizers:
                 optimizers[name].step()

@@ -7,7 +7,6 @@ from small_runs import fit, matching
 
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import Alternating, RBFMixture, TrajectoryMatching
 from ldd.priors import DeconvolutionPrior
@@ -69,7 +68,7 @@ def test_each_loss_steps_before_the_next_is_computed(data, experts, tmp_path):
     weights = torch.optim.Adam(other.prior.parameters(), lr=0.01, weight_decay=1e-5)
     alpha = torch.optim.SGD([objective.objectives[0].step_size], lr=1e-4, momentum=0.5)
     for step in range(3):
-        context = DistillationStep(other, data.core_set, step)
+        context = other.context(data.core_set, step)
         for child, optimizers in zip(
             objective.objectives, ((codes, weights, alpha), (codes, weights)), strict=True
         ):
@@ -110,7 +109,7 @@ def test_the_sum_is_one_step(data, experts):
     objective = both(experts, mode="sum")
     model = gaussian_model(data, objective)
     objective.double()
-    step = DistillationStep(model, data.core_set, 0)
+    step = model.context(data.core_set, 0)
     (term,) = objective.terms(step)
     parameters = [model.codes.latents, *model.prior.parameters(), objective.objectives[0].step_size]
     found = torch.autograd.grad(term.value, parameters)
@@ -138,9 +137,7 @@ def test_every(data, experts):
     objective = both(experts, every=[1, 3])
     model = gaussian_model(data, objective)
     objective.double()
-    names = [
-        [t.name for t in objective.terms(DistillationStep(model, data.core_set, step))] for step in range(4)
-    ]
+    names = [[t.name for t in objective.terms(model.context(data.core_set, step))] for step in range(4)]
     assert names == [["trajectory", "mmd"], ["trajectory"], ["trajectory"], ["trajectory", "mmd"]]
 
 

@@ -7,7 +7,6 @@ import torch
 from small_runs import NARROW, fit, matching
 
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 from ldd.objectives.distribution import mean_distance
@@ -18,7 +17,7 @@ def pixel_step(digits, objective, images_per_class=2):
     """A step on pixel codes that start at real images, in float64."""
     model = Distiller(PixelPrior(32), objective, digits.spec, images_per_class=images_per_class).double()
     model.initializer(model.codes, model.prior, digits.core_set, torch.Generator().manual_seed(5))
-    return model, DistillationStep(model, digits.core_set, 0)
+    return model, model.context(digits.core_set, 0)
 
 
 def test_mean_distance_is_the_formula():
@@ -74,7 +73,7 @@ def test_twenty_steps_lower_the_loss(digits, tmp_path):
     def loss(distiller: Distiller) -> float:
         # Under twenty networks and batches that the run has not drawn.
         with torch.no_grad():
-            steps = (DistillationStep(distiller, digits.core_set, step) for step in range(100, 120))
+            steps = (distiller.context(digits.core_set, step) for step in range(100, 120))
             return sum(next(objective.terms(step)).value.item() for step in steps)
 
     start = fit(PixelPrior(32), objective, tmp_path / "start", 0, digits)
@@ -89,7 +88,7 @@ def test_batch_normalisation_sees_all_classes_at_once(digits):
     """Against a network written out with the statistics of each whole batch; chunks must not matter."""
     objective = joint(real_chunk=3)
     model, step = pixel_step(digits, objective)
-    model.chunk_size = 3
+    model.planner.chunk_size = 3
     (term,) = objective.terms(step)
     term.value.backward()
     network = step.network(objective.network)
@@ -121,7 +120,7 @@ def test_two_ranks_share_the_joint_loss_and_its_gradient(digits):
     for rank, world_size in ((0, 1), (0, 2), (1, 2)):
         objective = joint()
         model, _ = pixel_step(digits, objective)
-        step = DistillationStep(model, digits.core_set, 0, rank, world_size)
+        step = model.context(digits.core_set, 0, rank, world_size)
         step.gather = lambda own, codes=model.codes: codes.latents.detach().clone()
         (term,) = objective.terms(step)
         term.value.backward()

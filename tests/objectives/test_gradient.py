@@ -6,7 +6,6 @@ from small_runs import NARROW, fit
 from torch.nn import functional as F
 
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
 from ldd.objectives.gradient import row_cosine, squared_error, whole_cosine
@@ -18,7 +17,7 @@ def objective(**arguments):
     return GradientMatching(**{"real_batch": 4, "network": NARROW} | arguments)
 
 
-def plain_loss(found: GradientMatching, step: DistillationStep, images, distance):
+def plain_loss(found: GradientMatching, step, images, distance):
     """The sum over classes, written from the formula with plain autograd."""
     network = step.network(NARROW).requires_grad_(True)
     draws = found.augmentation.draw(10, step.generator("augmentation"), one_strategy=False)
@@ -90,7 +89,7 @@ def test_twenty_steps_lower_the_loss(digits, tmp_path):
     model = fit(PixelPrior(32), mine, tmp_path / "end", 20, digits)
 
     def loss(distiller: Distiller) -> float:
-        steps = (DistillationStep(distiller, digits.core_set, step) for step in range(100, 110))
+        steps = (distiller.context(digits.core_set, step) for step in range(100, 110))
         return sum(next(mine.terms(step)).report.item() for step in steps)
 
     start = fit(PixelPrior(32), mine, tmp_path / "start", 0, digits)
@@ -102,7 +101,7 @@ def test_the_network_is_trained_between_steps_and_then_drawn_anew(digits):
     model, _ = pixel_step(digits, mine)
 
     def network_at(step_number):
-        step = DistillationStep(model, digits.core_set, step_number)
+        step = model.context(digits.core_set, step_number)
         fresh = step.network(NARROW).state_dict()
         used = mine._current_network(step).state_dict()
         list(mine.terms(step))

@@ -9,7 +9,6 @@ from d3_world import TINY, assert_same, gaussian_model, gradients, total
 from small_runs import fit
 
 from ldd.codes import GaussianCodes, PointCodes
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 from ldd.objectives import MaximumMeanDiscrepancy, RBFMixture, Sinkhorn
@@ -27,7 +26,7 @@ def test_term_is_the_sum_over_classes_of_draws_and_real_images(data, experts):
     """Every draw decoded on its own, features by the last weights of the expert that the step drew."""
     objective = mmd(trajectories=experts)
     model = gaussian_model(data, objective)
-    step = DistillationStep(model, data.core_set, 4)
+    step = model.context(data.core_set, 4)
     (term,) = objective.terms(step)
     found = objective._search.find(step).experts
     expert = int(torch.randint(2, (), generator=step.generator("mmd expert")))
@@ -36,7 +35,7 @@ def test_term_is_the_sum_over_classes_of_draws_and_real_images(data, experts):
     expected = 0
     for label in range(3):
         draws = [
-            model.synthesise(torch.tensor([row]), step.generator("mmd" if not i else f"mmd {i}"))[0]
+            model.synthesis(torch.tensor([row]), step.generator("mmd" if not i else f"mmd {i}"))
             for row in (2 * label, 2 * label + 1)
             for i in range(3)
         ]
@@ -58,7 +57,7 @@ def test_ranks_add_up_to_one(data, discrepancy, arguments):
     model = gaussian_model(data, objective)
 
     def run(rank, world_size):
-        (term,) = objective.terms(DistillationStep(model, data.core_set, 1, rank, world_size))
+        (term,) = objective.terms(model.context(data.core_set, 1, rank, world_size))
         return term.value.detach(), gradients(model, term.value)
 
     whole, parts = run(0, 1), [run(rank, 3) for rank in range(3)]
@@ -71,7 +70,7 @@ def test_chunks_and_recomputation_draw_the_same(data):
     for arguments in ({"chunk_size": 100}, {"chunk_size": 1}, {"checkpointing": "always"}):
         objective = mmd(real_chunk=4)
         model = gaussian_model(data, objective, **arguments)
-        (term,) = objective.terms(DistillationStep(model, data.core_set, 0))
+        (term,) = objective.terms(model.context(data.core_set, 0))
         found.append(gradients(model, term.value))
     for other in found[1:]:
         assert_same(other, found[0])
@@ -82,7 +81,7 @@ def test_fewer_classes_estimate_the_same(data):
     objective = mmd(num_classes=2)
     model = gaussian_model(data, objective)
     with torch.no_grad():
-        step = DistillationStep(model, data.core_set, 0)
+        step = model.context(data.core_set, 0)
         whole = next(mmd().terms(step)).value
         pairs = []
         for pair in torch.combinations(torch.arange(3)):
@@ -90,7 +89,7 @@ def test_fewer_classes_estimate_the_same(data):
             pairs.append(next(objective.terms(step)).value)
     assert abs(sum(pairs) / 3 - whole) < 1e-9 * whole.abs()
     drawn = {
-        frozenset(mmd(num_classes=2)._draw_classes(DistillationStep(model, data.core_set, i)).tolist())
+        frozenset(mmd(num_classes=2)._draw_classes(model.context(data.core_set, i)).tolist())
         for i in range(30)
     }
     assert len(drawn) == 3
@@ -98,7 +97,7 @@ def test_fewer_classes_estimate_the_same(data):
 
 def test_weight_and_mean(data):
     model = gaussian_model(data, mmd())
-    step = DistillationStep(model, data.core_set, 0)
+    step = model.context(data.core_set, 0)
     with torch.no_grad():
         whole = next(mmd().terms(step)).value
         assert abs(next(mmd(weight=3.0, reduce="mean").terms(step)).value - whole) < 1e-12
@@ -109,7 +108,7 @@ def test_identical_images(data):
     for discrepancy in (PUBLISHED, Sinkhorn()):
         objective = mmd(discrepancy=discrepancy, real_batch=2)
         model = gaussian_model(data, objective, prior=PixelPrior(32), codes=PointCodes)
-        step = DistillationStep(model, data.core_set, 0)
+        step = model.context(data.core_set, 0)
         for label in range(3):
             model.codes.set_latents(torch.tensor([2 * label, 2 * label + 1]), step.real(label, 2))
         (term,) = objective.terms(step)
@@ -125,9 +124,9 @@ def test_epochs_of_the_experts(data, experts):
     def weights(step, **arguments):
         objective = mmd(trajectories=experts, **arguments)
         model = gaussian_model(data, objective)
-        network = objective._draw_network(DistillationStep(model, data.core_set, step))
+        network = objective._draw_network(model.context(data.core_set, step))
         values = torch.nn.utils.parameters_to_vector(network.parameters()).float()
-        recording = objective._search.find(DistillationStep(model, data.core_set, step)).experts
+        recording = objective._search.find(model.context(data.core_set, step)).experts
         return next(
             (expert, epoch)
             for expert in range(2)
@@ -144,7 +143,7 @@ def test_without_experts_the_network_is_new_each_step(data):
     objective = mmd()
     model = gaussian_model(data, objective)
     for step in range(2):
-        found = objective._draw_network(DistillationStep(model, data.core_set, step))
+        found = objective._draw_network(model.context(data.core_set, step))
         with seeded(0, "mmd network", step):
             expected = TINY(3, 32).double()
         for one, other in zip(found.parameters(), expected.parameters(), strict=True):
@@ -165,7 +164,7 @@ def test_twenty_steps_lower_the_loss(data, experts, tmp_path):
 
     def loss(model):
         with torch.no_grad():
-            steps = (DistillationStep(model, data.core_set, step) for step in range(100, 120))
+            steps = (model.context(data.core_set, step) for step in range(100, 120))
             return sum(next(model.objective.terms(step)).value.item() for step in steps)
 
     assert loss(end) < 0.7 * loss(start)
@@ -176,18 +175,16 @@ def test_twenty_steps_lower_the_loss(data, experts, tmp_path):
 def test_vanishing_kernels_are_told(data):
     tiny = mmd(discrepancy=RBFMixture((1e-3,), "absolute", "none"))
     with pytest.warns(UserWarning, match="kernels between synthetic and real features are nearly zero"):
-        next(tiny.terms(DistillationStep(gaussian_model(data, tiny), data.core_set, 0)))
+        next(tiny.terms(gaussian_model(data, tiny).context(data.core_set, 0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fine = mmd(discrepancy=RBFMixture())
-        next(fine.terms(DistillationStep(gaussian_model(data, fine), data.core_set, 0)))
+        next(fine.terms(gaussian_model(data, fine).context(data.core_set, 0)))
 
 
 class TestRefuses:
     def first(self, data, objective, **arguments):
-        return next(
-            objective.terms(DistillationStep(gaussian_model(data, objective, **arguments), data.core_set, 0))
-        )
+        return next(objective.terms(gaussian_model(data, objective, **arguments).context(data.core_set, 0)))
 
     def test_batch_normalisation(self, data):
         with pytest.raises(UserError, match="batch normalisation would mix classes and ranks"):
@@ -196,7 +193,7 @@ class TestRefuses:
     def test_a_single_sample(self, data):
         objective = mmd(samples=6)
         model = gaussian_model(data, objective, prior=PixelPrior(32), codes=PointCodes)
-        step = DistillationStep(model, data.core_set, 0)
+        step = model.context(data.core_set, 0)
         step.num_codes, keep = 3, torch.tensor([0, 2, 4])
         step.rows_on_host, step.labels_on_host = step.rows_on_host[keep], step.labels_on_host[keep]
         with pytest.raises(UserError, match=r"got 1 synthetic and 1 real ones; use GaussianCodes"):

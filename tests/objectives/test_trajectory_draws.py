@@ -7,7 +7,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ldd.codes import PointCodes
-from ldd.distiller.step import DistillationStep
 from ldd.objectives import TrajectoryMatching
 
 ALPHA = 2**-4
@@ -23,7 +22,7 @@ def test_gradients_through_the_draws_of_every_inner_step(data, experts, batch_sy
     """Against one graph over decodings and student steps."""
     objective = objective_of(experts, batch_syn=batch_syn)
     model = gaussian_model(data, objective)
-    step = DistillationStep(model, data.core_set, 2)
+    step = model.context(data.core_set, 2)
     (term,) = objective.terms(step)
     network = step.network(TINY)
     names, shapes = zip(*((name, value.shape) for name, value in network.named_parameters()), strict=True)
@@ -35,7 +34,7 @@ def test_gradients_through_the_draws_of_every_inner_step(data, experts, batch_sy
     for i, (rows, _) in enumerate(objective._draw_batches(step)):
         images = torch.cat(
             [
-                model.synthesise(row[None], step.generator("trajectory" if not i else f"trajectory {i}"))[0]
+                model.synthesis(row[None], step.generator("trajectory" if not i else f"trajectory {i}"))
                 for row in rows
             ]
         )
@@ -54,12 +53,12 @@ def test_ranks_add_up_to_one(data, experts, arguments):
     def run(rank, world_size, images=None):
         objective = objective_of(experts, batch_syn=4, **arguments)
         model = gaussian_model(data, objective)
-        step = DistillationStep(model, data.core_set, 1, rank, world_size)
+        step = model.context(data.core_set, 1, rank, world_size)
         gathered = []
 
         def gather(own, at=None, total=None):
             # What all ranks hold together, as the rank that is alone had it.
-            gathered.append(DistillationStep.gather(step, own, at, total) if images is None else images)
+            gathered.append(type(step).gather(step, own, at, total) if images is None else images)
             return gathered[-1]
 
         step.gather = gather
@@ -75,7 +74,7 @@ def test_ranks_add_up_to_one(data, experts, arguments):
 def test_draws_differ_between_inner_steps_unless_told_otherwise(data, experts):
     for draws, differ in (("inner_step", True), ("step", False)):
         objective = objective_of(experts, draws=draws)
-        shown = objective._show(DistillationStep(gaussian_model(data, objective), data.core_set, 0))
+        shown = objective._show(gaussian_model(data, objective).context(data.core_set, 0))
         first, second = (shown.images[places] for places, _ in shown.batches[:2])
         order = [shown.labels[places].argsort() for places, _ in shown.batches[:2]]
         assert torch.equal(shown.labels[shown.batches[0][0]][order[0]], torch.tensor([0, 0, 1, 1, 2, 2]))
@@ -88,6 +87,6 @@ def test_draws_differ_between_inner_steps_unless_told_otherwise(data, experts):
 def test_points_are_shown_once(data, experts):
     objective = objective_of(experts)
     model = gaussian_model(data, objective, codes=PointCodes)
-    shown = objective._show(DistillationStep(model, data.core_set, 0))
+    shown = objective._show(model.context(data.core_set, 0))
     assert len(shown.own) == 6
     assert not model.codes.stochastic

@@ -5,7 +5,6 @@ import torch
 from small_runs import NARROW, matching
 
 from ldd.distiller.module import Distiller
-from ldd.distiller.step import DistillationStep
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
@@ -16,7 +15,7 @@ def loss_and_gradient(path, digits, objective, **arguments):
     prior = LatentDiffusionPrior(str(path), num_steps=2)
     model = Distiller(prior, objective, digits.spec, **arguments).double()
     model.initializer(model.codes, prior, digits.core_set, torch.Generator().manual_seed(0))
-    (term,) = objective.terms(DistillationStep(model, digits.core_set, 0))
+    (term,) = objective.terms(model.context(digits.core_set, 0))
     term.value.backward()
     report = term.value if term.report is None else term.report
     return report.detach(), model.codes.latents.grad
@@ -58,7 +57,7 @@ def test_no_graph_breaks_and_no_more_graphs_than_networks(tiny_prior_path, digit
         prior, objective, digits.spec, compile="aot_eager", chunk_size=10, checkpointing="never"
     )
     for step in range(2):
-        (term,) = objective.terms(DistillationStep(model, digits.core_set, step))
+        (term,) = objective.terms(model.context(digits.core_set, step))
         term.value.backward()
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
@@ -69,7 +68,7 @@ def test_no_graph_breaks_and_no_more_graphs_than_networks(tiny_prior_path, digit
 def test_layout_reaches_prior_and_matching_network(tiny_prior_path, digits):
     prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
     model = Distiller(prior, matching(), digits.spec, channels_last=True)
-    network = DistillationStep(model, digits.core_set, 0).network(NARROW)
+    network = model.context(digits.core_set, 0).network(NARROW)
     for module in (prior, network):
         weights = [p for p in module.parameters() if p.ndim == 4]
         assert weights
