@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 
 from ldd.data import DistillationData
 from ldd.experts.recording import record_experts
+from ldd.runs.history import record_command
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
@@ -20,4 +21,5 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     names = parser.add_function_arguments(record_experts, skip={"data"}, as_positional=False)
     options = parser.instantiate(parser.parse_args(list(arguments)))
     folder = record_experts(options.data, **{name: options[name] for name in names})
+    record_command(folder, [verb, *arguments])
     print(f"recorded in {folder}; use it with --model.objective.trajectories {folder}")

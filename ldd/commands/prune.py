@@ -14,6 +14,7 @@ from ldd.data.pruning import RankedPruner, write_lists
 from ldd.data.pruning.picture import draw_scores
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
+from ldd.runs.history import record_command
 
 _LISTED = 50  # classes in the printed table
 
@@ -121,3 +122,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
     options = parser.instantiate(parser.parse_args(list(arguments)))
     prune(**vars(options))
+    record_command(options.out, [verb, *arguments])

@@ -1,4 +1,4 @@
-"""What labelling and evaluating a merged set would refuse at the end, refused before any sub-task runs."""
+"""Checks before any sub-task runs: could the merged set be labelled and evaluated at the end?"""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ldd.students.training_set import check_draws
 
 
 def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) -> None:
-    """Refuse labels and an evaluation of the merged set that could only fail; no image is read, nothing trained.
+    """Raise if the merged set could not be labelled or evaluated; no image is read, nothing is trained.
 
     Args:
         recipe: for all classes.
@@ -56,7 +56,7 @@ def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) ->
 
 
 def _is_there_already(recipe: Recipe, labels: Labels) -> bool:
-    """Whether what labels is recorded by nobody here, and known by the names of the images alone."""
+    """Whether the labels' experts are not recorded here, and can be found by the names of the images alone."""
     data = recipe.config.data
     listed = data.pruner is None and data.on_error == "raise"
     return not labels.experts() or (listed and not recipe.experts.num_experts)

@@ -1,4 +1,4 @@
-"""The end of a federation: sub-tasks' sets merged, labelled over all classes, saved and evaluated."""
+"""The end of a federation: the sub-tasks' sets are merged, labelled over all classes, saved and evaluated."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,8 +15,8 @@ from ldd.evaluation import Labeller, Report, evaluate as run_evaluation
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
-from ldd.federation import merge
-from ldd.federation.plan import Plan
+from ldd.federation.folder import Federation
+from ldd.federation.merging import merge
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
 
@@ -24,7 +24,7 @@ _SETTINGS = "settings"
 """Key of evaluation.json: the evaluation as the recipe has it."""
 
 
-def finish(plan: Plan) -> None:
+def finish(federation: Federation) -> None:
     """Merge what the sub-tasks left, label it where the recipe says so, save it, evaluate it, print the tables.
 
     A set that was evaluated already with these settings is not evaluated again.
@@ -32,46 +32,48 @@ def finish(plan: Plan) -> None:
     Raises:
         UserError: sets that do not belong together, or experts that are missing.
     """
-    recipe, out = plan.recipe, plan.folder / "distilled"
-    parts = [DistilledSet.load(plan.subtask(number)) for number in range(len(plan.partition.blocks))]
+    recipe, out = federation.recipe, federation.folder / "distilled"
+    parts = [
+        DistilledSet.load(federation.folder_of(number)) for number in range(len(federation.partition.blocks))
+    ]
     data = recipe.data
     merged = merge(parts, data.classes, config=recipe.resolved, test_split_fingerprint=data.spec.fingerprint)
     labeller: Labeller | None = None
     if recipe.model.labels is not None:
-        merged, labeller = _labelled(plan, merged)
+        merged, labeller = _labelled(federation, merged)
     merged.save(out)
     saved = DistilledSet.load(out)
     print(
         f"merged {len(parts)} sub-tasks into {out}: {len(saved.images)} images of {saved.num_classes} classes"
     )
-    earlier = _earlier(plan, saved)
+    earlier = _earlier(federation, saved)
     report = earlier
-    if recipe.evaluates and _is_due(plan, earlier):
-        report = _evaluate(plan, saved, labeller)
+    if recipe.evaluates and _is_due(federation, earlier):
+        report = _evaluate(federation, saved, labeller)
         report = report if earlier is None else report.after(earlier)
-        facts = {_SETTINGS: _settings(plan), "subtasks": len(plan.partition.blocks)}
+        facts = {_SETTINGS: _settings(federation), "subtasks": len(federation.partition.blocks)}
         report = replace(report, facts={**report.facts, **facts})
-        report.write(plan.folder)
+        report.write(federation.folder)
         rich.print(*report.tables())
     elif recipe.evaluates:
-        print(f"evaluated already: {plan.folder / JSON_NAME}")
+        print(f"evaluated already: {federation.folder / JSON_NAME}")
     if report is not None:
         manifests.charge(out, EVALUATE, report.spent())
 
 
-def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:
-    """The set with soft labels and their cost, that of experts of the whole task included; what labelled it."""
-    recipe = plan.recipe
+def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:
+    """The set with soft labels and all costs, those of experts of the whole task included; what labelled it."""
+    recipe = federation.recipe
     data, labels = recipe.data, recipe.model.labels
     assert labels is not None
     data.setup()
     ledger, device = Ledger(), pick_device()
     with ledger.charge(LABEL, device):
-        labeller = labels.choose(data, merged.counts, plan.seed, device)
+        labeller = labels.choose(data, merged.counts, federation.seed, device)
         labelled = labeller.label(merged)
     before: Stages = merged.manifest.ledger.stages
     needs = labels.experts()
-    if len(plan.partition.blocks) == 1:
+    if len(federation.partition.blocks) == 1:
         # Its sub-task is the whole task, and may have read the same experts.
         before = {stage: figures for stage, figures in before.items() if stage != EXPERTS}
         needs = tuple(needs_of(recipe.model, steps=recipe.config.trainer.max_steps != 0))
@@ -80,38 +82,38 @@ def _labelled(plan: Plan, merged: DistilledSet) -> tuple[DistilledSet, Labeller]
         of_whole[EXPERTS] = experts
     if data.pruning_cost is not None:
         of_whole[PRUNE] = data.pruning_cost
-    stages = total([before, ledger.stages, of_whole, plan.cost_of_recording()])
+    stages = total([before, ledger.stages, of_whole, federation.cost_of_recording()])
     return labelled.charged(stages), labeller
 
 
-def _earlier(plan: Plan, merged: DistilledSet) -> Report | None:
-    """What was evaluated before, where it was this set.
+def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
+    """The earlier evaluation, if it was of this set.
 
     Raises:
         UserError: by another protocol of the same id.
     """
-    earlier = Report.read(plan.folder)
+    earlier = Report.read(federation.folder)
     if earlier is None:
         return None
-    protocol, step = plan.recipe.evaluation.protocol, str(merged.manifest.get("step", 0))
+    protocol, step = federation.recipe.evaluation.protocol, str(merged.manifest.get("step", 0))
     earlier.check_protocol(protocol.id, protocol.hash)
     return earlier if earlier.facts.get("sets", {}).get(step) == identity(merged) else None
 
 
-def _is_due(plan: Plan, earlier: Report | None) -> bool:
-    """Whether the latest evaluation was another one than the recipe asks for."""
-    return earlier is None or _known(plan).get(_SETTINGS) != _settings(plan)
+def _is_due(federation: Federation, earlier: Report | None) -> bool:
+    """Whether the recipe asks for another evaluation than the latest one."""
+    return earlier is None or _known(federation).get(_SETTINGS) != _settings(federation)
 
 
-def _known(plan: Plan) -> dict[str, Any]:
-    path = plan.folder / JSON_NAME
+def _known(federation: Federation) -> dict[str, Any]:
+    path = federation.folder / JSON_NAME
     known: dict[str, Any] = read_json(path) if path.is_file() else {}
     return known
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
-    """What results follow from, beside the set: the section `evaluation`, the protocol's content, the test images."""
-    recipe = plan.recipe
+def _settings(federation: Federation) -> dict[str, Any]:
+    """What results depend on apart from the set: the section `evaluation`, the protocol, the test images."""
+    recipe = federation.recipe
     without = ("protocol", "num_workers", "initial")
     of_recipe = {k: v for k, v in recipe.resolved["evaluation"].items() if k not in without}
     protocol = recipe.evaluation.protocol
@@ -122,14 +124,14 @@ def _settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> Report:
-    evaluation, device = plan.recipe.evaluation, pick_device()
-    prior = plan.recipe.model.prior.to(device).eval()
+def _evaluate(federation: Federation, merged: DistilledSet, labeller: Labeller | None) -> Report:
+    evaluation, device = federation.recipe.evaluation, pick_device()
+    prior = federation.recipe.model.prior.to(device).eval()
     drawn = merged.is_distribution and evaluation.protocol.samples
     return run_evaluation(
         merged,
         evaluation.networks,
-        plan.recipe.data,
+        federation.recipe.data,
         evaluation.protocol,
         evaluation.repeats,
         evaluation.seed,
@@ -138,7 +140,7 @@ def _evaluate(plan: Plan, merged: DistilledSet, labeller: Labeller | None) -> Re
         sampler=StoredSampler(merged, prior, device) if drawn else None,
         labeller=labeller,
         prior=prior,
-        records=plan.folder / FOLDER,
+        records=federation.folder / FOLDER,
         num_workers=evaluation.num_workers,
         device=device,
     )

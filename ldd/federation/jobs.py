@@ -1,23 +1,29 @@
-"""What engines run: commands that can be repeated, each of which continues where it was stopped."""
+"""The jobs of a federation, and the machines that run them: this process, Ray, or SLURM."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from ldd.errors import UserError
+from ldd.runtime.devices import available_cores
+
+Ended = Callable[[str, int], None]
+"""Called with the name and the exit code of a job that has ended."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sub-task, or whatever else can be done on its own.
+    """One sub-task, or another part of a federation that can be done on its own.
 
     Attributes:
         name: in messages.
         arguments: of `latentdd`; run again after an interruption, they continue.
         folder: where it runs, the same path on every machine.
-        log: file to which it appends what it says.
+        log: file to which its output is appended.
     """
 
     name: str
@@ -28,37 +34,59 @@ class Job:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job asks of a machine.
+    """What a job asks of a machine."""
 
-    Attributes:
-        cpus: cores; as many threads are used (unless the environment has OMP_NUM_THREADS).
-        gpus: accelerators.
-    """
-
-    cpus: int = 1
+    cpus: int = 1  # as many threads are used, unless the environment has OMP_NUM_THREADS
     gpus: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables of the job."""
-        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.cpus)), **self.environment}
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.cpus))}
 
 
-Ended = Callable[[str, int], None]
-"""Called with the name and the exit code of a job that has ended."""
-
-
-def gpus_of(trainer: Mapping[str, Any], gpus_there: bool) -> int:
-    """GPUs that one job takes, by the `trainer` section of its recipe.
+@dataclass(frozen=True)
+class Machines:
+    """Where jobs run, and how many at a time.
 
     Args:
-        trainer: with `accelerator`, `devices` and `num_nodes`.
-        gpus_there: whether the machines have any, which `accelerator: auto` asks.
+        workers: jobs at a time, on Ray; 0 runs them one after the other in this process, without Ray.
+        address: of a running Ray cluster, or 'auto'; without it one is started on this machine.
+        retries: of a job that is killed, from its checkpoint.
+        cpus_per_job: cores and threads of a job; auto shares this machine's among the workers, and takes 1 elsewhere.
+        engine: slurm runs nothing and writes DIR/slurm: an array of jobs, and the script that submits them.
 
     Raises:
-        UserError: GPUs named one by one, or several machines for one job.
+        UserError: numbers out of range, or an address without workers.
     """
+
+    workers: int = 0
+    address: str | None = None
+    retries: int = 3
+    cpus_per_job: int | Literal["auto"] = "auto"
+    engine: Literal["ray", "slurm"] = "ray"
+
+    def __post_init__(self) -> None:
+        for option, value in (("workers", self.workers), ("retries", self.retries)):
+            if value < 0:
+                raise UserError(f"--{option} ({value}) must be at least 0")
+        if self.cpus_per_job != "auto" and self.cpus_per_job < 1:
+            raise UserError(f"--cpus_per_job ({self.cpus_per_job}) must be 'auto' or at least 1")
+        if self.address is not None and not self.workers:
+            raise UserError(f"--address ({self.address}) needs --workers: how many jobs run there at a time")
+
+    def needs(self, trainer: Mapping[str, Any]) -> Needs:
+        """Return what each job asks for, by the section `trainer` of its recipe."""
+        elsewhere = self.engine == "slurm" or self.address is not None
+        cpus = 1 if self.cpus_per_job == "auto" else self.cpus_per_job
+        if self.cpus_per_job == "auto" and self.workers and not elsewhere:
+            cpus = max(1, available_cores() // self.workers)
+        if self.engine == "ray" and not self.workers:
+            return Needs(cpus)  # in this process, which takes what the recipe says
+        return Needs(cpus, _gpus(trainer, torch.cuda.is_available() or elsewhere))
+
+
+def _gpus(trainer: Mapping[str, Any], gpus_there: bool) -> int:
     if int(trainer.get("num_nodes") or 1) > 1:
         raise UserError(
             f"trainer.num_nodes ({trainer['num_nodes']}): each sub-task runs on one machine; leave it at 1"
@@ -76,7 +104,7 @@ def gpus_of(trainer: Mapping[str, Any], gpus_there: bool) -> int:
 
 
 def failures(codes: Mapping[str, int], jobs: Sequence[Job]) -> str:
-    """In words, with the logs to look into."""
+    """Return the failed jobs in words, with the logs to look into."""
     return "; ".join(
         f"{job.name} (exit code {codes[job.name]}, see {job.log})" for job in jobs if codes[job.name]
     )

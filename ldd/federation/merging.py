@@ -23,14 +23,14 @@ def merge(
 ) -> DistilledSet:
     """Concatenate the sets of sub-tasks, classes in the order of the whole task (D3, arXiv 2403.00999, as released).
 
-    Nothing is trained or averaged. Codes keep their values; of trained decoders each sub-task keeps its own, tensors
-    named `<number of the sub-task>.<name>`. A single part that has the classes of the task comes back as it is.
+    Nothing is trained or averaged. Codes keep their values; each sub-task keeps its own trained decoder, whose tensors
+    are named `<number of the sub-task>.<name>`. A single part that has the classes of the task is returned as it is.
 
     Args:
         parts: sets of disjoint classes, in the order of their sub-tasks.
         classes: the classes of the whole task, ordered by label.
-        config: of the whole run, for the manifest; None keeps that of the first part.
-        test_split_fingerprint: of the whole task; None keeps that of the first part.
+        config: of the whole run, for the manifest; None keeps the first part's.
+        test_split_fingerprint: of the whole task; None keeps the first part's.
 
     Raises:
         UserError: no part; classes that overlap, are missing or do not belong to the task; image sizes, normalisations,
@@ -40,7 +40,7 @@ def merge(
         raise UserError("no sub-task has a set to merge; run them first")
     blocks = [[info.wnid for info in part.classes] for part in parts]
     check_blocks(blocks, classes)
-    check_alike(parts)
+    _check_alike(parts)
     label_of = {info.wnid: info.label for info in classes}
     maps = [torch.tensor([label_of[wnid] for wnid in block]) for block in blocks]
     labels = torch.cat([mapped[part.labels] for mapped, part in zip(maps, parts, strict=True)])
@@ -53,7 +53,7 @@ def merge(
     return DistilledSet(
         images=joined([part.images for part in parts]),
         labels=labels[order],
-        # Only a single part may have them: `check_alike`. Its columns follow its own classes.
+        # Only a single part may have them: `_check_alike`. Its columns follow its own classes.
         soft_labels=None if first.soft_labels is None else first.soft_labels[order][:, maps[0].argsort()],
         weights=None if first.weights is None else joined([_given(part.weights) for part in parts]),
         codes=None
@@ -65,12 +65,7 @@ def merge(
     )
 
 
-def check_alike(parts: Sequence[DistilledSet]) -> None:
-    """Refuse parts that cannot belong to one set.
-
-    Raises:
-        UserError: names the first fact that differs, and the parts.
-    """
+def _check_alike(parts: Sequence[DistilledSet]) -> None:
     first = parts[0]
     for number, part in enumerate(parts[1:], 1):
         for what, one, other in (
@@ -93,7 +88,7 @@ def check_alike(parts: Sequence[DistilledSet]) -> None:
 
 
 def _prior(part: DistilledSet) -> dict[str, Any]:
-    """What must agree: the frozen weights, and how the recipe uses them where it is known."""
+    """The frozen weights, and how the recipe uses them where that is known."""
     config = part.manifest.get("config") or {}
     model = config.get("model") if isinstance(config, Mapping) else None
     used = model.get("prior") if isinstance(model, Mapping) else None
@@ -150,5 +145,5 @@ def _manifest(
 
 
 def _given(value: Any) -> Any:  # noqa: ANN401 - whatever is optional
-    assert value is not None, "checked by `check_alike`"
+    assert value is not None, "checked by `_check_alike`"
     return value

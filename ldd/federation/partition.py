@@ -1,10 +1,9 @@
 """Splitting the classes of a task into sub-tasks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,15 @@ from torch import Tensor
 
 from ldd.data import DistillationData
 from ldd.data.pruning.training import ScoringNetwork
-from ldd.disk.files import write_json
+from ldd.disk.files import read_json, write_json
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.runtime.seeding import derive_seed, generator
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
+Rule = Literal["contiguous", "random", "semantic"]
+"""How classes are split."""
 
 _MAX_ROUNDS = 100
 _STARTS = 10
@@ -37,7 +38,7 @@ class ClassPartition:
 
     Attributes:
         blocks: wnids of each sub-task, in the order of their labels there.
-        rule: how it was made: contiguous, random, semantic.
+        rule: how it was made (`Rule`).
     """
 
     blocks: tuple[tuple[str, ...], ...]
@@ -45,29 +46,29 @@ class ClassPartition:
 
     @classmethod
     def contiguous(cls, classes: Sequence[ClassInfo], subtasks: int) -> Self:
-        """Blocks in the order of the labels, the larger ones first.
+        """Return blocks in the order of the labels, the larger ones first.
 
         Raises:
             UserError: fewer than one class for each sub-task.
         """
-        sizes = block_sizes(len(classes), subtasks)
+        sizes = _block_sizes(len(classes), subtasks)
         return cls(_cut([info.wnid for info in classes], sizes), "contiguous")
 
     @classmethod
     def random(cls, classes: Sequence[ClassInfo], subtasks: int, seed: int) -> Self:
-        """Classes drawn by `seed`; within a block they keep the order of their labels.
+        """Return blocks of classes drawn by `seed`; within a block they keep the order of their labels.
 
         Raises:
             UserError: fewer than one class for each sub-task.
         """
-        sizes = block_sizes(len(classes), subtasks)
+        sizes = _block_sizes(len(classes), subtasks)
         order = torch.randperm(len(classes), generator=generator(seed, "partition"))
         blocks = _cut(order.tolist(), sizes)
         return cls(tuple(tuple(classes[label].wnid for label in sorted(block)) for block in blocks), "random")
 
     @classmethod
     def semantic(cls, classes: Sequence[ClassInfo], subtasks: int, features: Tensor, seed: int) -> Self:
-        """Classes of near features together: balanced k-means (Malinen and Fraenti, S+SSPR 2014).
+        """Return blocks of similar classes, by balanced k-means (Malinen and Fraenti, S+SSPR 2014).
 
         Blocks are numbered by their first class, and within a block classes keep the order of their labels.
 
@@ -80,13 +81,13 @@ class ClassPartition:
         Raises:
             UserError: fewer than one class for each sub-task.
         """
-        sizes = block_sizes(len(classes), subtasks)
+        sizes = _block_sizes(len(classes), subtasks)
         members = balanced_k_means(features.double().numpy(), sizes, derive_seed(seed, "partition"))
         blocks = sorted(np.flatnonzero(members == block).tolist() for block in range(subtasks))
         return cls(tuple(tuple(classes[label].wnid for label in block) for block in blocks), "semantic")
 
     def save(self, path: Path | str) -> None:
-        """Write it as JSON.
+        """Write the partition as JSON.
 
         Raises:
             UserError: the file cannot be written.
@@ -98,17 +99,17 @@ class ClassPartition:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is missing, or no partition.
+            UserError: the file is missing, or holds no partition.
         """
+        content = read_json(path, "make it anew")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             blocks = tuple(tuple(str(wnid) for wnid in block) for block in content["blocks"])
             return cls(blocks, str(content["rule"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f"{path} is no partition of classes ({error}); make it anew") from error
 
     def check(self, classes: Sequence[ClassInfo]) -> None:
-        """Refuse a partition of other classes.
+        """Raise unless each of `classes` is in exactly one block.
 
         Raises:
             UserError: a class that is in no block, in two, or not among `classes`; the message names it.
@@ -117,11 +118,7 @@ class ClassPartition:
 
 
 def check_blocks(blocks: Sequence[Sequence[str]], classes: Sequence[ClassInfo]) -> None:
-    """Refuse blocks of wnids that are not exactly `classes`, each once.
-
-    Raises:
-        UserError: overlaps, gaps, or strangers; the message names the first few.
-    """
+    """Raise UserError unless blocks of wnids hold each of `classes` once; the message names the first few."""
     places: dict[str, list[int]] = {}
     for number, block in enumerate(blocks):
         for wnid in block:
@@ -142,12 +139,8 @@ def check_blocks(blocks: Sequence[Sequence[str]], classes: Sequence[ClassInfo]) 
             )
 
 
-def block_sizes(num_classes: int, subtasks: int) -> list[int]:
-    """Sizes that differ by at most one, the larger ones first.
-
-    Raises:
-        UserError: fewer than one class for each sub-task.
-    """
+def _block_sizes(num_classes: int, subtasks: int) -> list[int]:
+    """Sizes that differ by at most one, the larger ones first."""
     if not 1 <= subtasks <= num_classes:
         raise UserError(f"--subtasks ({subtasks}) must lie in 1..{num_classes}, the number of classes")
     each, more = divmod(num_classes, subtasks)
@@ -155,10 +148,10 @@ def block_sizes(num_classes: int, subtasks: int) -> list[int]:
 
 
 def balanced_k_means(points: Array, sizes: Sequence[int], seed: int) -> Array:
-    """Cluster numbers (N,) of `points` (N, F) with `sizes` members, of least sum of squared distances to the means.
+    """Return cluster numbers (N,) of `points` (N, F) with `sizes` members each, near their means.
 
-    Lloyd's iteration with an optimal assignment of points to seats (one row a point, one column a seat of a cluster)
-    in the place of the nearest centre; of several starts by k-means++ the best.
+    Lloyd's iteration, with an optimal assignment of points to the seats of clusters instead of the nearest centre.
+    Several starts by k-means++ are tried; the one with the least sum of squared distances to the means is kept.
     """
     seats = np.repeat(np.arange(len(sizes)), sizes)
     best, least = seats, np.inf
@@ -184,7 +177,7 @@ def _cut(values: Sequence[T], sizes: Sequence[int]) -> tuple[tuple[T, ...], ...]
 
 
 def class_means(data: DistillationData, network: ScoringNetwork, seed: int) -> Tensor:
-    """Mean feature of each class's core-set, (K, F), in a network trained on all of them.
+    """Return the mean feature of each class's core-set, (K, F), in a network trained on all of them.
 
     Args:
         data: set up.

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: one that is there, or one started here for as long as they run."""
+"""Jobs on a Ray cluster that is running, or that is started here for as long as they run."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldd.errors import UserError
-from ldd.federation.jobs import Ended, Job, Needs
+from ldd.federation.jobs import Ended, Job, Machines, Needs
 
 _LOCAL_STORE = 80 * 2**20  # bytes; jobs pass no objects, and Ray asks for at least 75 MiB
 _STOPPING = 600  # seconds that jobs have to finish a step and to save it
@@ -17,62 +17,43 @@ _STOPPING = 600  # seconds that jobs have to finish a step and to save it
 def run_jobs(
     jobs: Sequence[Job],
     needs: Needs,
-    *,
-    workers: int,
-    address: str | None = None,
-    retries: int = 3,
-    ended: Ended | None = None,
-) -> dict[str, int]:
-    """Run all jobs, `workers` at a time, each in a process of its own on whatever machine has room.
+    machines: Machines,
+    ended: Ended,
+) -> None:
+    """Run all jobs, some at a time, each in a process of its own on whatever machine has room.
 
-    A job whose process or whose Ray worker is killed (a machine that is lost, memory that runs out) starts again, at
-    most `retries` times, and continues from its checkpoint. One that ends by itself with an error is not repeated.
+    A job whose process or whose Ray worker is killed (a machine that is lost, memory that runs out) starts again and
+    continues from its checkpoint. One that ends by itself with an error is not repeated.
 
-    Args:
-        jobs: on a cluster of several machines their folders must lie on a disk that all of them share.
-        needs: of each job.
-        workers: how many run at a time.
-        address: of a running cluster, or "auto" for the one of this machine; None starts one on this machine.
-        retries: of a killed job.
-        ended: called as jobs end.
-
-    Returns:
-        Exit code of each job by name; 1 where it was killed once too often.
-
-    Raises:
-        UserError: Ray is not installed, no cluster at the address, or none that could ever run such a job.
-        KeyboardInterrupt: this process was told to stop; the jobs have saved their last step.
+    On a cluster of several machines the jobs' folders must lie on a disk that all of them share. A job that was killed
+    once too often ends with 1. An interruption is passed on to the jobs, which save their last step.
     """
     ray = _import_ray()
-    codes: dict[str, int] = {}
-    with _cluster(ray, address, workers * needs.cpus):
+    with _cluster(ray, machines.address, machines.workers * needs.cpus):
         _check_room(ray, needs)
         remote = ray.remote(
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
-            max_retries=retries,
+            max_retries=machines.retries,
             retry_exceptions=[ChildProcessError],
             max_calls=1,  # a worker process for each job, so that nothing is left of the one before
         )(_work())
         waiting, running = list(jobs), dict[Any, Job]()
         try:
             while waiting or running:
-                while waiting and len(running) < workers:
+                while waiting and len(running) < machines.workers:
                     job = waiting.pop(0)
                     running[_start(remote, job, needs)] = job
                 done, _ = ray.wait(list(running), num_returns=1, timeout=1)
                 for reference in done:
                     job = running.pop(reference)
-                    codes[job.name] = _code_of(ray, reference)
-                    if ended:
-                        ended(job.name, codes[job.name])
+                    ended(job.name, _code_of(ray, reference))
         except BaseException:
             for reference in running:
                 ray.cancel(reference)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=_STOPPING)
             raise
-    return codes
 
 
 def _start(remote: Any, job: Job, needs: Needs) -> Any:  # noqa: ANN401 - Ray's own types

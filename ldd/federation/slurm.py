@@ -1,4 +1,4 @@
-"""The same jobs as files for SLURM: an array of them, what follows them, and the command that hands both in."""
+"""Jobs as files for SLURM: an array of them, the job that follows, and the script that submits both."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from pathlib import Path
 from ldd.disk.files import atomic_file
 from ldd.federation.jobs import Job, Needs
 
-_TIME_LEFT = 120  # seconds before its time is up at which a job is told, to save its step and be queued again
+_TIME_LEFT = 120  # seconds before its time is up, at which a job is told to save its step
 
 
 def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name: str) -> Path:
@@ -20,7 +20,7 @@ def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name
 
     Args:
         jobs: independent of each other.
-        last: what needs all of them.
+        last: needs all of them.
         needs: of each job.
         folder: for the files and the logs, on a disk that all machines share.
         name: of the jobs in the queue.
@@ -88,7 +88,7 @@ def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs:
 
 
 def _quoted(text: str) -> str:
-    """A value of an #SBATCH line: in double quotes, whatever it holds."""
+    """A value of an #SBATCH line, in double quotes."""
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 

@@ -1,4 +1,4 @@
-"""One page on finished runs: what they made, what it is worth, what it cost, and how to make it again."""
+"""One HTML page on finished runs: their sets, how good they are, what they cost, and the commands that made them."""
 
 from ldd.report.page import write_report
 from ldd.report.runs import Run, check_comparable, read_runs

@@ -1,4 +1,4 @@
-"""Charts as SVG that takes the page's colours: text and axes are drawn in the colour of the text around them."""
+"""Charts as SVG. Text and axes are drawn in the colour of the page's text, whether it is light or dark."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,31 +12,28 @@ from matplotlib.figure import Figure
 from ldd.evaluation.results.rows import Score
 from ldd.report.runs import Curve
 
-# Told apart by people who are colour-blind, on white and on black (Okabe and Ito 2008).
+# People who are colour-blind can tell them apart, on white and on black (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 
 _INK = "#010203"  # stands for the colour of the page's text until the SVG is written
 _MOST_POINTS = 400  # of a line; neighbours are averaged
-_WIDTH, _HEIGHT, _ROW = (
-    3.9,
-    2.7,
-    0.3,
-)  # inches: little wider than a phone, so that its text stays readable there
+# Inches: hardly wider than a phone, so that the text stays readable there.
+_WIDTH, _HEIGHT, _ROW = 3.9, 2.7, 0.3
 _NAME = 24  # characters of a run's name beside its bar
 
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Name -> colour and dashes; the first six differ by colour, those after by dashes too."""
+    """Return colour and dashes by name; the first six names differ by colour, later ones by dashes as well."""
     pairs = [(colour, dash) for dash in DASHES for colour in COLOURS]
     return dict(zip(names, islice(cycle(pairs), len(names)), strict=True))
 
 
 def line_chart(key: str, curves: Mapping[str, Curve], looks: Mapping[str, tuple[str, str]], y: str) -> str:
-    """Values over training steps, a line for each name; their legend is the page's.
+    """Draw values over training steps, a line for each name; the page adds the legend.
 
     Args:
-        key: tells the chart's parts from those of others on the page.
+        key: prefix of the chart's identifiers, unique on the page.
         curves: points by name.
         looks: `styles` of the names.
         y: name of the axis.
@@ -58,11 +55,11 @@ def line_chart(key: str, curves: Mapping[str, Curve], looks: Mapping[str, tuple[
 def bar_chart(
     key: str, rows: Sequence[tuple[str, Mapping[str, Score]]], looks: Mapping[str, tuple[str, str]], x: str
 ) -> str:
-    """Scores with error bars of one standard deviation, a row for each run and a mark for each set.
+    """Draw scores with error bars of one standard deviation, a row for each run and a mark for each set.
 
     Args:
         key: as for `line_chart`.
-        rows: name of a run, and score by set.
+        rows: names of runs, each with its score by set.
         looks: `styles` of the sets.
         x: name of the axis.
     """
@@ -100,14 +97,14 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(key: str, figure: Figure) -> str:
-    """The drawing alone, its names unique on the page, as wide as there is room."""
+    """The drawing alone, its identifiers unique on the page, as wide as there is room."""
     out = StringIO()
     # Text stays text: it can be searched and read aloud. The salt makes the same chart the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    # A style inside would hold for the whole page.
+    # A style inside would apply to the whole page.
     drawn = re.sub(r"<(metadata|style)\b.*?</\1>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'\bid="', f'id="{key}-', drawn)
     drawn = re.sub(r'href="#', f'href="#{key}-', drawn)

@@ -1,4 +1,4 @@
-"""What `latentdd check` found out about a run's set, for its page."""
+"""The results of `latentdd check` for a run's set, as tables and pictures of the page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class Checks:
-    """Of one set.
+    """The checks of one set.
 
     Attributes:
-        tables: of the images, and of students by class where they were trained.
+        tables: on the images, and on students by class where students were trained.
         pictures: neighbours and confusions.
-        note: the features that distances are of, and pictures that are too large for the page.
+        note: which features distances are measured in, and which pictures are too large for the page.
     """
 
     tables: tuple[PlainTable, ...]
@@ -37,7 +37,7 @@ class Checks:
 
 
 def checks_of(run: Run) -> Checks | None:
-    """The checks of a run's set; None where there are none.
+    """Return the checks of a run's set; None where there are none.
 
     Raises:
         UserError: a damaged file, or checks of another set than the run's.
@@ -64,17 +64,16 @@ def checks_of(run: Run) -> Checks | None:
     pictures = []
     for name, text in PICTURES.items():
         file = folder / name
-        if file.is_file() and file.stat().st_size > MAX_BYTES:
-            note += (
-                f" {name} ({file.stat().st_size // 2**20} MiB) is too large for a page; it lies in {folder}."
-            )
-        elif file.is_file():
+        size = file.stat().st_size if file.is_file() else 0
+        if size > MAX_BYTES:
+            note += f" {name} ({size // 2**20} MiB) is too large for a page; it lies in {folder}."
+        elif size:
             pictures.append(picture_of(file.read_bytes(), name, text))
     return Checks(tuple(tables), tuple(pictures), note)
 
 
 def _folder(run: Run) -> Path | None:
-    """In the run's folder; those of a set alone lie beside it, where another set's may lie too."""
+    """The folder in the run's; checks of a set alone lie beside it, where those of another set may lie too."""
     if (run.folder / FOLDER / JSON_NAME).is_file():
         return run.folder / FOLDER
     beside = run.folder.resolve().parent / FOLDER
@@ -94,15 +93,12 @@ def _images(found: Mapping[str, Any]) -> PlainTable:
         )
         for measure in each[0]
     ]
+    empty = [""] * (len(names) - 1)
     for space, copies in found["copies"].items():
-        text = f"{copies['copies']} of {len(copies['images'])}"
-        rows.append((f"copies of a training image, by {space}", text, *[""] * (len(names) - 1)))
+        among = f"{copies['copies']} of {len(copies['images'])}"
+        rows.append((f"copies of a training image, by {space}", among, *empty))
         rows.append(
-            (
-                f"distance to the nearest, by {space}",
-                f"{copies['median_ratio']:.2f} of the usual",
-                *[""] * (len(names) - 1),
-            )
+            (f"distance to the nearest, by {space}", f"{copies['median_ratio']:.2f} of the usual", *empty)
         )
     return PlainTable(
         "Images",

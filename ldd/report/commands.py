@@ -1,142 +1,129 @@
-"""The command that evaluates a run as it was evaluated, as far as the run's folder tells."""
+"""The commands that made a run's set, as they were recorded, and the one that would complete its evaluation."""
 
-import json
-import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import yaml
 
-from ldd.errors import UserError
-from ldd.evaluation.results.report import Report
+from ldd.artefact.manifest import SUBTASKS
+from ldd.evaluation.baselines.equal import candidates
+from ldd.evaluation.results.report import LEFT_OUT, Report
+from ldd.evaluation.results.rows import DISTILLED_HARD
 from ldd.report.runs import Run
-from ldd.students.protocol import Protocol, shipped
+from ldd.runs.history import recorded_commands
+from ldd.students.protocol import shipped
 
-SOFT = "_soft"
-DATA, LABELS, PROTOCOL = "DATA.yaml", "LABELS.yaml", "PROTOCOL.yaml"
-"""Stand for files that the run's folder does not tell of."""
+_BYTES, _SAMPLES, _SOFT = "_bytes", "prior_samples", "_soft"
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command line.
+class Again:
+    """How a set was made.
 
     Attributes:
-        text: ready for a shell.
-        files: name -> content of those that it names, as far as the run knows them.
-        notes: sentences on what it names in capitals, and on what it cannot say.
+        commands: for a shell, one after the other.
+        notes: what the commands do not say.
+        settings: the resolved configuration as YAML; empty where the manifest has none.
     """
 
-    text: str
-    files: dict[str, str]
-    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...]
+    notes: tuple[str, ...]
+    settings: str
 
 
-def evaluation_command(
-    run: Run,
-    report: Report,
-    path: str,
-    out: str,
-    baselines: Sequence[str],
-    budgets: Sequence[int] = (),
-) -> Command:
-    """`latentdd evaluate` for a set, as a report has it.
+@dataclass(frozen=True)
+class Lacking:
+    """What a run's evaluation by one protocol lacks.
 
-    Args:
-        run: whose evaluation it is.
-        report: by one protocol.
-        path: of the set, as the command says it.
-        out: folder of the results.
-        baselines: names.
-        budgets: nested ones.
+    Attributes:
+        sentence: names the baselines.
+        command: adds them to the run's own evaluation.
     """
-    files: dict[str, str] = {}
-    notes: list[str] = []
-    recipe, name = protocol_of(run, report, files, notes)
-    words = ["latentdd", "evaluate", path, *_data(run, report, files, notes), "--protocol", name]
-    words += ["--repeats", str(1 + max(row.repeat for row in report.rows))]
-    words += ["--seed", str(report.rows[-1].seed), *_networks(run, report, recipe, notes)]
-    teacher = "teacher" in report.facts or (recipe is not None and recipe.labels == "teacher")
-    if teacher or any(SOFT in baseline for baseline in baselines):
-        words += ["--labels", labels_of(run, files, notes)]
-    words += ["--baselines", ",".join(baselines)]
-    if budgets:
-        words += ["--budgets", json.dumps(list(budgets), separators=(",", ":"))]
-    return Command(shlex.join([*words, "--out", out]), files, tuple(notes))
+
+    sentence: str
+    command: str
 
 
-def protocol_of(
-    run: Run, report: Report, files: dict[str, str], notes: list[str]
-) -> tuple[Protocol | None, str]:
-    """The protocol of a report, if it can be read, and what `--protocol` is given for it.
+def again(run: Run) -> Again:
+    """Return the commands that made and evaluated a run; where they were not recorded, say so.
 
-    A file of the run's recipe is added to `files`; it must still be what the results were made by.
+    Raises:
+        UserError: a damaged record.
     """
-    found, contents = report.protocol, report.protocols[report.protocol]
-    own = str((run.config.get("evaluation") or {}).get("protocol") or "")
-    for name in dict.fromkeys((*[found] * (found in shipped()), own)):
-        try:
-            recipe = Protocol.load(name)
-            if (recipe.id, recipe.hash) != (found, contents):
-                continue
-            if name in shipped():
-                return recipe, name
-            text = Path(name).read_text(encoding="utf-8")
-        except (UserError, OSError, ValueError):
-            continue
-        file = f"protocol-{re.sub(r'[^A-Za-z0-9_.-]', '_', found)}.yaml"
-        files[file] = text
-        return recipe, file
-    notes.append(
-        f"{PROTOCOL}: the file of protocol {found} (hash {contents}), which is not in the run's folder."
-    )
-    return None, PROTOCOL
-
-
-def data_of(run: Run, files: dict[str, str], notes: list[str]) -> str:
-    """The file with the run's data, which is added to `files`; capitals where its configuration has none."""
-    if isinstance(own := run.config.get("data"), Mapping):
-        files["data.yaml"] = yaml.safe_dump(dict(own), sort_keys=False)
-        return "data.yaml"
-    notes.append(f"{DATA}: the data, which the run's folder does not tell.")
-    return DATA
-
-
-def labels_of(run: Run, files: dict[str, str], notes: list[str]) -> str:
-    """The file with what labelled the run's set, which is added to `files`; capitals where that is not known."""
-    if isinstance(own := (run.config.get("model") or {}).get("labels"), Mapping):
-        files["labels.yaml"] = yaml.safe_dump(dict(own), sort_keys=False)
-        return "labels.yaml"
-    known = run.manifest.get("labels") or run.summary.get("teacher") or {}
-    whose = f" by {known['network']}" if "network" in known else ""
-    notes.append(f"{LABELS}: the settings of the labels{whose}, which the run's folder does not tell.")
-    return LABELS
-
-
-def _data(run: Run, report: Report, files: dict[str, str], notes: list[str]) -> list[str]:
-    tested, made = (report.facts.get(name) for name in ("test_split_fingerprint", "test_split_of_the_set"))
-    if tested and made and tested != made:
-        notes.append(f"{DATA}: the data of the test split {tested}, which is another than the set's.")
-        return ["--data", DATA, "--other_data", "true"]
-    return ["--data", data_of(run, files, notes)]
-
-
-def _networks(run: Run, report: Report, recipe: Protocol | None, notes: list[str]) -> list[str]:
-    """Options for networks other than all of the protocol's."""
-    met = list(dict.fromkeys(row.network for row in report.latest()))
-    own = (run.config.get("evaluation") or {}).get("networks") or {}
-    if own.keys() == set(met):
-        return ["--networks", json.dumps(own)]
-    known = {} if recipe is None else recipe.networks
-    if known.keys() == set(met):
-        return []
-    if known and known.keys() >= set(met):
-        return ["--networks", json.dumps({name: asdict(known[name]) for name in met})]
-    if recipe is not None or own:
-        notes.append(
-            f"Networks were {', '.join(met)}, not all of them the protocol's: give them as --networks; the run's "
-            "folder does not tell their settings."
+    settings = yaml.safe_dump(dict(run.config), sort_keys=False) if run.config else ""
+    install = f"pip install latentdd=={run.manifest['package_version']}"
+    if found := recorded_commands(run.folder):
+        note = (
+            "Relative paths are those of the folder in which the commands were run; ROOT stands for the data."
         )
-    return []
+        return Again((install, *(one.command for one in found)), (note,), settings)
+    if "model" not in run.config:
+        note = "How the set was made was not recorded."
+        return Again((shlex.join(["latentdd", "inspect", str(run.folder)]),), (note,), settings)
+    subtasks = len(run.manifest.get(SUBTASKS, ()))
+    words = (
+        ["federate", "--subtasks", str(subtasks), "--out"]
+        if subtasks
+        else ["fit", "--trainer.default_root_dir"]
+    )
+    note = (
+        "The set was made by an earlier version, which recorded no commands; its settings are in config.yaml."
+    )
+    made = shlex.join(["latentdd", words[0], "--config", "config.yaml", *words[1:], "again"])
+    return Again((install, made), (note,), settings)
+
+
+def lacking(run: Run) -> list[Lacking]:
+    """Return one item for each protocol of the run by which a baseline is missing that can be had."""
+    found = []
+    for protocol, report in run.evaluations.items():
+        if missing := missing_baselines(run, report):
+            verb = "is" if len(missing) == 1 else "are"
+            sentence = (
+                f"{run.name}, protocol {protocol}: {_listed(missing)} {verb} missing for an equal comparison."
+            )
+            found.append(Lacking(sentence, _evaluation(run, protocol, report, missing)))
+    return found
+
+
+def missing_baselines(run: Run, report: Report) -> list[str]:
+    """Return the names of baselines that have no row of the latest step, and could have.
+
+    Soft labels are wanted where students learned from the set's own, samples of the prior where codes hold conditions
+    of its classes. What evaluations by the protocol left out is not asked for again, unless all that it needs is the
+    labels.
+    """
+    sets = {row.set for row in report.latest()}
+    left_out = report.facts.get(LEFT_OUT, {})
+    sampled = "conditioning" in (run.distilled.codes or {})
+    images_paid = run.distilled.storage.total().bytes // (3 * run.distilled.image_size**2 + 8)
+    wanted = candidates(run.distilled, own="teacher" not in report.facts, soft=DISTILLED_HARD in sets)
+    return [
+        name
+        for name in (baseline.name for baseline in wanted)
+        if name not in sets
+        and (sampled or not name.startswith(_SAMPLES))
+        and (images_paid or _BYTES not in name)
+        and (name not in left_out or (name.endswith(_SOFT) and name.removesuffix(_SOFT) not in left_out))
+    ]
+
+
+def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str]) -> str:
+    """A command with names in capitals for files that the run's folder need not hold."""
+    words = ["latentdd", "evaluate", str(run.folder), "--data", "DATA.yaml"]
+    words += ["--protocol", protocol if protocol in shipped() else "PROTOCOL.yaml"]
+    words += [
+        "--repeats",
+        str(1 + max(row.repeat for row in report.rows)),
+        "--seed",
+        str(report.rows[-1].seed),
+    ]
+    if "teacher" in report.facts or any(_SOFT in name for name in baselines):
+        words += ["--labels", "LABELS.yaml"]
+    return shlex.join([*words, "--baselines", ",".join(baselines), "--out", str(run.folder)])
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,7 +1,6 @@
-"""The report as one HTML file that needs nothing beside it: no network, no script, no other file."""
+"""The report as one self-contained HTML file: no network, no script, no other file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from ldd import __version__
 from ldd.disk.files import atomic_file
 from ldd.evaluation.results.report import MEAN_UNSEEN
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
-from ldd.report.again import Again, again
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of
-from ldd.report.lacking import Lacking, lacking
-from ldd.report.pictures import Gallery, gallery
+from ldd.report.commands import again, lacking
+from ldd.report.pictures import gallery
 from ldd.report.runs import Run, check_comparable
 from ldd.report.tables import byte_table, compared, cost_table, judged
 
@@ -30,34 +28,30 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         out: the HTML file.
 
     Raises:
-        UserError: runs that must not stand side by side, checks of another set than the run's, or a file that
-            cannot be written.
+        UserError: runs that must not stand side by side, checks of another set than the run's, a damaged record of
+            commands, or a file that cannot be written.
     """
     check_comparable(runs)
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("ldd.report").joinpath("page.html").read_text(encoding="utf-8"))
-    missing = {run.name: lacking(run) for run in runs}
     page = template.render(
         version=__version__,
         runs=runs,
         data=_data(runs[0]),
         charts=_charts(runs),
         judged=judged(runs),
-        lacking=[one for found in missing.values() for one in found],
-        galleries=[(run, gallery(run.distilled), _initial(run)) for run in runs],
+        lacking=[one for run in runs for one in lacking(run)],
+        galleries=[
+            (run, gallery(run.distilled), gallery(run.initial) if run.initial else None) for run in runs
+        ],
         checks=[(run, found) for run in runs if (found := checks_of(run))],
         ledger=[byte_table(runs), cost_table(runs)],
         facts={run.name: _facts(run) for run in runs},
-        recipes={run.name: _with_files(again(run), missing[run.name]) for run in runs},
+        recipes={run.name: again(run) for run in runs},
     )
     with atomic_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
-
-
-def _initial(run: Run) -> Gallery | None:
-    initial = run.initial
-    return None if initial is None else gallery(initial)
 
 
 def _data(run: Run) -> dict[str, str]:
@@ -81,11 +75,7 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         looks = {name: looks[name] for name in looks if any(name in found for _, found in scores)}
         drawn = bar_chart(f"scores{number}", scores, looks, "top-1 accuracy in %")
         charts.append(
-            _chart(
-                f"Accuracy by protocol {protocol} (mean of unseen networks, ± one std)",
-                drawn,
-                looks,
-            )
+            _chart(f"Accuracy by protocol {protocol} (mean of unseen networks, ± one std)", drawn, looks)
         )
         history = {
             run.name: [
@@ -133,10 +123,3 @@ def _facts(run: Run) -> dict[str, str]:
     if "imported" in manifest:
         facts["imported from"] = f"{manifest['imported']['form']}; {manifest['imported']['normalisation']}"
     return facts
-
-
-def _with_files(made: Again, missing: Sequence[Lacking]) -> Again:
-    """With the files that commands for missing baselines name."""
-    return replace(
-        made, files=made.files | {name: text for one in missing for name, text in one.files.items()}
-    )

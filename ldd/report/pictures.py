@@ -1,4 +1,4 @@
-"""Images inside the page: each as a PNG in its own address, under its class's name."""
+"""Images inside the page: each is a PNG in a `data:` URL, under the name of its class."""
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ldd.artefact.exporters.base import png
 from ldd.artefact.set import DistilledSet
 
-MAX_IMAGES = 100  # of one set; what a person still looks at, and a page that a phone can hold
+MAX_IMAGES = 100  # of one set: what a person looks through, and a phone can hold
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Picture:
     Attributes:
         address: `data:` URL.
         name: of its class.
-        text: what it is, for those who do not see it.
+        text: describes it to those who do not see it.
     """
 
     address: str
@@ -40,12 +40,12 @@ class Gallery:
 
 
 def picture_of(content: bytes, name: str, text: str) -> Picture:
-    """A PNG file's bytes as a picture of the page."""
+    """Return a PNG file's bytes as a picture of the page."""
     return Picture("data:image/png;base64," + b64encode(content).decode(), name, text)
 
 
 def gallery(distilled: DistilledSet) -> Gallery:
-    """At most 100 images: as many of each class as fit, of many classes one of each of the first."""
+    """Return at most 100 images: as many of each class as fit; of very many classes, one of each of the first 100."""
     most = max(distilled.counts)
     per_class = max(1, min(most, MAX_IMAGES // distilled.num_classes))
     classes = distilled.classes[: MAX_IMAGES // per_class]

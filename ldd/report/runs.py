@@ -1,4 +1,4 @@
-"""What a report reads of a run's folder, and whether several of them may stand on one page."""
+"""Runs as a report reads them from their folders, and whether several may stand on one page."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, or that of a distilled set alone.
+    """A run's folder, or the folder of a distilled set alone.
 
     Attributes:
-        name: what tells it from the others of the report.
+        name: tells it from the others of the report.
         folder: of the run.
         distilled: its set, checked.
         evaluations: protocol id -> results of the evaluations by it, with their facts; empty where there is none.
-        summary: what `evaluation.json` says.
+        summary: the content of `evaluation.json`.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Run:
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """Of the set."""
+        """The manifest of the set."""
         return self.distilled.manifest
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The run's resolved configuration; empty where the manifest has none."""
+        """The resolved configuration; empty where the manifest has none."""
         return self.manifest["config"] or {}
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the test split that it was evaluated on, else of the one it was made beside."""
+        """Fingerprint of the test split that it was evaluated on, else of the one it was made with."""
         found: str | None = (
             self.summary.get("test_split_fingerprint") or self.manifest["test_split_fingerprint"]
         )
@@ -56,24 +56,19 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """Name of the objective's class."""
+        """Class name of the objective."""
         objective = (self.config.get("model") or {}).get("objective") or {}
         return str(objective.get("class_path", "unknown")).rpartition(".")[2]
 
-    @property
-    def stages(self) -> dict[str, Mapping[str, float | None]]:
-        """The ledger's."""
-        return dict(self.manifest["ledger"]["stages"])
-
-    @property
+    @cached_property
     def initial(self) -> DistilledSet | None:
-        """The codes before the first step, where the run kept them."""
+        """The set before the first step, where the run kept it."""
         folder = self.folder / INITIAL
         return DistilledSet.load(folder) if (folder / manifests.NAME).is_file() else None
 
     @cached_property
     def losses(self) -> Curve:
-        """Training loss by step, of all processes of the run."""
+        """Training loss by step, over all starts of the run."""
         points: dict[float, float] = {}
         for file in sorted(self.folder.glob("logs/version_*/metrics.csv"), key=_version):
             with file.open(newline="", encoding="utf-8") as opened:
@@ -86,7 +81,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
-    """Read and check runs, in order.
+    """Read and check runs.
 
     Args:
         paths: folders of runs or of distilled sets.
@@ -105,7 +100,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs whose numbers must not stand side by side.
+    """Raise unless the numbers of all runs may stand side by side.
 
     Raises:
         UserError: other test images, other classes, or results by different protocols of one id; both are shown.
@@ -131,8 +126,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
             if found != report.protocols[name]:
                 raise UserError(
                     f"{other.name} and {run.name} were evaluated by different protocols of one id, {name}: hash "
-                    f"{found} and {report.protocols[name]}; their numbers do not belong in one "
-                    "table. Evaluate one of them anew"
+                    f"{found} and {report.protocols[name]}; their numbers do not belong in one table. Evaluate one of "
+                    "them anew"
                 )
 
 
@@ -151,7 +146,7 @@ def _read(name: str, folder: Path) -> Run:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that differ."""
+    """The shortest ends of the paths that tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

@@ -1,9 +1,8 @@
-"""The tables of a report: accuracies by protocol, bytes, and the cost of each stage."""
+"""The tables of a report: accuracies by protocol, bytes of each set, and the cost of each stage."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ldd.artefact.manifest import BYTES
 from ldd.evaluation.results.report import EVALUATIONS, LEFT_OUT, MEAN_UNSEEN, Report
@@ -22,12 +21,12 @@ from ldd.runtime.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, w
 
 @dataclass(frozen=True)
 class Judged:
-    """What the page says of all evaluations by one protocol.
+    """All evaluations by one protocol, as the page shows them.
 
     Attributes:
         protocol: id.
         tables: accuracies; storage, training cost and recovered accuracy; robust scores; ways to report a student.
-        left_out: name of a run -> baselines that could not be had -> why.
+        left_out: name of a run -> name of a baseline that could not be had -> why.
     """
 
     protocol: str
@@ -36,7 +35,7 @@ class Judged:
 
 
 def judged(runs: Sequence[Run]) -> list[Judged]:
-    """One for each protocol id, never two in one: all sets of all runs that were evaluated by it."""
+    """Return one item for each protocol id, with all sets of all runs that were evaluated by it."""
     found = []
     for protocol in dict.fromkeys(name for run in runs for name in run.evaluations):
         reports = {run.name: run.evaluations[protocol] for run in runs if protocol in run.evaluations}
@@ -84,7 +83,7 @@ def _accuracies(protocol: str, by_run: Mapping[str, Report]) -> PlainTable:
             "run",
             "set",
             "step",
-            *(f"{n} (seen)" * (n in seen) or n for n in networks),
+            *(f"{name} (seen)" if name in seen else name for name in networks),
             "mean of unseen",
             "gain",
         ),
@@ -94,10 +93,10 @@ def _accuracies(protocol: str, by_run: Mapping[str, Report]) -> PlainTable:
 
 
 def compared(report: Report) -> dict[str, Score]:
-    """Means of the distilled set and of random real images over the unseen networks that both met.
+    """Return the means of the distilled set and of random real images over the unseen networks that met both.
 
-    Over all networks where all were seen. Where no unseen network met both, each set that has any stands alone:
-    the distilled one, else random real images.
+    Where all networks were seen, the means are over all of them. Where no unseen network met both sets, one set stands
+    alone: the distilled one, else random real images.
     """
     means = report.mean_unseen(report.common_unseen(DISTILLED, REFERENCE) or None)
     if not means:
@@ -112,7 +111,7 @@ def compared(report: Report) -> dict[str, Score]:
 
 
 def byte_table(runs: Sequence[Run]) -> PlainTable:
-    """What each set stores."""
+    """Return what each set stores."""
     rows = []
     for run in runs:
         charged, storage = run.distilled.bytes, run.distilled.storage
@@ -138,12 +137,12 @@ def byte_table(runs: Sequence[Run]) -> PlainTable:
 
 
 def cost_table(runs: Sequence[Run]) -> PlainTable:
-    """What each stage of each run took, summed up for each run and for all."""
+    """Return what each stage of each run took, with sums for each run and for all."""
     rows: list[tuple[str, ...]] = []
     strong: list[int] = []
     all_stages: list[Mapping[str, Mapping[str, float | None]]] = []
     for run in runs:
-        stages = {**run.stages, **_evaluations(run)}
+        stages = {**run.manifest["ledger"]["stages"], **_evaluations(run)}
         all_stages.append(stages)
         rows += [(run.name, name, *_figures(figures)) for name, figures in stages.items()]
         if len(stages) > 1:
@@ -171,28 +170,27 @@ def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
         return {}
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)
     report = Report(rows, {}, {EVALUATIONS: {name: found.facts for name, found in run.evaluations.items()}})
-    known = run.stages.get(EVALUATE, {})
+    known = run.manifest["ledger"]["stages"].get(EVALUATE, {})
     return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **report.spent()}}
 
 
 def _figures(figures: Mapping[str, float | None]) -> tuple[str, ...]:
-    return (
-        _cell(figures, SECONDS, duration),
-        _cell(figures, PEAK, lambda mib: f"{mib:,.0f} MiB"),
-        _cell(figures, STEPS, lambda n: f"{n:,.0f}"),
-        _cell(figures, DECODES, lambda n: f"{n:,.0f}"),
-    )
-
-
-def _cell(figures: Mapping[str, float | None], name: str, shown: Any) -> str:  # noqa: ANN401 - a function of a number
-    if name not in figures:
-        return ""
-    value = figures[name]
-    return "unknown" if value is None else str(shown(value))
+    shown: dict[str, Callable[[float], str]] = {
+        SECONDS: duration,
+        PEAK: "{:,.0f} MiB".format,
+        STEPS: "{:,.0f}".format,
+        DECODES: "{:,.0f}".format,
+    }
+    known = {
+        name: "unknown" if (value := figures[name]) is None else shown[name](value)
+        for name in shown
+        if name in figures
+    }
+    return tuple(known.get(name, "") for name in shown)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: `9.5 s`, `12 min 30 s`, `2 h 5 min`."""
+    """Return seconds in words: `9.5 s`, `12 min 30 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

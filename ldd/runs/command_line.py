@@ -24,6 +24,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, read_yaml, remove_leftovers
 from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError
+from ldd.runs import history
 from ldd.runs.folder import changes, find_fault, find_last, settings_of
 from ldd.runs.verb import refuse_nulls
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
@@ -83,6 +84,7 @@ class RunCLI(LightningCLI):
         default_root_dir: str,
         arguments: Sequence[str] | None = None,
     ) -> None:
+        self._typed = [*self.program.split()[1:], *(sys.argv[1:] if arguments is None else arguments)]
         for expected in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", expected)
         super().__init__(
@@ -207,10 +209,14 @@ class RunCLI(LightningCLI):
         if self.trainer.is_global_zero:
             for folder in (run, *filter(Path.is_dir, run.iterdir())):
                 remove_leftovers(folder)
+            begun = self._starts_again or self.options.ckpt_path is not None
+            history.record_command(run, self._typed, anew=not begun)
         self._call(self.trainer.fit, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
         """`Trainer.validate`."""
+        if self.trainer.is_global_zero:
+            history.record_command(self.trainer.default_root_dir, self._typed)
         self._call(self.trainer.validate, **kwargs)
 
     def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace, set_loader
 from jsonargparse._loaders_dumpers import yaml_load  # what `set_loader` replaces; there is no public name
 
 from ldd.errors import LostRankError, UserError
+from ldd.runs.history import record_command
 
 Main = Callable[[str, Sequence[str]], None]
 """What runs a verb: called with its name as typed and its arguments."""
@@ -66,7 +67,7 @@ def run_function(
     path: bool = True,
     data: bool = False,
 ) -> None:
-    """Parse `arguments` by the signature of `function` and call it.
+    """Parse `arguments` by the signature of `function`, call it, and record the command in what `--out` names.
 
     Args:
         function: its docstring is the help.
@@ -92,6 +93,8 @@ def run_function(
     options = parser.parse_args(list(arguments))
     refuse_nulls(parser, options)
     function(**vars(parser.instantiate_classes(options)))
+    if options.get("out") is not None:
+        record_command(options.out, [verb, *arguments], source=options.path if path else None)
 
 
 def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:

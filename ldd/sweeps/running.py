@@ -1,25 +1,36 @@
-"""Runs of `latentdd` side by side, in processes of their own, which free their memory whatever happens."""
+"""A sweep's cells run side by side, in processes of their own, which free their memory whatever happens."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Generic, TypeVar
 
+import rich
+
+from ldd.disk.files import check_writable
+from ldd.errors import UserError
+from ldd.evaluation.results.report import JSON_NAME
+from ldd.runs.history import record_command
 from ldd.runtime.devices import available_cores
+from ldd.sweeps.file import Cell, Sweep
+from ldd.sweeps.results import Results
 
 T = TypeVar("T")
 
 LOG_NAME = "output.log"
-"""What a run says that shares the terminal with others."""
+"""Output of a run that shares the terminal with others."""
+
+_LAST_LINES = 15  # of the output of a cell that failed
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TOLD_TO_STOP = {
+_TOLD_TO_STOP = {
     code
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     for code in (-number, 128 + number)
@@ -27,6 +38,82 @@ TOLD_TO_STOP = {
 """Exit codes of a run that a signal ended."""
 
 _POLL = 0.1  # seconds between two looks at the processes
+
+
+def sweep(
+    config: str,
+    out: str,
+    jobs: int = 1,
+    dry_run: bool = False,
+    extra: Sequence[str] = (),
+    typed: Sequence[str] = ("sweep",),
+) -> None:
+    """Run every cell that is not finished, and write sweep.csv and sweep.png.
+
+    The same command continues a sweep that was stopped: finished cells are skipped, and those that were running go on
+    from their last checkpoints. Options of `latentdd fit` for all cells follow `--`:
+    `latentdd sweep --config configs/ablations/skip.yaml --out runs/skip -- --trainer.max_steps 500`.
+
+    Args:
+        config: sweep file.
+        out: folder of the sweep.
+        jobs: cells at a time. More than one share the cores of the machine: each has its part in threads (unless
+            OMP_NUM_THREADS is set) and in evaluation.num_workers (unless that is given), and writes what it says to
+            output.log in its folder.
+        dry_run: print the commands of the cells that are not finished and run none.
+        extra: options of `latentdd fit` for all cells.
+        typed: the command, which is recorded in the folder.
+
+    Raises:
+        UserError: a bad sweep file, a folder of another sweep, or cells that failed (after all others were run).
+        KeyboardInterrupt: a cell was told to stop, and all have.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs ({jobs}) must be at least 1: the number of cells that run at a time")
+    loaded = Sweep.load(config)
+    cells = loaded.cells(out, extra)
+    waiting = [cell for cell in cells if not cell.finished]
+    if dry_run:
+        print("\n".join(shlex.join(["latentdd", *cell.command()]) for cell in waiting))
+        return
+    check_writable(out)
+    record_command(out, typed)
+    failed: list[Path] = []
+    runs: Runs[Cell] = Runs(jobs)
+    with closing(runs(_announced(waiting))) as ended:
+        for cell, code in ended:
+            complete = not code and (cell.folder / JSON_NAME).is_file()
+            if complete:
+                cell.note(finished=True)
+            elif code not in _TOLD_TO_STOP:
+                failed.append(cell.folder)
+            if jobs > 1:
+                _tell_the_end(cell, complete)
+    done = [(cell.names, cell.seed, cell.folder) for cell in cells if cell.folder not in failed]
+    results = Results.collect(tuple(loaded.axes), done, tuple(loaded.references), loaded.panels)
+    if results.rows:
+        results.write(out)
+        rich.print(results.table())
+    if failed:
+        failed = [cell.folder for cell in cells if cell.folder in failed]  # not as they happened to end
+        raise UserError(
+            f"{len(failed)} of {len(cells)} cells failed or left no evaluation.json: "
+            f"{', '.join(map(str, failed))}; see their messages above; the same command tries them again"
+        )
+
+
+def _announced(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[str], Path]]:
+    for number, cell in enumerate(cells, 1):
+        rich.print(f"[bold]cell {number} of {len(cells)}:[/bold] {cell}")
+        cell.note(finished=False)
+        yield cell, cell.command(), cell.folder
+
+
+def _tell_the_end(cell: Cell, complete: bool) -> None:
+    log = cell.folder / LOG_NAME
+    print(f"{cell}: {'finished' if complete else 'not finished'}; what it said is in {log}")
+    if not complete:
+        print("\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:]), file=sys.stderr)
 
 
 class Runs(Generic[T]):
@@ -69,7 +156,7 @@ class Runs(Generic[T]):
                         break
                     time.sleep(_POLL)
                     for process in [p for p in self._running if p.poll() is not None]:
-                        if process.returncode in TOLD_TO_STOP:
+                        if process.returncode in _TOLD_TO_STOP:
                             self._stop()
                         yield self._running.pop(process), process.returncode
             finally:

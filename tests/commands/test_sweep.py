@@ -22,8 +22,9 @@ from ldd.commands import sweep as verb
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores
 from ldd.sweeps import running as sweep_running
+from ldd.sweeps.file import Sweep
 from ldd.sweeps.results import Results
-from ldd.sweeps.running import LOG_NAME, Runs
+from ldd.sweeps.running import LOG_NAME, Runs, sweep
 
 ROOT = Path(ldd.__file__).parent.parent
 
@@ -93,7 +94,7 @@ def here(monkeypatch):
                 yield name, cli.main(arguments)
 
     monkeypatch.setattr(sys, "argv", ["latentdd"])
-    monkeypatch.setattr(verb, "Runs", Here)
+    monkeypatch.setattr(sweep_running, "Runs", Here)
     return done
 
 
@@ -141,7 +142,7 @@ def test_cells_are_the_product(tmp_path):
         },
         seeds=[0, 3],
     )
-    cells = verb.Sweep.load(config).cells("out", ["--extra", "e"])
+    cells = Sweep.load(config).cells("out", ["--extra", "e"])
     assert [(cell.names, cell.seed) for cell in cells][:3] == [
         (("one", "0.5"), 0),
         (("one", "0.5"), 3),
@@ -165,7 +166,7 @@ def test_a_reference_runs_once_a_seed(tmp_path):
         references={"none of it": {"p": None}},
         seeds=[4, 5],
     )
-    cells = verb.Sweep.load(config).cells("out", ["--q", "2"])
+    cells = Sweep.load(config).cells("out", ["--q", "2"])
     assert len(cells) == 10
     common = ("--config", str(tmp_path / "a.yaml"), "--p", str(tmp_path / "a.yaml"), "--q", "1", "--q", "2")
     assert cells[2].arguments == (*common, "--k", "1", "--p", "dotted.Name")
@@ -236,13 +237,13 @@ def test_a_failing_cell_does_not_stop_the_others(jobs, tmp_path, monkeypatch, ca
     (tmp_path / "a.yaml").write_text("model: {chunk_sise: 3}")
     config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
     with pytest.raises(UserError, match=r"2 of 2 cells failed .*one/seed-0, .*two/seed-0"):
-        verb.sweep(str(config), str(tmp_path / "out"), jobs)
+        sweep(str(config), str(tmp_path / "out"), jobs)
     assert capfd.readouterr().err.count("chunk_sise") == 2
     for name in ("one", "two"):
         assert json.loads((tmp_path / "out" / name / "seed-0" / "cell.json").read_text())["finished"] is False
         assert (tmp_path / "out" / name / "seed-0" / LOG_NAME).exists() == (jobs > 1)
     with pytest.raises(UserError, match=r"jobs \(0\) must be at least 1"):
-        verb.sweep(str(config), str(tmp_path / "out"), 0)
+        sweep(str(config), str(tmp_path / "out"), 0)
 
 
 def wait_for(condition, process):
@@ -283,7 +284,7 @@ def test_ctrl_c_reaches_all_cells_and_each_can_be_continued(small, tmp_path):
     assert process.returncode == 130, errors
     assert not [run for run in runs if run.is_running()]
     assert not (out / "3").exists()
-    for cell in verb.Sweep.load(config).cells(out, extra)[:2]:
+    for cell in Sweep.load(config).cells(out, extra)[:2]:
         assert not cell.finished
         assert cell.command()[-2:] == ["--ckpt_path", "last"]
         saved = torch.load(cell.folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -351,9 +352,9 @@ def test_a_run_that_is_told_to_stop_stops_the_others(tmp_path, monkeypatch):
 def test_bad_files(content, text, tmp_path):
     (tmp_path / "a.yaml").touch()
     with pytest.raises(UserError, match=text):
-        verb.Sweep.load(write(tmp_path, **content))
+        Sweep.load(write(tmp_path, **content))
     with pytest.raises(UserError, match="cannot be read"):
-        verb.Sweep.load(tmp_path / "none.yaml")
+        Sweep.load(tmp_path / "none.yaml")
 
 
 def test_an_axis_of_panels(tmp_path):
@@ -384,7 +385,7 @@ def test_an_axis_of_panels(tmp_path):
 def test_panels_must_be_one_of_several_axes(tmp_path):
     (tmp_path / "a.yaml").touch()
     axes = {"x": {"one": {}}, "y": {"two": {}}}
-    assert verb.Sweep.load(write(tmp_path, base="a.yaml", axes=axes, panels="y")).panels == "y"
+    assert Sweep.load(write(tmp_path, base="a.yaml", axes=axes, panels="y")).panels == "y"
     for changed in ({"panels": "z"}, {"axes": {"x": {"one": {}}}, "panels": "x"}):
         with pytest.raises(UserError, match=r"panels \([xz]\) must be one of several axes"):
-            verb.Sweep.load(write(tmp_path, **{"base": "a.yaml", "axes": axes, **changed}))
+            Sweep.load(write(tmp_path, **{"base": "a.yaml", "axes": axes, **changed}))

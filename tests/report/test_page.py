@@ -23,6 +23,7 @@ from ldd.commands.check import check
 from ldd.report import read_runs
 from ldd.report.checks import checks_of
 from ldd.report.pictures import gallery
+from ldd.runs.history import record_command
 from tests.disk.test_files import file_size_limit, names
 from tests.report.test_runs import make_run
 
@@ -46,6 +47,7 @@ def runs(tmp_path_factory):
     left_out = dict.fromkeys(("prior_samples", "prior_samples_bytes_steps"), "a reason of many words " * 9)
     first = make_run(folder / name / "seed-0", config=CONFIG, seed=1, facts={"left_out": left_out})
     small_set(seed=9).save(first / "initial")
+    record_command(first, ["fit", "--config", "mine.yaml", "--data.root", "/srv/data"])
     check(str(first), SmallData(), protocol=protocol_file(folder, epochs=2))
     other = make_run(folder / "<script>alert(1)" / "seed-0", protocols=("small", "large"), config=CONFIG)
     return [str(first), str(other)]
@@ -103,13 +105,9 @@ def test_holds_everything(runs, page):
         "Cost of each stage",
     ):
         assert title in captions
-    commands, *contents = [
-        text for text in read.text["pre"] if "latentdd fit" in text or "seed_everything" in text
-    ]
-    assert "latentdd fit --config run.yaml" in commands
-    evaluation = "latentdd evaluate again --data data.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7"
-    assert f"{evaluation} --baselines random_real --out again/evaluation-small" in commands
-    assert yaml.safe_load(next(text for text in contents if "seed_everything" in text)) == CONFIG
+    commands = next(text for text in read.text["pre"] if "latentdd fit" in text)
+    assert "latentdd fit --config mine.yaml --data.root ROOT" in commands
+    assert yaml.safe_load(next(text for text in read.text["pre"] if "seed_everything" in text)) == CONFIG
 
 
 def test_shows_the_checks_of_the_set(runs, page):

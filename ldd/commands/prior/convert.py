@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 
 from ldd.priors.class_table import imagenet_classes, read_class_names
 from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
+from ldd.runs.history import record_command
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         weights=options.weights,
         trust=options.trust_checkpoint,
     )
+    record_command(out, ["prior", "convert", *arguments])
     print(f"prior written to {out}")
 
 

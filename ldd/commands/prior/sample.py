@@ -16,6 +16,7 @@ from ldd.disk.files import check_writable, holds_files
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
+from ldd.runs.history import record_command
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     if not grid and spec is not None:
         check_writable(out.parent)
         sampled_set(prior, spec, sampler, options.prior).save(out)
+        record_command(out, ["prior", "sample", *arguments])
         resized = f", drawn at {prior.image_size} px" * (prior.image_size != spec.image_size)
         print(
             f"{spec.num_classes} x {sampler.per_class} images of {spec.image_size} px written to {out}{resized}"

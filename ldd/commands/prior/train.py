@@ -1,6 +1,5 @@
 """`latentdd prior train`: a class-conditional latent diffusion prior on the user's own data."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
+from ldd.runs.history import public_command
 
 
 class PriorTrainingCLI(RunCLI):
@@ -33,5 +33,5 @@ def main(arguments: Sequence[str]) -> None:
     cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True)
     folder = Path(cli.trainer.default_root_dir) / "prior"
     if cli.trainer.is_global_zero:
-        cli.model.save_prior(folder, command=shlex.join(["latentdd", "prior", "train", *arguments]))
+        cli.model.save_prior(folder, command=public_command(["prior", "train", *arguments]))
         print(f"prior written to {folder}")

@@ -110,16 +110,17 @@ def _one(name: str) -> Baseline:
     if base in DRAWN:
         return _with_endings(DRAWN[base](), endings)
     try:
-        found = pkgutil.resolve_name(name)()
+        found = pkgutil.resolve_name(name)
+        baseline = found() if isinstance(found, type) and issubclass(found, Baseline) else None
     except (ImportError, AttributeError, ValueError, TypeError):
-        found = None
-    if not isinstance(found, Baseline):
+        baseline = None
+    if baseline is None:
         raise UserError(
             f"baselines: {name!r} is unknown; choose from {', '.join(DRAWN)} (each may end with "
             f"{', '.join(ENDINGS)}, in this order), {FullReal.name}, {FullReal.name}_steps, {EQUAL}, or give the "
             "dotted name of a Baseline class that needs no arguments"
         )
-    return found
+    return baseline
 
 
 def _with_endings(drawn: Drawn, endings: set[str]) -> Baseline:

@@ -134,7 +134,7 @@ def load(tmp_path):
 class TestParquet:
     def test_round_trip(self, saved, tmp_path, load):
         assert cli.main(["export", str(saved), "--format", "parquet", "--out", str(tmp_path / "out")]) == 0
-        assert names(tmp_path / "out") == ["classes.json", "data"]
+        assert names(tmp_path / "out") == ["classes.json", "commands.json", "data"]
         read, original = load(str(tmp_path / "out")), DistilledSet.load(saved)
         assert read.column_names == ["image", "label"]
         assert torch.equal(torch.stack([pil_to_tensor(image) for image in read["image"]]), original.images)

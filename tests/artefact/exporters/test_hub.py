@@ -41,7 +41,7 @@ def push(path, out, *options, form="parquet", repo="me/digits"):
 def test_dry_run_is_the_default(saved, tmp_path, hub, capsys, form):
     assert push(saved, tmp_path / "out", form=form) == 0
     assert hub.repos == {}
-    assert names(tmp_path / "out") == ["README.md", "classes.json", "data"]
+    assert names(tmp_path / "out") == ["README.md", "classes.json", "commands.json", "data"]
     printed = capsys.readouterr().out
     ending = {"parquet": "parquet", "webdataset": "tar"}[form]
     file = f"data/train-00000-of-00001.{ending}"
@@ -57,6 +57,7 @@ def test_upload(saved, tmp_path, hub, capsys):
     here = {
         p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()
     }
+    del here["commands.json"]  # which is not uploaded
     assert hub.files["me/digits"] == {name: path.read_bytes() for name, path in here.items()}
     assert set(here) == {"README.md", "classes.json", "data/train-00000-of-00001.parquet"}
     downloaded = tmp_path / "downloaded"

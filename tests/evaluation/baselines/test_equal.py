@@ -23,7 +23,7 @@ from ldd.evaluation import (
     SoftLabels,
     evaluate,
 )
-from ldd.evaluation.baselines.equal import equal_baselines
+from ldd.evaluation.baselines.equal import baselines_by_name, equal_baselines
 from ldd.images import ClassInfo, DataSpec
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
 from ldd.runtime.ranks import from_first_rank, this_rank
@@ -222,6 +222,21 @@ def test_the_command_takes_the_prior_that_the_set_names(tmp_path, tiny_prior_pat
         compare("named", gone, baselines="prior_samples")
     found = compare("mixed", gone, baselines="equal,random_real_steps")
     assert set(found["accuracy"]) == {"distilled", *REAL, *FULL, "random_real_steps"}
+
+
+@pytest.mark.parametrize(
+    "name", ["os.abort", "small_world:small_set", "ldd.evaluation.Baseline", "ldd.evaluation"]
+)
+def test_only_classes_of_baselines_are_called(name, monkeypatch):
+    def called(*_):
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr("os.abort", called)
+    monkeypatch.setattr("small_world.small_set", called)
+    with pytest.raises(UserError, match=f"'{name}' is unknown"):
+        baselines_by_name(name)
+    (found,) = baselines_by_name("ldd.evaluation.RandomReal")
+    assert isinstance(found, RandomReal)
 
 
 def test_images_are_made_once_for_all_their_forms(labeller, monkeypatch):

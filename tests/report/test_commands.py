@@ -1,6 +1,10 @@
-"""Which equal baselines a run's evaluation lacks, and the command that adds them, as the page says it."""
+"""The page's commands: those that were recorded, words where none were, and what an evaluation lacks."""
 
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,15 +12,15 @@ import yaml
 from small_world import small_set
 
 from ldd import cli
-from ldd.commands import plain
 from ldd.errors import UserError
 from ldd.evaluation import Report, Row
 from ldd.report import read_runs
-from ldd.report.lacking import lacking
+from ldd.report.commands import again, lacking
+from ldd.runs import verb
+from ldd.runs.history import record_command
 from tests.report.test_page import Reader
 
-LABELS = {"class_path": "ldd.evaluation.ExpertLabels", "init_args": {"trajectories": "experts", "epoch": 2}}
-NETWORKS = {"mine": {"class_path": "ldd.networks.ConvNet", "init_args": {"width": 4}}}
+OLD = Path(__file__).parents[1] / "data" / "1369bc3"
 REAL = ["random_real", "nearest_real", "easy_real"]
 FULL = ["full_real", "full_real_steps"]
 
@@ -25,16 +29,15 @@ FULL = ["full_real", "full_real_steps"]
 def run(tmp_path):
     """`run([sets], ...)`: a run whose evaluation has these sets."""
 
-    def call(sets, distilled=None, facts=None, networks=("mine",), protocols=("small",), **config):
+    def call(sets, distilled=None, facts=None, protocols=("small",), **config):
         folder = tmp_path / "a run"
         distilled = small_set() if distilled is None else distilled
-        distilled = distilled.with_facts(config={"data": {"root": None}, **config})
+        distilled = distilled.with_facts(config=config or None)
         distilled.save(folder / "distilled")
         rows = tuple(
-            Row(0, name, network, True, repeat, 7, 0.5, 1.0, protocol)
+            Row(0, name, "mine", True, repeat, 7, 0.5, 1.0, protocol)
             for protocol in protocols
             for name in ["distilled", *sets]
-            for network in networks
             for repeat in range(2)
         )
         Report(rows, dict.fromkeys(protocols, "h" * 16), facts or {}).write(folder)
@@ -47,21 +50,65 @@ def soft_set(**facts):
     return small_set(soft_labels=torch.full((3, 3), 1 / 3).half(), **facts)
 
 
+def test_recorded_commands_are_shown(run):
+    found = run([], model={"objective": None}, data={"root": None})
+    record_command(found.folder, ["fit", "--config", "mine.yaml", "--data.root", "/srv/data"])
+    record_command(found.folder, ["evaluate", str(found.folder), "--out", str(found.folder)])
+    install, *commands = again(found).commands
+    assert install.startswith("pip install latentdd==")
+    assert commands == [
+        "latentdd fit --config mine.yaml --data.root ROOT",
+        "latentdd evaluate 'a run' --out 'a run'",
+    ]
+    assert yaml.safe_load(again(found).settings) == found.config
+
+
+def test_sets_without_a_record(run, tmp_path):
+    for name, command in (
+        ("dm", "latentdd fit --config config.yaml --trainer.default_root_dir again"),
+        ("federated", "latentdd federate --config config.yaml --subtasks 2 --out again"),
+    ):
+        shutil.copytree(OLD / name, tmp_path / name)
+        (old,) = read_runs([str(tmp_path / name)])
+        assert again(old).commands[1:] == (command,)
+        assert "made by an earlier version" in again(old).notes[0]
+        assert yaml.safe_load(again(old).settings)["model"]
+    (command,) = again(run([])).commands
+    assert command.startswith("latentdd inspect ")
+    assert again(run([])).settings == ""
+
+
+@pytest.mark.parametrize("name", ["pytest:console_main", "os.abort", "evilmod:run", "evilmod.run"])
+def test_no_name_of_a_file_is_resolved(run, tmp_path, monkeypatch, name):
+    """A folder of somebody else: its rows may be called whatever they like."""
+    (tmp_path / "evilmod.py").write_text("open('evil', 'w')\n\ndef run(): open('evil', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(os, "abort", lambda: (tmp_path / "evil").touch())
+    modules = set(sys.modules)
+    settings = {"protocol": name, "networks": {"mine": {"class_path": name}}}
+    of_run = run(
+        [name], evaluation=settings, model={"labels": {"class_path": name}, "objective": {"class_path": name}}
+    )
+    assert cli.main(["report", str(of_run.folder), "--out", "page.html"]) == 0
+    assert name in (tmp_path / "page.html").read_text()
+    assert not (tmp_path / "evil").exists()
+    assert "evilmod" not in sys.modules
+    assert "evilmod" not in set(sys.modules) - modules
+
+
 def test_names_and_command(run, tmp_path):
     (found,) = lacking(run(["random_real"]))
     missing = "nearest_real, easy_real, full_real and full_real_steps"
     assert found.sentence == f"a run, protocol small: {missing} are missing for an equal comparison."
     folder = shlex.quote(str(tmp_path / "a run"))
     assert found.command == (
-        f"latentdd evaluate {folder} --data data.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7 "
+        f"latentdd evaluate {folder} --data DATA.yaml --protocol PROTOCOL.yaml --repeats 2 --seed 7 "
         f"--baselines nearest_real,easy_real,full_real,full_real_steps --out {folder}"
     )
-    assert yaml.safe_load(found.files["data.yaml"]) == {"root": None}
-    assert found.notes == (
-        f"PROTOCOL.yaml: the file of protocol small (hash {'h' * 16}), which is not in the run's folder.",
-    )
-    (found,) = lacking(run([*REAL, "full_real"]))
-    assert found.sentence == "a run, protocol small: full_real_steps is missing for an equal comparison."
+    (found,) = lacking(run([*REAL, "full_real"], protocols=("quick",)))
+    assert found.sentence == "a run, protocol quick: full_real_steps is missing for an equal comparison."
+    assert "--protocol quick " in found.command
 
 
 def test_nothing_where_all_are_there(run):
@@ -74,26 +121,19 @@ def test_one_for_each_protocol(run):
         "a run, protocol small",
         "a run, protocol large",
     ]
-    assert "the file of protocol large" in found[1].notes[0]
 
 
-def test_soft_labels_and_the_networks_of_the_run(run):
-    settings = {"model": {"labels": LABELS}, "evaluation": {"networks": NETWORKS}}
+def test_soft_labels(run):
     forms = [real + end for end in ("", "_soft", "_bytes", "_bytes_steps") for real in REAL]
-    (found,) = lacking(run(["distilled_hard", *forms, *FULL], soft_set(), **settings))
+    (found,) = lacking(run(["distilled_hard", *forms, *FULL], soft_set()))
     missing = "random_real_bytes_soft, nearest_real_bytes_soft and easy_real_bytes_soft are missing"
     assert missing in found.sentence
-    assert yaml.safe_load(found.files["labels.yaml"]) == LABELS
-    assert "--labels labels.yaml" in found.command
-    words = shlex.split(found.command)
-    assert yaml.safe_load(words[words.index("--networks") + 1]) == NETWORKS
-    (found,) = lacking(run(["distilled_hard", *forms, *FULL], soft_set(), networks=("other",)))
-    assert "--networks" not in found.command
-    assert "--labels LABELS.yaml" in found.command  # whose labels they are is not known
-    assert "labels.yaml" not in found.files
+    assert "--labels LABELS.yaml" in found.command
     # Where no student learned from the set's own labels, those of other images would change nothing.
     hard = [name for name in forms if not name.endswith("_soft")]
     assert lacking(run([*hard, *FULL], soft_set())) == []
+    (found,) = lacking(run(["random_real"], facts={"teacher": {"network": "a.Teacher"}}))
+    assert "--labels LABELS.yaml" in found.command
 
 
 def test_what_could_not_be_had_is_not_asked_for(run):
@@ -113,24 +153,27 @@ def test_what_could_not_be_had_is_not_asked_for(run):
 
 
 def test_the_command_is_one(run, monkeypatch):
-    """`latentdd evaluate` parses it, with the files that the page shows."""
-    settings = {"model": {"labels": LABELS}, "evaluation": {"networks": NETWORKS}}
-    (found,) = lacking(run(["distilled_hard"], soft_set(), **settings))
-    folder = run(["distilled_hard"], soft_set(), **settings).folder
-    monkeypatch.chdir(folder.parent)
-    for name, content in found.files.items():
-        (folder.parent / name).write_text(content)
+    """`latentdd evaluate` parses it, once the files in capitals are there."""
+    of_run = run(["distilled_hard"], soft_set(), protocols=("quick",))
+    (found,) = lacking(of_run)
+    monkeypatch.chdir(of_run.folder.parent)
+    labels = {
+        "class_path": "ldd.evaluation.ExpertLabels",
+        "init_args": {"trajectories": "experts", "epoch": 2},
+    }
+    Path("DATA.yaml").write_text(yaml.safe_dump({"source": "ldd.data.DigitsSource", "image_size": 32}))
+    Path("LABELS.yaml").write_text(yaml.safe_dump(labels))
     parsed = []
 
     def keep(parser, options):
         parsed.append(options)
         raise UserError("parsed")
 
-    monkeypatch.setattr(plain.ArgumentParser, "instantiate_classes", keep)
+    monkeypatch.setattr(verb.ArgumentParser, "instantiate_classes", keep)
     assert cli.main(shlex.split(found.command)[1:]) == 2
     (options,) = parsed
-    assert (options.path, options.out, options.repeats, options.seed) == (str(folder), str(folder), 2, 7)
-    assert options.networks["mine"].init_args.width == 4
+    folder = str(of_run.folder)
+    assert (options.path, options.out, options.repeats, options.seed) == (folder, folder, 2, 7)
     assert options.labels.init_args.epoch == 2
     assert options.baselines.split(",")[:4] == [*REAL, "random_real_soft"]
 
@@ -145,5 +188,4 @@ def test_on_the_page(run, tmp_path):
     (found,) = lacking(run(["random_real"], model={}))
     assert any(found.sentence in part for part in text["p"])
     assert found.command in text["pre"]
-    assert found.files["data.yaml"] in text["pre"]
     assert not any("missing for an equal comparison" in part for part in page([*REAL, *FULL])["p"])

@@ -1,40 +1,40 @@
-"""What a federation consists of: the recipe as resolved, the classes of each sub-task, and one job for each."""
+"""A federation in its folder: the recipe as resolved, the classes of each sub-task, and the state of each job."""
 
 import json
-import shlex
 import shutil
 import sys
-import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from ldd.callbacks.experts import needs_of
 from ldd.disk.files import check_writable, holds_files, read_json, write_json
 from ldd.errors import UserError
-from ldd.federation import ClassPartition
 from ldd.federation.jobs import Job
-from ldd.federation.partition import check_blocks
+from ldd.federation.partition import ClassPartition
+from ldd.runs import history
 from ldd.runs.command_line import distil
 from ldd.runs.folder import fit_or_resume
 from ldd.runs.recipe import Recipe
 from ldd.runs.verb import run_verb
 from ldd.runtime.ledger import PRUNE, Stages, total
 
-PLAN, CONFIG, PARTITION = "federation.json", "config.yaml", "partition.json"
+CONFIG = "config.yaml"
 EXPERTS = "experts"
 """Name of the job that records the experts of the whole task, which label the merged set."""
 
+_PLAN, _PARTITION = "federation.json", "partition.json"
 _DONE = "finished"  # an empty file in the folder of a job that ran to its end
-
 _OWN = (
     *("subtasks", "slurm", "distilled", "evaluated", "evaluation.csv", "evaluation.json"),
-    *(PLAN, CONFIG, PARTITION),
+    *(_PLAN, CONFIG, _PARTITION, history.NAME),
 )
 
 
 @dataclass(frozen=True)
-class Plan:
+class Federation:
     """A federation in a folder.
 
     Attributes:
@@ -52,41 +52,44 @@ class Plan:
     directory: str
 
     @classmethod
-    def load(cls, folder: Path) -> "Plan":
-        """The plan in a folder.
+    def load(cls, folder: Path) -> Self:
+        """Return the federation in a folder.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
         folder = folder.resolve()
-        if not (folder / PLAN).is_file():
+        path = folder / _PLAN
+        if not path.is_file():
             raise UserError(f"--out ({folder}) holds no federation; start one with --config and --subtasks")
+        partition, content = (
+            ClassPartition.load(folder / _PARTITION),
+            read_json(path, "start anew with --overwrite"),
+        )
         try:
-            content = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-            partition = ClassPartition.load(folder / PARTITION)
             return cls(
                 folder, partition, int(content["seed"]), bool(content["labelled"]), str(content["directory"])
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / PLAN} is damaged ({error}); start anew with --overwrite") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); start anew with --overwrite") from error
 
     @classmethod
-    def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path) -> "Plan":
-        """Write the plan of a new federation, the recipe with all its settings beside it.
+    def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path) -> Self:
+        """Write what is planned of a new federation, with all settings of the recipe.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        plan = cls(folder.resolve(), partition, recipe.seed, recipe.model.labels is not None, str(Path.cwd()))
-        check_writable(plan.folder)
-        recipe.write(plan.folder / CONFIG)
-        partition.save(plan.folder / PARTITION)
-        facts = {"seed": plan.seed, "labelled": plan.labelled, "directory": plan.directory}
-        write_json(plan.folder / PLAN, facts)  # last: what has it is complete
-        return plan
+        made = cls(folder.resolve(), partition, recipe.seed, recipe.model.labels is not None, str(Path.cwd()))
+        check_writable(made.folder)
+        recipe.write(made.folder / CONFIG)
+        partition.save(made.folder / _PARTITION)
+        facts = {"seed": made.seed, "labelled": made.labelled, "directory": made.directory}
+        write_json(made.folder / _PLAN, facts)  # last: what has it is complete
+        return made
 
     def adopt(self, recipe: Recipe) -> None:
-        """Go on with the settings of a recipe that `find` has let pass, and name those that are new.
+        """Go on with the settings of a recipe that `find` has let pass, and print those that are new.
 
         Raises:
             UserError: the folder cannot be written.
@@ -103,61 +106,57 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """Of all jobs: the numbers of the sub-tasks, and that of the experts of the whole task."""
+        """Names of all jobs: the numbers of the sub-tasks, and `experts` where those label the merged set."""
         numbers = [str(number) for number in range(len(self.partition.blocks))]
         return numbers + [EXPERTS] * self.labelled
 
-    def subtask(self, number: int) -> Path:
-        """Run folder of a sub-task."""
-        return self.folder / "subtasks" / str(number)
+    @property
+    def waiting(self) -> list[str]:
+        """Names of the jobs that have not run to their end."""
+        return [name for name in self.names if not (self.folder_of(name) / _DONE).is_file()]
 
-    def command(self, number: int) -> list[str]:
-        """Arguments of `latentdd` for a sub-task: its classes alone, with hard labels, not evaluated."""
-        arguments = (
-            "--config",
-            str(self.folder / CONFIG),
-            "--data.subset",
-            json.dumps(self.partition.blocks[number]),
-            "--model.labels",
-            "null",
-            "--trainer.limit_val_batches",
-            "0",
+    def folder_of(self, name: str | int) -> Path:
+        """Return the folder of a job; that of a sub-task is a run folder."""
+        return self.folder / "subtasks" / str(name)
+
+    def arguments(self, number: int) -> list[str]:
+        """Return the arguments of `latentdd` for a sub-task: its classes alone, with hard labels, not evaluated."""
+        options = (
+            *("--config", str(self.folder / CONFIG)),
+            *("--data.subset", json.dumps(self.partition.blocks[number])),
+            *("--model.labels", "null", "--trainer.limit_val_batches", "0"),
         )
-        return fit_or_resume(arguments, self.seed + number, self.subtask(number))
+        return fit_or_resume(options, self.seed + number, self.folder_of(number))
 
     def job(self, name: str) -> Job:
-        """What an engine runs for it."""
+        """Return what an engine runs for a job."""
         arguments = ("federate", "--out", str(self.folder), "--only", name, "--end_with_parent", "true")
-        log = self.folder / "subtasks" / name / "output.log"
-        return Job(name, arguments, Path(self.directory), log)
+        return Job(name, arguments, Path(self.directory), self.folder_of(name) / "output.log")
 
-    def is_finished(self, name: str) -> bool:
-        """Whether it ran to its end."""
-        return (self.folder / "subtasks" / name / _DONE).is_file()
-
-    def run(self, name: str) -> int:
-        """Run one job in this process, or continue it; its exit code.
+    def run(self, name: str) -> None:
+        """Run one job in this process, or continue it; nothing where it has run to its end.
 
         Raises:
-            UserError: no job of this name, or experts that cannot be recorded.
+            UserError: no job of this name, settings that cannot be used, or experts that cannot be recorded.
             KeyboardInterrupt: it was told to stop, and has.
         """
         if name not in self.names:
             raise UserError(
                 f"--only ({name}) is no job of this federation; choose from {', '.join(self.names)}"
             )
-        if self.is_finished(name):
-            return 0
-        folder = self.folder / "subtasks" / name
+        if name not in self.waiting:
+            return
+        folder = self.folder_of(name)
         folder.mkdir(parents=True, exist_ok=True)
-        code = self._record() if name == EXPERTS else _run_here(self.command(int(name)))
-        if code == 0 and name != EXPERTS and not (folder / "distilled" / "manifest.json").is_file():
-            code = 1
-        if code == 0:
-            (folder / _DONE).touch()
-        return code
+        if name == EXPERTS:
+            self._record()
+        else:
+            _fit(self.arguments(int(name)))
+            if not (folder / "distilled" / "manifest.json").is_file():
+                raise RuntimeError(f"sub-task {name} ended without a set in {folder}")
+        (folder / _DONE).touch()
 
-    def _record(self) -> int:
+    def _record(self) -> None:
         """Record the experts that label, or see that they are there."""
         model, data = self.recipe.model, self.recipe.data
         assert model.labels is not None
@@ -167,14 +166,10 @@ class Plan:
             self.recipe.experts.record(model.labels.experts(), data, epochs=epochs, all_experts=False)
         model.labels.check(data)
         if data.pruning_cost is not None:
-            pruning = {PRUNE: data.pruning_cost}
-            write_json(
-                self._cost, total([pruning, self.cost_of_recording()] if self._cost.is_file() else [pruning])
-            )
-        return 0
+            write_json(self._cost, total([{PRUNE: data.pruning_cost}, self.cost_of_recording()]))
 
     def cost_of_recording(self) -> Stages:
-        """What the job of the experts took beside them, whose recording keeps its own cost: scoring the real images.
+        """Return what the job of the experts took for scoring real images; recordings keep their own cost.
 
         Raises:
             UserError: a damaged file.
@@ -184,29 +179,22 @@ class Plan:
 
     @property
     def _cost(self) -> Path:
-        return self.folder / "subtasks" / EXPERTS / "cost.json"
+        return self.folder_of(EXPERTS) / "cost.json"
 
 
-def _run_here(arguments: list[str]) -> int:
-    """Exit code of `latentdd fit ...` in this process; what is raised is printed and becomes 1.
-
-    Raises:
-        KeyboardInterrupt: it was told to stop, and has.
-    """
+def _fit(arguments: Sequence[str]) -> None:
+    """`latentdd ARGUMENTS` in this process, whose own arguments it leaves as they were."""
     before = sys.argv
     try:
         code = run_verb(arguments[0], distil, arguments[1:])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        print(f"latentdd {shlex.join(arguments)}", file=sys.stderr)
-        traceback.print_exc()
-        code = 1
     finally:
         sys.argv = before
     if code > 128:
         raise KeyboardInterrupt
-    return code
+    if code:
+        raise SystemExit(code)
 
 
 def clear(folder: Path) -> None:
@@ -215,8 +203,7 @@ def clear(folder: Path) -> None:
     Raises:
         UserError: the folder holds something else.
     """
-    if holds_files(folder) and not (folder / PLAN).is_file():
-        raise UserError(f"--out ({folder}) holds files that are no federation; choose another folder")
+    _refuse_others(folder)
     for path in (folder / name for name in _OWN):
         if path.is_dir():
             shutil.rmtree(path)
@@ -224,8 +211,8 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def find(recipe: Recipe, folder: Path) -> Plan | None:
-    """The plan that a folder holds, if it is one of these settings; None where there is none.
+def find(recipe: Recipe, folder: Path) -> Federation | None:
+    """Return the federation that a folder holds, if it is one of these settings; None where there is none.
 
     Args:
         recipe: resolved.
@@ -233,13 +220,12 @@ def find(recipe: Recipe, folder: Path) -> Plan | None:
 
     Raises:
         UserError: the folder holds a federation whose sub-tasks have other settings or other classes, or files of
-            another kind; other paths from another directory than that of the plan.
+            another kind; other paths from another directory than the one in which it was planned.
     """
-    if not (folder / PLAN).is_file():
-        if holds_files(folder):
-            raise UserError(f"--out ({folder}) holds files that are no federation; choose another folder")
+    _refuse_others(folder)
+    if not (folder / _PLAN).is_file():
         return None
-    plan = Plan.load(folder)
+    found = Federation.load(folder)
     changes = recipe.changes(folder / CONFIG)
     if changes.of_sets:
         raise UserError(
@@ -248,15 +234,20 @@ def find(recipe: Recipe, folder: Path) -> Plan | None:
         )
     if changes.others:
         try:
-            check_blocks(plan.partition.blocks, recipe.data.classes)
+            found.partition.check(recipe.data.classes)
         except UserError as error:
             raise UserError(
                 f"--out ({folder}): data.root ({recipe.config.data.root}) has other classes than its sub-tasks "
                 f"({error}); give a root with the same, or choose another folder"
             ) from error
-        if Path.cwd() != Path(plan.directory):
+        if Path.cwd() != Path(found.directory):
             raise UserError(
-                f"--out ({folder}) was planned in {plan.directory}, to which all its paths are relative; change "
+                f"--out ({folder}) was planned in {found.directory}, to which all its paths are relative; change "
                 f"settings ({'; '.join(changes.others[:5])}) from there"
             )
-    return plan
+    return found
+
+
+def _refuse_others(folder: Path) -> None:
+    if holds_files(folder) and not (folder / _PLAN).is_file():
+        raise UserError(f"--out ({folder}) holds files that are no federation; choose another folder")

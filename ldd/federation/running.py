@@ -1,0 +1,202 @@
+"""A federation from its recipe to the merged set: planned or found, its jobs run, what they left merged."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import rich
+
+from ldd.data.pruning.training import ScoringNetwork
+from ldd.errors import UserError
+from ldd.federation.checks import check_the_end
+from ldd.federation.finish import finish
+from ldd.federation.folder import CONFIG, Federation, clear, find
+from ldd.federation.jobs import Job, Machines, failures
+from ldd.federation.partition import ClassPartition, Rule, class_means
+from ldd.federation.ray_engine import run_jobs
+from ldd.federation.slurm import write_slurm
+from ldd.runs.history import record_command
+from ldd.runs.recipe import Recipe
+from ldd.runtime import processes
+
+
+def federate(
+    machines: Machines,
+    out: str,
+    config: str | None = None,
+    subtasks: int | None = None,
+    partition: Rule = "contiguous",
+    only: str | None = None,
+    overwrite: bool = False,
+    end_with_parent: bool = False,
+    settings: Sequence[str] = (),
+    typed: Sequence[str] = ("federate",),
+) -> None:
+    """Distil the classes of a recipe in disjoint sub-tasks, each a run of its own, and merge the sets.
+
+    The same command continues a federation that was stopped: finished sub-tasks are skipped, others go on from their
+    last checkpoints. All other options (--data.root ROOT, --trainer.max_steps 500, ...) are those of `latentdd fit` and
+    go to every sub-task. DIR becomes a run folder: DIR/distilled is the merged set over all classes; DIR/subtasks/<k>
+    are runs.
+
+    Args:
+        machines: where jobs run.
+        out: folder; without --config, one that is there.
+        config: a recipe of `latentdd fit`.
+        subtasks: number of sub-tasks.
+        partition: classes in the data's order (D3), at random, or similar ones together: balanced k-means on their mean
+            features in a small network trained on the data.
+        only: run this one job of DIR: a sub-task's number.
+        overwrite: replace the federation in DIR.
+        end_with_parent: end when the process that started this one does.
+        settings: options of `latentdd fit`, which go over those of the recipe.
+        typed: the command, which is recorded in DIR.
+    """
+    folder = Path(out).expanduser()
+    if subtasks is not None and subtasks < 1:
+        raise UserError(f"--subtasks ({subtasks}) must be at least 1")
+    if (config is None) != (subtasks is None):
+        raise UserError(
+            "--config and --subtasks belong together: both start a federation, neither continues one"
+        )
+    if end_with_parent:
+        processes.end_with_parent()
+    if only is not None:
+        _run_alone(folder, only, [*settings, *filter(None, [config])])
+        return
+    if overwrite:
+        clear(folder)
+    if config is None or subtasks is None:
+        federation = _continued(folder, machines, settings)
+    else:
+        federation = _from_recipe(folder, config, subtasks, partition, machines, settings)
+    record_command(folder, typed)
+    if machines.engine == "slurm":
+        _write_for_slurm(federation, machines)
+        return
+    _run_all(federation, machines)
+    finish(federation)
+
+
+def _run_alone(folder: Path, name: str, settings: Sequence[str]) -> None:
+    if settings:
+        raise UserError(
+            "--only runs a job of a federation as it was planned; leave --config and other options out"
+        )
+    Federation.load(folder).run(name)
+
+
+def _continued(folder: Path, machines: Machines, settings: Sequence[str]) -> Federation:
+    if settings:
+        raise UserError(
+            f"{settings[0]}: without --config a federation keeps its settings; give --config and --subtasks too"
+        )
+    federation = Federation.load(folder)
+    _check_the_end(
+        federation, Federation.load(folder).recipe, machines
+    )  # not its own, which would stay in memory
+    return federation
+
+
+def _from_recipe(
+    folder: Path, config: str, subtasks: int, rule: Rule, machines: Machines, settings: Sequence[str]
+) -> Federation:
+    """A new federation, or the one in the folder with the recipe's settings."""
+    if not Path(config).is_file():
+        raise UserError(f"--config ({config}) does not exist; name a recipe")
+    recipe = Recipe(["--config", config, *settings, "--trainer.default_root_dir", str(folder)], folder)
+    federation = find(recipe, folder)
+    if federation is None:
+        partition = _partition(recipe, subtasks, rule)
+        check_the_end(recipe, folder, subtasks, here=machines.engine != "slurm")
+        return Federation.make(recipe, partition, folder)
+    found = federation.partition
+    if (len(found.blocks), found.rule) != (subtasks, rule):
+        raise UserError(
+            f"--out ({folder}) holds a federation of {len(found.blocks)} sub-tasks, {found.rule}; choose another "
+            "folder, or replace it with --overwrite"
+        )
+    _check_the_end(federation, recipe, machines)
+    federation.adopt(recipe)
+    return federation
+
+
+def _check_the_end(federation: Federation, recipe: Recipe, machines: Machines) -> None:
+    """Before any job that is left is run, and before settings are replaced."""
+    folder = federation.folder
+    if federation.waiting or recipe.changes(folder / CONFIG).others:
+        check_the_end(recipe, folder, len(federation.partition.blocks), here=machines.engine != "slurm")
+
+
+def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
+    data = recipe.data
+    _ = recipe.model  # refused now rather than in every sub-task
+    if rule == "contiguous":
+        return ClassPartition.contiguous(data.classes, subtasks)
+    if rule == "random":
+        return ClassPartition.random(data.classes, subtasks, recipe.seed)
+    data.setup()
+    features = class_means(data, ScoringNetwork(), recipe.seed)
+    return ClassPartition.semantic(data.classes, subtasks, features, recipe.seed)
+
+
+def _write_for_slurm(federation: Federation, machines: Machines) -> None:
+    folder = federation.folder / "slurm"
+    arguments = ("federate", "--out", str(federation.folder))
+    last = Job("last", arguments, Path(federation.directory), folder / "last.log")
+    jobs = [federation.job(name) for name in federation.waiting or federation.names[:1]]
+    needs = machines.needs(vars(federation.recipe.config.trainer))
+    script = write_slurm(jobs, last, needs, folder, f"latentdd-{federation.folder.name}")
+    print(f"written: {script}; hand the jobs in with {script} [--partition=... --time=...]")
+
+
+def _run_all(federation: Federation, machines: Machines) -> None:
+    """Run all jobs that are not finished, or raise when all have ended and some of them failed."""
+    waiting = federation.waiting
+    jobs = [federation.job(name) for name in waiting]
+    needs = machines.needs(vars(federation.recipe.config.trainer))
+    codes: dict[str, int] = {}
+
+    def ended(name: str, code: int) -> None:
+        codes[name] = code
+        what = "finished" if code == 0 else f"failed (exit code {code}), see {federation.job(name).log}"
+        rich.print(f"job {name} {what}; {len(waiting) - len(codes)} of {len(waiting)} left")
+
+    if machines.workers == 0:
+        for name in waiting:
+            rich.print(f"[bold]job {name}[/bold] of {', '.join(federation.names)}")
+            ended(name, _attempt(federation, name))
+    elif jobs:
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            run_jobs(jobs, needs, machines, ended)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if any(codes.values()):
+        only = ", ".join(f"--only {name}" for name, code in codes.items() if code)
+        raise UserError(
+            f"{sum(map(bool, codes.values()))} of {len(federation.names)} jobs failed: {failures(codes, jobs)}; the "
+            f"same command runs them again, and `latentdd federate --out {federation.folder}` with {only} one alone"
+        )
+
+
+def _attempt(federation: Federation, name: str) -> int:
+    """Exit code of a job in this process; one that fails must not keep the others from running."""
+    try:
+        federation.run(name)
+    except UserError as error:
+        print(f"job {name}: error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
