@@ -1,6 +1,6 @@
 """What somebody must store to train on a distilled set: numbers, bytes, and how many images they would pay for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -145,3 +145,9 @@ class Storage:
             "ipc_equivalents_with_generator_without_labels": equivalents(labels=False, generator=True),
             "ipc_equivalents_in_bytes": charged.bytes / (self.num_classes * 3 * self.image_size**2),
         }
+
+
+def span(counts: Sequence[int]) -> str:
+    """Return in words how many images a class has, "10" or "9 to 12"."""
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"

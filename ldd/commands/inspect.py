@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ldd.artefact.set import DistilledSet
+from ldd.artefact.size import span
+from ldd.images import ClassInfo
 from ldd.runs.verb import run_function
 
 _MAX_CLASSES = 20
@@ -21,23 +23,24 @@ def inspect(path: str, json: bool = False) -> None:
         path: folder of the set, or of the run that made it.
         json: print one JSON object instead of tables.
     """
-    summary = {**DistilledSet.load(path).summary(), "sha256_ok": True}  # a damaged one does not load
+    distilled = DistilledSet.load(path)
+    summary = distilled.summary()
     if json:
-        print(dumps(summary))
+        print(dumps({**summary, "sha256_ok": True}))  # a damaged set does not load
         return
     console = Console()
-    console.print(_facts(path, summary))
-    console.print(_classes(summary))
+    console.print(_facts(path, distilled, summary))
+    console.print(_classes(distilled.classes))
 
 
-def _facts(path: str, summary: dict[str, Any]) -> Table:
+def _facts(path: str, distilled: DistilledSet, summary: dict[str, Any]) -> Table:
     table = Table(title=Text(path), show_header=False)
     size = summary["image_size"]
     charged = ", ".join(f"{name} {count:,}" for name, count in summary["ledger"]["bytes"].items() if count)
     rows = {
         "images": f"{summary['num_images']} of {size} x {size} px",
         "classes": str(summary["num_classes"]),
-        "images per class": _per_class(summary["images_per_class"]),
+        "images per class": span(distilled.counts),
         "bytes": f"{summary['bytes']:,} ({charged})",
         **{f"storage as {form}": _storage(figures) for form, figures in summary["storage"]["forms"].items()},
         "frozen generator": _generator(summary["storage"]["parts"]["generator"]),
@@ -54,22 +57,17 @@ def _facts(path: str, summary: dict[str, Any]) -> Table:
         "sha256": "all files as written",
     }
     for name, value in rows.items():
-        table.add_row(Text(name), Text(value))  # Text: class names and licences are no console markup
+        table.add_row(Text(name), Text(value))  # Text, since names and licences may look like console markup
     return table
 
 
-def _classes(summary: dict[str, Any]) -> Table:
+def _classes(classes: Sequence[ClassInfo]) -> Table:
     table = Table("label", "id", "wnid", "name")
-    for info in summary["classes"][:_MAX_CLASSES]:
-        table.add_row(*(Text(str(info[key])) for key in ("label", "id", "wnid", "name")))
-    left_out = summary["num_classes"] - _MAX_CLASSES
-    if left_out > 0:
-        table.caption = f"and {left_out} more; --json lists all"
+    for info in classes[:_MAX_CLASSES]:
+        table.add_row(*map(Text, (str(info.label), str(info.id), info.wnid, info.name)))
+    if len(classes) > _MAX_CLASSES:
+        table.caption = f"and {len(classes) - _MAX_CLASSES} more; --json lists all"
     return table
-
-
-def _per_class(images: int | list[int]) -> str:
-    return str(images) if isinstance(images, int) else f"{min(images)} to {max(images)}"
 
 
 def _storage(figures: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ldd.artefact.manifest import BYTES
+from ldd.artefact.size import span
 from ldd.evaluation.results.report import EVALUATIONS, LEFT_OUT, MEAN_UNSEEN, Report
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE, Score
 from ldd.evaluation.results.tables import (
@@ -115,12 +116,10 @@ def byte_table(runs: Sequence[Run]) -> PlainTable:
     rows = []
     for run in runs:
         charged, storage = run.distilled.bytes, run.distilled.storage
-        per_class = run.distilled.counts
-        ipc = str(per_class[0]) if len(set(per_class)) == 1 else f"{min(per_class)} to {max(per_class)}"
         rows.append(
             (
                 run.name,
-                ipc,
+                span(run.distilled.counts),
                 *(f"{charged[name]:,}" for name in BYTES),
                 f"{sum(charged.values()):,}",
                 f"{storage.images_per_class(storage.total()):.2f}",

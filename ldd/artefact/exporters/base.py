@@ -1,45 +1,66 @@
-"""What every export shares: where it may be written, the class table beside the images, shards of encoded images."""
+"""What exports share: the folder with its class table, shards, encoded images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import holds_files
+from ldd.disk.files import atomic_folder, holds_files, write_json
 from ldd.errors import UserError
 
 Writer = Callable[[DistilledSet, Path, bool], Path]
-"""`write(distilled, out, overwrite)` -> what was written; as a whole or not at all."""
+"""`write(distilled, out, overwrite)` -> what was written, as a whole or not at all.
+
+`out` is a new or empty folder; with `overwrite` it may hold an earlier export, which is replaced. UserError: it holds
+anything else, or cannot be written.
+"""
 
 CLASSES = "classes.json"
-"""In every exported folder: a list of {label, id, wnid, name}, by label; it also marks the folder as ours."""
+"""In every exported folder: a list of {label, id, wnid, name}, by label. It marks the folder as an export of ours."""
 
 SHARD_BYTES = 2**29
 """Pixels of one file where a format splits sets: about what data-set hubs advise."""
 
 
-def claim_folder(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced.
+@contextmanager
+def export_folder(
+    distilled: DistilledSet, out: Path, overwrite: bool, facts: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Path]:
+    """Yield a folder to fill, which takes the place of `out` once it is complete, with the class table in it.
+
+    Args:
+        distilled: the set.
+        out: see `Writer`.
+        overwrite: see `Writer`.
+        facts: of each class, which follow its own in the table.
 
     Raises:
-        UserError: it holds files and `overwrite` is not set, or they are not those of an earlier export.
+        UserError: `out` must not be replaced or cannot be written.
     """
-    if not holds_files(out):
-        return
-    if not overwrite:
-        raise UserError(f"--out ({out}) is not empty; name a new folder, or replace it with --overwrite true")
-    if not (out / CLASSES).is_file():
-        raise UserError(
-            f"--out ({out}) holds no earlier export (it has no {CLASSES}), so it is not replaced; name a new "
-            "folder"
-        )
+    if holds_files(out):
+        if not overwrite:
+            raise UserError(
+                f"--out ({out}) is not empty; name a new folder, or replace it with --overwrite true"
+            )
+        if not (out / CLASSES).is_file():
+            raise UserError(
+                f"--out ({out}) does not hold an earlier export (it has no {CLASSES}), so it is not replaced; name a "
+                "new folder"
+            )
+    with atomic_folder(out, durable=False) as beside:
+        yield beside
+        known = facts or [{}] * distilled.num_classes
+        table = [{**info.to_dict(), **more} for info, more in zip(distilled.classes, known, strict=True)]
+        write_json(beside / CLASSES, table)
 
 
 def shards(distilled: DistilledSet, suffix: str) -> Iterator[tuple[str, range]]:
-    """Name and rows of each file, `data/train-00000-of-00001<suffix>`: the form in which hubs expect shards."""
+    """Yield name and rows of each file; hubs expect shards as `data/train-00000-of-00001<suffix>`."""
     n = len(distilled.images)
     rows = max(1, SHARD_BYTES // distilled.images[0].nbytes)
     total = -(-n // rows)
@@ -49,14 +70,14 @@ def shards(distilled: DistilledSet, suffix: str) -> Iterator[tuple[str, range]]:
 
 
 def png(image: Tensor) -> bytes:
-    """An image (3, H, H) uint8 as the bytes of a PNG file, pixel-equal."""
+    """Return an image (3, H, H) uint8 as the bytes of a PNG file, pixel-equal."""
     buffer = BytesIO()
     to_pil_image(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def unique_names(distilled: DistilledSet) -> list[str]:
-    """Readable names by label where all differ, else wnids where those do, else the labels."""
+    """Return readable names by label where all differ, else wnids where those do, else the labels."""
     for names in ([i.name for i in distilled.classes], [i.wnid for i in distilled.classes]):
         if len(set(names)) == len(names):
             return names

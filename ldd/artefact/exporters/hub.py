@@ -1,6 +1,7 @@
 """An export on a data-set hub: what would be uploaded, and the upload."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from json import dumps
@@ -12,25 +13,33 @@ from huggingface_hub import DatasetCardData, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in its __all__
 
+from ldd.artefact.manifest import Costs
 from ldd.artefact.set import DistilledSet
+from ldd.artefact.size import span
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 
+CARD = "README.md"
+ENDINGS = {"parquet": "parquet", "webdataset": "tar"}
+"""Formats that hubs read, show and stream, and how their files end."""
+
 _MAX_CLASSES = 100  # rows of the class table; classes.json has all
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_ENDINGS = {"parquet": "parquet", "webdataset": "tar"}
+
+# The library's error derives from that of its transport, which differs between releases.
+_UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
 
 
 def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
-    """Markdown with a header in YAML.
+    """Return the card of a repository (`user/name`): Markdown, with a header in YAML.
 
     Args:
-        distilled: the set; its manifest is the source of everything said.
-        repo: name of the repository, `user/name`.
-        form: parquet or webdataset: which files lie beside the card.
+        distilled: the set, whose manifest is the source of all that is said.
+        repo: name of the repository.
+        form: of the files beside the card, a key of `ENDINGS`.
     """
     header = DatasetCardData(
-        license="unknown" if set(distilled.manifest["licences"].values()) == {"unknown"} else "other",
+        license="unknown" if set(distilled.manifest.licences.values()) == {"unknown"} else "other",
         task_categories=["image-classification"],
         size_categories=[_size(len(distilled.images))],
         pretty_name=repo.rpartition("/")[2],
@@ -38,7 +47,7 @@ def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": "train", "path": f"data/train-*.{_ENDINGS[form]}"}],
+                "data_files": [{"split": "train", "path": f"data/train-*.{ENDINGS[form]}"}],
             }
         ],
     )
@@ -47,19 +56,19 @@ def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
         f"# {_line(repo)}",
         f"{len(distilled.images)} images of {distilled.num_classes} classes, {distilled.image_size} x "
         f"{distilled.image_size} px, made by dataset distillation with latentdd "
-        f"{distilled.manifest['package_version']}. They stand for a data set when a network is trained; they are no "
+        f"{distilled.manifest.package_version}. They stand for a data set when a network is trained; they are not "
         "photographs.",
         _use(distilled, repo, form),
         "## Facts\n\n" + _table(("", ""), _facts(distilled).items()),
-        "## Cost\n\n" + _costs(distilled.manifest["ledger"]),
+        "## Cost\n\n" + _costs(distilled.manifest.ledger),
         "## Classes\n\n" + _classes(distilled),
-        _configuration(distilled.manifest["config"]),
+        _configuration(distilled.manifest.config),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _use(distilled: DistilledSet, repo: str, form: str) -> str:
-    mean, std = (distilled.manifest["normalisation"][key] for key in ("mean", "std"))
+    mean, std = map(list, (distilled.manifest.normalisation.mean, distilled.manifest.normalisation.std))
     loader = f'datasets.load_dataset("{repo}", split="train")'
     names = "`image` and `label`" if form == "parquet" else "`png` and `cls`"
     soft = f", `{'soft_label' if form == 'parquet' else 'soft.npy'}`" * (distilled.soft_labels is not None)
@@ -71,29 +80,26 @@ def _use(distilled: DistilledSet, repo: str, form: str) -> str:
 
 
 def _facts(distilled: DistilledSet) -> dict[str, str]:
-    manifest, per_class = distilled.manifest, distilled.images_per_class
+    manifest = distilled.manifest
     return {
-        "images per class": f"{min(distilled.counts)} to {max(distilled.counts)}"
-        if isinstance(per_class, list)
-        else str(per_class),
-        "soft labels": "none" if distilled.soft_labels is None else dumps(manifest.get("labels") or "yes"),
+        "images per class": span(distilled.counts),
+        "soft labels": "none" if distilled.soft_labels is None else dumps(manifest.labels or "yes"),
         "weights": "none" if distilled.weights is None else "yes",
-        "matched with": ", ".join(manifest["seen_networks"]) or "no network",
-        "training steps": str(manifest.get("step", "unknown")),
-        "seed": str(manifest["seed"]),
-        "fingerprint of the test split it was made beside": str(manifest["test_split_fingerprint"]),
-        "licence of the prior": manifest["licences"]["prior"],
-        "licence of the data": manifest["licences"]["data"],
-        **{f"sha256 of {name}": digest for name, digest in manifest["sha256"].items()},
+        "matched with": ", ".join(manifest.seen_networks) or "no network",
+        "training steps": "unknown" if manifest.step is None else str(manifest.step),
+        "seed": str(manifest.seed),
+        "fingerprint of the test split it was made beside": str(manifest.test_split_fingerprint),
+        "licence of the prior": manifest.licences["prior"],
+        "licence of the data": manifest.licences["data"],
+        **{f"sha256 of {name}": digest for name, digest in manifest.sha256.items()},
     }
 
 
-def _costs(ledger: Mapping[str, Any]) -> str:
-    sizes = _table(("stored", "bytes"), ((name, f"{count:,}") for name, count in ledger["bytes"].items()))
-    figures = list(dict.fromkeys(figure for stage in ledger["stages"].values() for figure in stage))
+def _costs(ledger: Costs) -> str:
+    sizes = _table(("stored", "bytes"), ((name, f"{count:,}") for name, count in ledger.bytes.items()))
+    figures = list(dict.fromkeys(figure for stage in ledger.stages.values() for figure in stage))
     rows = [
-        (name, *(_number(stage.get(figure)) for figure in figures))
-        for name, stage in ledger["stages"].items()
+        (name, *(_number(stage.get(figure)) for figure in figures)) for name, stage in ledger.stages.items()
     ]
     return sizes + ("\n\n" + _table(("stage", *figures), rows) if rows else "")
 
@@ -109,12 +115,8 @@ def _configuration(config: Mapping[str, Any] | None) -> str:
     if config is None:
         return ""
     text = yaml.safe_dump(config, sort_keys=False)
-    fence = "`" * max(3, 1 + max((len(run) for run in _backticks(text)), default=0))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"## How it was made\n\nThe run's configuration (`latentdd fit --config`):\n\n{fence}yaml\n{text}{fence}"
-
-
-def _backticks(text: str) -> list[str]:
-    return "".join(c if c == "`" else " " for c in text).split()
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:  # noqa: ANN401 - an iterable of tuples
@@ -123,7 +125,7 @@ def _table(head: tuple[str, ...], rows: Any) -> str:  # noqa: ANN401 - an iterab
 
 
 def _line(value: object) -> str:
-    """Text on one line that is no markup of a table."""
+    """Return text on one line, without markup of tables and HTML."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -135,14 +137,6 @@ def _size(count: int) -> str:
     return next((name for most, name in _SIZES if count < most), "n>1M")
 
 
-CARD = "README.md"
-FORMATS = ("parquet", "webdataset")
-"""What hubs read, show and stream."""
-
-# Its bases are its transport's error, which is that of another library in every other release.
-_UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
-
-
 @dataclass(frozen=True)
 class Upload:
     """An exported folder on its way to a hub.
@@ -150,7 +144,7 @@ class Upload:
     Attributes:
         folder: of the export, with the card.
         repo: `user/name`.
-        private: a repository that is made for it is not shown to others.
+        private: hide a repository that is made for it from others.
     """
 
     folder: Path
@@ -164,12 +158,12 @@ class Upload:
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
 
     def send(self) -> str:
-        """Make the repository where it is missing and upload all files as one commit; shards of earlier uploads go.
+        """Make the repository if it is missing, and upload all files as one commit without shards of earlier uploads.
 
         The address of the hub (`HF_ENDPOINT`) and the token (`HF_TOKEN`, `hf auth login`) are the library's own.
 
         Returns:
-            Address of the commit.
+            URL of the commit.
 
         Raises:
             UserError: no token, no permission, or a hub that cannot be reached or refuses.
@@ -200,26 +194,22 @@ class Upload:
 
 
 def check_repo(repo: str, form: str) -> None:
-    """Refuse a name that is none, and a format that hubs do not read, before anything is written.
-
-    Raises:
-        UserError: one of both.
-    """
-    if form not in FORMATS:
+    """Raise UserError unless `repo` can name a repository and hubs read files of `form`."""
+    if form not in ENDINGS:
         raise UserError(
-            f"push_to_hub: hubs do not read --format {form}; choose one of {', '.join(FORMATS)}, which "
+            f"push_to_hub: hubs do not read --format {form}; choose one of {', '.join(ENDINGS)}, which "
             "datasets.load_dataset reads as they are"
         )
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"push_to_hub ({repo}) is no name of a repository: {error}") from error
+        raise UserError(f"push_to_hub ({repo}) cannot name a repository: {error}") from error
     if repo.count("/") != 1:
         raise UserError(f"push_to_hub ({repo}) must have the form user/name")
 
 
 def prepare(distilled: DistilledSet, folder: Path, repo: str, form: str, private: bool) -> Upload:
-    """Lay the card beside the exported files.
+    """Write the card beside the exported files, and return what can be uploaded.
 
     Raises:
         UserError: the folder cannot be written.

@@ -5,44 +5,36 @@ from pathlib import Path
 
 from torchvision.transforms.v2.functional import to_pil_image
 
-from ldd.artefact.exporters.base import CLASSES, claim_folder
+from ldd.artefact.exporters.base import CLASSES, export_folder
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import atomic_folder, write_json
 from ldd.errors import UserError
 
 
 def write_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/<wnid>/<index>.png`, pixel-equal, and `classes.json`.
+    """Write `<out>/<wnid>/<index>.png`, pixel-equal, and `classes.json`; arguments are those of `Writer`.
 
-    ImageFolder numbers classes by the alphabet of their folders, which need not be our order. So each entry
-    of classes.json has `label` (ours) and `imagefolder_label`; to train with ours::
+    ImageFolder numbers classes by the alphabet of their folders, which need not be our order. So each entry of
+    classes.json has `label` (ours) and `imagefolder_label`. To train with ours::
 
         table = sorted(json.load(open("classes.json")), key=lambda info: info["imagefolder_label"])
         ImageFolder(out, target_transform=[info["label"] for info in table].__getitem__)
 
-    Args:
-        distilled: the set.
-        out: a new or empty folder.
-        overwrite: replace the folder where it holds an earlier export.
-
     Raises:
         UserError: `out` must not be replaced or cannot be written, or a wnid cannot be the name of a folder.
     """
-    claim_folder(out, overwrite)
     _check_wnids(distilled)
     if distilled.soft_labels is not None or distilled.weights is not None:
         warnings.warn("an ImageFolder has no soft labels or weights; --format pt keeps them", stacklevel=2)
     place = {wnid: place for place, wnid in enumerate(sorted(info.wnid for info in distilled.classes))}
-    table = [{**info.to_dict(), "imagefolder_label": place[info.wnid]} for info in distilled.classes]
+    facts = [{"imagefolder_label": place[info.wnid]} for info in distilled.classes]
     digits = max(5, len(str(max(distilled.counts) - 1)))
-    with atomic_folder(out, durable=False) as beside:
+    with export_folder(distilled, out, overwrite, facts) as beside:
         for info in distilled.classes:
             folder = beside / info.wnid
             folder.mkdir()
             # Zero-padded, so that the order of names, which ImageFolder takes, is the order of images.
             for index, image in enumerate(distilled.images[distilled.labels == info.label]):
                 to_pil_image(image).save(folder / f"{index:0{digits}d}.png")
-        write_json(beside / CLASSES, table)
     return out
 
 

@@ -8,37 +8,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ldd.artefact.exporters.base import CLASSES, claim_folder, png, shards, unique_names
+from ldd.artefact.exporters.base import export_folder, png, shards, unique_names
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import atomic_folder, write_json
 
 _ROW_GROUP = 100  # images read at once; hubs' viewers read the first group alone
 
 
 def write_parquet(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/data/train-*.parquet` and `classes.json`; `datasets.load_dataset(str(out))` reads them as they are.
+    """Write `<out>/data/train-*.parquet` and `classes.json`; arguments are those of `Writer`.
+
+    `datasets.load_dataset(str(out))` reads them as they are.
 
     Columns: `image` (PNG, pixel-equal), `label` (its class names travel with it), and where the set has them
     `soft_label` (K probabilities) and `weight`. Rows are in the set's order.
-
-    Args:
-        distilled: the set.
-        out: a new or empty folder.
-        overwrite: replace the folder where it holds an earlier export.
-
-    Raises:
-        UserError: `out` must not be replaced or cannot be written.
     """
-    claim_folder(out, overwrite)
     schema = _schema(distilled)
-    with atomic_folder(out, durable=False) as beside:
+    with export_folder(distilled, out, overwrite) as beside:
         (beside / "data").mkdir()
         for name, rows in shards(distilled, ".parquet"):
             with pq.ParquetWriter(beside / name, schema) as writer:
                 for start in range(rows.start, rows.stop, _ROW_GROUP):
                     part = range(start, min(rows.stop, start + _ROW_GROUP))
                     writer.write_table(_table(distilled, part, schema))
-        write_json(beside / CLASSES, [info.to_dict() for info in distilled.classes])
     return out
 
 

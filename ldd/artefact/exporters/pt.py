@@ -4,38 +4,29 @@ from pathlib import Path
 
 import torch
 
-from ldd.artefact.exporters.base import CLASSES, claim_folder
+from ldd.artefact.exporters.base import export_folder
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import atomic_file, atomic_folder, write_json
+from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 
 FILE = "distilled.pt"
 
 
 def write_pt(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/distilled.pt` and `<out>/classes.json`, or the one file `out` where it ends in `.pt`.
+    """Write `<out>/distilled.pt` and `<out>/classes.json`, or only the file `out` where that ends in `.pt`.
 
-    The file holds a dictionary: `images` (N, 3, H, H) uint8, `labels` (N,) int64, `classes` (list of {label,
-    id, wnid, name}), `mean` and `std` (for images in [0, 1]), and `soft_labels` and `weights` where the set has
-    them. It is a pickle, which is what its readers expect; our own artefacts never are.
-
-    Args:
-        distilled: the set.
-        out: a new or empty folder, or a new file.
-        overwrite: replace the folder where it holds an earlier export, or the file.
-
-    Raises:
-        UserError: `out` must not be replaced or cannot be written.
+    Arguments are those of `Writer`; a file is replaced where `overwrite` says so. It holds a dictionary: `images`
+    (N, 3, H, H) uint8, `labels` (N,) int64, `classes` (list of {label, id, wnid, name}), `mean` and `std` (for images
+    in [0, 1]), and `soft_labels` and `weights` where the set has them. It is a pickle, which is what its readers
+    expect; our own artefacts never are.
     """
     if out.suffix == ".pt" and not out.is_dir():
         if out.exists() and not overwrite:
             raise UserError(f"--out ({out}) exists; name a new file, or replace it with --overwrite true")
         _save(distilled, out)
         return out
-    claim_folder(out, overwrite)
-    with atomic_folder(out, durable=False) as beside:
+    with export_folder(distilled, out, overwrite) as beside:
         _save(distilled, beside / FILE)
-        write_json(beside / CLASSES, [info.to_dict() for info in distilled.classes])
     return out / FILE
 
 

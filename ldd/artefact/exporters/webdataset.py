@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldd.artefact.exporters.base import CLASSES, claim_folder, png, shards
+from ldd.artefact.exporters.base import export_folder, png, shards
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import atomic_folder, write_json
 
 
 def write_webdataset(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/data/train-*.tar` and `classes.json`.
+    """Write `<out>/data/train-*.tar` and `classes.json`; arguments are those of `Writer`.
 
     A sample is `000000.png` (pixel-equal), `000000.cls` (the label as text), `000000.json` (label, id, wnid and name,
     and `weight` where the set has them) and, where the set has soft labels, `000000.soft.npy` (K probabilities)::
@@ -23,17 +22,8 @@ def write_webdataset(distilled: DistilledSet, out: Path, overwrite: bool = False
         for image, label in webdataset.WebDataset(file).decode("pil").to_tuple("png", "cls"): ...
 
     Samples are in the set's order; the same set gives the same bytes.
-
-    Args:
-        distilled: the set.
-        out: a new or empty folder.
-        overwrite: replace the folder where it holds an earlier export.
-
-    Raises:
-        UserError: `out` must not be replaced or cannot be written.
     """
-    claim_folder(out, overwrite)
-    with atomic_folder(out, durable=False) as beside:
+    with export_folder(distilled, out, overwrite) as beside:
         (beside / "data").mkdir()
         for name, rows in shards(distilled, ".tar"):
             with tarfile.open(beside / name, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -42,7 +32,6 @@ def write_webdataset(distilled: DistilledSet, out: Path, overwrite: bool = False
                         member = tarfile.TarInfo(f"{row:06d}.{ending}")
                         member.size = len(content)
                         archive.addfile(member, BytesIO(content))
-        write_json(beside / CLASSES, [info.to_dict() for info in distilled.classes])
     return out
 
 

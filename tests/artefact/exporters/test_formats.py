@@ -213,7 +213,8 @@ class TestTarget:
         (tmp_path / "thesis.txt").write_text("words")
         for out in (tmp_path, saved, saved.parent):
             with pytest.raises(
-                UserError, match=r"holds no earlier export .*, so it is not replaced; name a new folder"
+                UserError,
+                match=r"does not hold an earlier export .*, so it is not replaced; name a new folder",
             ):
                 export(str(saved), format, str(out), overwrite=True)
         assert names(tmp_path) == ["thesis.txt"]

@@ -92,7 +92,7 @@ def test_refused_uploads(saved, tmp_path, hub, monkeypatch, capsys):
     [
         ("me/digits", "pt", "hubs do not read --format pt; choose one of parquet, webdataset"),
         ("digits", "parquet", "must have the form user/name"),
-        ("me/dig its", "parquet", "is no name of a repository"),
+        ("me/dig its", "parquet", "cannot name a repository"),
     ],
 )
 def test_refused_before_anything_is_written(saved, tmp_path, hub, capsys, repo, form, message):
