@@ -75,6 +75,10 @@ class DataSpec:
         mean, std = (_per_channel(value, images.device, images.dtype) for value in (self.mean, self.std))
         return ((images + 1) / 2 - mean) / std
 
+    def as_input(self, images: Tensor) -> Tensor:
+        """Stored images (N, C, H, W) uint8 as the networks see them."""
+        return self.normalise(to_unit_range(images))
+
 
 @cache
 def _per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +163,14 @@ def _confusions(
     setting = Setting(data, distilled.counts, lesson.seed)
     given = StoredSet("distilled", distilled, samples=samples).set_for(0, setting)
     training = given.to(device)
-    every = slice(None, None, protocol.test_every)
-    split = data.test_images
-    test = Labelled(split.images[every].to(device), split.labels[every].to(device))
+    split = protocol.test_part(Labelled(data.test_images.images, data.test_images.labels))
+    test = Labelled(split.images.to(device), split.labels.to(device))
     students = [
         Student("distilled", name, repeat, epochs, batch_size)
         for name in lesson.factories
         for repeat in range(repeats)
     ]
-    with one_thread() if device.type == "cpu" else nullcontext():
+    with one_thread(device):
         return confusions(lesson, training, test, students)
 
 

@@ -23,7 +23,7 @@ from ldd.networks import NetworkFactory, accuracy
 from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
-from ldd.students.training import as_input, fresh_network, train_student
+from ldd.students.training import fresh_network, train_student
 from ldd.students.training_set import TrainingSet, draw_samples
 
 
@@ -83,7 +83,7 @@ def train(
     print(f"saved {file}: {type(trained).__name__}, {sum(p.numel() for p in trained.parameters())} weights")
     if data is not None:
         images, truth = (part.to(device) for part in (data.test_images.images, data.test_images.labels))
-        score = accuracy(trained, images, truth, normalise=functools.partial(as_input, spec))
+        score = accuracy(trained, images, truth, normalise=spec.as_input)
         print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
 
 
@@ -91,7 +91,7 @@ def _check_labels(labels: Labels | None, crop_labels: str | None, protocol: Prot
     """Refuse labels that would not be used."""
     if crop_labels is not None and labels is not None:
         raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
-    if labels is not None and protocol.labels != "teacher":
+    if labels is not None and not protocol.has_teacher:
         raise UserError(
             f"--labels are the teacher of a protocol that has one, and {protocol.id} takes the labels of the set; give "
             "the set others with `latentdd label`, or leave --labels out"

@@ -1,7 +1,6 @@
 """In what images are compared: pixels, and features of a network that says which one it is."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +16,7 @@ from ldd.labels.teachers import seen_by
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
 from ldd.runtime.seeding import derive_seed, seeded
-from ldd.students.training import as_input, one_thread
+from ldd.students.training import one_thread
 
 EPOCHS, BATCH, RATE, WIDTH = 10, 64, 0.02, 32
 """How the ConvNet of `trained_network` learns: SGD with momentum 0.9 and weight decay 5e-4, no augmentation."""
@@ -56,7 +55,7 @@ class FeatureNetwork:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features (n, F) float32 on the CPU of images (n, 3, H, W) uint8."""
-        parts = [self.embed(as_input(self.spec, part.to(self.device))) for part in images.split(_CHUNK)]
+        parts = [self.embed(self.spec.as_input(part.to(self.device))) for part in images.split(_CHUNK)]
         return torch.cat(parts).float().cpu()
 
 
@@ -67,7 +66,7 @@ def losses(network: Network, spec: DataSpec, images: Tensor, labels: Tensor) -> 
     parts = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
     return torch.cat(
         [
-            F.cross_entropy(network(as_input(spec, x.to(device))), y.to(device), reduction="none").cpu()
+            F.cross_entropy(network(spec.as_input(x.to(device))), y.to(device), reduction="none").cpu()
             for x, y in parts
         ]
     )
@@ -88,7 +87,7 @@ def trained_network(
     with seeded(seed, "features"):
         network = ConvNet(spec.num_classes, spec.image_size, width=WIDTH)
     device = torch.device("cpu") if device is None else device
-    with one_thread() if device.type == "cpu" else nullcontext():  # the same bits on every machine
+    with one_thread(device):  # the same bits on every machine
         train_classifier(
             network.to(device),
             real.images.to(device),
@@ -96,7 +95,7 @@ def trained_network(
             epochs=EPOCHS,
             batch_size=BATCH,
             optimizer=partial(SGD, lr=RATE, momentum=0.9, weight_decay=5e-4),
-            normalise=partial(as_input, spec),
+            normalise=spec.as_input,
             seed=derive_seed(seed, "features training"),
         )
     return network.eval().requires_grad_(False)

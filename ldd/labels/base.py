@@ -16,7 +16,6 @@ from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.networks.base import dotted_name
-from ldd.students.training import as_input
 from ldd.students.workers import NumWorkers
 
 if TYPE_CHECKING:  # worker processes import this file, and need no data
@@ -56,7 +55,7 @@ class Labeller:
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
         device = next(self.network.parameters()).device
-        logits = [self.network(as_input(self.spec, part.to(device))) for part in images.split(_CHUNK)]
+        logits = [self.network(self.spec.as_input(part.to(device))) for part in images.split(_CHUNK)]
         return (torch.cat(logits).float() / self.temperature).softmax(1).cpu()
 
     def label(self, distilled: DistilledSet) -> DistilledSet:

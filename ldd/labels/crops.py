@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,9 +185,7 @@ def label_crops(
     teacher = crop_teacher(labeller, protocol)
     see = student_transform(labeller.spec, protocol, None, augmented=True, stored=True)
     by_epoch: list[dict[str, Tensor]] = []
-    with (
-        one_thread() if device.type == "cpu" else nullcontext()
-    ):  # as students work: the same sums, the same bits
+    with one_thread(device):  # as students work: the same sums, the same bits
         for epoch in track(range(epochs)):
             by_epoch.append(_of_epoch(teacher, epoch_batches(images, places, batch_size, seed, epoch, see)))
     return CropLabels(
@@ -207,12 +204,12 @@ def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:
     Raises:
         UserError: a protocol without a teacher, or one that draws the images of a distribution anew.
     """
-    if protocol.labels != "teacher":
+    if not protocol.has_teacher:
         raise UserError(
             f"protocol ({protocol.id}) takes the labels of the set; labels of crops are for one with labels: teacher, "
             "such as rded-soft"
         )
-    if distilled.is_distribution and protocol.samples:
+    if protocol.draws_from(distilled):
         raise UserError(
             f"protocol ({protocol.id}) draws the images anew; give one with samples: 0 to label crops of the mean "
             "images"

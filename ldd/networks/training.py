@@ -56,7 +56,7 @@ def train_classifier(
     Works under Lightning's inference mode (validation) as long as the network itself was built outside of it.
 
     Args:
-        network: on the device of `images`; its own initialisation is the caller's (`ldd.runtime.seeding.seeded`).
+        network: on the device of `images`; the caller initialises it (`ldd.runtime.seeding.seeded`).
         images: (N, 3, H, W), of any type `normalise` takes; already normalised floats where that is None.
         labels: (N,) int64 classes, or (N, K) float class probabilities.
         epochs: passes over the images, at least 1.
@@ -77,35 +77,45 @@ def train_classifier(
     Raises:
         UserError: `epochs` or `batch_size` below 1.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} is {value}; give a whole number of 1 or more")
-    assert len(images) == len(labels) > 0
+    _check_counts(images, labels, epochs=epochs, batch_size=batch_size)
     transform = transform or _plain_transform(augmentation, normalise)
     with torch.inference_mode(False), torch.enable_grad():
-        if (
-            images.is_inference() or labels.is_inference()
-        ):  # made under inference mode: backward could not save them
+        if images.is_inference() or labels.is_inference():  # which backward could not save
             images, labels = images.clone(), labels.clone()
         steps = optimizer(network.parameters())
         schedule = scheduler(steps) if scheduler else None
         for epoch in range(epochs):
-            if by_epoch:
-                images, labels = by_epoch(epoch)
-            network.train()
-            total = torch.zeros((), device=images.device)
+            images, labels = by_epoch(epoch) if by_epoch else (images, labels)
             with seeded(seed, "dropout", epoch, device=images.device):
-                for batch, targets in epoch_batches(images, labels, batch_size, seed, epoch, transform):
-                    of_batch = loss(network(batch), targets)
-                    steps.zero_grad()
-                    of_batch.backward()
-                    steps.step()
-                    total += of_batch.detach() * len(batch)
+                batches = epoch_batches(images, labels, batch_size, seed, epoch, transform)
+                total = _train_epoch(network, batches, steps, loss)
             if schedule:
                 schedule.step()
             if on_epoch:
                 on_epoch(epoch, total / len(images))
     return float(total) / len(images)
+
+
+def _check_counts(images: Tensor, labels: Tensor, **counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}; give a whole number of 1 or more")
+    assert len(images) == len(labels) > 0
+
+
+def _train_epoch(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], steps: Optimizer, loss: Loss
+) -> Tensor:
+    """Sum of the losses of all images, 0-d."""
+    network.train()
+    total = torch.zeros((), device=next(network.parameters()).device)
+    for batch, targets in batches:
+        of_batch = loss(network(batch), targets)
+        steps.zero_grad()
+        of_batch.backward()
+        steps.step()
+        total += of_batch.detach() * len(batch)
+    return total
 
 
 def _plain_transform(augmentation: SiameseAugmentation | None, normalise: Transform | None) -> BatchTransform:
@@ -122,7 +132,7 @@ def _plain_transform(augmentation: SiameseAugmentation | None, normalise: Transf
 def epoch_batches(
     images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (transformed images, targets) of one epoch of `train_classifier`."""
+    """Yield the (transformed images, targets) of one epoch of `train_classifier`."""
     draws = generator(seed, "augmentation", epoch)
     if len(images) > batch_size:
         # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.
@@ -143,7 +153,7 @@ def accuracy(
     batch_size: int = 256,
     normalise: Transform | None = None,
 ) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode; the network's mode is restored.
+    """Return the top-1 accuracy in [0, 1], in evaluation mode; the network's mode is restored.
 
     Args:
         network: on the device of `images`.

@@ -4,7 +4,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +21,7 @@ from ldd.evaluation.sets import all_sets, counts_by_set
 from ldd.images import Labelled
 from ldd.networks import NetworkFactory
 from ldd.runtime.devices import peak_memory_mib
-from ldd.students.training import Lesson, Student, fresh_network, look_epochs, one_thread
+from ldd.students.training import Lesson, Student, fresh_network, one_thread
 from ldd.students.training_set import TrainingCost
 from ldd.students.workers import count_workers, run_students
 
@@ -157,7 +156,7 @@ def measure_evaluation(
     workers = count_workers(callback.num_workers) if device.type == "cpu" else 1
     paces, in_workers = _paces(lesson, distilled, data, device, workers)
     total = sum(
-        paces[student.network].seconds(cost, len(look_epochs(protocol.looks, student.epochs)))
+        paces[student.network].seconds(cost, len(protocol.look_epochs(student.epochs)))
         for student, cost in work.items()
     )
     shared = min(workers, len(work))
@@ -206,7 +205,7 @@ def _look_seconds(lesson: Lesson, name: str, tested: Sequence[Labelled], device:
     """Of testing a network on all splits, with as many threads as students have."""
     network = fresh_network(lesson.factories[name], lesson.spec, lesson.seed, name, 0).to(device)
     there = [Labelled(*(part.to(device) for part in split)) for split in tested]
-    with one_thread() if device.type == "cpu" else nullcontext():
+    with one_thread(device):
         lesson.accuracy(network, there[0])  # the first pass also chooses kernels
         started = time.perf_counter()
         for split in there:

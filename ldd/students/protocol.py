@@ -1,7 +1,7 @@
 """Evaluation protocols: frozen, named recipes by which students are trained, so that numbers can be compared.
 
-A protocol is a YAML file; the shipped ones lie in `ldd/students/protocol/`. Every result carries the protocol's
-id and the hash of its contents.
+A protocol is a YAML file; the shipped ones lie in `ldd/students/protocols/`. Every result carries the protocol's id and
+the hash of its contents.
 """
 
 import hashlib
@@ -11,28 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.augmentation.views import Views
 from ldd.disk.files import read_yaml
 from ldd.errors import UserError
+from ldd.images import Labelled
 from ldd.networks import NetworkFactory
 from ldd.networks.base import NetworkSpec, canonical, dotted_name
 
-Rates = Literal["warm_up", "drop", "steps", "half_cosine"]
-"""Courses of the learning rate, by the names of the functions: `warm_up` is `schedule`."""
-
+if TYPE_CHECKING:  # worker processes import this file
+    from ldd.artefact.set import DistilledSet
 
 WARM_UP_START = 1e-7
 """Share of the learning rate at which the warm-up starts (the released GLaD and LD3M code)."""
 
-
 _STEP = 0.2  # what each of the two drops of `steps` leaves
 
 
-def schedule(epoch: int, epochs: int) -> float:
-    """Share of the peak learning rate in `epoch` (from 0) of `epochs`.
+def warm_up(epoch: int, epochs: int) -> float:
+    """Return the share of the peak learning rate in `epoch` (from 0) of `epochs`.
 
     Linear warm-up from 1e-7 over the first half, then a cosine that would reach zero one step after the end:
     with h = floor(epochs / 2), `1e-7 + (1 - 1e-7) e / h` up to epoch h, then `(1 + cos(pi (e - h - 1) / h)) / 2`.
@@ -45,43 +44,44 @@ def schedule(epoch: int, epochs: int) -> float:
 
 
 def drop(epoch: int, epochs: int) -> float:
-    """The peak up to epoch floor(epochs / 2), a tenth of it from the next on (released MTT and D3 evaluation)."""
+    """Return 1 up to epoch floor(epochs / 2) and a tenth from the next on (released MTT and D3 evaluation)."""
     return 1.0 if epoch <= epochs // 2 else 0.1
 
 
 def steps(epoch: int, epochs: int) -> float:
-    """A fifth from epoch floor(2 E / 3) on, a twenty-fifth from floor(5 E / 6) on (released IDC evaluation)."""
+    """Return 1/5 from epoch floor(2 E / 3) on and 1/25 from floor(5 E / 6) on (released IDC evaluation)."""
     return _STEP ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 
 def half_cosine(epoch: int, epochs: int) -> float:
-    """(1 + cos(pi e / (2 E))) / 2: down to half of the peak, not to zero (released RDED evaluation)."""
+    """Return (1 + cos(pi e / (2 E))) / 2: down to half of the peak, not to zero (released RDED evaluation)."""
     return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
 
 
-RATES: dict[Rates, Callable[[int, int], float]] = {
-    "warm_up": schedule,
+Rates = Literal["warm_up", "drop", "steps", "half_cosine"]
+"""Schedules of the learning rate, by the names of the functions above."""
+
+_RATES: dict[Rates, Callable[[int, int], float]] = {
+    "warm_up": warm_up,
     "drop": drop,
     "steps": steps,
     "half_cosine": half_cosine,
 }
-"""By name."""
-
 
 FOLDER = Path(__file__).with_name("protocols")
 """Where the shipped protocol files lie."""
 
+LEAST_EPOCHS = 2
+"""Passes below which a student's rate would not leave its warm-up."""
+
 _PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
-_CHOICES = {  # fields that are checked rather than converted
-    "rates": tuple(RATES),
+_CHOICES = {
+    "rates": tuple(_RATES),
     "mean_images": ("always", "soft", "never"),
     "optimizer": ("sgd", "adamw"),
     "labels": ("own", "teacher"),
     "scores": ("none", "ddranking"),
 }
-LEAST_EPOCHS = 2
-"""Passes below which a student's rate would not leave its warm-up."""
-
 _LIMITS = {
     "epochs": LEAST_EPOCHS,
     "full_data_epochs": LEAST_EPOCHS,
@@ -107,7 +107,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a student is trained and tested: an optimiser, a course of its rate, random views, cross-entropy.
+    """How a student is trained and tested: an optimiser, a schedule of its rate, random views, cross-entropy.
 
     With soft labels q the loss is the mean of -sum_k q_k log p_k over a batch (as D3 and Qin et al., arXiv 2406.10485,
     train), with hard ones the same with q one-hot. The accuracy is that of the last epoch on the test split; no epoch,
@@ -129,7 +129,7 @@ class Protocol:
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
         test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
-        rates: course of the learning rate: `warm_up` (`schedule`) or `drop` (`drop`).
+        rates: schedule of the learning rate: one of the functions `warm_up`, `drop`, `steps`, `half_cosine`.
         samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
             "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
         mean_images: whether they take part beside the draws: `always`, `soft` (with soft labels only, as in D3's
@@ -143,8 +143,9 @@ class Protocol:
         labels: `own` (those of the set) or `teacher`: what a labeller says of every mixed batch as the student sees it
             (one soft label a crop), with `temperature` for both.
         temperature: T: the loss compares softmax(logits / T) with the labels.
-        looks: test so many times during training, evenly, on the selection split and on the test split; results then
-            also say what the epoch that is best on the selection split reaches, and the best of all on the test split.
+        looks: number of tests during training, evenly spread, on the selection split and on the test split; results
+            then also say what the epoch that is best on the selection split reaches, and the best of all on the test
+            split.
         scores: `ddranking` adds sets without augmentation and label- and augmentation-robust scores.
         source: where the numbers come from (prose; not part of the hash).
     """
@@ -179,43 +180,38 @@ class Protocol:
     def __post_init__(self) -> None:
         for name, least in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"protocol {self.id}: {name} ({value}) must be at least {least}")
+            self._require(value is None or value >= least, name, value, f"be at least {least}")
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be one of {', '.join(known)}"
-                )
-        if self.samples != "fresh" and (type(self.samples) is not int or self.samples < 0):
-            raise UserError(f"protocol {self.id}: samples ({self.samples}) must be 'fresh' or at least 0")
+            value = getattr(self, name)
+            self._require(value in known, name, value, f"be one of {', '.join(known)}")
+        count = self.samples == "fresh" or (type(self.samples) is int and self.samples >= 0)
+        self._require(count, "samples", self.samples, "be 'fresh' or at least 0")
         for images, budget in self.by_images.items():
             for name, value in asdict(budget).items():
-                if images < 1 or (value is not None and (type(value) is not int or value < _LIMITS[name])):
-                    raise UserError(
-                        f"protocol {self.id}: by_images.{images}.{name} ({value}) must be a whole number of at least "
-                        f"{_LIMITS[name]}, and the number of images at least 1"
-                    )
+                fits = images >= 1 and (value is None or (type(value) is int and value >= _LIMITS[name]))
+                must = f"be a whole number of at least {_LIMITS[name]}, and the number of images at least 1"
+                self._require(fits, f"by_images.{images}.{name}", value, must)
         if self.views is not None and self.augmentations:
             raise UserError(
                 f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) are two ways of the "
                 "same; leave one of them empty"
             )
-        if self.labels == "teacher" and self.scores == "ddranking":
+        if self.has_teacher and self.scores == "ddranking":
             raise UserError(
                 f"protocol {self.id}: scores (ddranking) compare sets with their own labels; give labels: own, or no "
                 "scores"
             )
-        SiameseAugmentation(self.augmentations)  # names its strategies, or refuses
+        SiameseAugmentation(self.augmentations)  # raises if it does not know a name
         for name, value in {"lr": self.lr, "temperature": self.temperature, **self.network_lr}.items():
-            if not 0 < value < inf:
-                raise UserError(f"protocol {self.id}: {name} ({value}) must be a number above 0")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"protocol {self.id}: momentum ({self.momentum}) must lie in [0, 1)")
+            self._require(0 < value < inf, name, value, "be a number above 0")
+        self._require(0 <= self.momentum < 1, "momentum", self.momentum, "lie in [0, 1)")
         for name in ("weight_decay", "cutmix"):
-            if not 0 <= getattr(self, name) < inf:
-                raise UserError(
-                    f"protocol {self.id}: {name} ({getattr(self, name)}) must be a number of 0 or more"
-                )
+            value = getattr(self, name)
+            self._require(0 <= value < inf, name, value, "be a number of 0 or more")
+
+    def _require(self, holds: bool, name: str, value: object, must: str) -> None:
+        if not holds:
+            raise UserError(f"protocol {self.id}: {name} ({value}) must {must}")
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
@@ -232,11 +228,8 @@ class Protocol:
                 f"protocol ({name_or_path}) is not known; choose from {', '.join(shipped())} or give the path of a "
                 "YAML file"
             )
-        return cls._from_content(path, read_yaml(path, "a protocol is a YAML file such as the shipped ones"))
-
-    @classmethod
-    def _from_content(cls, path: Path, content: object) -> Self:
-        content = content if isinstance(content, dict) else {}
+        read = read_yaml(path, "a protocol is a YAML file such as the shipped ones")
+        content: dict[str, Any] = read if isinstance(read, dict) else {}
         required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         unknown, missing = content.keys() - {f.name for f in fields(cls)}, required - content.keys()
         if unknown or missing:
@@ -246,29 +239,7 @@ class Protocol:
                 f"protocol ({path}) has keys that do not fit: {'; '.join(problems)}; compare {FOLDER / 'quick.yaml'}"
             )
         try:
-            return cls(
-                id=str(content["id"]),
-                epochs=int(content["epochs"]),
-                full_data_epochs=int(content["full_data_epochs"]),
-                batch_size=int(content["batch_size"]),
-                lr=float(content["lr"]),
-                momentum=float(content["momentum"]),
-                weight_decay=float(content["weight_decay"]),
-                augmentations=tuple(map(str, content["augmentations"])),
-                networks={str(name): NetworkSpec(**spec) for name, spec in content["networks"].items()},
-                network_lr={str(k): float(v) for k, v in content.get("network_lr", {}).items()},
-                weight_ema=bool(content.get("weight_ema", False)),
-                full_data_batch_size=_whole_or_none(content.get("full_data_batch_size")),
-                test_every=int(content.get("test_every", 1)),
-                decay_vectors=bool(content.get("decay_vectors", True)),
-                by_images={int(n): Budget(**part) for n, part in content.get("by_images", {}).items()},
-                views=_views(content.get("views")),
-                cutmix=float(content.get("cutmix", 0)),
-                temperature=float(content.get("temperature", 1)),
-                looks=int(content.get("looks", 0)),
-                **{name: content[name] for name in (*_CHOICES, "samples") if name in content},
-                source=str(content.get("source", "")),
-            )
+            return cls(**{name: _CONVERTED[name](value) for name, value in content.items()})
         except UserError:
             raise
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -289,26 +260,52 @@ class Protocol:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher labels every batch as the student sees it; else sets are learned with their own labels."""
+        return self.labels == "teacher"
+
     def factories(self) -> dict[str, NetworkFactory]:
-        """Builders of the default networks by name."""
+        """Return builders of the default networks by name."""
         return {name: spec.factory() for name, spec in self.networks.items()}
 
     def lr_at(self, epoch: int, epochs: int) -> float:
-        """Share of the peak learning rate in `epoch` (from 0) of `epochs`."""
-        return RATES[self.rates](epoch, epochs)
-
-    def budget(self, counts: Sequence[int]) -> tuple[int, int]:
-        """Epochs and batch size for a set of so many images of each class."""
-        fitting = [limit for limit in self.by_images if max(counts) <= limit]
-        own = self.by_images[min(fitting)] if fitting else Budget()
-        return own.epochs or self.epochs, own.batch_size or self.batch_size
+        """Return the share of the peak learning rate in `epoch` (from 0) of `epochs`."""
+        return _RATES[self.rates](epoch, epochs)
 
     def peak_lr(self, network: type) -> float:
-        """Peak learning rate of a network's class."""
+        """Return the peak learning rate of a network's class."""
         for path, lr in self.network_lr.items():
             if canonical(path) == dotted_name(network):
                 return lr
         return self.lr
+
+    def budget(self, counts: Sequence[int]) -> tuple[int, int]:
+        """Return epochs and batch size for a set with these numbers of images per class."""
+        fitting = [limit for limit in self.by_images if max(counts) <= limit]
+        own = self.by_images[min(fitting)] if fitting else Budget()
+        return own.epochs or self.epochs, own.batch_size or self.batch_size
+
+    def full_data_budget(self) -> tuple[int, int]:
+        """Return epochs and batch size for the full real data."""
+        return self.full_data_epochs, self.full_data_batch_size or self.batch_size
+
+    def draws_from(self, distilled: "DistilledSet") -> bool:
+        """Return whether students learn from draws of the set's codes."""
+        return distilled.is_distribution and self.samples != 0
+
+    def num_draws(self, epochs: int) -> int:
+        """Return how many draws of each code students of so many epochs need."""
+        return epochs if self.samples == "fresh" else self.samples
+
+    def test_part(self, split: Labelled) -> Labelled:
+        """Return the images of the test split that students are tested on."""
+        return Labelled(split.images[:: self.test_every], split.labels[:: self.test_every])
+
+    def look_epochs(self, epochs: int) -> set[int]:
+        """Return the epochs (from 0) after which a student is looked at: evenly, the last among them; maybe none."""
+        count = min(self.looks, epochs)
+        return {round((place + 1) * epochs / count) - 1 for place in range(count)}
 
 
 def _views(value: Mapping[str, Any] | None) -> Views | None:
@@ -318,10 +315,26 @@ def _views(value: Mapping[str, Any] | None) -> Views | None:
     return Views(**{**value, "crop_scale": None if crop is None else tuple(map(float, crop))})
 
 
-def _whole_or_none(value: object) -> int | None:
-    return None if value is None else int(str(value))
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - checked by the protocol
+    return value
+
+
+# What becomes of the values of a file; YAML reads 5e-2 as text.
+_CONVERTED: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys((*_CHOICES, "samples"), _as_it_is),
+    **dict.fromkeys(("id", "source"), str),
+    **dict.fromkeys(("epochs", "full_data_epochs", "batch_size", "test_every", "looks"), int),
+    **dict.fromkeys(("lr", "momentum", "weight_decay", "cutmix", "temperature"), float),
+    **dict.fromkeys(("weight_ema", "decay_vectors"), bool),
+    "full_data_batch_size": lambda value: None if value is None else int(str(value)),
+    "augmentations": lambda names: tuple(map(str, names)),
+    "networks": lambda specs: {str(name): NetworkSpec(**spec) for name, spec in specs.items()},
+    "network_lr": lambda rates: {str(path): float(rate) for path, rate in rates.items()},
+    "by_images": lambda budgets: {int(images): Budget(**budget) for images, budget in budgets.items()},
+    "views": _views,
+}
 
 
 def shipped() -> list[str]:
-    """Names of the protocols in the package."""
+    """Return the names of the protocols in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))

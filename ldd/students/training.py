@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.augmentation.views import cutmix
-from ldd.images import DataSpec, Labelled, to_unit_range
+from ldd.images import DataSpec, Labelled
 from ldd.networks import NetworkFactory, accuracy, train_classifier
 from ldd.networks.training import BatchTransform
 from ldd.runtime.seeding import derive_seed, seeded
@@ -78,8 +78,8 @@ class Lesson:
         protocol: how they are trained.
         factories: networks by name.
         seed: of the evaluation.
-        teacher: images as networks see them -> labels (n, K) as they are stored (`crop_teacher.CropTeacher`);
-            needed where the protocol's labels are a teacher's, but for sets whose crops have labels in store.
+        teacher: images as networks see them -> labels (n, K) as they are stored (`ldd.labels.crops.CropTeacher`);
+            needed where the protocol has a teacher, except for sets whose crops have stored labels.
     """
 
     spec: DataSpec
@@ -104,9 +104,9 @@ class Lesson:
             selection: the selection split likewise; needed where the protocol looks during training.
         """
         started = time.perf_counter()
-        with torch.inference_mode(False), self._numerics(training):
+        with torch.inference_mode(False), one_thread(training.images.device):
             looks = None
-            if self.protocol.looks and selection is not None:
+            if selection is not None and self.protocol.look_epochs(student.epochs):
                 looks = Looks(partial(self.accuracy, split=selection), partial(self.accuracy, split=test))
             tested = self.train(student, training, looks)
             score = self.accuracy(tested, test)
@@ -116,8 +116,8 @@ class Lesson:
     def train(
         self, student: Student, training: Labelled | TrainingSet, looks: "Looks | None" = None
     ) -> nn.Module:
-        """A student after its last epoch, as it is tested."""
-        with torch.inference_mode(False), self._numerics(training):
+        """Return a student after its last epoch, as it is tested."""
+        with torch.inference_mode(False), one_thread(training.images.device):
             # Under Lightning's validation the labels are inference tensors, which a loss may not keep for backward.
             training = training._replace(labels=training.labels.clone())
             network = fresh_network(
@@ -137,12 +137,8 @@ class Lesson:
             )
 
     def accuracy(self, network: nn.Module, split: Labelled) -> float:
-        """Top-1 of a network on images (M, 3, H, W) uint8 on its device."""
-        return accuracy(network, split.images, split.labels, normalise=partial(as_input, self.spec))
-
-    @staticmethod
-    def _numerics(training: Labelled | TrainingSet) -> AbstractContextManager[None]:
-        return one_thread() if training.images.device.type == "cpu" else nullcontext()
+        """Return the top-1 of a network on images (M, 3, H, W) uint8 on its device."""
+        return accuracy(network, split.images, split.labels, normalise=self.spec.as_input)
 
 
 class Looks:
@@ -160,22 +156,16 @@ class Looks:
         self.taken: list[tuple[float, float]] = []
 
     def take(self, network: nn.Module) -> None:
-        """Test it as it is."""
+        """Test the network as it is."""
         self.taken.append((self._on_selection(network), self._on_test(network)))
 
     def chosen(self) -> tuple[float, float]:
-        """Test accuracy of the look that is best on the selection split, and the largest."""
+        """Return the test accuracy of the look that is best on the selection split, and the largest of all."""
         return max(self.taken, key=lambda look: look[0])[1], max(look[1] for look in self.taken)
 
 
-def look_epochs(looks: int, epochs: int) -> set[int]:
-    """The epochs (from 0) after which a student is looked at: evenly, the last among them."""
-    count = min(looks, epochs)
-    return {round((place + 1) * epochs / count) - 1 for place in range(count)}
-
-
 def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str, repeat: int) -> nn.Module:
-    """A network on the CPU with the initial weights of (seed, name, repeat), outside of any inference mode."""
+    """Build a network on the CPU with the initial weights of (seed, name, repeat), outside of any inference mode."""
     with torch.inference_mode(False), seeded(seed, "network", name, repeat):
         return factory(spec.num_classes, spec.image_size)
 
@@ -201,11 +191,11 @@ def train_student(
         spec: gives the normalisation.
         protocol: gives everything else.
         epochs: passes over the images.
-        seed: of shuffling, augmentation and dropout; where crops have labels in store, their own seed goes instead.
+        seed: of shuffling, augmentation and dropout; where crops have stored labels, the seed of the crops is taken.
         batch_size: images per step; None takes the protocol's.
         augmented: False trains on the images as they are.
         teacher: see `Lesson`.
-        looks: filled as often as the protocol says.
+        looks: filled after the epochs that the protocol says.
 
     Returns:
         What is to be tested: `network` itself, or the average of its weights where the protocol says so.
@@ -213,13 +203,13 @@ def train_student(
     training = TrainingSet(*training)
     seed = seed if training.crop_seed is None else int(training.crop_seed)
     stored = training.crop_labels is not None
-    average = EpochAverage(network) if protocol.weight_ema else None
-    tested = network if average is None else average.network
-    moments = look_epochs(protocol.looks, epochs) if looks and protocol.looks else set()
+    average = epoch_average(network) if protocol.weight_ema else None
+    tested = network if average is None else average.module
+    moments = protocol.look_epochs(epochs)
 
     def after(epoch: int, loss: Tensor) -> None:
-        if average:
-            average.update(epoch, loss)
+        if average is not None:
+            average.update_parameters(network)
         if looks and epoch in moments:
             looks.take(tested)
 
@@ -245,21 +235,21 @@ def train_student(
 def student_transform(
     spec: DataSpec, protocol: Protocol, teacher: nn.Module | None, *, augmented: bool, stored: bool = False
 ) -> BatchTransform:
-    """What becomes of each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels.
+    """Return what makes each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels.
 
     Args:
         spec: gives the normalisation.
         protocol: gives everything else.
         teacher: see `Lesson`.
         augmented: False leaves the images as they are.
-        stored: targets are those of the crops already, and stay as they are.
+        stored: the targets are labels of the crops already, and stay as they are.
     """
     siamese = SiameseAugmentation(protocol.augmentations if augmented else ())
     views, alpha = (protocol.views, protocol.cutmix) if augmented else (None, 0.0)
 
     def transform(batch: Tensor, targets: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         if views is None:
-            batch = as_input(spec, batch)
+            batch = spec.as_input(batch)
             batch = siamese(batch, siamese.draw(len(batch), draws, one_strategy=True))
         else:
             batch = spec.normalise(views(batch.float() / 255, draws) * 2 - 1)
@@ -270,7 +260,7 @@ def student_transform(
             batch, mixed = cutmix(batch, mixed, alpha, draws)
         if stored:
             return batch, targets
-        if protocol.labels == "teacher" and teacher is not None:
+        if protocol.has_teacher and teacher is not None:
             return batch, teacher(batch)
         return batch, mixed
 
@@ -278,7 +268,7 @@ def student_transform(
 
 
 def _loss(temperature: float, logits: Tensor, targets: Tensor) -> Tensor:
-    # With probabilities: the divergence from them, less their entropy, which has no gradient.
+    # With probabilities: the divergence from them without their entropy, which has no gradient.
     return F.cross_entropy(logits / temperature, targets)
 
 
@@ -296,24 +286,12 @@ def _optimizer(network: nn.Module, protocol: Protocol, parameters: Iterable[nn.P
     return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
-class EpochAverage:
-    """Moving average of a network's weights: the n-th update (from 1) has decay min(0.995, 1 - 1/n).
+def epoch_average(network: nn.Module) -> AveragedModel:
+    """Return a moving average of a network's weights: the n-th update (from 1) has decay min(0.995, 1 - 1/n).
 
     So the first update copies the weights, and up to the 200th the average is their plain mean.
     """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._trained = network
-        self._average = AveragedModel(network, avg_fn=_blend)
-
-    def update(self, epoch: int, loss: Tensor) -> None:
-        """Take in the weights as they are after `epoch`."""
-        self._average.update_parameters(self._trained)
-
-    @property
-    def network(self) -> nn.Module:
-        """A network with the averaged weights."""
-        return self._average.module
+    return AveragedModel(network, avg_fn=_blend)
 
 
 def _blend(average: Tensor, weights: Tensor, num_averaged: Tensor | int) -> Tensor:
@@ -321,16 +299,15 @@ def _blend(average: Tensor, weights: Tensor, num_averaged: Tensor | int) -> Tens
     return torch.lerp(weights, average, decay)
 
 
-def as_input(spec: DataSpec, images: Tensor) -> Tensor:
-    """Stored images (N, 3, H, W) uint8 as networks see them."""
-    return spec.normalise(to_unit_range(images))
-
-
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run a block with one thread in each operation, so that sums have one order on every machine and worker."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Run a block on a CPU with one thread in each operation: sums then have one order on every machine and worker.
+
+    Other devices work as they always do.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     try:
         yield
     finally:

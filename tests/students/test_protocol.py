@@ -10,7 +10,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.networks import VGG11, AlexNet, ConvNet, ViT
 from ldd.networks.base import canonical
-from ldd.students.protocol import schedule, shipped
+from ldd.students.protocol import shipped, warm_up
 
 
 def released_schedule(epochs):
@@ -29,11 +29,11 @@ def released_schedule(epochs):
 @pytest.mark.parametrize("epochs", [2, 3, 10, 1000])
 def test_schedule_equals_torch(epochs):
     expected = released_schedule(epochs)
-    assert [schedule(e, epochs) for e in range(epochs)] == pytest.approx(expected, abs=1e-9)
+    assert [warm_up(e, epochs) for e in range(epochs)] == pytest.approx(expected, abs=1e-9)
 
 
 def test_schedule_of_the_published_length():
-    rates = [1e-3 * schedule(epoch, 1000) for epoch in range(1000)]
+    rates = [1e-3 * warm_up(epoch, 1000) for epoch in range(1000)]
     assert rates[0] == pytest.approx(1e-10)
     assert rates[500] == rates[501] == max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(4e-8, rel=0.02)

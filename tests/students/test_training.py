@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ldd.evaluation import Protocol, train_student
 from ldd.images import Labelled
-from ldd.students.protocol import schedule
-from ldd.students.training import EpochAverage, Lesson, Student, fresh_network, one_thread
+from ldd.students.protocol import warm_up
+from ldd.students.training import Lesson, Student, epoch_average, fresh_network, one_thread
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def plain_loop(network, training, epochs, lr):
         with torch.no_grad():
             for p, g, m in zip(network.parameters(), gradients, momentum, strict=True):
                 m.mul_(0.9).add_(g + 5e-4 * p)
-                p.sub_(lr * schedule(epoch, epochs) * m)
+                p.sub_(lr * warm_up(epoch, epochs) * m)
         trace.append(weights(network))
     return trace
 
@@ -82,15 +82,15 @@ def test_average_of_the_weights(tmp_path):
 
 def test_decay_of_the_average():
     network = torch.nn.Linear(1, 1, bias=False)
-    average = EpochAverage(network)
+    average = epoch_average(network)
     expected = 0.0
     for n in range(1, 301):
         with torch.no_grad():
             network.weight.fill_(float(n % 7))
-        average.update(n - 1, torch.zeros(()))
+        average.update_parameters(network)
         decay = min(0.995, 1 - 1 / n)
         expected = decay * expected + (1 - decay) * (n % 7)
-    assert average.network.weight.item() == pytest.approx(expected, abs=1e-4)
+    assert average.module.weight.item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_student_is_repeatable(lesson):
@@ -142,9 +142,9 @@ def test_students_learn_under_inference_mode(tmp_path, weight_ema):
 
 def test_one_thread_is_undone_by_an_error():
     threads = torch.get_num_threads()
-    with one_thread():
+    with one_thread(torch.device("cpu")):
         assert torch.get_num_threads() == 1
-    with pytest.raises(KeyError), one_thread():
+    with pytest.raises(KeyError), one_thread(torch.device("cpu")):
         raise KeyError
     assert torch.get_num_threads() == threads
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -19,7 +20,7 @@ from ldd.images import Labelled
 from ldd.labels.crops import CropTeacher
 from ldd.networks import ConvNet
 from ldd.runtime.seeding import generator
-from ldd.students.training import Lesson, Looks, Student, fresh_network, look_epochs
+from ldd.students.training import Lesson, Looks, Student, fresh_network
 
 TEACHER = partial(ConvNet, width=3, depth=1)
 # A bias before instance norm has no gradient but rounding errors, which AdamW would blow up.
@@ -103,9 +104,13 @@ def test_without_augmentation(tmp_path):
 
 
 def test_look_epochs():
+    def look_epochs(looks, epochs):
+        return replace(Protocol.load("quick"), looks=looks).look_epochs(epochs)
+
     assert look_epochs(4, 10) == {2 - 1, 5 - 1, 8 - 1, 10 - 1}
     assert look_epochs(100, 3) == {0, 1, 2}
     assert max(look_epochs(7, 100)) == 99
+    assert look_epochs(0, 100) == set()
 
 
 def test_looks_choose_on_the_selection_split():

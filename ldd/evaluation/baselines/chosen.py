@@ -55,7 +55,7 @@ def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
         centroids = points.mean(0, keepdim=True)
     else:
         # One thread: the library's sums depend on how many there are.
-        with one_thread():
+        with one_thread(torch.device("cpu")):
             found = KMeans(count, n_init=4, random_state=seed % 2**32).fit(points.numpy())
         centroids = torch.from_numpy(found.cluster_centers_).to(points)
     distances = torch.cdist(centroids, points, compute_mode="donot_use_mm_for_euclid_dist")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ldd.images import ClassInfo, DataSpec, Labelled
-from ldd.students.training import Lesson, Student, as_input
+from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
 
 _CHUNK = 256  # images per forward pass
@@ -68,7 +68,7 @@ class Confusion:
 def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tensor:
     """(K, K) counts of a network in evaluation mode on images (M, 3, H, W) uint8 with labels (M,), on its device."""
     network.eval()
-    logits = torch.cat([network(as_input(spec, part)) for part in test.images.split(_CHUNK)])
+    logits = torch.cat([network(spec.as_input(part)) for part in test.images.split(_CHUNK)])
     counts: Tensor = multiclass_confusion_matrix(logits, test.labels, num_classes=spec.num_classes)
     return counts.cpu()
 
