@@ -20,11 +20,7 @@ from ldd.runtime.ledger import DECODES, SAMPLE, measured
 def write_samples_grid(
     path: Path, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo], sampler: PriorSampler
 ) -> None:
-    """Draw a column of samples per class and write the picture as PNG.
-
-    Raises:
-        UserError: more images than a grid shows, or a path that cannot be written.
-    """
+    """Draw a column of samples per class and write the picture as PNG."""
     if len(classes) * sampler.per_class > MAX_IMAGES:
         raise UserError(
             f"--classes names {len(classes)} classes, which at --per-class {sampler.per_class} is more than the "
@@ -42,12 +38,6 @@ def sampled_set(
 
     The prior draws at its own size; where the data's differs, images are resized as real ones are (bilinear,
     antialiased).
-
-    Args:
-        prior: on the device to sample on.
-        spec: of the data the set stands for.
-        sampler: how.
-        source: what the user called the prior, for the manifest.
     """
     started = time.perf_counter()
     images, labels = sampler.of_classes(prior, spec.classes)

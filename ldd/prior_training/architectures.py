@@ -33,11 +33,7 @@ class AutoencoderShape:
         _check_groups("autoencoder", self.channels, self.norm_groups)
 
     def latent_size(self, image_size: int) -> int:
-        """Return the side of the latents of images of `image_size` pixels.
-
-        Raises:
-            UserError: the images cannot be halved as often as there are levels.
-        """
+        """Return the side of the latents of images of `image_size` pixels."""
         factor: int = 2 ** (len(self.channels) - 1)
         if image_size % factor:
             raise UserError(
@@ -64,7 +60,7 @@ class AutoencoderShape:
 
 
 @dataclass(frozen=True)
-class DenoiserShape:
+class UNetShape:
     """A U-Net with cross-attention to one class token (diffusers' `UNet2DConditionModel`).
 
     Args:
@@ -107,11 +103,7 @@ class DenoiserShape:
             )
 
     def build(self, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
-        """Build the model with new weights, for latents of (latent_channels, latent_size, latent_size).
-
-        Raises:
-            UserError: the latents cannot be halved as often as there are levels.
-        """
+        """Build the model with new weights, for latents of (latent_channels, latent_size, latent_size)."""
         factor = 2 ** (len(self.channels) - 1)
         if latent_size % factor:
             raise UserError(
@@ -136,12 +128,7 @@ class DenoiserShape:
 
 
 class ClassUNet(nn.Module):
-    """A U-Net with its class table; rows 0..K-1 are the classes, row K is the null condition.
-
-    Args:
-        unet: conditioned on one token of its `cross_attention_dim`.
-        num_classes: K.
-    """
+    """A U-Net with its class table; rows 0..K-1 are the classes, row K is the null condition."""
 
     def __init__(self, unet: UNet2DConditionModel, num_classes: int) -> None:
         super().__init__()

@@ -33,14 +33,8 @@ Encode = Callable[[Tensor], Tensor]
 class LatentViews:
     """Which latents there are of each training image.
 
-    Attributes:
-        number: views, the first of them unaltered.
-        augmentation: alters the others.
-        mirror: each view and its mirror image.
-        seed: of the alterations.
-
-    Raises:
-        UserError: several views with nothing that makes them differ.
+    `number` views, the first of them unaltered, the others altered by `augmentation` as `seed` draws it; with `mirror`
+    also the mirror image of each.
     """
 
     number: int = 1
@@ -93,14 +87,6 @@ class LatentCache:
     The key is a hash of everything the latents depend on: the images (`revision`), the autoencoder's weights and
     config, and the views. Old files may be deleted at any time. Both files are written under other names and renamed,
     the index last; of several processes one encodes and the others wait.
-
-    Args:
-        folder: of all entries.
-        revision: hash of the images.
-        autoencoder: its `fingerprint`.
-        views: of each image.
-        shape: (M, c, h, w) of all latents together.
-        image_size: pixels, for the file's name.
     """
 
     def __init__(
@@ -109,7 +95,7 @@ class LatentCache:
         revision: str,
         autoencoder: str,
         views: LatentViews,
-        shape: tuple[int, ...],
+        shape: tuple[int, ...],  # (M, c, h, w) of all latents together
         image_size: int,
     ) -> None:
         facts = [_FORMAT, revision, autoencoder, views.description(), list(shape)]
@@ -119,11 +105,7 @@ class LatentCache:
         self._shape, self._size = shape, torch.Size(shape).numel()
 
     def load(self, parts: Iterator[Tensor]) -> Tensor:
-        """Return the latents, mapped into memory; where there is no file yet, write `parts` to one first.
-
-        Raises:
-            UserError: a folder that cannot be written, or too little space; no partial file stays.
-        """
+        """Return the latents, mapped into memory; where there is no file yet, write `parts` to one first."""
         found = self._open()
         if found is not None:
             return found

@@ -11,16 +11,10 @@ from torch.nn.functional import l1_loss, mse_loss
 def reconstruction_loss(
     autoencoder: AutoencoderKL, images: Tensor, noise: Tensor, kl_weight: float
 ) -> Tensor:
-    """Return mean absolute error per pixel plus the posterior's divergence from a standard normal per latent value.
+    """Return the mean absolute error per pixel plus `kl_weight` times the divergence per latent value, 0-d.
 
-    Args:
-        autoencoder: the one in training.
-        images: (N, 3, H, W) in [-1, 1].
-        noise: standard normal (N, c, h, w), with which the posterior is sampled.
-        kl_weight: of the divergence.
-
-    Returns:
-        The loss, 0-d.
+    Images are (N, 3, H, W) in [-1, 1]; standard normal `noise` (N, c, h, w) samples the posterior, whose divergence is
+    that from a standard normal distribution.
     """
     posterior = autoencoder.encode(images).latent_dist
     latents = posterior.mean + posterior.std * noise.to(posterior.mean)
@@ -39,13 +33,7 @@ def noise_error(
 ) -> Tensor:
     """Return the mean squared error of the predicted noise (Ho et al. 2020, equation 14), 0-d.
 
-    Args:
-        denoiser: a `ClassUNet`, or an average of it.
-        scheduler: gives the noise levels.
-        latents: clean ones (N, c, h, w).
-        noise: standard normal (N, c, h, w).
-        timesteps: (N,).
-        rows: class rows (N,).
+    Clean latents and standard normal noise are (N, c, h, w), timesteps and class rows (N,).
     """
     predicted: Tensor = denoiser(scheduler.add_noise(latents, noise, timesteps), timesteps, rows)
     return mse_loss(predicted, noise)

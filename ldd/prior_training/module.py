@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from ldd.augmentation.affine import AffineViews
 from ldd.errors import NonFiniteError, UserError
 from ldd.images import DataSpec, to_unit_range
-from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, DenoiserShape
+from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, UNetShape
 from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
 from ldd.prior_training.losses import learning_rate, moving_average, noise_error, reconstruction_loss
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
@@ -76,7 +76,7 @@ class PriorTraining(LightningModule):
     def __init__(
         self,
         autoencoder: AutoencoderShape | str,
-        unet: DenoiserShape,
+        unet: UNetShape,
         data_spec: DataSpec,
         autoencoder_steps: int = 0,
         autoencoder_batch_size: int = 64,
@@ -321,15 +321,7 @@ class PriorTraining(LightningModule):
         checkpoint["state_dict"] = {name: value for name, value in state if not name.startswith("frozen.")}
 
     def save_prior(self, folder: Path | str, command: str | None = None) -> Path:
-        """Write the prior folder with averaged weights in half precision, and a model card of the facts.
-
-        Args:
-            folder: where to; an existing one is replaced.
-            command: what the user typed, for the model card.
-
-        Raises:
-            UserError: the denoiser has not been trained yet, or the folder cannot be written.
-        """
+        """Write the prior folder with averaged weights in half precision, in place of an existing one."""
         if self.averaged is None:
             raise UserError("there is no prior to save: the denoiser has not been trained for a single step")
         facts = {"licence of the weights": self._licence, **self._facts(self.averaged, command)}

@@ -101,11 +101,7 @@ def draw_class(
     num_steps: int,
     guidance_scale: float,
 ) -> Tensor:
-    """Draw images (n, 3, H, W) uint8 of one class by the averaged weights, the noise being one float32 draw.
-
-    Raises:
-        UserError: num_steps or guidance_scale out of range.
-    """
+    """Draw images (n, 3, H, W) uint8 of one class by the averaged weights, the noise being one float32 draw."""
     check_guidance(guidance_scale)
     network = training.averaged
     assert network is not None, "the denoiser has been trained for a step"

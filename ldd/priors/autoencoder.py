@@ -102,11 +102,7 @@ class AutoencoderPrior(DirectPrior):
 
 
 def autoencoder_folder(root: Path) -> Path:
-    """Return `root` itself if it is an autoencoder's folder, else its subfolder of one.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Return `root` itself if it is an autoencoder's folder, else its subfolder of one."""
     known = {kind.__name__ for kind in _KINDS}
     if class_name(root) in known:
         return root

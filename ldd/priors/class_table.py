@@ -38,12 +38,7 @@ class ClassTable:
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
         """Return the rows (K,) int64 of the data's classes.
 
-        Args:
-            classes: of the data.
-            mapping: WordNet id or name of a data class -> row, WordNet id or name of the prior; it takes precedence.
-
-        Raises:
-            UserError: a class this prior does not know, or a mapping to a row or class it does not have.
+        `mapping` takes precedence: WordNet id or name of a data class -> a row, a WordNet id or a name of the prior.
         """
         rows = [self._row(info, mapping) for info in classes]
         unknown = [
@@ -82,14 +77,10 @@ def _listed(classes: Sequence[ClassInfo]) -> str:
 
 
 def labelled_table(labels: Mapping[str, str], num_classes: int) -> ClassTable:
-    """Return the table of a pipeline whose `model_index.json` names its rows.
+    """Return the table of a pipeline whose `model_index.json` may name its rows (`id2label`: "0" -> "name, name").
 
     A thousand classes are taken for ImageNet's in the order of their WordNet ids, as in every published
     class-conditional model trained on it.
-
-    Args:
-        labels: `id2label`, row -> names separated by commas; may be empty.
-        num_classes: rows without the null row.
     """
     wnids = synsets() if num_classes == len(synsets()) else ()
     names = {int(row): [name.strip() for name in text.split(",")] for row, text in labels.items()}
@@ -109,11 +100,7 @@ def imagenet_classes() -> list[ClassInfo]:
 
 
 def read_class_names(path: Path | str) -> list[ClassInfo]:
-    """Read classes by row, one a line: the name of the class's folder, then its readable name if that differs.
-
-    Raises:
-        UserError: the file cannot be read, or names a class twice.
-    """
+    """Read classes by row, one a line: the name of the class's folder, then its readable name if that differs."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -126,14 +113,9 @@ def read_class_names(path: Path | str) -> list[ClassInfo]:
 
 
 def choose_classes(known: Sequence[ClassInfo], wanted: Sequence[str]) -> list[ClassInfo]:
-    """Return the classes that `wanted` names, by folder name (WordNet id) or readable name, each once.
+    """Return the known classes that `wanted` names, by WordNet id or readable name, each once; the first 20 for none.
 
-    Args:
-        known: the prior's own classes; not empty.
-        wanted: names; one string may hold several, separated by commas. Empty: the first 20 classes.
-
-    Raises:
-        UserError: a name the prior does not know, or one that several of its classes bear.
+    One string may hold several names, separated by commas.
     """
     if not wanted:
         return list(known[:_LISTED])

@@ -109,15 +109,8 @@ def deconvolution(
 ) -> nn.Sequential:
     """Build the layers from latents to a map with a side of 2^len(channels).
 
-    Args:
-        latent_width: numbers of a latent (N, latent_width, 1, 1); None for latents (N, channels[0], 2, 2).
-        channels: of the 2 x 2 map and after each stage.
-        kernel: of the transposed convolutions, 3 or 4.
-        norm: after each of them.
-        out_channels: of the last convolution.
-
-    Raises:
-        UserError: a latent width below 1.
+    Latents are (N, latent_width, 1, 1) or, if that is None, (N, channels[0], 2, 2); `channels` are those of the 2 x 2
+    map and after each stage.
     """
     if latent_width is not None and latent_width < 1:
         raise UserError(f"latent_width ({latent_width}) must be at least 1")
@@ -132,11 +125,7 @@ def deconvolution(
 
 
 def small_channels(width: int, map_size: int) -> list[int]:
-    """Return the channels of the small decoder for a map of this size: half, a quarter, then an eighth of the width.
-
-    Raises:
-        UserError: a width that cannot be divided like this.
-    """
+    """Return the channels of the small decoder for a map of this size: half, a quarter, then an eighth of the width."""
     return _divided(width, [2 ** min(stage, 3) for stage in range(map_size.bit_length() - 1)])
 
 
@@ -156,11 +145,7 @@ def _divided(width: int, divisors: Sequence[int]) -> list[int]:
 
 
 def check_image_size(size: int, what: str = "image_size") -> None:
-    """Raise unless `size` is a power of two of at least 8.
-
-    Raises:
-        UserError: it is not; `what` names it.
-    """
+    """Raise unless `size` is a power of two of at least 8."""
     if size < 8 or size & (size - 1):
         raise UserError(
             f"{what} ({size}) must be a power of two of at least 8, since every stage doubles a 2 x 2 map"

@@ -43,15 +43,7 @@ class PriorCard:
 
 
 def read_card(folder: Path, *, table: bool = True) -> PriorCard:
-    """Read `prior.json` of a prior folder.
-
-    Args:
-        folder: the prior folder.
-        table: whether the prior has a class table, so that `classes` and `null_class` must be there.
-
-    Raises:
-        UserError: missing file, missing or malformed entry.
-    """
+    """Read `prior.json` of a prior folder; with `table` it must name classes and the null row."""
     path = folder / CARD
     if not path.is_file():
         raise UserError(f"component {CARD!r} is missing in {folder}")
@@ -116,17 +108,7 @@ def write_prior(
 ) -> Path:
     """Write a folder that `LatentDiffusionPrior` reads; an existing one is replaced once the new one is complete.
 
-    Args:
-        folder: where to.
-        unet: the denoising network; stored, like the other components, in the precision it has.
-        autoencoder: a diffusers autoencoder.
-        scheduler: the DDIM schedule the U-Net was trained on.
-        class_embedding: (rows, D), the null row included; None for an unconditional prior.
-        card: content of `prior.json`.
-        readme: the model card.
-
-    Raises:
-        UserError: the folder cannot be written.
+    `class_embedding` is (rows, D), the null row included; None for an unconditional prior. Tensors keep their type.
     """
     with atomic_folder(folder) as beside:
         unet.save_pretrained(beside / "unet", safe_serialization=True)

@@ -7,16 +7,17 @@ components come back in float32, frozen and in eval mode.
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldd.disk import files
 from ldd.errors import UserError
@@ -26,6 +27,11 @@ EMBEDDED = Path(__file__).parent / "embedded"
 Init = Literal["pretrained", "random"]
 """Whether a network has the weights of its file, or random ones of the same shapes."""
 
+Model = TypeVar("Model", bound=nn.Module)
+
+_DAMAGED = (
+    OSError, ValueError, RuntimeError, TypeError, KeyError, NotImplementedError, SafetensorError, pickle.UnpicklingError
+)  # fmt: skip
 _WEIGHTS = "diffusion_pytorch_model"
 # Names under which older releases saved a class, whose config may still not fit.
 _LEGACY = {"Transformer2DModel": "DiTTransformer2DModel"}
@@ -33,15 +39,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str] = ()) -> Path:
-    """Return the local folder that `path_or_hub_id` means; a hub id is downloaded first.
+    """Return the local folder of `embedded:NAME` (in the package), of a path, or of `owner/name` on the hub.
 
-    Args:
-        path_or_hub_id: `embedded:NAME` (in the package), a folder, or `owner/name` on the hub.
-        components: subfolders whose diffusers weights are wanted from the hub; configs are always fetched.
-        further: patterns of other files wanted from the hub.
-
-    Raises:
-        UserError: unknown embedded name, missing folder, hub unreachable or without that id.
+    From the hub come all configs, weights of these `components` (subfolders), and files that match `further`.
     """
     if path_or_hub_id.startswith("embedded:"):
         return _embedded(path_or_hub_id)
@@ -89,11 +89,7 @@ def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
-
-    Raises:
-        UserError: missing, unreadable, or not a JSON object.
-    """
+    """Read the object in a JSON file."""
     value = files.read_json(path, "restore it from where the prior came from")
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; restore it from where the prior came from")
@@ -110,16 +106,7 @@ def class_name(folder: Path) -> str | None:
 
 
 def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = "pretrained") -> ModelMixin:
-    """Load the diffusers model in `folder`: float32, frozen, in eval mode.
-
-    Args:
-        folder: `config.json` and `diffusion_pytorch_model*.safetensors` (or `.bin`).
-        kinds: the classes it may be of.
-        init: `random` builds it from its config alone, with the same random weights every time.
-
-    Raises:
-        UserError: missing folder or weights, another class, damaged or incomplete weights, unknown `init`.
-    """
+    """Load the diffusers model in `folder`, of one of the classes `kinds`: float32, frozen, in eval mode."""
     if init not in get_args(Init):
         raise UserError(f"init={init!r} is unknown; choose one of {', '.join(get_args(Init))}")
     name = class_name(folder)
@@ -129,59 +116,56 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = 
     if kind is None:
         choices = ", ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{folder} holds a {name}; supported here: {choices}")
-    try:
-        if init == "random":
-            with seeded(0, "random weights"):
-                return kind.from_config(kind.load_config(str(folder))).requires_grad_(False).eval()
-        model, report = _load_weights(folder, kind)
-    except (
-        OSError, ValueError, RuntimeError, TypeError, NotImplementedError, SafetensorError, pickle.UnpicklingError
-    ) as error:  # fmt: skip
-        if isinstance(error, UserError):
-            raise
-        raise UserError(_damaged(folder, error)) from error
-    # The library fills what a file lacks with random numbers and only logs it.
-    if report["missing_keys"]:
-        raise UserError(
-            _damaged(folder, f"{len(report['missing_keys'])} tensors missing, {report['missing_keys'][0]}")
-        )
-    return model.requires_grad_(False).eval()
-
-
-def _load_weights(folder: Path, kind: type[ModelMixin]) -> tuple[ModelMixin, dict[str, list[str]]]:
-    """The model and the library's report on its weights."""
+    if init == "random":
+        with reading(folder), seeded(0, "random weights"):
+            return kind.from_config(kind.load_config(str(folder))).requires_grad_(False).eval()
     safe = any((folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json"))
     if not safe and not (folder / f"{_WEIGHTS}.bin").is_file():
         raise UserError(
             f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
             "save it with save_pretrained(safe_serialization=True)"
         )
-    # Loading draws placeholder weights before it fills them; the caller's random numbers must stay as they are.
-    with seeded(0, "placeholder weights"):
+    with reading(folder):
         model, report = kind.from_pretrained(
             str(folder), torch_dtype=torch.float32, use_safetensors=safe, local_files_only=True,
             low_cpu_mem_usage=False, output_loading_info=True,
         )  # fmt: skip
-    return model, report
+        return frozen(model, report)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file or folder into a UserError."""
+    try:
+        # Loading draws placeholder weights before it fills them; the caller's random numbers must stay as they are.
+        with seeded(0, "placeholder weights"):
+            yield
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(
+            f"{path} cannot be loaded ({error}); a file is damaged or incomplete, fetch or save it again"
+        ) from error
+
+
+def frozen(model: Model, report: Mapping[str, Any]) -> Model:
+    """Return a loaded model for use; raise within `reading` for missing tensors, which libraries fill at random."""
+    if missing := list(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} tensors missing, {missing[0]}")
+    model.requires_grad_(False).eval()
+    return model
 
 
 def load_tensor(path: Path, key: str) -> Tensor:
-    """Load one tensor of a safetensors file, in float32.
-
-    Raises:
-        UserError: missing or damaged file, missing key.
-    """
+    """Load one tensor of a safetensors file, in float32."""
     if not path.is_file():
         raise UserError(f"component {path.name!r} is missing in {path.parent}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            if key not in keys:
-                raise UserError(f"{path} has no tensor {key!r}, only {', '.join(keys)}")
-            tensor: Tensor = file.get_tensor(key)
-    except (OSError, SafetensorError) as error:
-        raise UserError(_damaged(path, error)) from error
-    return tensor.float()
+    with reading(path), safe_open(path, framework="pt") as file:
+        keys = list(file.keys())
+        if key not in keys:
+            raise UserError(f"{path} has no tensor {key!r}, only {', '.join(keys)}")
+        tensor: Tensor = file.get_tensor(key)
+        return tensor.float()
 
 
 def _embedded(name: str) -> Path:
@@ -191,7 +175,3 @@ def _embedded(name: str) -> Path:
         choices = ", ".join(f"embedded:{choice}" for choice in known) or "none"
         raise UserError(f"path_or_hub_id={name!r}: no such prior in the package; embedded priors: {choices}")
     return folder
-
-
-def _damaged(path: Path, reason: object) -> str:
-    return f"{path} cannot be loaded ({reason}); the file is damaged or incomplete, fetch or save it again"

@@ -44,11 +44,7 @@ Network = Callable[[Tensor, int, Tensor], Tensor]
 def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -> Predict:
     """Return a network under classifier-free guidance, e = e_u + s (e_c - e_u) (Ho and Salimans 2022, equation 6).
 
-    Args:
-        network: the conditional network; both halves are one batch of 2N, at scales 0 and 1 only the half that counts.
-        conditioning: of e_c, (N, L, D).
-        null: of e_u, (N, L, D).
-        scale: s.
+    Both halves are one batch of 2N; at scales 0 and 1 only the half that counts is run.
     """
 
     def predict(x: Tensor, timestep: int) -> Tensor:
@@ -61,11 +57,7 @@ def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -
 
 
 def check_guidance(scale: float) -> None:
-    """Raise unless a guidance scale is finite and at least 0.
-
-    Raises:
-        UserError: with the range.
-    """
+    """Raise unless a guidance scale is finite and at least 0."""
     if not 0 <= scale < math.inf:
         raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
 
@@ -76,11 +68,7 @@ def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:
 
 
 def check_skip(skip: str) -> None:
-    """Raise unless `skip` is one of `Skip`.
-
-    Raises:
-        UserError: with the choices.
-    """
+    """Raise unless `skip` is one of `Skip`."""
     if skip not in get_args(Skip):
         raise UserError(f"skip={skip!r} is unknown; choose one of {', '.join(get_args(Skip))}")
 

@@ -67,14 +67,7 @@ def sample_class(
 
 @dataclass(frozen=True)
 class PriorSampler:
-    """How images of a prior are drawn.
-
-    Attributes:
-        per_class: images of each class.
-        num_steps: DDIM steps.
-        guidance_scale: of classifier-free guidance; 1: none.
-        seed: of the initial noise.
-    """
+    """How images of a prior are drawn; a guidance scale of 1 means without guidance."""
 
     per_class: int
     num_steps: int
@@ -101,11 +94,7 @@ class PriorSampler:
 
 
 def classes_to_draw(prior: LatentDiffusionPrior, wanted: Sequence[str]) -> list[ClassInfo]:
-    """Return the classes to draw; a prior of prompts takes any name, an unconditional one none.
-
-    Raises:
-        UserError: see `choose_classes`; names for an unconditional prior, or none for one of prompts.
-    """
+    """Return the classes to draw; a prior of prompts takes any name, an unconditional one none."""
     if prior.classes:
         return choose_classes(prior.classes, wanted)
     if is_unconditional(prior) and wanted:

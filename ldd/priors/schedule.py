@@ -121,12 +121,7 @@ class Schedule:
 
 
 def load_schedule(folder: Path) -> Schedule:
-    """Load the schedule in `folder`: read as DDIM, whichever scheduler of the family saved it.
-
-    Raises:
-        UserError: missing or unreadable config, a noise table DDIM does not know, another scheduler's config that
-            leaves clipping open (DDIM's default would clip latents to [-1, 1]), or a config `Schedule` refuses.
-    """
+    """Load the schedule in `folder`: read as DDIM, whichever scheduler of the family saved it."""
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")

@@ -33,7 +33,8 @@ from ldd.images import DataSpec
 from ldd.networks import ConvNet
 from ldd.objectives import Objective
 from ldd.priors import PixelPrior
-from ldd.priors.loading import load_tensor, read_card
+from ldd.priors.folder import read_card
+from ldd.priors.loading import load_tensor
 from ldd.runs.verb import guard_yaml, refuse_nulls
 
 fuzz = settings(

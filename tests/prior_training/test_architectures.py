@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from ldd.errors import UserError
-from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
+from ldd.prior_training.architectures import AutoencoderShape, UNetShape
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
             r"norm_groups=8 does not divide every entry of channels=\[8, 12\]",
         ),
         (
-            lambda: DenoiserShape((16, 32), (True,)),
+            lambda: UNetShape((16, 32), (True,)),
             r"attention=\[True\] must have one entry for each of unet\.channels",
         ),
-        (lambda: DenoiserShape((16,), (False,), middle=False), "so the class cannot be told"),
+        (lambda: UNetShape((16,), (False,), middle=False), "so the class cannot be told"),
         (
-            lambda: DenoiserShape((16, 48), (True, False), heads=3),
+            lambda: UNetShape((16, 48), (True, False), heads=3),
             r"heads=3 does not divide the channels \[16, 48\]",
         ),
     ],

@@ -13,7 +13,7 @@ from ldd.augmentation.affine import AffineViews
 from ldd.data import DistillationData, RandomPruner
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
-from ldd.prior_training.architectures import AutoencoderShape, DenoiserShape
+from ldd.prior_training.architectures import AutoencoderShape, UNetShape
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures, draw_class
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior
@@ -21,7 +21,7 @@ from ldd.runtime.seeding import generator
 
 TINY = {
     "autoencoder": AutoencoderShape(channels=(4, 8), norm_groups=4),
-    "unet": DenoiserShape(
+    "unet": UNetShape(
         channels=(8, 16), attention=(False, True), conditioning_dim=8, norm_groups=4, middle=False
     ),
     "autoencoder_steps": 12,

@@ -57,20 +57,11 @@ def convert_checkpoint(
     weights: Weights = "raw",
     trust: bool = False,
 ) -> Path:
-    """Write the prior folder of an original checkpoint; tensors keep the checkpoint's precision.
+    """Write the prior folder of an original checkpoint and its YAML; tensors keep the checkpoint's precision.
 
-    Args:
-        checkpoint: file of the original code.
-        config: the YAML it was trained with.
-        out: folder to write; it must not exist.
-        classes: one for each row of the class table but the last, the null row; unused for an unconditional model.
-        licence: terms of the weights.
-        weights: the U-Net's weights as trained, or their moving average.
-        trust: read pickles of more than tensors, see `read_state`.
-
-    Raises:
-        UserError: a file, setting or tensor that does not fit (all such tensors are listed), or a folder that exists or
-            cannot be written.
+    `classes` has one class for each row of the class table but the last, the null row; an unconditional model has no
+    use for it. `weights` are those of the U-Net as trained, or their moving average. With `trust` pickles of more than
+    tensors are read, see `read_state`.
     """
     if Path(out).exists():
         raise UserError(f"out ({out}) exists; name a new folder")

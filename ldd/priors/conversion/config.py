@@ -66,11 +66,7 @@ class Original:
 
 
 def read_original(path: Path | str) -> Original:
-    """Build what the YAML describes, without weights.
-
-    Raises:
-        UserError: missing or other file, missing entry, or a setting that has no counterpart in diffusers.
-    """
+    """Build what the YAML describes, without weights."""
     document = read_yaml(path, "give the YAML that came with the checkpoint as config")
     try:
         return _build(_at(document, "model", "params"))

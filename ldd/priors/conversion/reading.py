@@ -19,15 +19,9 @@ _SHOWN = 5
 def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint's `state_dict` by name (of the whole file, if it has none), on the CPU.
 
-    The file is mapped where its format allows; tensors come into memory when they are used.
-
-    Args:
-        path: a file of `torch.save`, or of safetensors if its name ends so.
-        trust: also read a pickle that holds more than tensors (callbacks of Lightning, for example). An inert
-            stand-in replaces its classes: none of them is imported and none of their code is run.
-
-    Raises:
-        UserError: missing or damaged file, or one that is no checkpoint; a pickle of more than tensors without `trust`.
+    The file is mapped where its format allows; tensors come into memory when they are used. With `trust`, a pickle that
+    holds more than tensors (callbacks of Lightning, for example) is read too: an inert stand-in replaces its classes,
+    so that none of them is imported and none of their code is run.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,7 +43,7 @@ def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
         )
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others:
-        raise UserError(f"checkpoint ({path}): entries of state_dict are no tensors: {', '.join(others)}")
+        raise UserError(f"checkpoint ({path}): entries of state_dict are not tensors: {', '.join(others)}")
     return {str(name): tensor for name, tensor in state.items()}
 
 

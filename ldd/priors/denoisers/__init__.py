@@ -18,16 +18,6 @@ def load_denoiser(folder: Path, *, init: Init, prompt: str | None, tied: bool) -
 
     `transformer/` makes it a diffusion transformer; `unet/` of diffusers' UNet2DModel an unconditional U-Net; `unet/`
     next to `text_encoder/` a text-to-image U-Net; any other `unet/` a class-conditional U-Net.
-
-    Args:
-        folder: the prior folder.
-        init: `random` for random weights of the network.
-        prompt: template of a text-to-image prior; None takes the usual one.
-        tied: one condition for all blocks of a diffusion transformer.
-
-    Raises:
-        UserError: no network in the folder, a component that is missing, damaged or does not fit, or an argument that
-            means nothing for the network found.
     """
     kind = class_name(folder / "unet")
     if kind is None and class_name(folder / "transformer") is not None:

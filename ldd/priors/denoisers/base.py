@@ -44,11 +44,7 @@ class Denoiser(nn.Module, ABC):
         return size if isinstance(size, int) else None
 
     def check_latents(self, channels: int, size: int, image_size: int) -> None:
-        """Raise unless the network takes latents (channels, size, size) of images of `image_size` pixels.
-
-        Raises:
-            UserError: another number of channels, or a side that is not a multiple of `multiple`.
-        """
+        """Raise unless the network takes latents (channels, size, size) of images of `image_size` pixels."""
         config = self.network.config
         out = config.get("out_channels") or config.in_channels
         if config.in_channels != channels or out not in self._outputs(channels):
@@ -81,9 +77,15 @@ class Denoiser(nn.Module, ABC):
     def null(self, n: int) -> Tensor:
         """Return the conditioning (n, L, D) of the null condition."""
 
-    @abstractmethod
     def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
-        """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w)."""
+        """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w).
+
+        This is the call of a U-Net with cross-attention; other networks override it.
+        """
+        output: Tensor = self.network(
+            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, return_dict=False
+        )[0]
+        return output
 
     def _outputs(self, channels: int) -> tuple[int, ...]:
         """Numbers of output channels that go with `channels` of the latents."""
@@ -96,11 +98,7 @@ def timestep_tensor(timestep: int, like: Tensor) -> Tensor:
 
 
 def check_inputs(unet: ModelMixin, tokens: str) -> None:
-    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`.
-
-    Raises:
-        UserError: with the settings that ask for more.
-    """
+    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`."""
     wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) is not None]
     if wanted:
         raise UserError(f"component 'unet' wants inputs beyond {tokens} ({', '.join(wanted)}); not supported")

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
-from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
-from ldd.priors.loading import Init, load_model, read_json
-from ldd.runtime.seeding import seeded
+from ldd.priors.denoisers.base import Denoiser, check_inputs
+from ldd.priors.loading import Init, frozen, load_model, read_json, reading
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -28,16 +26,7 @@ class TextToImageUNet(Denoiser):
     """A U-Net with cross-attention to the tokens of a prompt; the text encoder is frozen like everything else.
 
     Rows number the prompts in the order in which `rows` met them; a class keeps its row for the lifetime of the prior.
-    The null condition is the empty prompt.
-
-    Args:
-        folder: with `unet/` (UNet2DConditionModel), `text_encoder/` (CLIPTextModel) and `tokenizer/`.
-        prompt: template of a class's prompt; `{name}` and `{wnid}` are filled from the data's class table.
-        init: `random` for a U-Net of random weights; the text encoder is kept.
-
-    Raises:
-        UserError: `transformers` is not installed, missing or damaged component, components that do not fit together,
-            or a template with other fields.
+    `prompt` is a template with `{name}` and `{wnid}`; the null condition is the empty prompt.
     """
 
     null_tokens: Tensor
@@ -60,11 +49,7 @@ class TextToImageUNet(Denoiser):
         self.register_buffer("null_tokens", self._encode([""]))
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
-        """Return the numbers (K,) int64 of the classes' prompts: from `mapping`, else the filled template.
-
-        Raises:
-            UserError: a mapping to a row number, or a prompt longer than the text encoder reads.
-        """
+        """Return the numbers (K,) int64 of the classes' prompts: from `mapping`, else the filled template."""
         return torch.tensor([self._row(info, mapping) for info in classes], dtype=torch.int64)
 
     def embed(self, rows: Tensor) -> Tensor:
@@ -76,13 +61,6 @@ class TextToImageUNet(Denoiser):
     def null(self, n: int) -> Tensor:
         """Return the text embedding of the empty prompt, (n, L, D)."""
         return self.null_tokens.expand(n, -1, -1)
-
-    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
-        """See `Denoiser.forward`; conditioning is (N, L, D)."""
-        output: Tensor = self.network(
-            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, return_dict=False
-        )[0]
-        return output
 
     def _row(self, info: ClassInfo, mapping: Mapping[str, int | str]) -> int:
         wish = mapping.get(info.wnid, mapping.get(info.name))
@@ -142,22 +120,11 @@ def _load_text(folder: Path) -> "tuple[CLIPTokenizer, CLIPTextModel]":
             f"component 'text_encoder' has no model.safetensors in {encoder}; "
             "save it with save_pretrained(safe_serialization=True)"
         )
-    part = tokenizer
-    try:
+    with reading(tokenizer):
         words = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-        part = encoder
-        with seeded(0, "placeholder weights"):
-            loaded: Any = CLIPTextModel.from_pretrained(
-                str(encoder), dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                output_loading_info=True,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"{part} cannot be loaded ({error}); a file is damaged or missing, fetch or save it again"
-        ) from error
-    model, report = loaded  # the annotation of the library knows the model alone
-    if report["missing_keys"]:
-        raise UserError(
-            f"{part} cannot be loaded ({len(report['missing_keys'])} tensors missing); fetch or save it again"
-        )
-    return words, model.requires_grad_(False).eval()
+    with reading(encoder):
+        # The library's annotation lacks the report.
+        loaded: Any = CLIPTextModel.from_pretrained(
+            str(encoder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )  # fmt: skip
+        return words, frozen(*loaded)

@@ -34,16 +34,8 @@ class DiffusionTransformer(Denoiser):
 
     Every block adds a row of its own class table to the timestep embedding. The tables are taken out of the blocks and
     their rows passed in: conditioning is (N, blocks, D), and the model's own forward runs with it in the place of
-    class labels. Channels of a learned variance are dropped.
-
-    Args:
-        folder: with `transformer/`; `model_index.json` may name the rows (`id2label`).
-        card: `prior.json` where there is one; its classes and null row replace `id2label` and the last row.
-        tied: one condition for all blocks, (N, 1, D). Where the blocks' tables differ it starts from their mean.
-        init: `random` for a transformer of random weights, class tables included.
-
-    Raises:
-        UserError: missing or damaged component, or names that do not fit the tables.
+    class labels. Channels of a learned variance are dropped. Rows are named by `card` (`prior.json`), else by
+    `model_index.json`. `tied` means one condition for all blocks, (N, 1, D), which starts from the mean of the tables.
     """
 
     _component = "transformer"

@@ -18,16 +18,7 @@ from ldd.priors.loading import Init, load_model, load_tensor
 
 @final
 class ClassConditionalUNet(Denoiser):
-    """A U-Net with cross-attention to one class token, a row of `class_embedding.safetensors`.
-
-    Args:
-        folder: with `unet/` (UNet2DConditionModel) and `class_embedding.safetensors`.
-        card: the classes and the null row.
-        init: `random` for a U-Net of random weights; the class table is kept.
-
-    Raises:
-        UserError: missing or damaged component, or components that do not fit together.
-    """
+    """A U-Net with cross-attention to one class token, a row of `class_embedding.safetensors`."""
 
     class_embedding: Tensor
 
@@ -60,25 +51,10 @@ class ClassConditionalUNet(Denoiser):
         """Return the null token, (n, 1, D)."""
         return self.class_embedding[self.null_class].expand(n, 1, -1)
 
-    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
-        """See `Denoiser.forward`; conditioning is (N, 1, D)."""
-        output: Tensor = self.network(
-            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, return_dict=False
-        )[0]
-        return output
-
 
 @final
 class UnconditionalUNet(Denoiser):
-    """A U-Net without a condition (diffusers' UNet2DModel): conditioning is empty, only latents are learned.
-
-    Args:
-        folder: with `unet/`.
-        init: `random` for a U-Net of random weights.
-
-    Raises:
-        UserError: missing or damaged component, or a U-Net that wants classes.
-    """
+    """A U-Net without a condition (diffusers' UNet2DModel): conditioning is empty, only latents are learned."""
 
     def __init__(self, folder: Path, init: Init = "pretrained") -> None:
         super().__init__()
@@ -88,11 +64,7 @@ class UnconditionalUNet(Denoiser):
         self.multiple = 2 ** (len(self.network.config.block_out_channels) - 1)
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
-        """Return the labels (K,) int64: without conditions every class is known and its own row.
-
-        Raises:
-            UserError: `mapping` is not empty; it would change nothing.
-        """
+        """Return the labels (K,) int64: without conditions every class is known and its own row."""
         if mapping:
             raise UserError("classes is given, but the prior is unconditional and has no classes; remove it")
         return torch.tensor([info.label for info in classes], dtype=torch.int64)

@@ -28,7 +28,6 @@ from ldd.data import DistillationData
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
 from ldd.priors import LatentDiffusionPrior
-from ldd.priors.class_table import choose_classes, imagenet_classes, read_class_names
 from ldd.runtime.seeding import generator
 
 DIGITS = str(Path(ldd.__file__).parents[1] / "configs" / "data" / "digits.yaml")
@@ -100,24 +99,6 @@ def test_convert_needs_a_config(capsys):
     assert "config" in shown
 
 
-def test_the_classes_of_imagenet():
-    classes = imagenet_classes()
-    assert [info.label for info in classes] == list(range(1000))
-    assert classes[0] == ClassInfo(0, 0, "n01440764", "tench")
-    assert classes[701].name == "parachute"
-
-
-def test_class_names(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text("cat\n\nn01 the  dog\n")
-    assert read_class_names(path) == [ClassInfo(0, 0, "cat", "cat"), ClassInfo(1, 1, "n01", "the  dog")]
-    path.write_text("cat\ncat\n")
-    with pytest.raises(UserError, match="names cat twice"):
-        read_class_names(path)
-    with pytest.raises(UserError, match=r"--class-names .* cannot be read"):
-        read_class_names(tmp_path)
-
-
 @torch.no_grad()
 def test_sample_draws_what_the_prior_generates(capsys, tiny_prior_path, tmp_path):
     out = tmp_path / "grids" / "grid.png"
@@ -160,18 +141,6 @@ def test_sample_refuses(capsys, tiny_prior_path, tmp_path, monkeypatch, argument
     assert code == 2
     assert text in shown
     assert not list(tmp_path.iterdir())
-
-
-def test_choosing_classes():
-    known = [
-        ClassInfo(0, 0, "a", "crane"),
-        ClassInfo(1, 1, "b", "crane"),
-        ClassInfo(2, 2, "c", "maillot, tank suit"),
-    ]
-    assert choose_classes(known, []) == known
-    assert choose_classes(known, ["maillot, tank suit", "b,a", "c"]) == [known[2], known[1], known[0]]
-    with pytest.raises(UserError, match="crane names several classes; give one of a, b"):
-        choose_classes(known, ["crane"])
 
 
 @torch.no_grad()

@@ -200,7 +200,7 @@ def test_components_that_do_not_fit(dit):
 def test_missing_and_damaged_components(text, dit, monkeypatch):
     weights = text / "text_encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"text_encoder cannot be loaded .* damaged or missing"):
+    with pytest.raises(UserError, match=r"text_encoder cannot be loaded .* damaged or incomplete"):
         LatentDiffusionPrior(str(text))
     shutil.rmtree(text / "tokenizer")
     with pytest.raises(UserError, match="component 'tokenizer' is missing"):
