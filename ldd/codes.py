@@ -1,4 +1,4 @@
-"""What all codes have in common."""
+"""Codes, which are what is distilled: a point or a Gaussian in latent space for each image."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,6 +10,54 @@ from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.runtime.seeding import normal_rows
+
+
+class Codes(nn.Module, ABC):
+    """N codes in class-major order. Subclasses are final.
+
+    Every subclass is built from (labels, latents, conditioning, noise), the starting point for all N codes, and
+    further arguments of its own.
+
+    Attributes:
+        labels: (N,), int64, a buffer.
+        stochastic: whether draws of one code differ.
+    """
+
+    labels: Tensor
+    stochastic: bool = False
+
+    @abstractmethod
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> "CodeBatch":
+        """Return codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean.
+
+        What a row draws follows from the generator's state and the row alone, not from the rows beside it, so that
+        chunks and ranks make no difference. A later call with the same generator draws anew.
+        """
+
+    @abstractmethod
+    def set_latents(self, rows: Tensor, latents: Tensor) -> None:
+        """Set the latents of `rows` (n,) to `latents` (n, c, h, w); initialisers call this."""
+
+    @abstractmethod
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the learned parameters by what they are: "latents", "spread", "conditioning"."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what an artefact stores, on the CPU: all but empty tensors and the labels, which it has."""
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return {name: value for name, value in state.items() if name != "labels" and value.numel()}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return numbers to log as `train/<name>`, without graph."""
+        return {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of everything that is computed from these codes."""
+        return next(self.parameters()).dtype
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 class CodeBatch(NamedTuple):
@@ -28,69 +76,12 @@ class CodeBatch(NamedTuple):
     labels: Tensor
 
 
-class Codes(nn.Module, ABC):
-    """N codes in class-major order. Subclasses are final.
-
-    Every subclass is built from (labels, latents, conditioning, noise), the starting point for all N codes, and
-    further arguments of its own.
-
-    Attributes:
-        labels: (N,), int64, a buffer.
-        stochastic: whether draws of one code differ.
-    """
-
-    labels: Tensor
-    stochastic: bool = False
-
-    @abstractmethod
-    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean.
-
-        What a row draws follows from the generator's state and the row alone, not from the rows beside it, so that
-        chunks and ranks make no difference. A later call with the same generator draws anew.
-        """
-
-    @abstractmethod
-    def set_latents(self, rows: Tensor, latents: Tensor) -> None:
-        """Start `rows` (n,) at `latents` (n, c, h, w); what initialisers call."""
-
-    @abstractmethod
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by what they are ("latents", "spread", "conditioning"), those that are learned only."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What an artefact stores of them, on the CPU: all but the labels, which it has, and empty tensors."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        return {name: value for name, value in state.items() if name != "labels" and value.numel()}
-
-    def statistics(self) -> dict[str, Tensor]:
-        """Numbers to log as `train/<name>`, without graph."""
-        return {}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of everything computed from these codes."""
-        return next(self.parameters()).dtype
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 CodesFactory = Callable[[Tensor, Tensor, Tensor, Tensor], Codes]
 """Builds codes from (labels, latents, conditioning, noise)."""
 
 
-class LocatedCodes(Codes, ABC):
-    """Codes that each have a latent of their own, a condition and fixed noise.
-
-    Args:
-        labels: (N,), int64.
-        latents: Z, (N, c, h, w).
-        conditioning: c, (N, L, D); every code has its own copy of its class's row.
-        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion. Drawn once and kept.
-        learn_latents: optimise Z.
-        learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
-    """
+class _LocatedCodes(Codes, ABC):
+    """Codes that each have a latent, a condition and fixed noise; arguments as of `PointCodes`."""
 
     def __init__(
         self,
@@ -108,26 +99,25 @@ class LocatedCodes(Codes, ABC):
         self.register_buffer("noise", noise.clone())
         self.register_buffer("labels", labels.clone())
 
-    def centres(self, rows: Tensor) -> CodeBatch:
-        """The codes of `rows` (n,) at their latents, with graph."""
+    def _centres(self, rows: Tensor) -> CodeBatch:
         return CodeBatch(self.latents[rows], self.conditioning[rows], self.noise[rows], self.labels[rows])
 
     def set_latents(self, rows: Tensor, latents: Tensor) -> None:
-        """Start `rows` (n,) at `latents` (n, c, h, w)."""
+        """Set the latents of `rows` (n,) to `latents` (n, c, h, w)."""
         with torch.no_grad():
             self.latents[rows] = latents.to(self.latents)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The learned ones of `latents` and `conditioning`."""
+        """Return the learned ones of `latents` and `conditioning`."""
         named = {"latents": self.latents, "conditioning": self.conditioning}
         return {name: [value] for name, value in named.items() if value.requires_grad and value.numel()}
 
 
 @final
-class PointCodes(LocatedCodes):
+class PointCodes(_LocatedCodes):
     """One latent, one condition and one fixed noise tensor per image (LD3M, arXiv 2403.03881, section 3).
 
-    The noise is drawn once and kept, so the distilled set is a fixed artefact.
+    The noise is drawn once and kept, so that the distilled set is a fixed artefact.
 
     Args:
         labels: (N,), int64.
@@ -139,8 +129,8 @@ class PointCodes(LocatedCodes):
     """
 
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Codes of `rows`; points have no spread, so `generator` draws nothing."""
-        return self.centres(rows)
+        """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""
+        return self._centres(rows)
 
 
 Variance = Literal["diagonal", "channel", "none"]
@@ -148,7 +138,7 @@ Variance = Literal["diagonal", "channel", "none"]
 
 
 @final
-class GaussianCodes(LocatedCodes):
+class GaussianCodes(_LocatedCodes):
     """A Gaussian over latents per code (D3, arXiv 2403.00999, as released), with a condition and fixed noise each.
 
     A draw is z = mean + exp(l / 2) * e + sum_j F_j f_j with e and f standard normal: l the log-variances, F the
@@ -164,7 +154,7 @@ class GaussianCodes(LocatedCodes):
         conditioning: c, (N, L, D); every code has its own copy of its class's row.
         noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
         variance: `diagonal` (one number per element of the latent), `channel` (one per channel) or `none`.
-        rank: number of factors beside it; they start at zero.
+        rank: number of factors in addition; they start at zero.
         log_variance: start of every log-variance, natural logarithm.
         log_variance_range: bounds of the log-variance (published: none).
         learn_latents: optimise the means.
@@ -215,8 +205,8 @@ class GaussianCodes(LocatedCodes):
         self.stochastic = self.log_variance is not None or self.factors is not None
 
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """A draw of each row, see `Codes.forward`; None takes the means."""
-        batch = self.centres(rows)
+        """Return a draw of each row, see `Codes.forward`; None takes the means."""
+        batch = self._centres(rows)
         if generator is None or not self.stochastic:
             return batch
         shape = batch.latents.shape[1:]
@@ -231,7 +221,7 @@ class GaussianCodes(LocatedCodes):
         return batch._replace(latents=latents)
 
     def set_log_variance(self, rows: Tensor, log_variance: Tensor) -> None:
-        """Start the log-variances of `rows` (n,) at values (n, c, h, w), clamped; a channel takes its mean variance.
+        """Set the log-variances of `rows` (n,) to values (n, c, h, w), clamped; a channel takes its mean variance.
 
         Raises:
             UserError: these codes have none.
@@ -244,33 +234,31 @@ class GaussianCodes(LocatedCodes):
             self.log_variance[rows] = log_variance.to(self.log_variance).clamp(*self.range)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The learned ones of `latents`, `spread` (log-variances and factors) and `conditioning`."""
+        """Return the learned ones of `latents`, `spread` (log-variances and factors) and `conditioning`."""
         spread = [p for p in (self.log_variance, self.factors) if p is not None and p.requires_grad]
         return super().groups() | ({"spread": spread} if spread else {})
 
     def tensors(self) -> dict[str, Tensor]:
-        """As of every code, with the log-variances as they are used, clamped."""
+        """Return what an artefact stores, with the log-variances as they are used, clamped."""
         stored = super().tensors()
         if "log_variance" in stored:
             stored["log_variance"] = stored["log_variance"].clamp(*self.range)
         return stored
 
     def statistics(self) -> dict[str, Tensor]:
-        """`deviation`: the standard deviation of an element of a latent, mean over all of them."""
+        """Return `deviation`: the standard deviation of an element of a latent, mean over all of them."""
         if not self.stochastic:
             return {}
-        variance = self.latents.new_zeros(1) if self.log_variance is None else self._variance()
+        variance = self.latents.new_zeros(1)
+        if self.log_variance is not None:
+            variance = self.log_variance.detach().clamp(*self.range).exp()
         if self.factors is not None:
             variance = variance + self.factors.detach().square().sum(1)
         return {"deviation": variance.sqrt().mean()}
 
-    def _variance(self) -> Tensor:
-        assert self.log_variance is not None
-        return self.log_variance.detach().clamp(*self.range).exp()
-
 
 def clamp(values: Tensor, low: float, high: float) -> Tensor:
-    """`values` clamped; where they are outside, only gradients whose descent leads back inside pass."""
+    """Clamp `values`; where they are outside, only gradients whose descent leads back inside pass."""
     shift = values - values.detach()  # zero, with the gradient
 
     def inward(gradient: Tensor) -> Tensor:
@@ -286,7 +274,7 @@ _NAMES = {"latents", "conditioning", "noise", "log_variance", "factors"}
 
 
 def stored_codes(tensors: Mapping[str, Tensor], labels: Tensor) -> Codes:
-    """The codes whose `tensors()` an artefact holds: points where there is no variance, else Gaussians.
+    """Return the codes whose `tensors()` an artefact holds: points if there is no variance, else Gaussians.
 
     Args:
         tensors: `DistilledSet.codes`.

@@ -5,7 +5,7 @@ import torch
 
 from ldd.codes import PointCodes
 from ldd.errors import UserError
-from ldd.objectives.optimizers import sgd_on_codes
+from ldd.objectives.matching import sgd_on_codes
 
 
 def codes(**arguments):

@@ -7,7 +7,7 @@ from torch.distributions import LowRankMultivariateNormal
 from ldd.codes import GaussianCodes, PointCodes, clamp, stored_codes
 from ldd.errors import UserError
 from ldd.initializers import GaussianLatents, RealEncodings
-from ldd.objectives.optimizers import code_rates, sgd_on_codes
+from ldd.objectives.matching import Rates, sgd_on_codes
 from ldd.priors import PixelPrior
 from ldd.runtime.seeding import generator, normal_rows
 
@@ -142,7 +142,7 @@ def test_groups_and_rates():
     assert list(gaussian(learn_spread=False).groups()) == ["latents", "conditioning"]
     assert list(gaussian(variance="none").groups()) == ["latents", "conditioning"]
     assert len(gaussian(rank=1).groups()["spread"]) == 2
-    optimizer = sgd_on_codes(gaussian(), code_rates(3.0, 0.5, None), 0.5)
+    optimizer = sgd_on_codes(gaussian(), Rates(3.0, 0.5).of_codes(), 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [3.0, 0.5, pytest.approx(0.3)]
 
 

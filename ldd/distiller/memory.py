@@ -44,12 +44,7 @@ Pass = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How images are decoded with graph.
-
-    Attributes:
-        chunk: images per pass.
-        checkpoint: recompute activations in backward instead of keeping them.
-    """
+    """How images are decoded with graph: how many per pass, and whether backward computes activations again."""
 
     chunk: int
     checkpoint: bool
@@ -57,24 +52,14 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Cost:
-    """Peak bytes of a pass with its backward: `fixed + n * per_image` for n images.
-
-    Attributes:
-        fixed: bytes that do not depend on n.
-        per_image: bytes of each image.
-    """
+    """Peak bytes of a pass with its backward: `fixed + n * per_image` for n images."""
 
     fixed: int
     per_image: int
 
     @classmethod
     def measure(cls, run: Callable[[int], object], most: int) -> "Cost":
-        """Measure passes of one image and of two (of one alone, where there are no more).
-
-        Args:
-            run: forward and backward of n images, keeping nothing.
-            most: number of images that there are.
-        """
+        """Measure passes of one image and of two, or of one alone where there are no more than that."""
         one = peak_bytes(lambda: run(1))
         if most < 2:
             return cls(0, one)
@@ -89,17 +74,7 @@ class Cost:
 class MemoryPlanner:
     """Decides how a run decodes images with graph, once for each purpose: another chunk size changes the rounding.
 
-    Args:
-        synthesis: makes the images.
-        objective: what the images are made for.
-        spec: of the run's data.
-        chunk_size: images per pass as the user set it; "auto" takes the most that fits.
-        checkpointing: as the user set it; "auto" recomputes activations only when memory asks.
-        memory_format: layout of images and networks.
-        compile_backend: of the prior's networks; None if they are not compiled.
-
-    Attributes:
-        plans: what has been decided, by purpose.
+    `chunk_size` and `checkpointing` are as the user set them. Layout and compiler change what a pass takes.
 
     Raises:
         UserError: a chunk size below 1, or any for a prior whose images depend on those decoded with them.
@@ -133,11 +108,8 @@ class MemoryPlanner:
     def plan(self, purpose: str, make: Pass, num_images: int, *, whole: bool) -> MemoryPlan:
         """Return the plan of a purpose; when it is first asked for, all ranks measure and agree on one.
 
-        Args:
-            purpose: what the images are for.
-            make: the pass to measure.
-            num_images: images of this rank in one step.
-            whole: whether the objective keeps nothing beside what the pass makes.
+        `make` is the pass to measure, `num_images` what this rank decodes in a step, `whole` whether the objective
+        keeps nothing beside what the pass makes.
         """
         if purpose not in self.plans:
             device = self._synthesis.codes.labels.device
@@ -205,14 +177,9 @@ class MemoryPlanner:
 def make_plan(
     chunk_size: ChunkSize, checkpointing: Checkpointing, num_images: int, cost: Cost, budget: float
 ) -> MemoryPlan:
-    """Keep all activations if they fit into the budget; else checkpoint the largest chunks that do.
+    """Keep all activations if they fit into the budget (in bytes); else checkpoint the largest chunks that do.
 
-    Args:
-        chunk_size: images per pass as the user set it; honoured as given.
-        checkpointing: as the user set it; "never" with too little memory ends in the allocator's own error.
-        num_images: images of one rank.
-        cost: of a pass.
-        budget: bytes.
+    What the user has set is honoured: "never" with too little memory ends in the allocator's own error.
     """
     fits_at_once = cost.fixed + num_images * cost.per_image <= budget
     checkpoint = checkpointing == "always" or (checkpointing == "auto" and not fits_at_once)
@@ -228,12 +195,8 @@ def recall_plan(
 
     So the same run has the same chunks, and with them the same rounding, however busy the machine is. A plan that
     no longer fits, or has less than half the images per pass of what fits now, is made anew from the measured cost.
-    The file, `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any time.
-
-    Args:
-        facts: all that the cost depends on; plain JSON values.
-        measure: measures the cost.
-        make: makes a plan for the memory that is free now.
+    The file, `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any
+    time.
     """
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentdd" / "memory_plans.json"

@@ -43,18 +43,7 @@ def describe(
     seed: int,
     step: int,
 ) -> DistilledSet:
-    """Return the set of a run, without labels of its own and without costs.
-
-    Args:
-        synthesis: codes and prior.
-        spec: of the run's data.
-        images: of all codes, (N, 3, H, W) uint8 on the CPU.
-        matched_by: the objective's networks.
-        prior: what `ldd.priors.identify` says of its frozen weights.
-        pruning: what was left out of the real images, and by what, or None.
-        seed: of the run.
-        step: training steps so far.
-    """
+    """Return the set of a run, with `images` of all its codes (uint8, on the CPU), without labels and costs."""
     codes = synthesis.codes
     seen = {type(factory(spec.num_classes, spec.image_size)) for factory in matched_by}
     described = DistilledSet.from_images(
@@ -114,13 +103,7 @@ class RunLedger(Ledger):
     ) -> dict[str, dict[str, float | None]]:
         """Return what all stages have cost so far.
 
-        Args:
-            data: set up.
-            device: that the run is on.
-            by_objective: experts that the objective reads, charged once a step was taken.
-            by_labels: experts that the labels read.
-            seconds: that distilling took.
-            steps: training steps.
+        The experts `by_objective` are charged once a step was taken; `seconds` are those of distilling.
         """
         stages = self.kept(data)
         stepped = steps > 0

@@ -19,19 +19,7 @@ from ldd.runtime.ranks import sum_over_ranks
 
 
 class DistillationStep:
-    """The `StepContext` of a training step.
-
-    Args:
-        synthesis: makes images of codes.
-        spec: of the run's data.
-        real: the core-set.
-        seed: of the run.
-        planner: decides how many images are decoded at once.
-        ledger: is told how many images are decoded.
-        memory_format: layout of the networks.
-        step: training step, from 0.
-        rank, world_size: classes are dealt over ranks, class k to rank k mod world_size.
-    """
+    """The `StepContext` of a training step; class k is dealt to rank k mod `world_size`."""
 
     def __init__(
         self,

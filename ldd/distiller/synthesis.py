@@ -41,12 +41,8 @@ class Quirks:
 class Synthesis:
     """Makes images of codes: latents, conditioning and noise -> denoise -> decode -> clamp.
 
-    Args:
-        codes: N codes.
-        prior: the frozen prior, with the decoder that belongs to the codes, on their device.
-        quirks: what training steps do as the released code does.
-        spec: of the run's data; only quirks read it.
-        seed: of the run; only quirks read it.
+    Codes and prior are on one device, the prior with the decoder that belongs to the codes. Only training steps
+    have quirks, and only quirks need the run's `spec` and `seed`.
     """
 
     def __init__(
@@ -69,10 +65,8 @@ class Synthesis:
     ) -> Tensor:
         """Return images (n, C, H, W) in [-1, 1] of code `rows` (n,), with graph.
 
-        Args:
-            rows: on the codes' device.
-            generator: of the draws of codes with a spread; None takes their means.
-            step: the training step, which has the quirks; None for images as the artefact has them.
+        Without a generator codes with a spread give their means; without a step images are as the artefact has
+        them.
         """
         latents, conditioning, noise, _ = self.codes(rows, generator)
         if step is not None and self.quirks.redrawn_noise:
@@ -93,12 +87,9 @@ class Synthesis:
     def draw(
         self, rows: Tensor | None = None, generator: torch.Generator | None = None, chunk_size: int = 64
     ) -> Tensor:
-        """Return one image of each code, as a set stores it: (n, 3, H, W) uint8 on the CPU.
+        """Return one image of each code of `rows`, or of all codes, as a set stores it: (n, 3, H, W) uint8 on the CPU.
 
-        Args:
-            rows: (n,), on the codes' device; None takes all codes.
-            generator: of the draws, left as it is; None takes the means.
-            chunk_size: images per decoding pass.
+        The generator of the draws is left as it is; None takes the means.
         """
         if rows is None:
             rows = torch.arange(len(self.codes), device=self.codes.labels.device)
@@ -124,12 +115,9 @@ class Synthesis:
 
 
 class StoredSampler:
-    """Draws of an artefact's codes (an `ldd.evaluation.Sampler`).
+    """Draws of an artefact's codes (an `ldd.evaluation.Sampler`), each sub-task's by its own decoder.
 
-    Args:
-        distilled: with codes; of a merged set each sub-task's rows are decoded by its own decoder.
-        prior: as of the run that made it; None builds the one its manifest names, if that is one of this package.
-        device: where to decode.
+    Without a prior the one that the manifest names is built.
 
     Raises:
         UserError: no codes, a prior that cannot be built, or another one than the codes belong to.

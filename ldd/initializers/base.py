@@ -59,31 +59,28 @@ class ClassStart:
     like: Tensor
 
     def generator(self, purpose: str) -> torch.Generator:
-        """CPU generator derived from (seed, purpose, class)."""
+        """Return the CPU generator derived from (seed, purpose, class)."""
         return seeding.generator(self.seed, purpose, self.info.wnid)
 
     def rows(self, count: int) -> Tensor:
-        """The class's row of the prior, (count,) int64."""
+        """Return the class's row of the prior, (count,) int64."""
         return self.prior.rows([self.info]).expand(count)
 
     def encodings(self, chunk_size: int, most: int | None = None) -> Tensor:
-        """Latents (M, c, h, w) of the real images of the class, of `most` random ones where there are more."""
-        return torch.cat(list(self._encode(chunk_size, most)))
-
-    def _encode(self, chunk_size: int, most: int | None) -> Iterator[Tensor]:
+        """Return latents (M, c, h, w) of the real images of the class, of `most` random ones if there are more."""
         images = self.real.of_class(self.info.label)
         if most is not None and most < len(images):
             images = images[torch.randperm(len(images), generator=self.generator("encoded"))[:most]]
-        for chunk in images.split(chunk_size):
-            yield self.prior.encode(to_unit_range(chunk).to(self.like))
+        chunks = images.split(chunk_size)
+        return torch.cat([self.prior.encode(to_unit_range(chunk).to(self.like)) for chunk in chunks])
 
 
 class ClassInitializer(Initializer, ABC):
-    """What goes through the classes one by one. Subclasses are final; they say what they need of a prior.
+    """Sets the codes class by class. Subclasses are final; they say what they need of a prior.
 
     Attributes:
         encodes: whether it encodes real images.
-        samples: whether it samples, or inverts.
+        samples: whether it samples or inverts.
     """
 
     encodes: bool = True
@@ -100,22 +97,23 @@ class ClassInitializer(Initializer, ABC):
         check_prior(self, prior, encodes=self.encodes, samples=self.samples)
         spec, seed = spec_of(real), int(torch.randint(2**62, (), generator=generator))
         like = torch.empty(0, device=codes.labels.device, dtype=codes.dtype)
-        for label in codes.labels.unique().tolist():
-            rows = (codes.labels == label).nonzero().flatten()
+        for label, rows in rows_by_class(codes):
             start = ClassStart(spec.classes[label], len(rows), prior, real, spec, seed, like)
             codes.set_latents(rows, self.latents(start))
 
     @abstractmethod
     def latents(self, start: ClassStart) -> Tensor:
-        """Clean latents (n, c, h, w) of one class."""
+        """Return clean latents (n, c, h, w) of one class."""
+
+
+def rows_by_class(codes: Codes) -> Iterator[tuple[int, Tensor]]:
+    """Yield each class's label with the rows of its codes, (n,) on their device."""
+    for label in codes.labels.unique().tolist():
+        yield label, (codes.labels == label).nonzero().flatten()
 
 
 def check_prior(initializer: Initializer, prior: Prior, *, encodes: bool, samples: bool) -> None:
-    """Refuse, before any work, a prior that cannot do what an initialiser needs.
-
-    Raises:
-        UserError: names both, and the cure.
-    """
+    """Raise, before any work, for a prior that cannot do what an initialiser needs."""
     names = f"initializer: {type(initializer).__name__} cannot start codes of {type(prior).__name__}"
     if samples and not prior.can_sample:
         raise UserError(
@@ -126,11 +124,7 @@ def check_prior(initializer: Initializer, prior: Prior, *, encodes: bool, sample
 
 
 def spec_of(real: RealImages) -> DataSpec:
-    """Classes and normalisation of a core-set.
-
-    Raises:
-        UserError: nobody has said.
-    """
+    """Return classes and normalisation of a core-set, which must say what they are."""
     if real.spec is None:
         raise UserError(
             "initializer: the core-set does not say what its classes are; take that of a DistillationData after "
@@ -140,11 +134,7 @@ def spec_of(real: RealImages) -> DataSpec:
 
 
 def check_at_least(low: int, **values: int | None) -> None:
-    """Refuse numbers below `low`; None passes.
-
-    Raises:
-        UserError: names the argument.
-    """
+    """Raise for an argument of an initialiser that is below `low`; None passes."""
     for name, value in values.items():
         if value is not None and value < low:
             raise UserError(f"initializer.{name} ({value}) must be at least {low}")

@@ -63,7 +63,7 @@ class LossGuidance:
         self.last_step = last_step
 
     def check_steps(self, num_steps: int) -> None:
-        """Refuse steps that sampling does not take.
+        """Raise for steps that sampling does not take.
 
         Raises:
             UserError: with those that it takes.
@@ -74,7 +74,7 @@ class LossGuidance:
             )
 
     def guide(self, start: ClassStart) -> Guide:
-        """What corrects all latents of a class, to be given to `Prior.sample`."""
+        """Return what corrects all latents of a class, for `Prior.sample`."""
 
         def correction(x0: Tensor, k: int, rows: Tensor) -> Tensor:
             if not self.last_step <= k <= self.first_step:
@@ -89,13 +89,7 @@ class LossGuidance:
 
 
 class _GuidedStep:
-    """The `StepContext` of one class: its predicted clean latents are this rank's codes, other classes have none.
-
-    Args:
-        start: the class.
-        x0: its predicted clean latents, (n, c, h, w), a leaf.
-        k: number of the sampling step.
-    """
+    """The `StepContext` of one class: its predicted clean latents x0, a leaf, are this rank's only codes."""
 
     stochastic = False
 
@@ -113,47 +107,43 @@ class _GuidedStep:
         self._start, self._x0, self._k = start, x0, k
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
-        """CPU generator derived from (seed, sampling step, purpose, class)."""
+        """Return the CPU generator derived from (seed, sampling step, purpose, class)."""
         return seeding.generator(self._start.seed, "guidance", self._k, purpose, label)
 
     def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
-        """A freshly initialised network, frozen and without dropout; the same for every class."""
+        """Return a freshly initialised network, frozen and without dropout; the same for every class."""
         key = (self._start.seed, "guidance", self._k, purpose)
         return frozen_network(factory, self.spec, *key).to(self._x0)
 
     def real(self, label: int, n: int) -> Tensor:
-        """N different real images of the class, (n, C, H, W) in [-1, 1]."""
+        """Return `n` different real images of the class, (n, C, H, W) in [-1, 1]."""
         drawn = self.core_set.draw(label, n, self.generator("real", label), "guidance.real_batch")
         return drawn.to(self._x0)
 
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
-        """N different real images of the class."""
+        """Return `n` different real images of the class."""
         self._refuse_others(classes)
         label = self._start.info.label
         return Labelled(self.real(label, n), torch.full((n,), label, device=self._x0.device))
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
-        """Images (m, C, H, W) in [-1, 1] of the latents `rows`, or what `then` makes of them, with graph."""
+        """Return images (m, C, H, W) in [-1, 1] of the latents `rows`, or what `then` makes of them, with graph."""
         images = saturate(self._start.prior.decode(self._x0[rows]))
         return images if then is None else then(images, self.labels_on_host[rows.cpu()])
 
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:
-        """As `decode`, for each batch of rows on the CPU."""
+        """Decode each batch of rows on the CPU."""
         return [self.decode(rows.to(self._x0.device), then) for rows in batches]
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
-        """Refused.
-
-        Raises:
-            UserError: always; classes are sampled one by one.
-        """
+        """Raise: classes are sampled one by one."""
         self._refuse_others(torch.arange(self.spec.num_classes))
         return own
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1] as networks see them."""
+        """Return images in [-1, 1] as networks see them."""
         return self.spec.normalise(images)
 
     def _refuse_others(self, classes: Tensor | None) -> None:

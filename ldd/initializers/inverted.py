@@ -58,7 +58,7 @@ class InvertedStatistics(SampledInitializer):
         self.skew_weight = skew_weight
 
     def latents(self, start: ClassStart) -> Tensor:
-        """The best group (n, c, h, w), decoded.
+        """Return the best group (n, c, h, w), decoded.
 
         Raises:
             UserError: fewer than two real images, which have no deviation.
@@ -75,13 +75,12 @@ class InvertedStatistics(SampledInitializer):
         )
         return self.sample(
             start,
-            start.generator("unused"),  # the state is given
             state=draws.unflatten(1, mean.shape).to(start.like),
             strength=self.strength,
         )
 
     def statistics(self, start: ClassStart) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (ddof 0) of the inverted encodings, each (c, h, w), float64 on the CPU."""
+        """Return mean and deviation (ddof 0) of the inverted encodings, each (c, h, w), float64 on the CPU."""
         prior, inverted = start.prior, []
         for latents in start.encodings(self.chunk_size, self.max_images).split(self.chunk_size):
             conditioning = prior.embed(start.rows(len(latents))).to(latents)
@@ -94,15 +93,9 @@ class InvertedStatistics(SampledInitializer):
 def best_group(
     mean: Tensor, deviation: Tensor, size: int, groups: int, skew_weight: float, generator: torch.Generator
 ) -> Tensor:
-    """The group of draws (size, D) whose statistics are nearest to those of the Gaussian they come from.
+    """Return the group of draws (size, D) whose statistics are nearest to mean and deviation (D,) of their Gaussian.
 
-    Args:
-        mean: mu, (D,).
-        deviation: sigma, (D,).
-        size: draws in a group.
-        groups: how many groups there are to choose from.
-        skew_weight: of the skewness beside the distances of mean and deviation.
-        generator: of standard normal float32 numbers (groups, size, D), drawn one part after the other.
+    The standard normal float32 numbers (groups, size, D) are drawn one part after the other.
     """
     best, lowest = torch.empty(0), float("inf")
     at_once = max(1, _FLOATS_AT_ONCE // (size * len(mean)))

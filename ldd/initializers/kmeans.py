@@ -11,7 +11,7 @@ from ldd.errors import UserError
 from ldd.initializers.base import ClassStart
 from ldd.initializers.samples import SampledInitializer
 from ldd.priors import Guide
-from ldd.priors.sampling import CHUNK, PURPOSE
+from ldd.priors.sampling import CHUNK
 from ldd.runtime.seeding import derive_seed
 
 _STARTS = 10  # of which the best counts
@@ -54,19 +54,15 @@ class KMeansCentroids(SampledInitializer):
         self.strength = strength
 
     def latents(self, start: ClassStart) -> Tensor:
-        """Centroids (n, c, h, w), or what the prior makes of them."""
+        """Return centroids (n, c, h, w), or what the prior makes of them."""
         centroids = class_modes(start, self.chunk_size, self.max_images)
         if not self.strength:
             return centroids
-        return self.sample(start, start.generator(PURPOSE), clean=centroids, strength=self.strength)
+        return self.sample(start, clean=centroids, strength=self.strength)
 
 
 def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> Tensor:
-    """Centroids (n, c, h, w) of the class's encodings, one for each of its codes.
-
-    Raises:
-        UserError: fewer real images than codes.
-    """
+    """Return centroids (n, c, h, w) of the class's encodings, one for each of its codes."""
     start.real.require(start.info.label, start.count, "images_per_class")
     if max_images is not None and max_images < start.count:
         raise UserError(
@@ -78,10 +74,7 @@ def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> T
 
 
 def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
-    """k-means centroids (count, ...) of points (M, ...), those of the largest clusters first.
-
-    scikit-learn's k-means (k-means++ starts, Lloyd), the best of ten.
-    """
+    """Return k-means centroids (count, ...) of points (M, ...), largest clusters first: the best of ten starts."""
     flat = points.flatten(1).double().cpu().numpy()
     found = KMeans(count, n_init=_STARTS, random_state=seed % 2**32).fit(flat)
     sizes = np.bincount(found.labels_, minlength=count)
@@ -130,7 +123,7 @@ class ModeGuidance(SampledInitializer):
         self.stop_step = num_steps // 2 if stop_step is None else stop_step
 
     def latents(self, start: ClassStart) -> Tensor:
-        """One sample (c, h, w) for each of the class's n modes."""
+        """Return one sample for each of the class's n modes, (n, c, h, w)."""
         modes = class_modes(start, self.chunk_size, self.max_images)
 
         def guide(places: Tensor) -> Guide:
@@ -141,4 +134,4 @@ class ModeGuidance(SampledInitializer):
 
             return correction
 
-        return self.sample(start, start.generator(PURPOSE), guide=guide)
+        return self.sample(start, guide=guide)

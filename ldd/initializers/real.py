@@ -10,7 +10,7 @@ from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
-from ldd.initializers.base import Initializer
+from ldd.initializers.base import Initializer, check_at_least, rows_by_class
 from ldd.priors import Prior
 
 
@@ -34,8 +34,7 @@ class RealEncodings(Initializer):
         normalised_input: bool = False,
         variance_share: float | None = None,
     ) -> None:
-        if chunk_size < 1:
-            raise UserError(f"initializer.chunk_size ({chunk_size}) must be at least 1")
+        check_at_least(1, chunk_size=chunk_size)
         if variance_share is not None and not variance_share > 0:
             raise UserError(f"initializer.variance_share ({variance_share}) must be above 0")
         self.chunk_size = chunk_size
@@ -48,8 +47,7 @@ class RealEncodings(Initializer):
         Raises:
             UserError: a class has fewer images than codes.
         """
-        for label in codes.labels.unique().tolist():
-            rows = (codes.labels == label).nonzero().flatten()
+        for label, rows in rows_by_class(codes):
             images = real.draw(label, len(rows), generator)
             for part, latents in zip(
                 rows.split(self.chunk_size), self._encode(images, codes, prior), strict=True
@@ -92,11 +90,7 @@ class GaussianLatents(Initializer):
 
 
 def as_gaussian(codes: Codes) -> GaussianCodes:
-    """The codes, known to have a variance.
-
-    Raises:
-        UserError: they are of another kind.
-    """
+    """Return the codes, known to have a variance."""
     if not isinstance(codes, GaussianCodes):
         raise UserError(
             f"initializer: {type(codes).__name__} have no log-variance to start; use ldd.codes.GaussianCodes, or "

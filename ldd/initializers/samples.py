@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import final
 
-import torch
 from torch import Tensor
 
 from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
@@ -15,17 +14,7 @@ from ldd.priors.sampling import CHUNK, PURPOSE, sample_class
 
 
 class SampledInitializer(ClassInitializer):
-    """Latents that the prior samples, from wherever a subclass lets it start and however it guides it.
-
-    Args:
-        num_steps: DDIM steps of the whole schedule.
-        guidance_scale: of classifier-free guidance; None takes the prior's own.
-        chunk_size: latents sampled, and images encoded, at once.
-        max_images: real images of each class that are looked at; None takes all.
-
-    Raises:
-        UserError: a number out of range; the schedule may allow fewer steps still.
-    """
+    """Latents that the prior samples, from wherever a subclass lets it start and however it guides it."""
 
     def __init__(
         self, num_steps: int, guidance_scale: float | None, chunk_size: int, max_images: int | None = None
@@ -41,7 +30,6 @@ class SampledInitializer(ClassInitializer):
     def sample(
         self,
         start: ClassStart,
-        generator: torch.Generator,
         *,
         clean: Tensor | None = None,
         state: Tensor | None = None,
@@ -49,12 +37,12 @@ class SampledInitializer(ClassInitializer):
         guide: Callable[[Tensor], Guide] | None = None,
         chunk_size: int | None = None,
     ) -> Tensor:
-        """The class's n latents, see `sample_class`, whose `start` is here called `clean`."""
+        """Return the class's n latents, see `sample_class`, whose `start` is here called `clean`."""
         return sample_class(
             start.prior,
             start.rows(1),
             start.count,
-            generator,
+            start.generator(PURPOSE),
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
             chunk_size=self.chunk_size if chunk_size is None else chunk_size,
@@ -101,12 +89,10 @@ class PriorSamples(SampledInitializer):
         self.sample_seed = sample_seed
 
     def latents(self, start: ClassStart) -> Tensor:
-        """Samples (n, c, h, w)."""
+        """Return samples (n, c, h, w)."""
         if self.sample_seed is not None:
             start = replace(start, seed=self.sample_seed)
         if self.guidance is None:
-            return self.sample(start, start.generator(PURPOSE))
+            return self.sample(start)
         guide = self.guidance.guide(start)
-        return self.sample(
-            start, start.generator(PURPOSE), guide=lambda places: guide, chunk_size=start.count
-        )
+        return self.sample(start, guide=lambda places: guide, chunk_size=start.count)

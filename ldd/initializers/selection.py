@@ -26,14 +26,9 @@ _MOST_ROUNDS = 100
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates for all codes.
+    """Candidates for all codes: latents (K, G, n, c, h, w), G groups of as many as a class has codes.
 
-    Attributes:
-        latents: (K, G, n, c, h, w): G groups of as many as a class has codes.
-        images: the same decoded, (K, G, n, 3, H, W) uint8 on the CPU.
-        real: the core-set.
-        spec: of it.
-        seed: of whatever is drawn to choose.
+    `images` are the same decoded, (K, G, n, 3, H, W) uint8 on the CPU.
     """
 
     latents: Tensor
@@ -49,7 +44,12 @@ class PoolSelection(Initializer, ABC):
     What is best is judged by networks trained on the core-set at the run's image size. Subclasses are final.
     """
 
-    def __init__(self, pool: Initializer, groups: int, training: ScoringNetwork) -> None:
+    def __init__(
+        self,
+        pool: Initializer,
+        groups: int = 5,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+    ) -> None:
         check_at_least(1, groups=groups)
         if training.image_size is not None:
             raise UserError(
@@ -110,7 +110,7 @@ class PoolSelection(Initializer, ABC):
 
     @abstractmethod
     def choose(self, pool: Pool) -> list[Tensor]:
-        """Latents (n, c, h, w) for each of the K classes."""
+        """Return latents (n, c, h, w) for each of the K classes."""
 
 
 @final
@@ -149,21 +149,14 @@ class SeparatedGroups(PoolSelection):
         self.repulsion = repulsion
 
     def choose(self, pool: Pool) -> list[Tensor]:
-        """The chosen groups."""
+        """Return the chosen groups."""
         features, real = self._features(pool)
         chosen = separated(features.mean(2), real, self.attraction, self.repulsion)
         return [latents[group] for latents, group in zip(pool.latents, chosen, strict=True)]
 
 
 def separated(centres: Tensor, real: Tensor, attraction: float, repulsion: float) -> list[int]:
-    """Which group each class takes, see `SeparatedGroups`.
-
-    Args:
-        centres: mean features of all groups, (K, G, F).
-        real: mean features of the real images, (K, F).
-        attraction: alpha.
-        repulsion: beta.
-    """
+    """Return which group each class takes, of centres (K, G, F) and real means (K, F), see `SeparatedGroups`."""
     unit, target = (torch.nn.functional.normalize(part, dim=-1) for part in (centres, real))
     near = _log_distance(torch.einsum("kgf,kf->kg", unit, target))
     apart = _log_distance(torch.einsum("kgf,lhf->kglh", unit, unit))
@@ -210,7 +203,7 @@ class HerdedOrder(PoolSelection):
         super().__init__(pool, groups, training)
 
     def choose(self, pool: Pool) -> list[Tensor]:
-        """The chosen candidates, in order."""
+        """Return the chosen candidates, in order."""
         candidates, real = self._features(pool)
         size, chosen = pool.images.shape[2], []
         for latents, features, target in zip(pool.latents, candidates.flatten(1, 2), real, strict=True):
@@ -238,16 +231,8 @@ class DifficultyMatched(PoolSelection):
         UserError: a number out of range.
     """
 
-    def __init__(
-        self,
-        pool: Initializer,
-        groups: int = 5,
-        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
-    ) -> None:
-        super().__init__(pool, groups, training)
-
     def choose(self, pool: Pool) -> list[Tensor]:
-        """The chosen candidates, the easiest first."""
+        """Return the chosen candidates, the easiest first."""
         candidates, real = self._difficulties(pool)
         size = pool.images.shape[2]
         chosen = []

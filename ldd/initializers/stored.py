@@ -31,7 +31,7 @@ class StoredCodes(Initializer):
         self.path = path
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """See `Initializer`; nothing is drawn."""
+        """Take over codes and decoder; nothing is drawn."""
         stored = DistilledSet.load(self.path)
         tensors, own = stored.codes or {}, codes.tensors()
         theirs = [info.wnid for info in stored.classes]

@@ -1,7 +1,8 @@
 """Objectives: one file each, all driven by `Distiller` through `Objective.terms`."""
 
+from ldd.experts.trajectories import ExpertNeed
 from ldd.objectives.alternating import Alternating
-from ldd.objectives.base import CODES, DECODER, ExpertNeed, Objective, StepContext, Term
+from ldd.objectives.base import CODES, DECODER, Objective, StepContext, Term
 from ldd.objectives.discrepancy import Discrepancy, RBFMixture, Sinkhorn
 from ldd.objectives.distribution import DistributionMatching
 from ldd.objectives.gradient import GradientMatching

@@ -11,15 +11,16 @@ from torch.optim import Optimizer
 
 from ldd.codes import Codes
 from ldd.errors import UserError
+from ldd.experts.trajectories import ExpertNeed
 from ldd.networks import NetworkFactory
-from ldd.objectives.base import CODES, DECODER, ExpertNeed, Objective, StepContext, Term
+from ldd.objectives.base import CODES, DECODER, Objective, StepContext, Term
 from ldd.priors import Prior
 
 
 class Alternating(Objective):
-    """Each objective in turn, in every step: its own backward pass, and a step of its optimizers before the next.
+    """Takes each objective in turn: a backward pass and a step of its optimizers before the next objective.
 
-    D3 (arXiv 2403.00999, as in the released code) alternates `TrajectoryMatching` and `MaximumMeanDiscrepancy` so.
+    D3 (arXiv 2403.00999, as in the released code) alternates `TrajectoryMatching` and `MaximumMeanDiscrepancy`.
     The optimizers of codes and decoder, with their momenta, are one for all objectives; what else an objective
     optimises (the student's step size) is its own.
 
@@ -31,8 +32,8 @@ class Alternating(Objective):
             `alternate` only).
 
     Raises:
-        UserError: fewer than two objectives, as many numbers in `every` as there are not objectives, none of them 1,
-            `sum` without shared optimizers; when the run starts, shared optimizers with different settings.
+        UserError: fewer than two objectives, not one number in `every` for each of them, none of them 1, `sum` without
+            shared optimizers; when the run starts, shared optimizers with different settings.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Alternating(Objective):
         self.share_optimizers = share_optimizers
 
     def terms(self, context: StepContext) -> Iterator[Term]:
-        """The terms of all objectives that take part in this step."""
+        """Yield the terms of all objectives that take part in this step."""
         taking_part = [i for i, every in enumerate(self.every) if context.step % every == 0]
         streams = [self._terms(i, context) for i in taking_part]
         if self.mode == "alternate":
@@ -81,7 +82,7 @@ class Alternating(Objective):
         return [child for child in self.objectives if isinstance(child, Objective)]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Those of all objectives, the shared ones once."""
+        """Return those of all objectives, the shared ones once."""
         found: dict[str, Optimizer] = {}
         for i, child in enumerate(self._children):
             for name, optimizer in child.optimizers(codes, prior).items():
@@ -95,11 +96,11 @@ class Alternating(Objective):
         return found
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """Those of all objectives."""
+        """Return those of all objectives."""
         return tuple(network for child in self._children for network in child.matching_networks())
 
     def experts(self) -> tuple[ExpertNeed, ...]:
-        """Those of all objectives."""
+        """Return those of all objectives."""
         return tuple(need for child in self._children for need in child.experts())
 
 

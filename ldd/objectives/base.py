@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ldd.codes import Codes
 from ldd.data.real import RealImages
-from ldd.experts.trajectories import ExpertNeed as ExpertNeed
+from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec, Labelled
 from ldd.networks import Network, NetworkFactory
 from ldd.priors import Prior
@@ -30,7 +30,7 @@ class Term:
     """One loss of a step: it is back-propagated, its gradients are summed over ranks, its optimizers step.
 
     Attributes:
-        name: log key, `train/<name>` beside `train/loss`.
+        name: log key, `train/<name>`.
         value: scalar with graph (constant-memory forms return a surrogate whose gradient is the right one).
         optimizers: names of the optimizers that step, see also `CODES`.
         report: the number to log where `value` is a surrogate.
@@ -47,7 +47,7 @@ class Term:
 class StepContext(Protocol):
     """One step as an objective sees it. All classes are dealt over ranks; every rank makes the same draws.
 
-    What is known beforehand is there on the host too: asking the device for it would wait for all its work.
+    What is known beforehand is on the host as well: asking the device for it would wait for all of its work.
 
     Attributes:
         step: training step, from 0.
@@ -78,19 +78,19 @@ class StepContext(Protocol):
     stochastic: bool
 
     def generator(self, purpose: str, label: int | None = None) -> torch.Generator:
-        """CPU generator derived from (seed, step, purpose, label)."""
+        """Return the CPU generator derived from (seed, step, purpose, label)."""
 
     def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
-        """A freshly initialised network on the run's device and dtype, the same on every rank."""
+        """Return a freshly initialised network on the run's device and dtype, the same on every rank."""
 
     def real(self, label: int, n: int) -> Tensor:
-        """N different real images of a class, (n, C, H, W) in [-1, 1]."""
+        """Return `n` different real images of a class, (n, C, H, W) in [-1, 1]."""
 
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
-        """N different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
+        """Return `n` different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
 
     def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
-        """Synthetic images (n, C, H, W) in [-1, 1] of code `rows`, with graph and in chunks.
+        """Return synthetic images (n, C, H, W) in [-1, 1] of code `rows`, with graph and in chunks.
 
         `then` is applied to each chunk inside its activation checkpoint, so that memory stays flat in n.
         """
@@ -98,16 +98,16 @@ class StepContext(Protocol):
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:
-        """As `decode`, for each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
+        """Decode each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
-        """Values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
+        """Return values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
 
         With `at` (n',) and `total`: values (total, ...) of anything else of which this rank has those at `at`.
         """
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1] as networks see them."""
+        """Return images in [-1, 1] as networks see them."""
 
 
 class Objective(nn.Module, ABC):
@@ -119,18 +119,18 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, context: StepContext) -> Iterator[Term]:
-        """Losses of one step, each back-propagated and stepped before the next is computed."""
+        """Yield the losses of one step, each back-propagated and stepped before the next is computed."""
 
     @abstractmethod
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Optimizers by the names that terms use, of the prior's trainable weights as well."""
+        """Return optimizers by the names that terms use, those of the prior's trainable weights included."""
 
     @abstractmethod
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """Networks used for matching: the evaluation marks all others as unseen."""
+        """Return the networks used for matching: the evaluation marks all others as unseen."""
 
     def experts(self) -> tuple[ExpertNeed, ...]:
-        """Expert trajectories that must be recorded before the first step; most objectives need none."""
+        """Return expert trajectories that must be recorded before the first step; most objectives need none."""
         return ()
 
 

@@ -133,7 +133,7 @@ class Sinkhorn(Discrepancy):
 
 
 def scaled(features: Tensor, scale: Scale) -> Tensor:
-    """Feature vectors (k, n, F) in at least single precision, each scaled as named."""
+    """Return feature vectors (k, n, F) in at least single precision, each scaled as named."""
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if scale == "l2":
         return F.normalize(features, dim=-1)
@@ -141,7 +141,7 @@ def scaled(features: Tensor, scale: Scale) -> Tensor:
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """Between all points (k, n, F) of each class: (k, n, n), not negative."""
+    """Return squared distances (k, n, n) between all points (k, n, F) of each class, not negative."""
     squares = points.square().sum(-1)
     products = points @ points.transpose(1, 2)
     return (squares[:, :, None] + squares[:, None] - 2 * products).clamp(min=0)

@@ -7,22 +7,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
-from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
-from ldd.codes import Codes
+from ldd.augmentation.siamese import OPERATIONS
 from ldd.errors import UserError
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
-from ldd.objectives.base import CODES, Objective, StepContext, Term
-from ldd.objectives.budgets import as_budgets, check_budgets, with_all
-from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
-from ldd.priors import Prior
+from ldd.objectives.base import CODES, StepContext, Term
+from ldd.objectives.matching import MatchingObjective, Rates, check_counts, check_sgd, with_all
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
 
 
-class GradientMatching(Objective):
+class GradientMatching(MatchingObjective):
     """DC (Zhao et al., ICLR 2021) with siamese augmentation, on generated images (LD3M, arXiv 2403.03881).
 
     One step is one update of the codes. The network is drawn anew every `outer_loop` steps; between them it is
@@ -31,11 +28,9 @@ class GradientMatching(Objective):
     Args:
         lr_latents: SGD learning rate of Z (published: 0.1).
         lr_conditioning: SGD learning rate of c (published: 0.1).
-        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
-            lr_latents.
+        lr_spread: SGD learning rate of the spread of `GaussianCodes`; None takes a tenth of lr_latents.
         momentum: of all of these.
-        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
-            3e-4); without effect on a frozen prior.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published by D3: 3e-4).
         weight_decay_decoder: of that Adam (published: 1e-5).
         real_batch: real images per class and step; a class with fewer is an error.
         network: the matching network.
@@ -47,8 +42,8 @@ class GradientMatching(Objective):
         epsilon: added to products of norms in the cosines (published: 1e-6).
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per backward pass (memory only; the result is the same up to rounding).
-        budgets: nested budgets: the first so many images of each class are matched on their own too, so that they are
-            the set of that budget. The loss is the mean over these and all images; none by default.
+        budgets: nested budgets, in images per class: the first so many images of each class are matched on their own
+            too, so that they are a set of that budget. The loss is the mean over these and all images.
 
     Raises:
         UserError: a number out of range; when the run starts, a budget above the images per class.
@@ -74,33 +69,25 @@ class GradientMatching(Objective):
         real_chunk: int = 256,
         budgets: Sequence[int] = (),
     ) -> None:
-        super().__init__()
-        counts = {"outer_loop": outer_loop, "inner_loop": inner_loop, "batch_network": batch_network}
-        for name, value in {**counts, "real_batch": real_batch, "real_chunk": real_chunk}.items():
-            if value < 1:
-                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        super().__init__(network, augmentation, rates, budgets)
+        check_counts(outer_loop=outer_loop, inner_loop=inner_loop, batch_network=batch_network)
+        check_counts(real_batch=real_batch, real_chunk=real_chunk)
         check_sgd({"network": lr_network}, 0.0)
         if not 0 <= epsilon < float("inf"):
             raise UserError(f"objective.epsilon ({epsilon}) must be a number of 0 or more")
-        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
-        self.momentum = momentum
-        check_sgd(self.rates, momentum)
-        self.decoder_rates = (lr_decoder, weight_decay_decoder)
         self.real_batch = real_batch
-        self.network = network
         self.outer_loop = outer_loop
         self.inner_loop = inner_loop
         self.lr_network = lr_network
         self.batch_network = batch_network
         self.distance: Distance = {"rows": row_cosine, "mse": squared_error, "cosine": whole_cosine}[distance]
         self.epsilon = epsilon
-        self.augmentation = SiameseAugmentation(augmentation)
         self.real_chunk = real_chunk
-        self.budgets = as_budgets(budgets)
         self._trained: dict[str, Tensor] = {}  # the network between two steps, where outer_loop > 1
 
     def terms(self, context: StepContext) -> Iterator[Term]:
-        """One term: the gradient with respect to the images is gathered class by class, then sent to the codes."""
+        """Yield one term: the images' gradient is gathered class by class, then sent to the codes."""
         network = self._current_network(context)
         draws = self.augmentation.draw(
             context.spec.num_classes, context.generator("augmentation"), one_strategy=False
@@ -159,42 +146,23 @@ class GradientMatching(Objective):
         self._trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The network between two steps, so that a resumed run goes on with it."""
+        """Return the network between two steps, so that a resumed run goes on with it."""
         return self._trained
 
     def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's own signature
-        """What `get_extra_state` returned."""
+        """Take what `get_extra_state` returned."""
         self._trained = dict(state)
-
-    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder.
-
-        Raises:
-            UserError: a budget above the images per class, or as of `synthesis_optimizers`.
-        """
-        check_budgets(self.budgets, codes)
-        return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
-
-    def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """The one matching network."""
-        return (self.network,)
 
 
 def loss_gradient(network: Network, images: Tensor, label: int, *, create_graph: bool) -> list[Tensor]:
-    """Gradient of the mean cross-entropy of one class's images with respect to all parameters."""
+    """Return the gradient of the mean cross-entropy of one class's images with respect to all parameters."""
     labels = torch.full((len(images),), label, device=images.device)
     loss = F.cross_entropy(network(images), labels)
     return list(torch.autograd.grad(loss, list(network.parameters()), create_graph=create_graph))
 
 
 def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
-    """Sum of 1 - cos over the output rows of convolution and linear weights; biases and norms do not count.
-
-    Args:
-        real: one gradient per parameter; those of 2 or 4 dimensions are reshaped to (out, ...).
-        synthetic: likewise.
-        epsilon: added to the product of norms.
-    """
+    """Return the sum of 1 - cos over the output rows of convolution and linear weights, without biases and norms."""
     distances = []
     for a, b in zip(real, synthetic, strict=True):
         if a.ndim in (2, 4):
@@ -204,14 +172,14 @@ def row_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: flo
 
 
 def squared_error(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
-    """Squared distance over all parameters."""
+    """Return the squared distance over all parameters."""
     return torch.stack(
         [F.mse_loss(a, b, reduction="sum") for a, b in zip(real, synthetic, strict=True)]
     ).sum()
 
 
 def whole_cosine(real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float) -> Tensor:
-    """1 - cos between the gradients of all parameters laid end to end."""
+    """Return 1 - cos between the gradients of all parameters laid end to end."""
     a = torch.cat([g.flatten() for g in real])
     b = torch.cat([g.flatten() for g in synthetic])
     cosine: Tensor = (a * b).sum() / (a.norm() * b.norm() + epsilon)

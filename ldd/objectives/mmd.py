@@ -1,30 +1,32 @@
 """Maximum mean discrepancy (MMD): samples of the codes should be distributed as the real images are."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import vector_to_parameters
-from torch.optim import Optimizer
 
-from ldd.augmentation.siamese import SiameseAugmentation
-from ldd.codes import Codes
 from ldd.errors import UserError
+from ldd.experts.trajectories import ExpertNeed
 from ldd.networks import ConvNet, Network, NetworkFactory
-from ldd.objectives.base import CODES, ExpertNeed, Objective, StepContext, Term
+from ldd.objectives.base import CODES, Embed, StepContext, Term
 from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture
-from ldd.objectives.experts import ExpertSearch
-from ldd.objectives.optimizers import code_rates, synthesis_optimizers
-from ldd.priors import Prior
+from ldd.objectives.matching import (
+    ExpertSearch,
+    MatchingObjective,
+    Rates,
+    check_counts,
+    has_batch_norm,
+    real_features,
+)
 
 LOW_SIMILARITY = 1e-3
 """Mean kernel value below which gradients vanish."""
 
 
-class MaximumMeanDiscrepancy(Objective):
+class MaximumMeanDiscrepancy(MatchingObjective):
     """The second loss of D3 (arXiv 2403.00999, as in the released code).
 
     Per class, `samples` fresh draws of its codes are compared with as many real images, in the features of an expert
@@ -48,11 +50,10 @@ class MaximumMeanDiscrepancy(Objective):
         reduce: `sum` over classes (published) or their `mean`; a step with fewer classes estimates the same.
         lr_latents: SGD learning rate of Z (published for D3's small decoder: 3e-4).
         lr_conditioning: SGD learning rate of c.
-        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
-            lr_latents (published: that of the latents).
+        lr_spread: SGD learning rate of the spread of `GaussianCodes`; None takes a tenth of lr_latents (published: the
+            same).
         momentum: of all of these.
-        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
-            3e-4); without effect on a frozen prior.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published by D3: 3e-4).
         weight_decay_decoder: of that Adam (published: 1e-5).
         augmentation: differentiable siamese augmentation strategies, one draw per class (published: none).
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
@@ -83,33 +84,26 @@ class MaximumMeanDiscrepancy(Objective):
         augmentation: Sequence[str] = (),
         real_chunk: int = 512,
     ) -> None:
-        super().__init__()
-        counts = {"samples": samples, "real_batch": real_batch, "num_classes": num_classes}
-        counts |= {"num_experts": num_experts, "real_chunk": real_chunk}
-        counts["expert_epoch"] = expert_epoch if isinstance(expert_epoch, int) else 1
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        fixed_epoch = expert_epoch if isinstance(expert_epoch, int) else 1
+        check_counts(samples=samples, real_batch=real_batch, num_classes=num_classes)
+        check_counts(num_experts=num_experts, real_chunk=real_chunk, expert_epoch=fixed_epoch)
+        search = None
+        if trajectories is not None:
+            need = ExpertNeed(trajectories, network, num_experts, fixed_epoch)
+            search = ExpertSearch(need, f"expert_epoch ({expert_epoch}) takes")
+        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        super().__init__(network, augmentation, rates, search=search)
         self.discrepancy = RBFMixture() if discrepancy is None else discrepancy
         self.expert_epoch = expert_epoch
-        self.network = network
         self.samples = samples
         self.real_batch = real_batch
         self.num_classes = num_classes
         self.weight = weight
         self.reduce = reduce
-        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
-        self.momentum = momentum
-        self.decoder_rates = (lr_decoder, weight_decay_decoder)
-        self.augmentation = SiameseAugmentation(augmentation)
         self.real_chunk = real_chunk
-        self._search: ExpertSearch | None = None
-        if trajectories is not None:
-            need = ExpertNeed(trajectories, network, num_experts, counts["expert_epoch"] or 1)
-            self._search = ExpertSearch(need, f"expert_epoch ({expert_epoch}) takes")
 
     def terms(self, context: StepContext) -> Iterator[Term]:
-        """One term over the chosen classes of the shard."""
+        """Yield one term over the chosen classes of the shard."""
         chosen = self._draw_classes(context)
         classes = context.classes[torch.isin(context.classes, chosen)]
         rows = context.rows_on_host[torch.isin(context.labels_on_host, classes)]
@@ -122,10 +116,7 @@ class MaximumMeanDiscrepancy(Objective):
             return
         synthetic = features.flatten(0, 1).unflatten(0, (len(classes), -1))
         n = synthetic.shape[1] if self.real_batch is None else self.real_batch
-        images, labels = context.real_classes(n, classes).images, classes.repeat_interleave(n)
-        with torch.no_grad():
-            parts = zip(images.split(self.real_chunk), labels.split(self.real_chunk), strict=True)
-            real = torch.cat([embed(*part) for part in parts]).unflatten(0, (len(classes), -1))
+        real = real_features(context, embed, n, classes, self.real_chunk)
         measured = self.discrepancy(synthetic, real)
         factor = self.weight * (context.spec.num_classes if self.reduce == "sum" else 1) / len(chosen)
         metrics = self._watch(context, measured, len(chosen))
@@ -137,20 +128,13 @@ class MaximumMeanDiscrepancy(Objective):
             return torch.arange(total)
         return torch.randperm(total, generator=context.generator("mmd classes"))[: self.num_classes]
 
-    def _features(self, context: StepContext) -> Callable[[Tensor, Tensor], Tensor]:
+    def _features(self, context: StepContext) -> Embed:
         network = self._draw_network(context)
-        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        if has_batch_norm(network):
             raise UserError(
                 "objective.network: batch normalisation would mix classes and ranks; set the network's norm to instance"
             )
-        draws = self.augmentation.draw(
-            context.spec.num_classes, context.generator("mmd augmentation"), one_strategy=False
-        )
-
-        def embed(images: Tensor, labels: Tensor) -> Tensor:
-            return network.embed(self.augmentation(context.normalise(images), draws[labels]))
-
-        return embed
+        return self.siamese_features(context, network, "mmd augmentation")
 
     def _draw_network(self, context: StepContext) -> Network:
         if self._search is None:
@@ -176,15 +160,3 @@ class MaximumMeanDiscrepancy(Objective):
                 stacklevel=2,
             )
         return {"mmd_kernel": measured.similarity.sum() / num_classes}
-
-    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, and Adam over a trained decoder."""
-        return synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates)
-
-    def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """The one network of the features."""
-        return (self.network,)
-
-    def experts(self) -> tuple[ExpertNeed, ...]:
-        """Those of `trajectories`, if given."""
-        return () if self._search is None else (self._search.need,)

@@ -9,21 +9,20 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
-from ldd.augmentation.siamese import OPERATIONS, Draws, SiameseAugmentation
+from ldd.augmentation.siamese import OPERATIONS, Draws
 from ldd.codes import Codes
 from ldd.errors import NonFiniteError, UserError
-from ldd.experts.trajectories import Trajectories
+from ldd.experts.trajectories import ExpertNeed, Trajectories
 from ldd.networks import ConvNet, Network, NetworkFactory
-from ldd.objectives.base import CODES, ExpertNeed, Objective, StepContext, Term
-from ldd.objectives.experts import ExpertSearch
-from ldd.objectives.optimizers import check_sgd, code_rates, synthesis_optimizers
+from ldd.objectives.base import CODES, StepContext, Term
+from ldd.objectives.matching import ExpertSearch, MatchingObjective, Rates, check_counts, check_sgd
 from ldd.priors import Prior
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
 """`loss(theta, images, i)`: the student's scalar loss at weights theta (P,) in inner step i; repeatable."""
 
 
-class TrajectoryMatching(Objective):
+class TrajectoryMatching(MatchingObjective):
     """MTT (Cazenavette et al., CVPR 2022, arXiv 2203.11932) on generated images, as LD3M uses it (2403.03881).
 
     Each step takes one expert and a start epoch. A student starts at the expert's weights theta_0 and takes
@@ -49,11 +48,9 @@ class TrajectoryMatching(Objective):
             fits the run's data and network is taken.
         lr_latents: SGD learning rate of Z (published: 1000).
         lr_conditioning: SGD learning rate of c (published: 1000).
-        lr_spread: SGD learning rate of the log-variances and factors of `GaussianCodes`; None takes a tenth of
-            lr_latents.
+        lr_spread: SGD learning rate of the spread of `GaussianCodes`; None takes a tenth of lr_latents.
         momentum: of all of these.
-        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published for D3's small one:
-            3e-4); without effect on a frozen prior.
+        lr_decoder: Adam learning rate of a decoder that is trained with the codes (published by D3: 3e-4).
         weight_decay_decoder: of that Adam (published: 1e-5).
         expert_epochs: epochs from start to target.
         max_start_epoch: start epochs are 0..max_start_epoch - 1.
@@ -73,6 +70,8 @@ class TrajectoryMatching(Objective):
     Raises:
         UserError: a number out of range; in the first step, trajectories that are missing or do not fit.
     """
+
+    _search: ExpertSearch
 
     def __init__(
         self,
@@ -97,37 +96,28 @@ class TrajectoryMatching(Objective):
         unroll: Literal["constant_memory", "full"] = "constant_memory",
         halved_gradient: bool = False,
     ) -> None:
-        super().__init__()
-        counts = {"expert_epochs": expert_epochs, "max_start_epoch": max_start_epoch, "syn_steps": syn_steps}
-        counts |= {"batch_syn": batch_syn or 1, "num_experts": num_experts or 1}
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"objective.{name} ({value}) must be at least 1")
+        check_counts(expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, syn_steps=syn_steps)
+        check_counts(batch_syn=batch_syn, num_experts=num_experts)
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
         check_sgd({"step_size": lr_step_size}, momentum_step_size, "momentum_step_size")
-        self.rates = code_rates(lr_latents, lr_conditioning, lr_spread)
-        self.momentum = momentum
-        check_sgd(self.rates, momentum)
-        self.decoder_rates = (lr_decoder, weight_decay_decoder)
-        self.expert_epochs = expert_epochs
-        self.max_start_epoch = max_start_epoch
         need = ExpertNeed(trajectories, network, num_experts, max_start_epoch - 1 + expert_epochs)
         words = f"max_start_epoch ({max_start_epoch}) and expert_epochs ({expert_epochs}) reach"
-        self._search = ExpertSearch(need, words)
+        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        super().__init__(network, augmentation, rates, search=ExpertSearch(need, words))
+        self.expert_epochs = expert_epochs
+        self.max_start_epoch = max_start_epoch
         self.draws = draws
         self.syn_steps = syn_steps
         self.batch_syn = batch_syn
         self.step_size = nn.Parameter(torch.tensor(float(step_size)))
         self.lr_step_size = lr_step_size
         self.momentum_step_size = momentum_step_size
-        self.network = network
-        self.augmentation = SiameseAugmentation(augmentation)
         self.match = {"constant_memory": match_in_constant_memory, "full": match_through_all_steps}[unroll]
         self.image_factor = 0.5 if halved_gradient else 1.0
 
     def terms(self, context: StepContext) -> Iterator[Term]:
-        """One term; its value is a surrogate with the gradients of the loss, which is what is reported."""
+        """Yield one term; its value is a surrogate with the gradients of the loss, and the loss is reported."""
         alpha = self.step_size.detach()
         if alpha <= 0:
             raise NonFiniteError(
@@ -210,30 +200,15 @@ class TrajectoryMatching(Objective):
         return batches[: self.syn_steps]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """SGD over the codes, one learning rate for each group, Adam over a trained decoder, SGD over the step size."""
-        return {
-            **synthesis_optimizers(codes, prior, self.rates, self.momentum, *self.decoder_rates),
-            "step_size": SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size),
-        }
-
-    def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """The one matching network."""
-        return (self.network,)
-
-    def experts(self) -> tuple[ExpertNeed, ...]:
-        """Those of `trajectories`."""
-        return (self._search.need,)
+        """Return those of codes and decoder, and SGD over the student's step size."""
+        step_size = SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size)
+        return {**super().optimizers(codes, prior), "step_size": step_size}
 
 
 class _Shown(NamedTuple):
-    """Images of one step.
+    """Images of one step: this rank's (n, C, H, W) with graph, all (M, C, H, W) without, and labels (M,) of all.
 
-    Attributes:
-        own: this rank's, (n, C, H, W) with graph.
-        images: all, (M, C, H, W) without.
-        labels: of all, (M,).
-        at: places of this rank's among them, (n,).
-        batches: places and augmentation draws of each inner step.
+    `at` (n,) are the places of this rank's among all, `batches` places and augmentation draws of each inner step.
     """
 
     own: Tensor
@@ -246,11 +221,7 @@ class _Shown(NamedTuple):
 class StudentLoss:
     """The student's cross-entropy on the batch of an inner step, the same each time it is asked for.
 
-    Args:
-        network: gives the architecture, without dropout; its own weights are not used.
-        images_to_batch: normalises and augments.
-        labels: (N,).
-        batches: rows and augmentation draws of each inner step.
+    The network gives the architecture, without dropout; its own weights are not used.
     """
 
     def __init__(
@@ -268,7 +239,7 @@ class StudentLoss:
         self._shapes = [value.shape for value in values]
 
     def __call__(self, theta: Tensor, images: Tensor, i: int) -> Tensor:
-        """Scalar with graph to theta (P,) and images (N, C, H, W)."""
+        """Return a scalar with graph to theta (P,) and images (N, C, H, W)."""
         rows, draws = self.batches[i]
         parts = theta.split([shape.numel() for shape in self._shapes])
         weights = {
@@ -282,13 +253,7 @@ class StudentLoss:
 
 
 class Match(NamedTuple):
-    """A trajectory-matching loss with its gradients.
-
-    Attributes:
-        loss: scalar.
-        images: (N, C, H, W), with respect to the images.
-        step_size: scalar, with respect to alpha.
-    """
+    """A trajectory-matching loss, with its gradients with respect to images (N, C, H, W) and step size."""
 
     loss: Tensor
     images: Tensor
@@ -298,15 +263,9 @@ class Match(NamedTuple):
 def match_in_constant_memory(
     loss: InnerLoss, start: Tensor, target: Tensor, images: Tensor, alpha: Tensor, steps: int
 ) -> Match:
-    """Gradients with each theta_i constant, one inner step's graph at a time.
+    """Return the loss and its gradients with each theta_i constant, one inner step's graph at a time.
 
-    Args:
-        loss: of the student.
-        start: theta_0, (P,).
-        target: theta*, (P,).
-        images: (N, C, H, W).
-        alpha: scalar.
-        steps: inner steps.
+    Weights at the start and the target are (P,), images (N, C, H, W); alpha is a scalar.
     """
     theta, total = start, torch.zeros_like(start)
     for i in range(steps):
@@ -327,7 +286,7 @@ def match_in_constant_memory(
 def match_through_all_steps(
     loss: InnerLoss, start: Tensor, target: Tensor, images: Tensor, alpha: Tensor, steps: int
 ) -> Match:
-    """The exact gradients, through all inner steps; arguments as of `match_in_constant_memory`."""
+    """Return the loss and its exact gradients, through all inner steps; arguments as of `match_in_constant_memory`."""
     leaf, rate = images.detach().requires_grad_(), alpha.detach().requires_grad_()
     theta = start.detach().requires_grad_()
     for i in range(steps):

@@ -1,0 +1,192 @@
+"""What the objectives that match networks share: optimizers of codes and decoder, budgets, features and experts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD, Adam, Optimizer
+
+from ldd.augmentation.siamese import SiameseAugmentation
+from ldd.codes import Codes
+from ldd.data.real import RealImages
+from ldd.errors import UserError
+from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
+from ldd.networks import Network, NetworkFactory
+from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
+from ldd.priors import Prior
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How codes are optimised (SGD, a learning rate for each group), and a decoder trained with them (Adam)."""
+
+    latents: float
+    conditioning: float
+    spread: float | None = None
+    momentum: float = 0.5
+    decoder: float = 3e-4
+    decay: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_sgd(self.of_codes(), self.momentum)
+
+    def of_codes(self) -> dict[str, float]:
+        """Return the learning rate of each group of codes."""
+        spread = self.latents / 10 if self.spread is None else self.spread
+        return {"latents": self.latents, "conditioning": self.conditioning, "spread": spread}
+
+
+class MatchingObjective(Objective):
+    """Matches what one network, siamese augmentation in front of it, makes of real and of synthetic images.
+
+    Budgets are nested, in images per class: the first so many images of a class are matched on their own, too.
+
+    Raises:
+        UserError: a learning rate, a momentum or a budget out of range.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        augmentation: Sequence[str],
+        rates: Rates,
+        budgets: Sequence[int] = (),
+        search: "ExpertSearch | None" = None,
+    ) -> None:
+        super().__init__()
+        if min(budgets, default=1) < 1:
+            raise UserError(f"objective.budgets ({min(budgets)}) must be at least 1")
+        self.network = network
+        self.augmentation = SiameseAugmentation(augmentation)
+        self.rates = rates
+        self.budgets = tuple(sorted(set(budgets)))
+        self._search = search
+
+    def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
+        """Return SGD over the codes and, where the prior has trainable weights, Adam over those.
+
+        Raises:
+            UserError: a budget above the images per class, or as of `sgd_on_codes`.
+        """
+        if self.budgets:
+            fewest = int(codes.labels.bincount().min())
+            if self.budgets[-1] > fewest:
+                raise UserError(
+                    f"objective.budgets ({self.budgets[-1]}) must not be above images_per_class ({fewest})"
+                )
+        found: dict[str, Optimizer] = {CODES: sgd_on_codes(codes, self.rates.of_codes(), self.rates.momentum)}
+        if decoder := list(prior.trainable()):
+            found[DECODER] = Adam(decoder, lr=self.rates.decoder, weight_decay=self.rates.decay)
+        return found
+
+    def matching_networks(self) -> tuple[NetworkFactory, ...]:
+        """Return the one network."""
+        return (self.network,)
+
+    def experts(self) -> tuple[ExpertNeed, ...]:
+        """Return the experts that are read, if any are."""
+        return () if self._search is None else (self._search.need,)
+
+    def siamese_features(self, context: StepContext, network: Network, purpose: str) -> Embed:
+        """Return the features of augmented images; all images of a class share an augmentation."""
+        draws = self.augmentation.draw(
+            context.spec.num_classes, context.generator(purpose), one_strategy=False
+        )
+
+        def embed(images: Tensor, labels: Tensor) -> Tensor:
+            return network.embed(self.augmentation(context.normalise(images), draws[labels]))
+
+        return embed
+
+
+def real_features(
+    context: StepContext, embed: Embed, n: int, classes: Tensor, chunk: int | None = None
+) -> Tensor:
+    """Return features (K', n, F), without graph, of `n` real images of each of `classes`, `chunk` at once."""
+    images, labels = context.real_classes(n, classes).images, classes.repeat_interleave(n)
+    chunk = len(images) if chunk is None else chunk
+    with torch.no_grad():
+        parts = zip(images.split(chunk), labels.split(chunk), strict=True)
+        features = torch.cat([embed(*part) for part in parts])
+    return features.view(len(classes), n, *features.shape[1:])
+
+
+def has_batch_norm(network: Network) -> bool:
+    """Return whether what a network makes of an image depends on the others in its batch."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def with_all(budgets: Sequence[int], images: int) -> list[int]:
+    """Return the budgets and the number of all images of a class, each once."""
+    return sorted({*budgets, images})
+
+
+def check_counts(**values: int | None) -> None:
+    """Raise for an argument of an objective that is below 1; None passes."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f"objective.{name} ({value}) must be at least 1")
+
+
+def check_sgd(learning_rates: Mapping[str, float], momentum: float, momentum_name: str = "momentum") -> None:
+    """Raise for a rate (argument `lr_<name>`) that is negative, infinite or NaN, or a momentum outside [0, 1)."""
+    for name, rate in learning_rates.items():
+        if not 0 <= rate < float("inf"):
+            raise UserError(f"objective.lr_{name} ({rate}) must be a number of 0 or more")
+    if not 0 <= momentum < 1:
+        raise UserError(f"objective.{momentum_name} ({momentum}) must be at least 0 and below 1")
+
+
+def sgd_on_codes(codes: Codes, learning_rates: Mapping[str, float], momentum: float) -> SGD:
+    """Return SGD with one learning rate per group of codes (LD3M: momentum 0.5, no decay, no schedule).
+
+    Raises:
+        UserError: a group of the codes has no learning rate, or nothing is learned.
+    """
+    groups = codes.groups()
+    if not groups:
+        raise UserError("codes: nothing is learned; set learn_latents or learn_conditioning to true")
+    if missing := groups.keys() - learning_rates.keys():
+        raise UserError(f"objective: no learning rate for the codes' {', '.join(sorted(missing))}")
+    return SGD(
+        [{"params": values, "lr": learning_rates[name]} for name, values in groups.items()], momentum=momentum
+    )
+
+
+@dataclass(frozen=True)
+class FoundExperts:
+    """Experts that fit a run, with a network of their architecture (on its device, with random weights)."""
+
+    core_set: RealImages
+    network: Network
+    experts: Trajectories
+
+
+class ExpertSearch:
+    """Looks a recording up in the first step and keeps it, outside of the objective's state."""
+
+    def __init__(self, need: ExpertNeed, reason: str) -> None:
+        self.need = need
+        self._reason = reason
+        self._found: FoundExperts | None = None
+
+    def find(self, context: StepContext) -> FoundExperts:
+        """Return the recording for this run's data and network.
+
+        Raises:
+            UserError: none that fits, or one that is too short.
+        """
+        if self._found is None or self._found.core_set is not context.core_set:
+            core_set, network = context.core_set, context.network(self.need.network)
+            setting = ExpertSetting.of(context.spec, core_set.keys, core_set.labels, network)
+            experts = find_trajectories(self.need.trajectories, setting, self.need.num_experts)
+            if experts.training.epochs < self.need.epochs:
+                raise UserError(
+                    f"objective.trajectories ({experts.folder}) has {experts.training.epochs} epochs, but "
+                    f"{self._reason} epoch {self.need.epochs}; lower one of them, or record experts with --epochs "
+                    f"{self.need.epochs} or more"
+                )
+            self._found = FoundExperts(core_set, network, experts)
+        return self._found
