@@ -12,7 +12,6 @@ from torch.optim import SGD
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.images import DataSpec
-from ldd.labels.teachers import seen_by
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
 from ldd.runtime.seeding import derive_seed, seeded
@@ -161,6 +160,6 @@ class ClassifierFeatures:
         place, last = ends[-1]
         network.set_submodule(place, nn.Identity())
         every = torch.arange(last.in_features)
-        embed = seen_by(network, spec, every, classifier, self.size, self.mean, self.std)
+        embed = classifier.seen_by(network, spec, every, self.size, self.mean, self.std)
         name = f"{classifier.identity}, images at {embed.size or spec.image_size} px; features before its last layer"
         return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)

@@ -1,7 +1,7 @@
-"""Soft labels: what an early expert of the whole task says of each image, as it is stored."""
+"""What labels are: a network that labels images, and the ways to choose one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.networks.base import dotted_name
+from ldd.runtime.devices import pick_device
+from ldd.runtime.ledger import LABEL, Ledger
+from ldd.students.protocol import Protocol
 from ldd.students.workers import NumWorkers
 
-if TYPE_CHECKING:  # worker processes import this file, and need no data
+if TYPE_CHECKING:  # worker processes import this file
     from ldd.data.real import EvaluationData
-
-MAX_CANDIDATES = 8
-"""Epochs that are tried where nobody names them."""
 
 _CHUNK = 256  # images per forward pass
 
@@ -48,18 +48,18 @@ class Labeller:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Probabilities (N, K) of images (N, 3, H, W) uint8, on the CPU, as they come back from storage."""
+        """Return probabilities (N, K) of images (N, 3, H, W) uint8, on the CPU, as they come back from storage."""
         return soft_labels.quantise(self.probabilities(images), self.top_k, self.precision)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
+        """Return probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
         device = next(self.network.parameters()).device
         logits = [self.network(self.spec.as_input(part.to(device))) for part in images.split(_CHUNK)]
         return (torch.cat(logits).float() / self.temperature).softmax(1).cpu()
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
-        """The set with these labels in the place of any others; the network counts as one it has seen."""
+        """Return the set with these labels in the place of any others; the network counts as one it has seen."""
         seen = {*distilled.manifest.seen_networks, dotted_name(type(self.network))}
         return replace(
             distilled,
@@ -70,20 +70,58 @@ class Labeller:
 
     @property
     def bytes_per_label(self) -> int:
-        """As stored."""
+        """Bytes of a stored label."""
         return self._one_label().bytes
 
     @property
     def floats_per_label(self) -> int:
-        """Numbers stored; which classes they belong to is no number."""
+        """Numbers of a stored label, without those that say whose they are."""
         return self._one_label().floats
 
     def _one_label(self) -> Amount:
         return soft_labels.amount_of_one(self.spec.num_classes, self.top_k, self.precision)
 
+    def check_same(self, facts: Mapping[str, Any], whose: str, *, but: Collection[str] = ()) -> None:
+        """Raise unless `facts` tell of this labeller.
+
+        Args:
+            facts: of the labeller that made some labels.
+            whose: those labels, for the message.
+            but: names of facts that may differ.
+
+        Raises:
+            UserError: names the facts that differ.
+        """
+        compared = [name for name in self.facts if name != "selection_accuracy" and name not in but]
+        if changed := [name for name in compared if self.facts[name] != facts.get(name)]:
+            shown = "; ".join(f"{n}: {facts.get(n)!r}, --labels: {self.facts[n]!r}" for n in changed)
+            raise UserError(
+                f"--labels: other labels than {whose} ({shown}); give the settings and experts of its run"
+            )
+
 
 class Labels(ABC):
-    """A way to label images. Subclasses are final."""
+    """A way to label images: softmax(logits / T) of a network. Subclasses are final.
+
+    Args of every subclass:
+        temperature: T.
+        top_k: number of the largest probabilities that are stored; what is left of 1 is spread evenly. Null stores all.
+        precision: of what is stored: int8 (255ths), float16 or float32.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, top_k: int | None = None, precision: Precision = "float16"
+    ) -> None:
+        if not 0 < temperature < float("inf"):
+            raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
+        if top_k is not None and top_k < 1:
+            raise UserError(f"labels.top_k ({top_k}) must be at least 1")
+        self.temperature = temperature
+        self.top_k = top_k
+        self.precision: Precision = precision
 
     @abstractmethod
     def choose(
@@ -94,7 +132,7 @@ class Labels(ABC):
         device: torch.device,
         num_workers: NumWorkers = "auto",
     ) -> Labeller:
-        """The labeller of a run; under DDP every rank calls this and gets the same.
+        """Return the labeller of a run; under DDP every rank calls this and gets the same.
 
         Args:
             data: real images, set up; its test split is not touched.
@@ -108,35 +146,82 @@ class Labels(ABC):
         """
 
     def experts(self) -> tuple[ExpertNeed, ...]:
-        """Expert trajectories that `choose` reads; a run may record them (`experts.num_experts`)."""
+        """Return the expert trajectories that `choose` reads; a run may record them (`experts.num_experts`)."""
         return ()
 
     @abstractmethod
     def check(self, data: "EvaluationData") -> None:
-        """Refuse now what `choose` would refuse later; `data` is set up.
+        """Raise now what `choose` would raise later; `data` is set up.
 
         Raises:
             UserError: what it needs is missing.
         """
 
+    def choose_for(
+        self,
+        distilled: DistilledSet,
+        data: "EvaluationData",
+        protocol: Protocol,
+        seed: int,
+        num_workers: NumWorkers = "auto",
+    ) -> Labeller:
+        """Return what labels images as `distilled` was labelled, or, where its labels are hard, as chosen for its size.
 
-def check_form(temperature: float, top_k: int | None) -> None:
-    """Refuse a temperature or a number of stored probabilities that no label can have.
+        The teacher of a protocol that has one may be any, since the set's own labels take no part.
 
-    Raises:
-        UserError: names the argument.
-    """
-    if not 0 < temperature < float("inf"):
-        raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"labels.top_k ({top_k}) must be at least 1")
+        Raises:
+            UserError: no experts that fit, or others than those that labelled the set.
+        """
+        labeller = self.choose(data, distilled.counts, seed, pick_device(), num_workers)
+        was = distilled.manifest.get("labels")
+        if was is not None and distilled.soft_labels is not None and not protocol.has_teacher:
+            labeller.check_same(was, "the set has")
+        return labeller
 
+    def label(
+        self, distilled: DistilledSet, data: "EvaluationData", seed: int, num_workers: NumWorkers = "auto"
+    ) -> tuple[DistilledSet, Labeller]:
+        """Return the set with labels of the labeller that is chosen for it, which its ledger charges, and the labeller.
 
-def check_top_k(top_k: int | None, spec: DataSpec) -> None:
-    """Refuse to store more probabilities than there are classes.
+        Raises:
+            UserError: see `choose`.
+        """
+        device, ledger = pick_device(), Ledger()
+        with ledger.charge(LABEL, device):
+            labeller = self.choose(data, distilled.counts, seed, device, num_workers)
+            labelled = labeller.label(distilled)
+        return labelled.charged({**distilled.manifest.ledger.stages, **ledger.stages}), labeller
 
-    Raises:
-        UserError: both numbers.
-    """
-    if top_k is not None and top_k > spec.num_classes:
-        raise UserError(f"labels.top_k ({top_k}) is more than the {spec.num_classes} classes; lower it")
+    def _check_classes(self, spec: DataSpec) -> None:
+        if self.top_k is not None and self.top_k > spec.num_classes:
+            raise UserError(
+                f"labels.top_k ({self.top_k}) is more than the {spec.num_classes} classes; lower it"
+            )
+
+    def _labeller(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        device: torch.device,
+        *,
+        source: str,
+        recording: str | None = None,
+        expert: int | None = None,
+        epoch: int | None = None,
+        tried: Mapping[int, float] | None = None,
+    ) -> Labeller:
+        """The labeller of a network, whose facts say what it is and how it was chosen."""
+        form: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "precision": self.precision,
+        }
+        facts = {
+            "recording": recording,
+            "network": source,
+            "expert": expert,
+            "epoch": epoch,
+            **form,
+            "selection_accuracy": {str(name): score for name, score in (tried or {}).items()},
+        }
+        return Labeller(network.to(device).eval().requires_grad_(False), spec, **form, facts=facts)

@@ -1,4 +1,4 @@
-"""Labels of crops in store: what a teacher says of every crop that students will see."""
+"""Stored labels of crops: what a teacher says of every crop that students will see."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ from ldd.students.training import one_thread, student_transform
 
 
 class CropTeacher(nn.Module):
-    """Probabilities that a teacher gives network inputs, as they come back from storage.
+    """Labels network inputs with probabilities as they come back from storage.
 
     Args:
         network: inputs (n, 3, H, H) -> logits (n, K).
@@ -43,12 +43,12 @@ class CropTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """(n, K) float32."""
+        """Return probabilities (n, K) float32 of inputs (n, 3, H, W)."""
         return soft_labels.quantise(self._probabilities(inputs), self.top_k, self.precision).float()
 
     @torch.no_grad()
     def packed(self, inputs: Tensor) -> dict[str, Tensor]:
-        """The tensors that hold what `forward` gives."""
+        """Return the tensors that hold what `forward` gives."""
         return soft_labels.packed(self._probabilities(inputs), self.top_k, self.precision)
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
@@ -56,12 +56,13 @@ class CropTeacher(nn.Module):
         return (logits.float() / self.temperature).softmax(1)
 
     def extra_repr(self) -> str:
-        """What tells one teacher from another of the same weights."""
+        """Return what distinguishes teachers of the same weights."""
         return f"temperature={self.temperature}, top_k={self.top_k}, precision={self.precision}"
 
 
-_HEADER = "latentdd_crop_labels"
-"""Key of the facts in the file's header."""
+_HEADER = "latentdd_crop_labels"  # key of the facts in the file's header
+_FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher", "cost")
+_ANEW = "make them anew with `latentdd label-crops`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +120,10 @@ class CropLabels:
         return found
 
     def check(self, distilled: DistilledSet, protocol: Protocol) -> None:
-        """Refuse labels of another set or another recipe.
-
-        Args:
-            distilled: the set in question.
-            protocol: the protocol in question.
+        """Raise unless these are the labels of this set under this protocol.
 
         Raises:
-            UserError: both, and the cure.
+            UserError: names both sets or both protocols.
         """
         if (wanted := identity(distilled)) != self.identity:
             raise UserError(
@@ -137,23 +134,19 @@ class CropLabels:
             edited = " as it was before it was edited" if protocol.id == self.protocol else ""
             raise UserError(
                 f"crop_labels are of protocol {self.protocol}{edited}, and not of {protocol.id} as it is: its crops "
-                "differ; make them anew with `latentdd label-crops`"
+                f"differ; {_ANEW}"
             )
         epochs, _ = protocol.budget(distilled.counts)
         if DENSE in self.tensors and self.tensors[DENSE].shape[2] != distilled.num_classes:
             raise UserError(
-                f"crop_labels are of {self.tensors[DENSE].shape[2]} classes, the set has {distilled.num_classes}; make "
-                "them anew with `latentdd label-crops`"
+                f"crop_labels are of {self.tensors[DENSE].shape[2]} classes, the set has {distilled.num_classes}; "
+                f"{_ANEW}"
             )
         shapes = {name: tuple(part.shape[:2]) for name, part in self.tensors.items()}
         if set(shapes.values()) != {(epochs, len(distilled.images))}:
             raise UserError(
-                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; make them anew "
-                "with `latentdd label-crops`"
+                f"crop_labels {shapes} are not of {epochs} epochs of {len(distilled.images)} images; {_ANEW}"
             )
-
-
-_FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher", "cost")
 
 
 def label_crops(
@@ -164,15 +157,15 @@ def label_crops(
     device: torch.device,
     track: Callable[[range], Iterable[int]] = iter,
 ) -> CropLabels:
-    """A teacher's label for every crop that students of a set will see.
+    """Label every crop that students of a set will see.
 
     Args:
         distilled: the set; its codes may have a spread if the protocol takes no draws of them.
-        labeller: the teacher, on `device`, and the form of the labels; the temperature is the protocol's.
-        protocol: with a teacher's labels.
+        labeller: the teacher, on `device`, and the form of the labels; the protocol gives the temperature.
+        protocol: one with a teacher.
         seed: of the crops and their order.
         device: where crops are made and labelled.
-        track: goes through the epochs, to show how far they are.
+        track: goes through the epochs, to show progress.
 
     Raises:
         UserError: see `check_croppable`.
@@ -199,10 +192,10 @@ def label_crops(
 
 
 def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:
-    """Refuse what has no labels of crops.
+    """Raise unless every crop of this set under this protocol can have a stored label.
 
     Raises:
-        UserError: a protocol without a teacher, or one that draws the images of a distribution anew.
+        UserError: a protocol without a teacher, or one that draws the images anew from codes with a spread.
     """
     if not protocol.has_teacher:
         raise UserError(
@@ -227,5 +220,5 @@ def _of_epoch(teacher: CropTeacher, batches: Iterable[tuple[Tensor, Tensor]]) ->
 
 
 def crop_teacher(labeller: Labeller, protocol: Protocol) -> CropTeacher:
-    """A labeller's network as the teacher of a protocol, at the protocol's temperature."""
+    """Return a labeller's network as the teacher of a protocol, at the protocol's temperature."""
     return CropTeacher(labeller.network, protocol.temperature, labeller.top_k, labeller.precision)

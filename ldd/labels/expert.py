@@ -1,4 +1,4 @@
-"""TODO."""
+"""Soft labels of an expert of the whole task at an early epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, final
@@ -10,16 +10,19 @@ from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
 from ldd.images import DataSpec, Labelled
-from ldd.labels.base import MAX_CANDIDATES, Labeller, Labels, check_form, check_top_k
+from ldd.labels.base import Labeller, Labels
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.runtime.seeding import derive_seed, seeded
 from ldd.students.protocol import Protocol
-from ldd.students.training import Lesson, Outcome, Student
+from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
 from ldd.students.workers import NumWorkers, run_students
 
 if TYPE_CHECKING:  # worker processes import this file, and need no data
     from ldd.data.real import EvaluationData
+
+MAX_CANDIDATES = 8
+"""Epochs that are tried where nobody names them."""
 
 
 @final
@@ -37,9 +40,9 @@ class ExpertLabels(Labels):
         network: the experts' network; students of `auto` are of the same kind.
         expert: number of the expert; one alone labels, without averaging.
         epoch: training epochs of the expert, or `auto`.
-        temperature: T.
-        top_k: store so many of the largest probabilities; what is left of 1 is spread evenly. Null stores all.
-        precision: of what is stored.
+        temperature: see `Labels`.
+        top_k: see `Labels`.
+        precision: see `Labels`.
         candidates: epochs that `auto` tries; null takes up to eight of those recorded, from 1 to the last, spread
             evenly on a logarithmic scale (a run that records its experts itself: `experts.epochs` of them).
         protocol: by which `auto` trains students: a shipped protocol's name, or the path of a protocol file.
@@ -62,7 +65,7 @@ class ExpertLabels(Labels):
         protocol: str = "quick",
         repeats: int = 1,
     ) -> None:
-        check_form(temperature, top_k)
+        super().__init__(temperature, top_k, precision)
         least = {"expert": (expert, 0), "repeats": (repeats, 1)}
         if epoch != "auto":
             least["epoch"] = (epoch, 0)
@@ -77,9 +80,6 @@ class ExpertLabels(Labels):
         self.network = network
         self.expert = expert
         self.epoch = epoch
-        self.temperature = temperature
-        self.top_k = top_k
-        self.precision: Precision = precision
         self.candidates = candidates
         self.protocol = Protocol.load(protocol)
         self.repeats = repeats
@@ -100,9 +100,9 @@ class ExpertLabels(Labels):
         """
         experts = self._find(data)
         if self.epoch != "auto":
-            return self._labeller(experts, data.spec, self.epoch, {}, device)
+            return self._of_epoch(experts, data.spec, self.epoch, device)
         labellers = {
-            epoch: self._labeller(experts, data.spec, epoch, {}, device)
+            epoch: self._of_epoch(experts, data.spec, epoch, device)
             for epoch in self._epochs(experts.training.epochs)
         }
         sets = _labelled_draws(data, counts, self.repeats, seed, labellers)
@@ -114,12 +114,15 @@ class ExpertLabels(Labels):
             device=device,
             num_workers=num_workers,
         )
-        tried = _means(outcomes)
+        accuracies: dict[int, list[float]] = {}
+        for student, outcome in outcomes.items():
+            accuracies.setdefault(int(student.set), []).append(outcome.accuracy)
+        tried = {epoch: sum(values) / len(values) for epoch, values in accuracies.items()}
         best = max(tried, key=lambda epoch: (tried[epoch], -epoch))
-        return self._labeller(experts, data.spec, best, tried, device)
+        return self._of_epoch(experts, data.spec, best, device, tried)
 
     def experts(self) -> tuple[ExpertNeed, ...]:
-        """One recording, of as many epochs as are named."""
+        """Return one recording, of as many epochs as are named."""
         last = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
         return (ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, last)),)
 
@@ -130,7 +133,7 @@ class ExpertLabels(Labels):
     def _find(self, data: "EvaluationData") -> Trajectories:
         """The recording that fits."""
         spec, real = data.spec, data.core_set
-        check_top_k(self.top_k, spec)
+        self._check_classes(spec)
         network = _build(self.network, spec)
         if next(network.buffers(), None) is not None:
             raise UserError(
@@ -148,28 +151,26 @@ class ExpertLabels(Labels):
             )
         return experts
 
-    def _labeller(
+    def _of_epoch(
         self,
         experts: Trajectories,
         spec: DataSpec,
         epoch: int,
-        tried: Mapping[int, float],
         device: torch.device,
+        tried: Mapping[int, float] | None = None,
     ) -> Labeller:
         expert = _build(self.network, spec)
         vector_to_parameters(experts.read(self.expert, [epoch])[0], expert.parameters())
-        expert.to(device).eval().requires_grad_(False)
-        facts = {
-            "recording": experts.folder.name,
-            "network": experts.setting.network,
-            "expert": self.expert,
-            "epoch": epoch,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "precision": self.precision,
-            "selection_accuracy": {str(name): score for name, score in tried.items()},
-        }
-        return Labeller(expert, spec, self.temperature, self.top_k, self.precision, facts)
+        return self._labeller(
+            expert,
+            spec,
+            device,
+            source=experts.setting.network,
+            recording=experts.folder.name,
+            expert=self.expert,
+            epoch=epoch,
+            tried=tried,
+        )
 
     def _epochs(self, last: int) -> list[int]:
         if self.candidates is not None:
@@ -199,10 +200,3 @@ def _labelled_draws(
         for epoch, labeller in labellers.items():
             sets[str(epoch), repeat] = TrainingSet(images, labeller(images).float())
     return sets
-
-
-def _means(outcomes: Mapping[Student, Outcome]) -> dict[int, float]:
-    accuracies: dict[int, list[float]] = {}
-    for student, outcome in outcomes.items():
-        accuracies.setdefault(int(student.set), []).append(outcome.accuracy)
-    return {epoch: sum(values) / len(values) for epoch, values in accuracies.items()}

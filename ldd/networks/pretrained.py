@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
@@ -18,7 +20,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from ldd.disk.files import read_tensors, sha256
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
-from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, DataSpec
 
 Size = int | tuple[int, int]
 """Short side in pixels, or height and width (the aspect ratio is then squashed)."""
@@ -186,6 +188,24 @@ class Classifier:
             raise UserError(self._other_keys(missing, unexpected))
         return network.eval()
 
+    def seen_by(
+        self,
+        network: nn.Module,
+        spec: DataSpec,
+        outputs: Tensor,
+        size: int | None,
+        mean: tuple[float, float, float] | None,
+        std: tuple[float, float, float] | None,
+    ) -> "SeenBy":
+        """Put `network`, made of this classifier, behind the normalisation of `spec`.
+
+        What is None is taken from the published weights. Weights from a file do not say for what size they were made:
+        without one the images stay as they are.
+        """
+        own = self.preprocessing(None, size, mean, std)
+        side = own.crop if size is not None or self.published is not None else None
+        return SeenBy(network, spec, outputs, side, tuple(own.mean), tuple(own.std))
+
     def _read(self) -> dict[str, Tensor]:
         path = Path(self.weights).expanduser()
         if path.suffix == ".safetensors":
@@ -233,3 +253,47 @@ def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -
         f"classifier {classifier} has {outputs} outputs and the data {len(classes)} classes{example}: which is which "
         "cannot be told; use a classifier trained on these classes, or CrossFittedLossPruner, which trains one"
     )
+
+
+class SeenBy(nn.Module):
+    """A classifier that takes images as the data normalises them, and sees them at its own size with its own constants.
+
+    Args:
+        classifier: images (n, 3, s, s) by its own normalisation -> logits.
+        spec: whose `normalise` made the images.
+        outputs: (K,) int64, which of the classifier's outputs is each class.
+        size: s; None leaves the images at theirs.
+        mean: of the classifier, per channel, for images in [0, 1].
+        std: likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    own_mean: Tensor
+    own_std: Tensor
+    outputs: Tensor
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        spec: DataSpec,
+        outputs: Tensor,
+        size: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.size = size
+        columns: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "own_mean": mean, "own_std": std}
+        for name, values in columns.items():
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+        self.register_buffer("outputs", outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, K) of images (n, 3, H, W) as `DataSpec.normalise` gives them."""
+        images = x * self.std + self.mean
+        if self.size is not None and images.shape[-1] != self.size:
+            images = F.interpolate(images, size=(self.size,) * 2, mode="bilinear", antialias=True)
+        logits: Tensor = self.classifier((images - self.own_mean) / self.own_std)
+        return logits[:, self.outputs]

@@ -74,7 +74,7 @@ def test_a_torchvision_classifier_sees_its_own_size_and_constants(data, tmp_path
 
 def test_what_is_no_teacher(weights, data, tmp_path):
     _, path = weights
-    with pytest.raises(UserError, match=r"labels.weights \(nowhere\) is no file"):
+    with pytest.raises(UserError, match=r"labels.weights \(nowhere\) is not a file"):
         NetworkLabels(NARROW, "nowhere")
     with pytest.raises(UserError, match=r"labels.weights .* are not of ldd.networks.convnet.ConvNet"):
         choose(NetworkLabels(partial(ConvNet, width=5, depth=2), path), data)
