@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol as Interface, cast
+from typing import Any, Protocol as Interface, cast
 
 import lightning as L
 import rich
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from ldd.artefact import manifest as manifests
 from ldd.artefact.set import DistilledSet
-from ldd.codes import Codes
+from ldd.data.real import EvaluationData
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Protocol, Report, Setting, evaluate
+from ldd.evaluation import Baseline, Protocol, Report
+from ldd.evaluation.comparison import compare
+from ldd.evaluation.courses import INITIAL, courses, teacher_of
 from ldd.evaluation.records import FOLDER
+from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, of_a_step
-from ldd.evaluation.running import teacher_of
-from ldd.evaluation.sets import INITIAL
 from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runtime.ledger import EVALUATE
 from ldd.runtime.ranks import rank_zero_warn
-from ldd.students.training_set import check_draws
 from ldd.students.workers import NumWorkers, count_workers
 
 
@@ -33,7 +33,7 @@ class Distils(Interface):
 
     Attributes:
         num_steps_done: 0-d tensor, training steps behind the codes; restored with the weights.
-        labeller: what gives the set its soft labels, or None.
+        labeller: gives the set its soft labels, or None.
     """
 
     num_steps_done: Tensor
@@ -41,10 +41,10 @@ class Distils(Interface):
     labeller: Labeller | None
 
     def distilled_set(self) -> DistilledSet:
-        """The codes as they are now, as they would be saved."""
+        """Return the codes as they are now, as they would be saved."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """One draw of every code, (N, 3, H, W) uint8; asked for only where the codes have a spread."""
+        """Draw every code once, (N, 3, H, W) uint8; asked for only where the codes have a spread."""
 
 
 class CrossArchitecture(L.Callback):
@@ -140,21 +140,28 @@ class CrossArchitecture(L.Callback):
         done = () if earlier is None else earlier.rows
         return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
 
+    def request(self, data: EvaluationData, **rest: Any) -> Request:  # noqa: ANN401 - fields
+        """Return what an evaluation by these settings is asked for; `rest` are other fields of `Request`."""
+        settings: dict[str, Any] = {
+            "networks": self.networks,
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "baselines": self.baselines,
+            "budgets": self.budgets,
+            "num_workers": self.num_workers,
+        }
+        return Request(data, self.protocol, **settings | rest)
+
     def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse now what a long run would find out at its end: draws that memory cannot hold, and baselines."""
+        """Refuse now what a long run would find out at its end."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not _switched_on(trainer) or data is None:
             return
-        codes = getattr(pl_module, "codes", None)
-        if isinstance(codes, Codes) and codes.stochastic and self.protocol.samples:
-            epochs, _ = self.protocol.budget(codes.labels.cpu().bincount().tolist())
-            check_draws(self.protocol, len(codes), data.spec.image_size, epochs)
-        if self.baselines:
-            distils = _distils(pl_module)
-            parts = {"labeller": distils.labeller, "prior": prior_of(pl_module), "device": pl_module.device}
-            setting = Setting.of(distils.distilled_set(), data, self.seed, **parts)
-            for baseline in self.baselines:
-                baseline.check(setting)
+        distilled = _distils(pl_module).distilled_set()
+        request = self.request(data, **known_of(_distils(pl_module)), device=pl_module.device)
+        # Where no baselines are named, those that cannot be had are left out, and there is nothing to refuse.
+        initial = distilled if self.initial else None
+        courses(distilled, replace(request, baselines=self.baselines or (), initial=initial))
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -162,27 +169,18 @@ class CrossArchitecture(L.Callback):
             raise UserError(
                 "CrossArchitecture needs real images; pass the trainer a datamodule (DistillationData)"
             )
-        distils = _distils(pl_module)
-        step = int(distils.num_steps_done)
-        report = evaluate(
-            distils.distilled_set(),
-            self.networks,
+        step = int(_distils(pl_module).num_steps_done)
+        first = self._beside is None
+        request = self.request(
             data,
-            self.protocol,
-            self.repeats,
-            self.seed,
-            baselines=self.baselines if self._beside is None else (),
-            initial=self._load_initial(trainer) if self._beside is None else None,
-            budgets=self.budgets,
-            sampler=distils.sample,
-            labeller=distils.labeller,
-            prior=prior_of(pl_module),
-            step=step,
+            **known_of(_distils(pl_module)),
+            baselines=self.baselines if first else (),
+            initial=self._load_initial(trainer) if first else None,
             records=Path(trainer.default_root_dir) / FOLDER,
-            num_workers=self.num_workers,
             device=pl_module.device,
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
+        report = compare(_distils(pl_module).distilled_set(), request, step)
         if self._beside is None:
             self._beside = replace(report, rows=tuple(row for row in report.rows if not of_a_step(row.set)))
         else:
@@ -227,10 +225,11 @@ class CrossArchitecture(L.Callback):
             rich.print(*self.report.tables())
 
 
-def prior_of(pl_module: object) -> Prior | None:
-    """What a module distils through, for plain samples of it; None where it has no prior."""
-    prior = getattr(pl_module, "prior", None)
-    return prior if isinstance(prior, Prior) else None
+def known_of(distils: Distils) -> dict[str, Any]:
+    """Fields of a `Request` that a module knows: its labeller, its draws, and its prior where it has one."""
+    prior = getattr(distils, "prior", None)
+    prior = prior if isinstance(prior, Prior) else None
+    return {"labeller": distils.labeller, "sampler": distils.sample, "prior": prior}
 
 
 def _switched_on(trainer: L.Trainer) -> bool:

@@ -36,14 +36,14 @@ from ldd.evaluation.checks import (
 )
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.pictures import draw_confusions, draw_neighbours
+from ldd.evaluation.courses import teacher_of
 from ldd.evaluation.features import ClassifierFeatures, FeatureNetwork, trained_features
-from ldd.evaluation.running import teacher_of
 from ldd.images import Labelled
 from ldd.networks import NetworkFactory
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import Lesson, Student, one_thread
-from ldd.students.training_set import draw_samples
+from ldd.students.training_set import draws_for
 
 
 def check(
@@ -156,10 +156,7 @@ def _confusions(
 ) -> list[Confusion]:
     protocol = lesson.protocol
     epochs, batch_size = protocol.budget(distilled.counts)
-    sampler, samples = stored_sampler(distilled, protocol, device), None
-    if sampler is not None:
-        size = distilled.image_size
-        samples = draw_samples(sampler, protocol, len(distilled.images), size, lesson.seed, epochs)
+    samples = draws_for(protocol, distilled, stored_sampler(distilled, protocol, device), lesson.seed)
     setting = Setting(data, distilled.counts, lesson.seed)
     given = StoredSet("distilled", distilled, samples=samples).set_for(0, setting)
     training = given.to(device)

@@ -1,6 +1,7 @@
 """`latentdd evaluate`: train networks on a distilled set and on the sets beside it, and compare."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,23 @@ import torch
 from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
+from ldd.data.real import EvaluationData
 from ldd.disk.files import check_writable
 from ldd.distiller.synthesis import StoredSampler, check_prior, prior_of
 from ldd.errors import UserError
-from ldd.evaluation import (
-    Baseline,
-    Labeller,
-    Labels,
-    Protocol,
-    Report,
-    Setting,
-    equal_baselines,
-    evaluate as run_evaluation,
-)
+from ldd.evaluation import Baseline, Labeller, Labels, Protocol, Report, equal_baselines
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
+from ldd.evaluation.comparison import compare
+from ldd.evaluation.courses import INITIAL
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.sets import INITIAL
+from ldd.evaluation.request import Request
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
+from ldd.students.training_set import needs_draws
 from ldd.students.workers import NumWorkers
 
 _LABEL_FACTS = {"recording", "network", "expert", "epoch", "temperature", "top_k", "precision"}
@@ -64,66 +60,79 @@ def evaluate(
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
         seed: of everything random.
-        baselines: names, separated by commas: random_real (as many real images), nearest_real (nearest to centroids),
-            easy_real (of least loss), prior_samples (plain samples), each followed or not by _bytes (as many as the
-            set's bytes pay for), _soft (one soft label each) and _steps (trained for as many steps); full_real and
-            full_real_steps; equal for all of these that can be had; or dotted names of classes. Null is equal, and
-            evaluation.json says why others were left out. The codes before the first step join in where their folder
-            `initial` lies beside the set.
+        baselines: names, separated by commas: random_real, nearest_real (nearest to centroids), easy_real (of least
+            loss), prior_samples (plain samples), each followed or not by _bytes (as many as the set's bytes pay for),
+            _soft (one soft label each) and _steps (trained for as many steps); full_real and full_real_steps; equal
+            for all of these that can be had; or dotted names of classes. Null is equal, and evaluation.json says why
+            others were left out. The codes before the first step join in where their folder `initial` lies beside the
+            set.
         budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
             random real ones.
         labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
             protocols with a teacher.
-        crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, whose labels its students
-            learn from; a teacher (`labels`) is then needed for the sets beside it alone: without one they
-            stay away.
+        crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, from whose labels its
+            students learn; without `labels`, the teacher of all other sets, those then stay away.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
 
     Raises:
         UserError: a set, data, protocol or folder that cannot be used.
     """
-    distilled = DistilledSet.load(path)
+    distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
         refuse_other_test_split(distilled, data.spec)
     names = EQUAL if baselines is None else baselines
     baselines_by_name(names)  # a wrong name shows before any work
-    recipe = Protocol.load(protocol)
-    earlier = Report.read(out)
-    if earlier is not None:
-        earlier.check_protocol(recipe.id, recipe.hash)
-        earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
+    earlier = _earlier(out, distilled, recipe)
     check_writable(out)
-    crops = None if crop_labels is None else CropLabels.load(crop_labels)
-    data.setup()
-    refuse_other_data(distilled, data.spec)
-    labeller = None
-    if labels is not None:
-        labeller = find_labeller(labels, distilled, data, recipe, seed, num_workers)
-        if crops is not None:
-            _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
-    device, prior = pick_device(), find_prior(distilled, names)
-    setting = Setting.of(distilled, data, seed, labeller=labeller, prior=prior, device=device)
-    report = run_evaluation(
-        distilled,
-        networks,
-        data,
-        recipe,
-        repeats,
-        seed,
-        baselines=_beside(names, distilled, setting, recipe),
-        initial=None if crops is not None and labeller is None else _initial_beside(Path(path)),
-        budgets=budgets or (),
-        records=Path(out) / FOLDER,
-        sampler=stored_sampler(distilled, recipe, device),
-        labeller=labeller,
-        crops=crops,
-        prior=prior,
-        num_workers=num_workers,
-        device=device,
-    )
+    request = Request(data, recipe, networks, repeats, seed, budgets=budgets or (), num_workers=num_workers)
+    request = replace(request, records=Path(out) / FOLDER, device=pick_device())
+    request = _with_labels(request, distilled, labels, crop_labels)
+    report = compare(distilled, _with_sets(request, distilled, names, Path(path)))
     (report if earlier is None else report.after(earlier)).write(out)
     rich.print(*report.tables())
+
+
+def _earlier(out: str, distilled: DistilledSet, protocol: Protocol) -> Report | None:
+    """The report that is in the folder already, of the same set and protocol or of others."""
+    earlier = Report.read(out)
+    if earlier is not None:
+        earlier.check_protocol(protocol.id, protocol.hash)
+        earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
+    return earlier
+
+
+def _with_labels(
+    request: Request, distilled: DistilledSet, labels: Labels | None, crop_labels: str | None
+) -> Request:
+    """The request with the labeller and the stored labels of crops that are named, and its data set up."""
+    crops = None if crop_labels is None else CropLabels.load(crop_labels)
+    data, labeller = request.data, None
+    data.setup()
+    refuse_other_data(distilled, data.spec)
+    if labels is not None:
+        labeller = find_labeller(labels, distilled, data, request.protocol, request.seed, request.num_workers)
+        if crops is not None:
+            _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
+    return replace(request, labeller=labeller, crops=crops)
+
+
+def _with_sets(request: Request, distilled: DistilledSet, names: str, path: Path) -> Request:
+    """The request with the baselines of these names, and the sampler, the prior and the first codes of the set."""
+    alone = request.crops is not None and request.labeller is None
+    request = replace(
+        request,
+        initial=None if alone else _initial_beside(path),
+        sampler=stored_sampler(distilled, request.protocol, request.device),
+        prior=find_prior(distilled, names),
+    )
+    wanted = {name.strip() for name in names.split(",")}
+    if wanted == {EQUAL}:
+        return request
+    equal: tuple[Baseline, ...] = ()
+    if EQUAL in wanted:
+        equal, _ = equal_baselines(distilled, request.setting(distilled), request.protocol)
+    return replace(request, baselines=baselines_by_name(names, equal))
 
 
 def find_prior(distilled: DistilledSet, names: str) -> Prior | None:
@@ -149,32 +158,19 @@ def find_prior(distilled: DistilledSet, names: str) -> Prior | None:
     return prior.to(pick_device())
 
 
-def _beside(
-    names: str, distilled: DistilledSet, setting: Setting, protocol: Protocol
-) -> tuple[Baseline, ...] | None:
-    """The baselines of these names; None for all at equal budgets that can be had, and nothing else."""
-    wanted = {name.strip() for name in names.split(",")}
-    if wanted == {EQUAL}:
-        return None
-    return baselines_by_name(
-        names, equal_baselines(distilled, setting, protocol)[0] if EQUAL in wanted else ()
-    )
-
-
 def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
     """Draws of a set's codes, where it has a spread and the protocol wants any.
 
     Raises:
         UserError: codes that cannot be decoded here.
     """
-    wanted = distilled.is_distribution and protocol.samples
-    return StoredSampler(distilled, device=device) if wanted else None
+    return StoredSampler(distilled, device=device) if needs_draws(distilled, protocol) else None
 
 
 def find_labeller(
     labels: Labels,
     distilled: DistilledSet,
-    data: DistillationData,
+    data: EvaluationData,
     protocol: Protocol,
     seed: int,
     num_workers: NumWorkers,

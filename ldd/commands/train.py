@@ -16,7 +16,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import check_writable, write_tensors
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Labels, Protocol
-from ldd.evaluation.running import teacher_of
+from ldd.evaluation.courses import teacher_of
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
@@ -24,7 +24,7 @@ from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import fresh_network, train_student
-from ldd.students.training_set import TrainingSet, draw_samples
+from ldd.students.training_set import TrainingSet, draws_for
 
 
 def train(
@@ -116,13 +116,10 @@ def _labeller(
 def _training_set(
     distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int, crop_labels: str | None
 ) -> TrainingSet:
-    soft, sampler = distilled.soft_labels, stored_sampler(distilled, protocol, device)
+    soft = distilled.soft_labels
     labels = distilled.labels if soft is None else soft.float()
-    samples = None
-    if sampler is not None:
-        size, (epochs, _) = distilled.image_size, protocol.budget(distilled.counts)
-        samples = draw_samples(sampler, protocol, len(labels), size, seed, epochs)
-    training = TrainingSet(distilled.images, labels, samples)
+    draws = draws_for(protocol, distilled, stored_sampler(distilled, protocol, device), seed)
+    training = TrainingSet(distilled.images, labels, None if draws is None else draws.images)
     if crop_labels is None:
         return training
     crops = CropLabels.load(crop_labels)

@@ -1,32 +1,100 @@
-"""Students that have been tested already: kept one by one, so that no evaluation trains one twice."""
+"""Training the students of an evaluation, and keeping the outcome of each, so that none is trained twice."""
 
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pyarrow as pa
 import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, distributed, nn
 
 from ldd import __version__
 from ldd.artefact.identity import add_tensor
 from ldd.disk.table import Store
+from ldd.evaluation.request import Request
 from ldd.images import Labelled
 from ldd.networks.base import dotted_name
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
-from ldd.students.workers import Sets
+from ldd.students.workers import Done, Sets, run_students
 
 FOLDER = "evaluated"
-"""Where a run's folder keeps them."""
+"""Name of the folder of records in a run's folder."""
+
+
+def run_missing(
+    lesson: Lesson, students: Sequence[Student], sets: Sets, request: Request
+) -> dict[Student, Outcome]:
+    """Return the outcomes of all students: those on record, and the others trained now and put on record one by one.
+
+    Args:
+        lesson: what they share.
+        students: the same list on every rank.
+        sets: what they learn from.
+        request: splits to test on, folder of the records, device and workers.
+
+    Raises:
+        UserError: what `run_students` or the folder of the records refuses.
+    """
+    test, selection = request.test_split(), request.selection_split()
+    kept = None
+    if request.records is not None:
+        kept = Records(request.records, lesson, sets, test, request.device, selection)
+    outcomes = {} if kept is None else kept.find(students)
+    missing = [student for student in students if student not in outcomes]
+    if kept is not None:
+        missing = kept.distinct(missing)
+    with _progress_bar(len(missing) + len(outcomes), len(outcomes), shown=request.progress) as shown:
+
+        def done(student: Student, outcome: Outcome) -> None:
+            if kept is not None:
+                kept.add(student, outcome)
+            shown(student, outcome)
+
+        outcomes |= run_students(
+            lesson,
+            missing,
+            sets,
+            test,
+            device=request.device,
+            num_workers=request.num_workers,
+            done=done,
+            selection=selection,
+        )
+    if kept is not None:
+        kept.merge()
+        outcomes |= kept.find([student for student in students if student not in outcomes])
+    return {student: outcomes[student] for student in students}
+
+
+@contextmanager
+def _progress_bar(total: int, done_before: int, *, shown: bool) -> Iterator[Done]:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, disable=not shown) as bar:
+        task = bar.add_task("evaluating", total=total, completed=done_before)
+
+        def done(student: Student, outcome: Outcome) -> None:
+            latest = f"evaluating: {student.network} on {student.set} {100 * outcome.accuracy:.1f} %"
+            bar.update(task, advance=1, description=latest)
+
+        yield done
 
 
 class Records:
     """Outcomes by everything they follow from: a set's bytes, protocol, network, repeat and seed, the test images.
 
-    Also by the versions of this package and of torch, by the kind of device, and by how exact its products are; so a
+    The versions of this package and of torch, the kind of device and the precision of its products count too, so that a
     record is never stale, and its folder may be deleted at any time. Several processes may add to it.
 
     Args:
@@ -35,7 +103,7 @@ class Records:
         sets: what they learn from.
         test: the test images.
         device: where they are trained.
-        selection: the selection split, of which an epoch may be chosen.
+        selection: the selection split, by which an epoch may be chosen.
     """
 
     def __init__(
@@ -48,7 +116,7 @@ class Records:
         selection: Labelled | None = None,
     ) -> None:
         # Files of one folder share their columns: what protocols with looks keep lies in a folder of its own.
-        looks = bool(lesson.protocol.looks)
+        looks = selection is not None
         names = [f.name for f in fields(Outcome) if looks or f.default is MISSING]
         place = Path(folder) / "looks" if looks else Path(folder)
         self._store = Store(place, {name: pa.float64() for name in names})
@@ -65,13 +133,13 @@ class Records:
             "seed": lesson.seed,
             "test": self._digest(test),
         }
-        if looks and selection is not None:
+        if selection is not None:
             self._common["selection"] = self._digest(selection)
         if lesson.teacher is not None:
             self._common["teacher"] = _digest_of(lesson.teacher, repr(lesson.teacher))
 
     def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
-        """Those that have been tested; under torch.distributed what rank 0 finds, on every rank."""
+        """Return the outcomes on record; under torch.distributed what rank 0 finds, on every rank."""
         found: dict[Student, Outcome] = {}
         rank = _rank()
         if not rank:
@@ -88,11 +156,11 @@ class Records:
         return found
 
     def distinct(self, students: Sequence[Student]) -> list[Student]:
-        """The first of those whose outcomes must be the same: two sets may hold the same images."""
+        """Return the first of all students whose outcomes must be equal: two sets may hold the same images."""
         return list({self._key(student): student for student in reversed(students)}.values())[::-1]
 
     def add(self, student: Student, outcome: Outcome) -> None:
-        """Keep one.
+        """Keep one outcome.
 
         Raises:
             UserError: the folder cannot be written.
@@ -101,7 +169,7 @@ class Records:
         self._store.add([self._key(student)], **values)
 
     def merge(self) -> None:
-        """Let rank 0 put all of them into one file, once every rank has added its own.
+        """Let rank 0 put all outcomes into one file, once every rank has added its own.
 
         Raises:
             UserError: the folder cannot be written.
@@ -121,7 +189,7 @@ class Records:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _network(self, name: str) -> str:
-        """Of a network's code, layers and first weights, whatever factory makes it."""
+        """Digest of a network's code, layers and first weights, whatever factory makes it."""
         network = fresh_network(self._lesson.factories[name], self._lesson.spec, self._lesson.seed, name, 0)
         try:
             source = inspect.getsource(inspect.getmodule(type(network)) or type(network))
@@ -148,6 +216,6 @@ def _digest_of(network: nn.Module, described: str) -> str:
 
 
 def _rank() -> int | None:
-    """Of this process in a distributed run, which torch.distributed knows of; None without one."""
+    """Rank of this process where torch.distributed is in use; None otherwise."""
     known = distributed.is_available() and distributed.is_initialized()
     return distributed.get_rank() if known else None

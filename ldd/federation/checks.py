@@ -10,11 +10,10 @@ from ldd.artefact.soft_labels import Precision
 from ldd.data import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.module import Distiller
-from ldd.evaluation import Labeller, Labels, Report, Setting
-from ldd.evaluation.running import teacher_of
+from ldd.evaluation import Labeller, Labels, Report
+from ldd.evaluation.courses import courses
 from ldd.images import DataSpec
 from ldd.runs.recipe import Recipe
-from ldd.students.training_set import check_draws
 
 
 def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) -> None:
@@ -39,20 +38,17 @@ def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) ->
     earlier = Report.read(folder)
     if earlier is not None:
         earlier.check_protocol(protocol.id, protocol.hash)
-    if labels is None:
-        teacher_of(protocol, None)
     labeller = None if labels is None else _stand_in(labels, model.data_spec)
     planned = _planned(model, labeller, subtasks)
-    for budget in evaluation.budgets:
-        planned.first(budget)
-    if here and planned.is_distribution and protocol.samples:
-        epochs, _ = protocol.budget(planned.counts)
-        check_draws(protocol, len(planned.images), planned.image_size, epochs)
-    if evaluation.baselines:
-        data, prior = _Listed(recipe.data), model.prior.eval()
-        setting = Setting.of(planned, data, evaluation.seed, labeller=labeller, prior=prior)
-        for baseline in evaluation.baselines:
-            baseline.check(setting)
+    request = evaluation.request(
+        _Listed(recipe.data),
+        baselines=evaluation.baselines or (),  # unless they are named, those that cannot be had are left out
+        labeller=labeller,
+        prior=model.prior.eval(),
+        sampler=lambda _: planned.images,  # of which only the number counts
+        draws_must_fit=here,
+    )
+    courses(planned, request)
 
 
 def _is_there_already(recipe: Recipe, labels: Labels) -> bool:

@@ -11,7 +11,8 @@ from ldd.artefact.set import DistilledSet
 from ldd.callbacks.experts import needs_of
 from ldd.disk.files import read_json
 from ldd.distiller.synthesis import StoredSampler
-from ldd.evaluation import Labeller, Report, evaluate as run_evaluation
+from ldd.evaluation import Labeller, Report
+from ldd.evaluation.comparison import compare
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
@@ -19,6 +20,7 @@ from ldd.federation.folder import Federation
 from ldd.federation.merging import merge
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
+from ldd.students.training_set import needs_draws
 
 _SETTINGS = "settings"
 """Key of evaluation.json: the evaluation as the recipe has it."""
@@ -127,20 +129,13 @@ def _settings(federation: Federation) -> dict[str, Any]:
 def _evaluate(federation: Federation, merged: DistilledSet, labeller: Labeller | None) -> Report:
     evaluation, device = federation.recipe.evaluation, pick_device()
     prior = federation.recipe.model.prior.to(device).eval()
-    drawn = merged.is_distribution and evaluation.protocol.samples
-    return run_evaluation(
-        merged,
-        evaluation.networks,
+    drawn = needs_draws(merged, evaluation.protocol)
+    request = evaluation.request(
         federation.recipe.data,
-        evaluation.protocol,
-        evaluation.repeats,
-        evaluation.seed,
-        baselines=evaluation.baselines,
-        budgets=evaluation.budgets,
         sampler=StoredSampler(merged, prior, device) if drawn else None,
         labeller=labeller,
         prior=prior,
         records=federation.folder / FOLDER,
-        num_workers=evaluation.num_workers,
         device=device,
     )
+    return compare(merged, request)

@@ -1,1 +1,1 @@
-"""TODO: planning."""
+"""Predictions of what a run will take: time, memory and disk."""

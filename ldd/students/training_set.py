@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
@@ -13,6 +14,9 @@ from ldd.errors import UserError
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator
 from ldd.students.protocol import Protocol
+
+if TYPE_CHECKING:
+    from ldd.artefact.set import DistilledSet
 
 _SHARE_OF_FREE_MEMORY = 0.5
 """What draws may take of it; the rest is for training."""
@@ -45,6 +49,36 @@ class TrainingCost:
     def to_dict(self) -> dict[str, int]:
         """Plain values, with `images`: how many were seen in all."""
         return {**asdict(self), "images": self.epochs * self.images_per_epoch}
+
+
+class Size(NamedTuple):
+    """How much a student learns from.
+
+    Attributes:
+        images: N.
+        draws: P, the draws of each code; 0 where the images are all there is.
+        soft: labels are probabilities.
+        crops: every crop has a label in store.
+    """
+
+    images: int
+    draws: int = 0
+    soft: bool = False
+    crops: bool = False
+
+    def has_means(self, protocol: Protocol) -> bool:
+        """Whether the images themselves take part in an epoch."""
+        if not self.draws or protocol.mean_images == "always":
+            return True
+        return protocol.mean_images == "soft" and self.soft
+
+    def cost(self, protocol: Protocol, epochs: int, batch_size: int) -> TrainingCost:
+        """Return the work of training one student."""
+        if not self.draws:
+            return TrainingCost.of(epochs, self.images, batch_size)
+        means = self.has_means(protocol)
+        decodes = self.images * (self.draws + means)
+        return TrainingCost.of(epochs, self.images * (1 + means), batch_size, decodes)
 
 
 class TrainingSet(NamedTuple):
@@ -88,87 +122,96 @@ class TrainingSet(NamedTuple):
         return Labelled(self.images, found.float())
 
     @property
-    def soft(self) -> bool:
-        """Whether labels are probabilities."""
-        return self.labels.is_floating_point()
-
-    def has_means(self, protocol: Protocol) -> bool:
-        """Whether the images themselves take part in an epoch."""
-        if self.samples is None or protocol.mean_images == "always":
-            return True
-        return protocol.mean_images == "soft" and self.soft
-
-    def cost(self, protocol: Protocol, epochs: int, batch_size: int) -> TrainingCost:
-        """Of one student."""
-        n, means = len(self.images), self.has_means(protocol)
-        if self.samples is None:
-            return TrainingCost.of(epochs, n, batch_size)
-        decodes = n * (len(self.samples) + means)
-        return TrainingCost.of(epochs, n * (1 + means), batch_size, decodes)
+    def size(self) -> "Size":
+        """How much there is to learn from."""
+        draws = 0 if self.samples is None else len(self.samples)
+        return Size(len(self.images), draws, self.labels.is_floating_point(), self.crop_labels is not None)
 
 
-def draw_samples(
-    sampler: Sampler,
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of the codes of a set, made when they are first looked at.
+
+    Attributes:
+        count: P, how many there are of each code.
+        make: makes all of them, (P, N, 3, H, W) uint8.
+    """
+
+    count: int
+    make: Callable[[], Tensor]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(P, N, 3, H, W) uint8."""
+        return self.make()
+
+    def of(self, rows: Tensor) -> "Draws":
+        """The draws of the codes `rows` alone."""
+        return Draws(self.count, lambda: self.images[:, rows])
+
+
+def needs_draws(distilled: "DistilledSet", protocol: Protocol) -> bool:
+    """Whether a protocol asks for draws of the codes of this set."""
+    return distilled.is_distribution and protocol.samples != 0
+
+
+def draws_for(
     protocol: Protocol,
-    num_codes: int,
-    image_size: int,
+    distilled: "DistilledSet",
+    sampler: Sampler | None,
     seed: int,
-    epochs: int | None = None,
-) -> Tensor:
-    """The draws that a protocol asks for, (P, N, 3, H, W) uint8; they follow from (seed, number).
+    *,
+    must_fit: bool = True,
+) -> Draws | None:
+    """The draws that a protocol asks of a set; draw p follows from (seed, p). None where it asks for none.
 
     Args:
-        sampler: draws all codes once.
-        protocol: says how often.
-        num_codes: N.
-        image_size: H.
+        protocol: says how many.
+        distilled: the set.
+        sampler: draws all its codes once.
         seed: of the draws.
-        epochs: of the students; None takes the protocol's.
+        must_fit: refuse draws that the memory of this machine cannot hold.
 
     Raises:
-        UserError: they do not fit into memory.
+        UserError: no sampler, or draws that do not fit.
     """
-    count = check_draws(protocol, num_codes, image_size, epochs)
-    drawn = torch.empty(count, num_codes, 3, image_size, image_size, dtype=torch.uint8)
+    if not needs_draws(distilled, protocol):
+        return None
+    if sampler is None:
+        raise UserError(
+            f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
+            f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
+        )
+    epochs, _ = protocol.budget(distilled.counts)
+    count = epochs if protocol.samples == "fresh" else protocol.samples
+    needed, free = count * distilled.images.numel(), psutil.virtual_memory().available
+    if must_fit and needed > _SHARE_OF_FREE_MEMORY * free:
+        raise UserError(
+            f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {len(distilled.images)} "
+            f"codes, {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
+            f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
+        )
+    return Draws(count, partial(_draw, sampler, count, distilled.images.shape, seed))
+
+
+def _draw(sampler: Sampler, count: int, shape: torch.Size, seed: int) -> Tensor:
+    drawn = torch.empty(count, *shape, dtype=torch.uint8)
     for number in range(count):
         drawn[number] = sampler(generator(seed, "sample", number))
     return drawn
 
 
-def check_draws(protocol: Protocol, num_codes: int, image_size: int, epochs: int | None = None) -> int:
-    """How many draws of each code a protocol asks for, P, where all of them fit into this machine's memory.
-
-    Args:
-        protocol: says how many.
-        num_codes: N.
-        image_size: H.
-        epochs: of the students; None takes the protocol's.
-
-    Raises:
-        UserError: they do not fit.
-    """
-    count = (epochs or protocol.epochs) if protocol.samples == "fresh" else protocol.samples
-    needed, free = count * num_codes * 3 * image_size**2, psutil.virtual_memory().available
-    if needed > _SHARE_OF_FREE_MEMORY * free:
-        raise UserError(
-            f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {num_codes} codes, "
-            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
-            f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
-        )
-    return count
-
-
 def by_epoch(
     training: TrainingSet, protocol: Protocol, epochs: int, seed: int
 ) -> Callable[[int], Labelled] | None:
-    """Epoch (from 0) -> its images and labels; None where all epochs have the same.
+    """Return a function from an epoch (from 0) to its images and labels; None where all epochs have the same.
 
     With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its own at random.
     """
     images, labels, samples, *_ = training
     if samples is None:
         return None
-    means = training.has_means(protocol)
+    means = training.size.has_means(protocol)
     many, codes = len(samples) >= epochs, torch.arange(len(labels), device=images.device)
 
     def of_epoch(epoch: int) -> Labelled:

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture
-from ldd.codes import GaussianCodes
 from ldd.errors import UserError
 from ldd.evaluation import EqualBytes, FullReal, RandomReal
 from ldd.students import training_set
@@ -32,8 +31,10 @@ class StandIn(L.LightningModule):
 
     labeller = None
 
-    def __init__(self):
+    def __init__(self, codes=None, draw=None):
         super().__init__()
+        self.codes = codes
+        self.draw = draw
         self.shift = torch.nn.Parameter(torch.zeros(()))
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.modes = []
@@ -49,13 +50,19 @@ class StandIn(L.LightningModule):
         self.modes.append(torch.is_inference_mode_enabled())
 
     def sample(self, generator):
-        raise AssertionError("these codes have no spread")
+        return self.draw(generator)
 
     def distilled_set(self):
         images, labels = striped(1, 3)
         images = (images + self.shift.detach()).round().to(torch.uint8)
         return DistilledSet.from_images(
-            images, labels, CLASSES, mean=SPEC.mean, std=SPEC.std, seen_networks=["ldd.networks.ViT"]
+            images,
+            labels,
+            CLASSES,
+            mean=SPEC.mean,
+            std=SPEC.std,
+            codes=self.codes,
+            seen_networks=["ldd.networks.ViT"],
         )
 
 
@@ -124,15 +131,15 @@ def test_fit_writes_results_and_initial_codes(run, rows, tmp_path):
 
 
 def test_several_validations_train_the_other_sets_once(run, rows, monkeypatch):
-    from ldd.evaluation import running
+    from ldd.evaluation import records
 
-    trained, honest = [], running.run_students
+    trained, honest = [], records.run_students
 
     def counted(lesson, students, *arguments, **settings):
         trained.append({s.set for s in students})
         return honest(lesson, students, *arguments, **settings)
 
-    monkeypatch.setattr(running, "run_students", counted)
+    monkeypatch.setattr(records, "run_students", counted)
     run(max_steps=3, limit_train_batches=3, val_check_interval=1)
     assert trained == [ALL, {"distilled"}, {"distilled"}]
     assert [(r["step"], r["set"]) for r in rows() if r["set"] == "distilled"] == [
@@ -226,8 +233,8 @@ def test_baselines_that_cannot_be_had_are_refused_before_the_first_step(run, pro
 
 
 def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, protocol, monkeypatch):
-    module, latents = StandIn(), torch.zeros(3, 4, 2, 2)
-    module.codes = GaussianCodes(torch.arange(3), latents, torch.zeros(3, 0, 1), torch.zeros(3, 0))
+    latents = torch.zeros(3, 4, 2, 2)
+    module = StandIn({"latents": latents, "log_variance": latents}, lambda generator: striped(1, 3)[0])
     free = 2 * 2 * 3 * 3 * 32**2  # twice two draws of three images
     for available, refused in ((free, False), (free - 3, True)):
         memory = type("Memory", (), {"available": available})

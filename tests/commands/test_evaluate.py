@@ -83,7 +83,7 @@ def test_evaluate_with_chosen_networks_and_baselines(compare):
 
 def test_evaluate_refuses_an_unwritable_folder_before_any_work(compare, tmp_path, monkeypatch):
     (tmp_path / "out").write_text("a file")
-    monkeypatch.setattr("ldd.commands.evaluate.run_evaluation", None)
+    monkeypatch.setattr("ldd.commands.evaluate.compare", None)
     with pytest.raises(UserError, match=r"out \(.*\): .*; choose a writable folder"):
         compare()
 

@@ -77,13 +77,13 @@ def test_rows(run):
 
 def test_every_nth_test_image(run, tmp_path, monkeypatch):
     seen = []
-    from ldd.evaluation import running
+    from ldd.evaluation import records
 
     def run_students(lesson, students, sets, test, **rest):
         seen.append(test)
-        return {student: running.Outcome(0.0, 1.0) for student in students}
+        return {student: records.Outcome(0.0, 1.0) for student in students}
 
-    monkeypatch.setattr(running, "run_students", run_students)
+    monkeypatch.setattr(records, "run_students", run_students)
     data = SmallData()
     report = run(data=data, protocol=Protocol.load(protocol_file(tmp_path, test_every=4)))
     assert torch.equal(seen[0].images, data.test_images.images[[0, 4, 8, 12, 16, 20, 24, 28]])
@@ -105,13 +105,13 @@ def test_sets_are_on_equal_footing(run):
 
 def test_full_real_trains_for_its_own_epochs(run, monkeypatch):
     trained = []
-    from ldd.evaluation import running
+    from ldd.evaluation import records
 
     def run_students(lesson, students, sets, test, **rest):
         trained.extend((s.set, s.epochs) for s in students)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "run_students", run_students)
+    monkeypatch.setattr(records, "run_students", run_students)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert set(trained) == {("distilled", 4), ("random_real", 4), ("full_real", 2)}

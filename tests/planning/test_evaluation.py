@@ -8,9 +8,10 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 
 from ldd.callbacks import CrossArchitecture
 from ldd.errors import UserError
-from ldd.evaluation import EqualBytes, Labeller, Setting, evaluate
+from ldd.evaluation import EqualBytes, Labeller, evaluate
+from ldd.evaluation.courses import courses
 from ldd.planning import evaluation as planning
-from ldd.planning.evaluation import Pace, measure_evaluation, planned_students
+from ldd.planning.evaluation import Pace, measure_evaluation
 from ldd.students.training import Outcome, fresh_network
 from ldd.students.training_set import TrainingCost
 
@@ -48,6 +49,13 @@ def distilling(distilled, labeller=None):
     )
 
 
+def work_of(callback, distilled, data, **known):
+    """Set, repeat and cost of each student, as `latentdd plan` counts them; no image is picked and no code drawn."""
+    initial = distilled if callback.initial else None
+    planned, _ = courses(distilled, callback.request(data, initial=initial, **known))
+    return [(course, repeat, course.cost(repeat)) for course in planned for repeat in range(course.repeats)]
+
+
 def test_work_by_hand_and_as_evaluate_counts_it(data, labeller, tmp_path):
     """Six codes with a spread and soft labels: 8 epochs of the means and of one of four draws, in batches of 6.
 
@@ -58,9 +66,8 @@ def test_work_by_hand_and_as_evaluate_counts_it(data, labeller, tmp_path):
     distilled = labeller.label(small_set(2, codes={"latents": latents, "log_variance": latents}))
     assert distilled.storage.total().bytes == 2 * 6 * 1024 * 4 + 6 * (8 + 6)
     callback = callback_of(tmp_path, budgets=[1], samples=4, mean_images="always")
-    setting = Setting.of(distilled, data, 0, labeller=labeller)
-    found = planned_students(callback, distilled, setting)
-    work = {s.set: (cost.epochs, cost.images_per_epoch, cost.steps) for s, cost in found.items()}
+    found = work_of(callback, distilled, data, labeller=labeller, sampler="never called")
+    work = {s.name: (cost.epochs, cost.images_per_epoch, cost.steps) for s, _, cost in found}
     own = {"distilled": (8, 12, 16), "distilled_hard": (8, 12, 16), "distilled_ipc1": (8, 6, 8)}
     full = {"full_real": (2, 24, 8), "full_real_steps": (4, 24, 16)}
     expected = own | full | {"random_real_ipc1": (8, 3, 8)}
@@ -81,7 +88,7 @@ def test_work_by_hand_and_as_evaluate_counts_it(data, labeller, tmp_path):
         progress=False,
     )
     counted = {name: of["training"] for name, of in report.facts["cost"].items()}
-    assert {s.set: cost.to_dict() for s, cost in found.items()} == counted
+    assert {course.name: cost.to_dict() for course, _, cost in found} == counted
 
 
 def test_more_images_take_the_epochs_of_their_number(data, tmp_path):
@@ -90,8 +97,8 @@ def test_more_images_take_the_epochs_of_their_number(data, tmp_path):
         tmp_path, [EqualBytes()], initial=True, repeats=3, by_images={2: {"epochs": 5, "batch_size": 4}}
     )
     distilled = small_set(2)
-    found = planned_students(callback, distilled, Setting.of(distilled, data, 0))
-    assert [(s.set, s.repeat, s.epochs, s.batch_size, cost.steps) for s, cost in found.items()] == [
+    found = work_of(callback, distilled, data)
+    assert [(s.name, n, s.epochs(n), s.batch_size, cost.steps) for s, n, cost in found] == [
         (name, repeat, 5, 4, 10)
         for name in ("distilled", "initial", "random_real_bytes")
         for repeat in range(3)

@@ -1,8 +1,10 @@
 """What each epoch of a student sees, counted and compared by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from small_world import NARROW, SPEC, protocol_file, striped
+from small_world import NARROW, SPEC, protocol_file, small_set, striped
 
 from ldd.errors import UserError
 from ldd.evaluation import Protocol, TrainingSet, train_student
@@ -10,7 +12,7 @@ from ldd.images import Labelled
 from ldd.runtime.seeding import seeded
 from ldd.students import training_set as module
 from ldd.students.training import Lesson, Student
-from ldd.students.training_set import by_epoch, draw_samples
+from ldd.students.training_set import by_epoch, draws_for
 from ldd.students.workers import run_students
 
 EPOCHS = 4
@@ -58,7 +60,7 @@ def test_a_pool_gives_each_code_one_of_its_own(protocol):
 )
 def test_mean_images(protocol, mean_images, soft, means):
     training, recipe = numbered(EPOCHS, soft), protocol(mean_images=mean_images)
-    assert training.has_means(recipe) is means
+    assert training.size.has_means(recipe) is means
     part = by_epoch(training, recipe, EPOCHS, 0)(1)
     assert values(part) == [200, 201, 202] * means + [10, 11, 12]
     assert torch.equal(part.labels, torch.cat([training.labels] * (1 + means)))
@@ -70,11 +72,11 @@ def test_images_alone_are_the_same_in_all_epochs(protocol):
 
 def test_cost(protocol):
     """Decodes: the means once, and each draw."""
-    plain = numbered(0).cost(protocol(), EPOCHS, 2)
+    plain = numbered(0).size.cost(protocol(), EPOCHS, 2)
     assert (plain.images_per_epoch, plain.steps, plain.decodes) == (3, 4 * 2, 0)
-    drawn = numbered(EPOCHS).cost(protocol(), EPOCHS, 2)
+    drawn = numbered(EPOCHS).size.cost(protocol(), EPOCHS, 2)
     assert (drawn.images_per_epoch, drawn.steps, drawn.decodes) == (6, 4 * 3, 3 * 5)
-    alone = numbered(2).cost(protocol(mean_images="never"), EPOCHS, 2)
+    alone = numbered(2).size.cost(protocol(mean_images="never"), EPOCHS, 2)
     assert (alone.images_per_epoch, alone.steps, alone.decodes) == (3, 4 * 2, 3 * 2)
 
 
@@ -82,23 +84,51 @@ def sampler(generator):
     return torch.randint(0, 256, (3, 3, 4, 4), generator=generator).to(torch.uint8)
 
 
+def drawn(recipe, seed):
+    """Draws of three codes."""
+    distribution = SimpleNamespace(
+        images=torch.zeros(3, 3, 4, 4, dtype=torch.uint8), counts=[1, 1, 1], is_distribution=True
+    )
+    return draws_for(recipe, distribution, sampler, seed).images
+
+
 def test_draws_follow_from_seed_and_number(protocol):
-    four, two = (draw_samples(sampler, protocol(samples=n), 3, 4, seed=1) for n in (4, 2))
-    assert draw_samples(sampler, protocol(), 3, 4, seed=1).equal(four), "fresh: one for each epoch"
+    four, two = (drawn(protocol(samples=n), seed=1) for n in (4, 2))
+    assert drawn(protocol(), seed=1).equal(four), "fresh: one for each epoch"
     assert torch.equal(four[:2], two)
     assert not torch.equal(four[0], four[1])
-    assert not draw_samples(sampler, protocol(samples=2), 3, 4, seed=2).equal(two)
+    assert not drawn(protocol(samples=2), seed=2).equal(two)
+
+
+def test_a_set_without_a_spread_or_a_sampler(protocol):
+    plain, spread = (
+        small_set(),
+        small_set(codes={"latents": torch.zeros(3, 2), "log_variance": torch.zeros(3, 2)}),
+    )
+    assert draws_for(protocol(), plain, None, 0) is None
+    assert draws_for(protocol(samples=0), spread, None, 0) is None
+    with pytest.raises(UserError, match=r"needs draws \(samples: fresh\), but nothing draws them"):
+        draws_for(protocol(), spread, None, 0)
+
+
+def test_draws_are_made_when_they_are_looked_at(protocol):
+    asked = []
+    spread = small_set(codes={"latents": torch.zeros(3, 2), "log_variance": torch.zeros(3, 2)})
+    draws = draws_for(protocol(samples=2), spread, lambda g: asked.append(g) or spread.images, 0)
+    part = draws.of(torch.tensor([2]))
+    assert (draws.count, part.count, asked) == (2, 2, [])
+    assert torch.equal(part.images, spread.images[[2]].expand(2, -1, -1, -1, -1))
+    assert draws.images.shape == (2, 3, 3, 32, 32)
+    assert len(asked) == 2
 
 
 def test_too_many_draws(protocol, monkeypatch):
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2_880}))
-    assert (
-        len(draw_samples(sampler, protocol(samples=10), 3, 4, seed=1)) == 10
-    )  # 10 x 3 x 48 bytes are half of it
+    assert len(drawn(protocol(samples=10), seed=1)) == 10  # 10 x 3 x 48 bytes are half of it
     with pytest.raises(
         UserError, match=r"samples \(11\) means 11 draws of 3 codes.*number of samples below 10"
     ):
-        draw_samples(sampler, protocol(samples=11), 3, 4, seed=1)
+        drawn(protocol(samples=11), seed=1)
 
 
 def test_training_on_draws_is_training_on_each_epochs_images(protocol):

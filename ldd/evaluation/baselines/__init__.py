@@ -1,1 +1,1 @@
-"""TODO: baselines."""
+"""Sets that stand beside the distilled one in every evaluation."""

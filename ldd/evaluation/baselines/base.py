@@ -14,7 +14,7 @@ from ldd.errors import UserError
 from ldd.evaluation.results.rows import budget_name
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator
-from ldd.students.training_set import TrainingSet
+from ldd.students.training_set import Size, TrainingSet
 
 if TYPE_CHECKING:
     from ldd.data.real import EvaluationData
@@ -32,11 +32,11 @@ class Setting:
         data: real images, set up.
         counts: K numbers of images per class of the distilled set: the budget.
         seed: of the evaluation.
-        bytes: that the distilled set takes in the form in which students use it: the other budget.
-        labeller: what gave the distilled set its soft labels, or None.
-        prior: what the distilled set was made through, to draw plain samples of it, or None.
-        device: where networks are run that a baseline needs.
-        found: what baselines found out of the data for this evaluation, so that none works it out twice.
+        bytes: size of the distilled set in the form in which students use it: the other budget.
+        labeller: gave the distilled set its soft labels, or None.
+        prior: the distilled set was made through it, and plain samples can be drawn of it; or None.
+        device: where a baseline runs the networks that it needs.
+        found: results that baselines keep for each other, so that nothing is worked out twice.
     """
 
     data: "EvaluationData"
@@ -50,18 +50,18 @@ class Setting:
 
     @classmethod
     def of(cls, distilled: DistilledSet, data: "EvaluationData", seed: int, **rest: Any) -> "Setting":  # noqa: ANN401 - fields
-        """With the budgets of a distilled set; `rest` are other attributes."""
+        """Return the setting for a distilled set and its budgets; `rest` are other attributes."""
         return cls(data, distilled.counts, seed, distilled.storage.total().bytes, **rest)
 
     def made(self, baseline: "Baseline", repeat: int) -> TrainingSet:
-        """A baseline's set for a repeat, made once: others are the same images with other labels or epochs."""
+        """Return a baseline's set for a repeat, made once: other baselines give the same images other labels."""
         key = (baseline, repeat)
         if key not in self.found:
             self.found[key] = TrainingSet(*baseline.set_for(repeat, self))
         return self.found[key]  # type: ignore[no-any-return]
 
     def need_labeller(self, name: str) -> "Labeller":
-        """What labels the images of the baseline `name`.
+        """Return the labeller, which the baseline `name` needs.
 
         Raises:
             UserError: there is none.
@@ -83,7 +83,7 @@ class Baseline(ABC):
         equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch; two
             epochs at least.
         augmented: False trains on the images as they are.
-        by_bytes: as many images as the bytes of the distilled set and its own labels pay for.
+        by_bytes: has as many images as the bytes of the distilled set and its own labels pay for.
     """
 
     name: str
@@ -95,25 +95,22 @@ class Baseline(ABC):
 
     @abstractmethod
     def set_for(self, repeat: int, setting: Setting) -> Labelled | TrainingSet:
-        """Images (N, 3, H, W) uint8 with labels (N,) or (N, K) for the students of one repeat, on the CPU.
+        """Return images (N, 3, H, W) uint8 with labels (N,) or (N, K) for the students of one repeat, on the CPU.
 
         Raises:
             UserError: the data cannot give such a set.
         """
 
-    def check(self, setting: Setting) -> None:  # noqa: B027 - most fit everywhere
-        """Refuse, before any work, what `set_for` would refuse.
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Return how much `set_for` gives. To be overridden where that is known before the set is made.
 
         Raises:
-            UserError: as `set_for`.
+            UserError: now what `set_for` would raise later.
         """
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """As many images as `set_for` gives, with labels of the same kind; their content may be missing (for plans)."""
-        return setting.made(self, repeat)
+        return setting.made(self, repeat).size
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """What one of its sets takes; to be overridden where labels are stored otherwise than `given` has them."""
+        """Return what one of its sets takes. To be overridden where labels are stored otherwise than `given` has."""
         return Storage.of(
             setting.data.spec.num_classes,
             given.images.shape[-1],
@@ -127,27 +124,27 @@ class Drawn(Baseline):
 
     @abstractmethod
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """So many images of each class (sum(counts), 3, H, W) uint8, class-major, with hard labels.
+        """Return images (sum(counts), 3, H, W) uint8, class-major, with hard labels.
 
         Args:
-            counts: K numbers; none above `most`.
+            counts: K numbers of images per class; none above `most`.
             setting: of the evaluation.
-            *key: what random choices depend on, beside the setting's seed.
+            *key: with the setting's seed, what random choices follow from.
 
         Raises:
             UserError: the data cannot give them.
         """
 
     def most(self, setting: Setting) -> Sequence[float]:
-        """Largest number that can be asked for, by class."""
+        """Return the largest number of images that can be asked for, by class."""
         return setting.data.train_images.counts
 
     def counts(self, setting: Setting) -> Sequence[int]:
-        """K numbers of images per class: those of the distilled set."""
+        """Return K numbers of images per class: those of the distilled set."""
         return setting.counts
 
     def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
-        """Refuse, before any work, what `pick` would refuse.
+        """Raise now what `pick` would raise later.
 
         Raises:
             UserError: as `pick`.
@@ -155,27 +152,15 @@ class Drawn(Baseline):
         for label, count in enumerate(counts):
             setting.data.train_images.require(label, count, f"{self.name}: images per class")
 
-    def check(self, setting: Setting) -> None:
-        """Refuse what the data cannot give."""
-        self.check_counts(self.counts(setting), setting)
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """Nothing is picked."""
-        return blank(sum(self.counts(setting)), setting)
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Count the images; none is picked."""
+        counts = self.counts(setting)
+        self.check_counts(counts, setting)
+        return Size(sum(counts))
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """As many of each class as the distilled set has."""
+        """Pick as many of each class as the distilled set has."""
         return self.pick(self.counts(setting), setting, self.name, repeat)
-
-
-def blank(count: int, setting: Setting, *, soft: bool = False) -> TrainingSet:
-    """So many images of one black one, which take no memory, with hard or soft labels."""
-    spec = setting.data.spec
-    image = torch.zeros(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
-    labels = (
-        torch.zeros(1, spec.num_classes).expand(count, -1) if soft else torch.zeros(count, dtype=torch.int64)
-    )
-    return TrainingSet(image.expand(count, -1, -1, -1), labels)
 
 
 @final
@@ -199,29 +184,29 @@ class RandomReal(Drawn):
         self.images_per_class = images_per_class
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """Draws without replacement; the classes' draws follow from (seed, key, label)."""
+        """Draw without replacement; the draws of a class follow from (seed, key, label)."""
         wanted = f"{self.name}: images per class"
         return setting.data.train_images.draw_set(counts, wanted, setting.seed, *key)
 
     def counts(self, setting: Setting) -> Sequence[int]:
-        """K numbers of images per class."""
+        """Return K numbers of images per class."""
         each = self.images_per_class
         return setting.counts if each is None else [each] * len(setting.counts)
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """The classes' draws follow from (seed, repeat, label)."""
+        """Draw anew; the draws of a class follow from (seed, repeat, label)."""
         return self.pick(self.counts(setting), setting, "random real", repeat)
 
 
 @final
 class EqualBytes(Baseline):
-    """As many images as the bytes of the distilled set pay for, its labels included; anew per repeat.
+    """As many images as the bytes of the distilled set and its labels pay for; anew per repeat.
 
-    An image is charged 3 x H x W bytes and 8 for its label, a soft label as it is stored. All classes get as many
-    images, or one more (drawn at random which); a class gives at most all that there are of it.
+    An image is charged 3 x H x W bytes and 8 for its label, a soft label as it is stored. All classes get equally many
+    images, up to one more for some, which are drawn at random; a class gives at most all the images that it has.
 
     Args:
-        soft: with soft labels from what labelled the distilled set.
+        soft: give them soft labels from what labelled the distilled set.
         of: which images; None takes random real ones.
     """
 
@@ -233,7 +218,7 @@ class EqualBytes(Baseline):
         self.name = f"{self.of.name}_bytes{'_soft' * soft}"
 
     def counts(self, repeat: int, setting: Setting) -> list[int]:
-        """K numbers of images per class; which classes get one more follows from (seed, repeat).
+        """Return K numbers of images per class; which classes get one more follows from (seed, repeat).
 
         Raises:
             UserError: too few bytes for one image, or soft labels without a labeller.
@@ -253,19 +238,17 @@ class EqualBytes(Baseline):
             counts[label] += 1
         return [int(min(count, there)) for count, there in zip(counts, self.of.most(setting), strict=True)]
 
-    def check(self, setting: Setting) -> None:
-        """Refuse what the bytes, the labels or the images cannot give."""
-        self.of.check_counts(self.counts(0, setting), setting)
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """Nothing is picked."""
-        return blank(sum(self.counts(repeat, setting)), setting, soft=self.soft)
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Count the images; none is picked."""
+        counts = self.counts(repeat, setting)
+        self.of.check_counts(counts, setting)
+        return Size(sum(counts), soft=self.soft)
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """Which classes get one more follows from (seed, repeat).
+        """Pick as many as the bytes pay for.
 
         Raises:
-            UserError: too few bytes for one image, soft labels without a labeller, or what the images' kind raises.
+            UserError: too few bytes for one image, soft labels without a labeller, or what picking raises.
         """
         drawn, labels = self.of.pick(self.counts(repeat, setting), setting, self.name, repeat)
         if not self.soft:
@@ -273,7 +256,7 @@ class EqualBytes(Baseline):
         return TrainingSet(drawn, setting.need_labeller(self.name)(drawn).float())
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """With soft labels as they are stored."""
+        """Charge soft labels as they are stored."""
         return labelled_storage(given, setting, setting.need_labeller(self.name) if self.soft else None)
 
     def _bytes_per_label(self, setting: Setting) -> int:
@@ -281,7 +264,7 @@ class EqualBytes(Baseline):
 
 
 def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller | None") -> Storage:
-    """What images and hard labels take, and one soft label of `labeller` each, as it is stored."""
+    """Return what images with hard labels take, and one soft label of `labeller` for each, as it is stored."""
     spec, n = setting.data.spec, len(given.images)
     floats, bytes_each = (labeller.floats_per_label, labeller.bytes_per_label) if labeller else (0, 0)
     labels = Amount(n * floats, n * (_HARD_LABEL + bytes_each))
@@ -309,5 +292,5 @@ class FullReal(Baseline):
         self.repeats = repeats
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """The same images for every repeat."""
+        """Return the same images for every repeat."""
         return Labelled(setting.data.train_images.images, setting.data.train_images.labels)

@@ -119,11 +119,14 @@ class PriorSamples(Drawn):
 
     @torch.no_grad()
     def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
-        """Refuse a prior that cannot be sampled for the data's classes: it is asked for the last step of one image."""
+        """Refuse a prior that cannot be sampled for the data's classes: it is asked once for one step of one image."""
+        if (self, "checked") in setting.found:
+            return
         prior = _prior(self.name, setting)
         row = prior.rows(setting.data.spec.classes)[:1]
         start = torch.zeros(1, *prior.latent_shape)
         self._latents(prior, row, generator(0), start=start, strength=1 / max(1, self.num_steps))
+        setting.found[self, "checked"] = True
 
     @torch.no_grad()
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:

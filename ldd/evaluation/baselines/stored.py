@@ -1,6 +1,7 @@
-"""Sets that exist already: images that somebody gives, and artefacts."""
+"""Sets that exist already: given images, and artefacts."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
 from ldd.evaluation.baselines.base import Baseline, Setting
 from ldd.images import Labelled
-from ldd.students.training_set import TrainingSet
+from ldd.students.training_set import Draws, Size, TrainingSet
 
 if TYPE_CHECKING:
     from ldd.labels.crops import CropLabels
@@ -30,7 +31,7 @@ class FixedSet(Baseline):
         self._set = Labelled(images, labels)
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
-        """The same images for every repeat."""
+        """Return the same images for every repeat."""
         return self._set
 
 
@@ -42,8 +43,8 @@ class StoredSet(Baseline):
         name: what results call it.
         distilled: the set.
         soft: train on its soft labels, where it has them; else on its hard ones.
-        samples: (P, N, 3, H, W) uint8, draws of its codes, or None.
-        crops: labels of its crops in store, which then take the place of its own, or None.
+        samples: draws of its codes, as a tensor (P, N, 3, H, W) uint8 or made later; or None.
+        crops: stored labels of its crops, which take the place of its own; or None.
     """
 
     def __init__(
@@ -52,24 +53,33 @@ class StoredSet(Baseline):
         distilled: DistilledSet,
         *,
         soft: bool = True,
-        samples: Tensor | None = None,
+        samples: Tensor | Draws | None = None,
         crops: "CropLabels | None" = None,
     ) -> None:
         self.name = name
         self._crops = crops
         self._distilled = distilled if soft else replace(distilled, soft_labels=None, label_top_k=None)
-        probabilities = self._distilled.soft_labels
-        labels = distilled.labels if probabilities is None else probabilities.float()
-        self._set = TrainingSet(distilled.images, labels, samples)
-        if crops is not None:
-            self._set = self._set.with_crops(crops.seed, crops.tensors)
+        self._draws = Draws(len(samples), lambda: samples) if isinstance(samples, Tensor) else samples
+
+    @cached_property
+    def _set(self) -> TrainingSet:
+        images, probabilities = self._distilled.images, self._distilled.soft_labels
+        labels = self._distilled.labels if probabilities is None else probabilities.float()
+        training = TrainingSet(images, labels, None if self._draws is None else self._draws.images)
+        return training if self._crops is None else training.with_crops(self._crops.seed, self._crops.tensors)
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """The same for every repeat."""
+        """Return the same set for every repeat."""
         return self._set
 
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Count images and draws; none is drawn."""
+        draws = 0 if self._draws is None else self._draws.count
+        soft = self._distilled.soft_labels is not None
+        return Size(len(self._distilled.images), draws, soft, crops=self._crops is not None)
+
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """As the set itself tells it; with labels of crops those and the hard ones."""
+        """Return what the set itself tells; stored labels of crops are charged with the hard ones."""
         own = self._distilled.storage
         if self._crops is None:
             return own

@@ -1,11 +1,11 @@
-"""Sets made of other sets: with soft labels, for as many training steps, without augmentation."""
+"""Sets made of other sets: with soft labels, trained for equally many steps, or without augmentation."""
 
 from typing import final
 
 from ldd.artefact.size import Storage
-from ldd.evaluation.baselines.base import Baseline, Setting, blank, labelled_storage
+from ldd.evaluation.baselines.base import Baseline, Setting, labelled_storage
 from ldd.evaluation.results.rows import PLAIN
-from ldd.students.training_set import TrainingSet
+from ldd.students.training_set import Size, TrainingSet
 
 
 @final
@@ -22,7 +22,7 @@ class SoftLabels(Baseline):
         self.repeats, self.full_data, self.equal_steps = of.repeats, of.full_data, of.equal_steps
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """The other's images.
+        """Label the images of the other.
 
         Raises:
             UserError: there is no labeller, or what the other raises.
@@ -31,17 +31,13 @@ class SoftLabels(Baseline):
         images = setting.made(self.of, repeat).images
         return TrainingSet(images, labeller(images).float())
 
-    def check(self, setting: Setting) -> None:
-        """Refuse to label without a labeller, and what the other refuses."""
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Count the images of the other."""
         setting.need_labeller(self.name)
-        self.of.check(setting)
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """As many images as the other's, with soft labels."""
-        return blank(len(self.of.outline(repeat, setting).images), setting, soft=True)
+        return Size(self.of.size(repeat, setting).images, soft=True)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """With the labels as they are stored."""
+        """Charge the labels as they are stored."""
         return labelled_storage(given, setting, setting.need_labeller(self.name))
 
 
@@ -54,28 +50,24 @@ class _Trained(Baseline):
         self.repeats, self.by_bytes = of.repeats, of.by_bytes
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
-        """The other's set."""
+        """Return the set of the other."""
         return setting.made(self.of, repeat)
 
-    def check(self, setting: Setting) -> None:
-        """As the other."""
-        self.of.check(setting)
-
-    def outline(self, repeat: int, setting: Setting) -> TrainingSet:
-        """As the other."""
-        return self.of.outline(repeat, setting)
+    def size(self, repeat: int, setting: Setting) -> Size:
+        """Return the size of the other."""
+        return self.of.size(repeat, setting)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """The other's."""
+        """Return the storage of the other."""
         return self.of.storage(given, setting)
 
 
 @final
 class EqualSteps(_Trained):
-    """Another baseline, trained for as many steps of the optimiser as the distilled set's students take.
+    """Another baseline, whose students take as many steps of the optimiser as those of the distilled set.
 
     Args:
-        of: the other: more images than the distilled set has, or all.
+        of: the other, with more images than the distilled set or all.
     """
 
     equal_steps = True

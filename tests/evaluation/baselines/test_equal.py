@@ -21,6 +21,7 @@ from ldd.evaluation import (
     RandomReal,
     Setting,
     SoftLabels,
+    StoredSet,
     evaluate,
 )
 from ldd.evaluation.baselines.equal import baselines_by_name, equal_baselines
@@ -122,9 +123,9 @@ def test_more_steps_than_the_prior_was_trained_with():
             return start
 
     setting = Setting.of(small_set(), SmallData(), 0, prior=Short())
-    PriorSamples(num_steps=20).check(setting)
+    assert PriorSamples(num_steps=20).size(0, setting).images == 3
     with pytest.raises(UserError, match="num_steps=50 exceeds 20"):
-        PriorSamples().check(setting)
+        PriorSamples().size(0, setting)
 
 
 def test_soft_labels(names, labeller, tmp_path):
@@ -255,18 +256,16 @@ def test_images_are_made_once_for_all_their_forms(labeller, monkeypatch):
     assert len(picked) == 3  # for the number of images, for the bytes, and for the bytes with soft labels
 
 
-def test_outlines_have_the_sizes_of_the_sets(labeller):
+def test_sizes_are_known_before_the_sets(labeller):
     data = SmallData()
     data.setup()
     distilled = labeller.label(small_set(2))
     setting = Setting.of(distilled, data, 0, labeller=labeller)
     for part in equal_baselines(distilled, setting, Protocol.load("quick"))[0]:
-        outline, whole = part.outline(1, setting), setting.made(part, 1)
-        assert outline.images.shape == whole.images.shape, part.name
-        assert (outline.labels.shape, outline.labels.dtype) == (whole.labels.shape, whole.labels.dtype), (
-            part.name
-        )
-    assert SoftLabels(EqualBytes()).outline(0, setting).soft
+        assert part.size(1, setting) == setting.made(part, 1).size, part.name
+    assert SoftLabels(EqualBytes()).size(0, setting).soft
+    own = StoredSet("own", distilled, samples=distilled.images[None].expand(4, -1, -1, -1, -1))
+    assert own.size(0, setting) == setting.made(own, 0).size == (6, 4, True, False)
 
 
 def told_by_the_first():

@@ -1,0 +1,248 @@
+"""The sets of an evaluation as students meet them: which there are, how long each is learned from, and its cost."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldd.artefact.identity import refuse_other_data
+from ldd.artefact.set import DistilledSet, first_rows
+from ldd.artefact.size import Amount, Storage
+from ldd.errors import UserError
+from ldd.evaluation.baselines.base import Baseline, FullReal, RandomReal, Setting
+from ldd.evaluation.baselines.equal import equal_baselines
+from ldd.evaluation.baselines.stored import StoredSet
+from ldd.evaluation.baselines.variants import Plain, SoftLabels
+from ldd.evaluation.request import Request
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.labels.base import Labeller
+from ldd.labels.crops import CropTeacher, crop_teacher
+from ldd.runtime.seeding import derive_seed
+from ldd.students.protocol import LEAST_EPOCHS, Protocol
+from ldd.students.training import Lesson, Student
+from ldd.students.training_set import Draws, Size, TrainingCost, TrainingSet, draws_for
+
+INITIAL = "initial"
+"""Name of the codes as they were before the first step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """One set as its students meet it. Nothing is made before `training` asks for it.
+
+    Attributes:
+        part: makes the set.
+        setting: what it is told of the evaluation.
+        protocol: how its students are trained.
+        repeats: students of each network.
+        passes: epochs, unless `steps_of` decides on them.
+        batch_size: images per step.
+        steps_of: the course whose number of steps is taken, to the nearest epoch; None leaves it at `passes`.
+    """
+
+    part: Baseline
+    setting: Setting
+    protocol: Protocol
+    repeats: int
+    passes: int
+    batch_size: int
+    steps_of: "Course | None" = None
+
+    @property
+    def name(self) -> str:
+        """What results call the set."""
+        return self.part.name
+
+    def size(self, repeat: int) -> Size:
+        """Count what the students of a repeat learn from.
+
+        Raises:
+            UserError: the set cannot be had.
+        """
+        return self.part.size(repeat, self.setting)
+
+    def training(self, repeat: int) -> TrainingSet:
+        """Return what the students of a repeat learn from, made once; under DDP every rank asks in the same order.
+
+        Raises:
+            UserError: the set cannot be had.
+        """
+        return self.setting.made(self.part, repeat)
+
+    def epochs(self, repeat: int) -> int:
+        """Return the passes of the students of a repeat."""
+        if self.steps_of is None:
+            return self.passes
+        # The same batches, so that steps are alike in size as well as in number.
+        each = self.size(repeat).cost(self.protocol, 1, self.batch_size).steps
+        return max(LEAST_EPOCHS, round(self.steps_of.cost(0).steps / each))
+
+    def cost(self, repeat: int) -> TrainingCost:
+        """Return the work of training one student."""
+        return self.size(repeat).cost(self.protocol, self.epochs(repeat), self.batch_size)
+
+    def looks(self, repeat: int) -> int:
+        """Return how often a student is tested during training."""
+        return len(self.protocol.look_epochs(self.epochs(repeat)))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether its students need the labels of a teacher for every crop."""
+        return self.protocol.labels == "teacher" and not self.size(0).crops
+
+    def storage(self) -> Storage:
+        """Return what the set takes; labels that a teacher gives every crop are charged as if stored."""
+        own, labeller = self.part.storage(self.training(0), self.setting), self.setting.labeller
+        if labeller is None or not self.needs_teacher:
+            return own
+        work = self.cost(self.repeats - 1)
+        return _with_crop_labels(own, work.epochs * work.images_per_epoch, labeller)
+
+    def students(self, networks: Iterable[str]) -> list[Student]:
+        """Return the students of all networks, each with all its repeats."""
+        batch = None if self.batch_size == self.protocol.batch_size else self.batch_size
+        return [
+            Student(self.name, network, repeat, self.epochs(repeat), batch, self.part.augmented)
+            for network in networks
+            for repeat in range(self.repeats)
+        ]
+
+
+def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], dict[str, str] | None]:
+    """Build the courses of an evaluation, that of the set itself first, and refuse now what could only fail later.
+
+    Args:
+        distilled: the set.
+        request: how it is evaluated; its data are set up.
+
+    Returns:
+        The courses, and why baselines were left out, by name (None where the request names its baselines).
+
+    Raises:
+        UserError: a set whose classes or image size are not the data's, a baseline that the data cannot give, two sets
+            of one name, codes with a spread without a sampler, a budget beyond the set, labels of other crops, or a
+            protocol with a teacher where there is none.
+    """
+    protocol, setting = request.protocol, request.setting(distilled)
+    for made in filter(None, (distilled, request.initial)):
+        refuse_other_data(made, request.data.spec)
+    beside, left_out = request.baselines, None
+    if beside is None:
+        beside, left_out = equal_baselines(distilled, setting, protocol)
+    seed = derive_seed(request.seed, "samples")
+    draws = draws_for(protocol, distilled, request.sampler, seed, must_fit=request.draws_must_fit)
+    if request.crops is not None:
+        request.crops.check(distilled, protocol)
+    sets = [*_own_sets(distilled, request, draws), *beside]
+    sets += _needed_by_scores(protocol, distilled, sets)
+    nested = _nested_sets(distilled, request.budgets, sets, draws)
+    _check_sets([*sets, *(part for part, _ in nested)], protocol)
+    found: list[Course] = []
+    for part, counts in (*((part, distilled.counts) for part in sets), *nested):
+        found.append(_course(part, setting, request, counts, found[0] if found else None))
+        found[-1].size(0)  # or refuses
+    lesson_of(request, found)  # or refuses
+    return found, left_out
+
+
+def lesson_of(request: Request, found: Sequence[Course]) -> Lesson:
+    """Return what the students of all courses share.
+
+    Raises:
+        UserError: they need a teacher, and there is none.
+    """
+    teacher = None
+    if any(course.needs_teacher for course in found):
+        teacher = teacher_of(request.protocol, request.labeller)
+    return Lesson(request.data.spec, request.protocol, request.factories, request.seed, teacher)
+
+
+def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | None:
+    """Return what labels every batch, where the protocol has a teacher.
+
+    Raises:
+        UserError: it has one, and there is no labeller.
+    """
+    if protocol.labels == "own":
+        return None
+    if labeller is None:
+        raise UserError(
+            f"protocol {protocol.id} has the labels of a teacher for every crop, and there is none; give --labels (in "
+            "a run model.labels), for instance configs/labels/expert.yaml, or a protocol with labels: own. Labels of "
+            'crops in store serve their own set alone: without a teacher leave all others out (--baselines "")'
+        )
+    return crop_teacher(labeller, protocol)
+
+
+def _course(
+    part: Baseline, setting: Setting, request: Request, counts: Sequence[int], own: Course | None
+) -> Course:
+    """How long, and in which batches, students learn from a set with the budget of so many images per class."""
+    protocol = request.protocol
+    epochs, batch_size = protocol.budget(counts)
+    if part.full_data and not part.equal_steps:
+        epochs, batch_size = protocol.full_data_epochs, protocol.full_data_batch_size or protocol.batch_size
+    steps_of = own if part.equal_steps else None
+    return Course(part, setting, protocol, part.repeats or request.repeats, epochs, batch_size, steps_of)
+
+
+def _own_sets(distilled: DistilledSet, request: Request, draws: Draws | None) -> list[Baseline]:
+    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
+    sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=draws, crops=request.crops)]
+    if distilled.soft_labels is not None and request.protocol.labels == "own":
+        sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=draws))
+    if request.initial is not None:
+        sets.append(StoredSet(INITIAL, request.initial))
+    return sets
+
+
+def _needed_by_scores(
+    protocol: Protocol, distilled: DistilledSet, sets: Sequence[Baseline]
+) -> list[Baseline]:
+    """The sets that label- and augmentation-robust scores compare with, as far as they are not there."""
+    if protocol.scores == "none":
+        return []
+    there = {part.name: part for part in sets}
+    random: Baseline = RandomReal() if distilled.soft_labels is None else SoftLabels(RandomReal())
+    wanted = [random, FullReal(), Plain(there[DISTILLED]), Plain(random)]
+    return [part for part in wanted if part.name not in there]
+
+
+def _nested_sets(
+    distilled: DistilledSet, budgets: Sequence[int], sets: Sequence[Baseline], draws: Draws | None
+) -> list[tuple[Baseline, Sequence[int]]]:
+    """The first so many images of each class, then as many random real ones where those are among the sets."""
+    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+    nested: list[tuple[Baseline, Sequence[int]]] = []
+    for budget in smaller:
+        own = None if draws is None else draws.of(first_rows(distilled.labels, budget))
+        name = budget_name(DISTILLED, budget)
+        nested.append((StoredSet(name, distilled.first(budget), samples=own), [budget]))
+    if any(isinstance(part, RandomReal) for part in sets):
+        nested += [(RandomReal(budget), [budget]) for budget in smaller]
+    return nested
+
+
+def _check_sets(sets: Sequence[Baseline], protocol: Protocol) -> None:
+    """Raise for two sets of one name, and for budgets in bytes where labels of crops are charged."""
+    names = [part.name for part in sets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"baselines: {', '.join(twice)} is there twice; give every set a name of its own")
+    if protocol.labels == "teacher" and (charged := [part.name for part in sets if part.by_bytes]):
+        raise UserError(
+            f"baselines: {', '.join(charged)} count the bytes of the set's own labels, and protocol {protocol.id} "
+            "charges those of every crop, which as many images have as many of; leave them out"
+        )
+
+
+def _with_crop_labels(storage: Storage, crops: int, labeller: Labeller) -> Storage:
+    """Charge a teacher's label for each of so many crops in place of one label for each image; hard ones stay charged.
+
+    They are charged as SRe2L's family stores them: who has the teacher can make them again, but needs the teacher.
+    """
+    images = storage.images.floats // (3 * storage.image_size**2)
+    labels = Amount(
+        crops * labeller.floats_per_label,
+        images * torch.int64.itemsize + crops * labeller.bytes_per_label,
+    )
+    return replace(storage, labels=labels)

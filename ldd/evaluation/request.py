@@ -1,0 +1,101 @@
+"""What an evaluation is asked for, apart from the set: real images, protocol, networks and all that goes with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ldd.artefact.set import DistilledSet
+from ldd.data.real import EvaluationData
+from ldd.errors import UserError
+from ldd.evaluation.baselines.base import Baseline, Setting
+from ldd.images import Labelled
+from ldd.labels.base import Labeller
+from ldd.labels.crops import CropLabels
+from ldd.networks import NetworkFactory
+from ldd.priors import Prior
+from ldd.students.protocol import Protocol
+from ldd.students.training_set import Sampler
+from ldd.students.workers import NumWorkers, count_workers
+
+Device = Literal["auto"] | torch.device
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a set is evaluated: what its students meet, and how they are trained.
+
+    Attributes:
+        data: the real images (`DistillationData`).
+        protocol: how students are trained and tested.
+        networks: networks by name; None takes those of the protocol.
+        repeats: networks of each kind for each set, unless a baseline says otherwise.
+        seed: of everything random.
+        baselines: sets to compare with; None takes all at equal images, bytes and training steps that can be had
+            (`ldd.evaluation.equal_baselines`), and the facts of the report say why others were `left_out`.
+        initial: the codes before their first step, compared as `initial`; without draws.
+        budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, with
+            equally many random real ones where `RandomReal` is among the baselines.
+        sampler: draws all codes of the set once; needed where its codes have a spread.
+        labeller: labelled the set; it labels real images likewise, and is the teacher of protocols that have one.
+        crops: stored labels of the set's own crops, with which it needs no teacher.
+        prior: the set was made through it; for plain samples of it.
+        records: folder in which every tested student is kept at once, and found by later calls, so that an evaluation
+            that was killed goes on where it was. None keeps none.
+        num_workers: worker processes on a CPU.
+        device: where to train.
+        progress: show a progress bar.
+        draws_must_fit: refuse draws of codes that the memory of this machine cannot hold.
+
+    Raises:
+        UserError: no repeats, no networks or no workers.
+    """
+
+    data: EvaluationData
+    protocol: Protocol
+    networks: Mapping[str, NetworkFactory] | None = None
+    repeats: int = 5
+    seed: int = 0
+    baselines: Sequence[Baseline] | None = None
+    initial: DistilledSet | None = None
+    budgets: Sequence[int] = ()
+    sampler: Sampler | None = None
+    labeller: Labeller | None = None
+    crops: CropLabels | None = None
+    prior: Prior | None = None
+    records: Path | str | None = None
+    num_workers: NumWorkers = "auto"
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    progress: bool = True
+    draws_must_fit: bool = True
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"repeats ({self.repeats}) must be at least 1")
+        count_workers(self.num_workers)
+        if not self.factories:
+            raise UserError("networks is empty; name at least one, or leave it null for the protocol's")
+
+    @cached_property
+    def factories(self) -> dict[str, NetworkFactory]:
+        """The networks by name."""
+        return self.protocol.factories() if self.networks is None else dict(self.networks)
+
+    def setting(self, distilled: DistilledSet) -> Setting:
+        """Return what baselines are told beside a set."""
+        parts = {"labeller": self.labeller, "prior": self.prior, "device": self.device}
+        return Setting.of(distilled, self.data, self.seed, **parts)
+
+    def test_split(self) -> Labelled:
+        """Return the test images that the protocol takes."""
+        every = slice(None, None, self.protocol.test_every)
+        return Labelled(self.data.test_images.images[every], self.data.test_images.labels[every])
+
+    def selection_split(self) -> Labelled | None:
+        """Return the selection split where the protocol looks at it during training."""
+        if not self.protocol.looks:
+            return None
+        return Labelled(self.data.selection_images.images, self.data.selection_images.labels)
