@@ -43,8 +43,8 @@ class PriorTraining(LightningModule):
     """Autoencoder and class-conditional denoiser, trained one after the other.
 
     The denoiser learns to predict noise (DDPM, Ho et al. 2020) in the latent space (Rombach et al. 2022), with the
-    class dropped at random for classifier-free guidance (Ho and Salimans 2022). What is saved are exponential moving
-    averages of its weights. `trainer.max_steps` counts both phases.
+    class dropped at random for classifier-free guidance (Ho and Salimans 2022). Exponential moving averages of its
+    weights are saved. `trainer.max_steps` counts both phases.
 
     Args:
         autoencoder: shape of the autoencoder to train, or folder or hub id of a pre-trained one, which stays frozen.
@@ -53,7 +53,7 @@ class PriorTraining(LightningModule):
         autoencoder_steps: steps of the first phase; 0 with a pre-trained autoencoder.
         autoencoder_batch_size: images per step of the first phase.
         autoencoder_lr: peak learning rate of the first phase.
-        kl_weight: weight of the posterior's divergence per latent value, beside the mean absolute error per pixel.
+        kl_weight: weight of the posterior's divergence per latent value, relative to the mean absolute error per pixel.
         batch_size: latents per step of the second phase.
         lr: peak learning rate of the second phase; both rise over 100 steps and fall to 0 as a cosine.
         weight_decay: of AdamW, in the second phase.

@@ -22,8 +22,8 @@ class AutoencoderPrior(DirectPrior):
     """A frozen diffusers autoencoder: AutoencoderKL, VQModel or AutoencoderTiny.
 
     Latents are in the scaled space a denoiser would see: (z - shift_factor) * scaling_factor with the
-    constants of the autoencoder's own config. `encode` returns the mode of a KL posterior; a VQModel quantises not
-    when it encodes but when it decodes.
+    constants of the autoencoder's own config. `encode` returns the mode of a KL posterior; a VQModel quantises
+    when it decodes, not when it encodes.
 
     Args:
         path_or_hub_id: folder of the autoencoder itself, a pipeline or prior folder with `vae/` or `vqvae/`,
@@ -35,7 +35,7 @@ class AutoencoderPrior(DirectPrior):
 
     Raises:
         UserError: missing or damaged folder, image_size unknown or not divisible by the autoencoder's factor,
-            an autoencoder of other images than RGB or with per-channel latent statistics, quantise_decoded false
+            an autoencoder for images other than RGB or with per-channel latent statistics, quantise_decoded false
             for one without a codebook.
     """
 

@@ -13,10 +13,10 @@ from ldd.errors import UserError
 from ldd.images import IMAGENET_MEAN, IMAGENET_STD
 from ldd.priors.base import DirectPrior
 
-Norm = Callable[[int], nn.Module]
-"""Return a normalisation layer for a number of channels."""
+_Norm = Callable[[int], nn.Module]
+"""Number of channels -> normalisation layer."""
 
-SLOPE = 0.01  # of every LeakyReLU
+_SLOPE = 0.01  # of every LeakyReLU
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DeconvolutionPrior(DirectPrior):
 
 
 def deconvolution(
-    latent_width: int | None, channels: Sequence[int], kernel: int, norm: Norm, out_channels: int
+    latent_width: int | None, channels: Sequence[int], kernel: int, norm: _Norm, out_channels: int
 ) -> nn.Sequential:
     """Build the layers from latents to a map with a side of 2^len(channels).
 
@@ -120,7 +120,7 @@ def deconvolution(
         layers += [nn.Flatten(), stem, nn.Unflatten(1, (channels[0], 2, 2))]
     for before, after in pairwise(channels):
         up = nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1, output_padding=kernel % 2)
-        layers += [up, norm(after), nn.LeakyReLU(SLOPE)]
+        layers += [up, norm(after), nn.LeakyReLU(_SLOPE)]
     return nn.Sequential(*layers, nn.Conv2d(channels[-1], out_channels, 3, padding=1))
 
 

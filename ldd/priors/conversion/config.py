@@ -13,7 +13,7 @@ from ldd.errors import UserError
 
 _UNCONDITIONAL = "__is_unconditional__"
 _SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
-"""Original name -> diffusers' name: the original's `linear` is linear in the square root of beta."""
+"""Original name -> name in diffusers: the original `linear` is linear in the square root of beta."""
 
 _UNET_FIXED = {
     "conv_resample": True,
