@@ -24,8 +24,9 @@ from torchvision.models import get_model
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from ldd.data import FolderSource, Item, LossPruner
-from ldd.data.pruning.scoring import Scorer, find_device
+from ldd.data.pruning.scoring import Scorer
 from ldd.networks.pretrained import class_outputs
+from ldd.runtime.devices import find_device
 
 
 def published_loop(network: nn.Module, images: Dataset[tuple[Tensor, int]], targets: list[int]) -> Tensor:
@@ -92,9 +93,7 @@ def compare(
     outputs = class_outputs(source.classes, pruner.classifier.outputs, arguments.classifier)
     targets = [int(outputs[item.label]) for item in items]
     batch_size = arguments.batch_size if arguments.batch_size == "auto" else int(arguments.batch_size)
-    scorer = Scorer.on(
-        device, pruner.classifier.load(), pruner.preprocessing, batch_size, arguments.precision
-    )
+    scorer = Scorer(device, pruner.classifier.load(), pruner.preprocessing, batch_size, arguments.precision)
     network = pruner.classifier.load().to(device)
     transform = Compose([Resize((224, 224)), ToTensor(), Normalize(arguments.mean, arguments.std)])
     images = ImageFolder(str(Path(arguments.root) / "train"), transform)

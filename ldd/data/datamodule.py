@@ -1,4 +1,4 @@
-"""The data of a run: source -> subset -> prune -> cache -> class-balanced batches of bytes."""
+"""The data of a run: source -> subset -> cache -> prune -> class-balanced batches of bytes."""
 
 import time
 from collections.abc import Sequence
@@ -125,30 +125,27 @@ class DistillationData(LightningDataModule):
         self.test_images = self._load("test")
         self.core_set, self.prune_table = self.train_images, None
         if self._pruner is not None:
-            # Not what the source lists: an image that cannot be read is nothing to score either.
-            items = map(Item, self.train_images.keys, self.train_images.labels.tolist())
+            items = _items_of(self.train_images)  # not what the source lists: these can be read
             started = time.perf_counter()
-            table = self._pruner.score(self.source, list(items), self.spec, self.seed)
-            self.pruning_cost = {
-                **ledger.measured(time.perf_counter() - started),
-                "images": len(self.train_images),
-            }
-            kept = self._pruner.keep(table)
-            self.core_set, self.prune_table = self.train_images.select(kept), table.with_kept(kept)
+            self.prune_table = self._pruner.prune(self.source, items, self.spec, self.seed)
+            seconds = time.perf_counter() - started
+            self.pruning_cost = {**ledger.measured(seconds), "images": len(self.train_images)}
+            kept = self.prune_table.kept
+            assert kept is not None
+            self.core_set = self.train_images.select(kept)
         self.train_images.explain = self.core_set.explain = self._explain
         self.train_images.spec = self.core_set.spec = self.spec
         self._ready = True
 
     def core_set_key(self) -> str:
-        """Hash of everything the pixels of the core-set follow from, as in the names of decoded splits.
+        """Return the `pixels_key` of the core-set, by which caches tell whether they were computed from it.
 
-        After `setup`. It tells caches of what is computed from the images whether they are these.
+        Call it after `setup`.
         """
-        items = map(Item, self.core_set.keys, self.core_set.labels.tolist())
-        return pixels_key(self.source, items, self.spec.image_size)
+        return pixels_key(self.source, _items_of(self.core_set), self.spec.image_size)
 
     def pruning_record(self) -> dict[str, Any] | None:
-        """What pruning did, as plain values; None without it."""
+        """Return what pruning did, as plain values; None without it."""
         if self._pruner is None or self.prune_table is None:
             return None
         return {
@@ -160,16 +157,16 @@ class DistillationData(LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Step numbers: one epoch is the whole run, so that validation comes at its end."""
+        """Return step numbers: one epoch is the whole run, so that validation comes at its end."""
         steps = self.trainer.max_steps if self.trainer is not None else -1
         return DataLoader(range(_ENDLESS if steps < 0 else max(1, steps)), batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[int]:
-        """One item, so that Lightning validates once."""
+        """Return one item, so that Lightning validates once."""
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
 
     def _explain(self, label: int, needed: int) -> str:
-        """Name of a class that cannot give `needed` images, and what to do."""
+        """Name a class that cannot give `needed` images, and what to do."""
         name, whole = f"class {self.classes[label].wnid!r}", self.train_images.counts[label]
         if self._pruner is None or self.prune_table is None or needed > whole:
             return f"{name}; lower it, or add images"
@@ -182,3 +179,7 @@ class DistillationData(LightningDataModule):
             size, cache_dir, on_error = self.spec.image_size, self.cache_dir, self.on_error
             self._splits[split] = load_split(self.source, split, size, cache_dir, on_error)
         return self._splits[split]
+
+
+def _items_of(images: RealImages) -> list[Item]:
+    return list(map(Item, images.keys, images.labels.tolist()))

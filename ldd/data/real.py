@@ -26,9 +26,9 @@ class RealImages:
 
     Attributes:
         counts: K numbers of images per class.
-        spec: classes, image size and normalisation; None where nobody has said.
-        explain: given a label and a number that its class cannot give, the class's name and the cure, for messages;
-            None where nobody knows more than the label.
+        spec: classes, image size and normalisation; None where they are unknown.
+        explain: given a label and a number that its class cannot give, returns the class's name and the cure, for
+            messages; None where only the label is known.
     """
 
     spec: DataSpec | None = None
@@ -59,11 +59,11 @@ class RealImages:
         return self._part(0, len(self))
 
     def take(self, places: Tensor) -> Tensor:
-        """The images at `places` ((n,) int64, any order), (n, 3, H, W) uint8, in memory of their own."""
+        """Return a copy of the images at `places` ((n,) int64, any order), (n, 3, H, W) uint8."""
         return self._store[self._rows[places]]
 
     def of_class(self, label: int) -> Tensor:
-        """One class's images, (n, 3, H, W) uint8: a view where they lie side by side, else a copy."""
+        """Return one class's images, (n, 3, H, W) uint8: a view where they lie side by side, else a copy."""
         return self._part(self._starts[label], self._starts[label + 1])
 
     def _part(self, start: int, end: int) -> Tensor:
@@ -73,7 +73,7 @@ class RealImages:
         return self._store[rows]
 
     def require(self, label: int, n: int, wanted: str) -> None:
-        """Refuse a class of fewer than `n` images; `wanted` is the setting that asks for them.
+        """Raise if a class has fewer than `n` images; `wanted` is the setting that asks for them.
 
         Raises:
             UserError: the setting with its value, the class and, after pruning, the smallest share that works.
@@ -83,7 +83,7 @@ class RealImages:
             raise UserError(f"{wanted} ({n}) is more than the {self.counts[label]} real images of {reason}")
 
     def draw(self, label: int, n: int, generator: torch.Generator, wanted: str = _WANTED) -> Tensor:
-        """`n` different images of a class, (n, 3, H, W) float32 in [-1, 1].
+        """Draw `n` different images of a class, (n, 3, H, W) float32 in [-1, 1].
 
         Raises:
             UserError: as `require`.
@@ -98,7 +98,7 @@ class RealImages:
         device: torch.device | None = None,
         wanted: str = _WANTED,
     ) -> Tensor:
-        """`n` different images of each of K' classes, (K' n, 3, H, W) float32 in [-1, 1], in one gather.
+        """Draw `n` different images of each of K' classes, (K' n, 3, H, W) float32 in [-1, 1], in one gather.
 
         Args:
             labels: the K' classes.
@@ -110,12 +110,11 @@ class RealImages:
         Raises:
             UserError: as `require`.
         """
-        chosen = [self._choose(*each, n, wanted) for each in zip(labels, generators, strict=True)]
-        return self._gather(torch.cat([self._rows.new_empty(0), *chosen]), device)
-
-    def _choose(self, label: int, generator: torch.Generator, n: int, wanted: str) -> Tensor:
-        self.require(label, n, wanted)
-        return self._starts[label] + torch.randperm(self.counts[label], generator=generator)[:n]
+        chosen = [self._rows.new_empty(0)]
+        for label, draws in zip(labels, generators, strict=True):
+            self.require(label, n, wanted)
+            chosen.append(self._starts[label] + torch.randperm(self.counts[label], generator=draws)[:n])
+        return self._gather(torch.cat(chosen), device)
 
     def _gather(self, chosen: Tensor, device: torch.device | None = None) -> Tensor:
         rows = self._rows[chosen].to(self._store.device, non_blocking=True)
@@ -142,7 +141,7 @@ class RealImages:
         return Labelled(torch.cat(drawn), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     def batch(self, n: int, generator: torch.Generator) -> Labelled:
-        """`n` different images from all classes together, float32 in [-1, 1], with labels (n,).
+        """Draw `n` different images from all classes together, float32 in [-1, 1], with labels (n,).
 
         Raises:
             UserError: there are fewer than `n` images.
@@ -160,16 +159,13 @@ class RealImages:
         return len(self) * self._store[:1].nbytes if len(self) else 0
 
     def to(self, device: torch.device) -> "RealImages":
-        """The same with the images on `device` (this object if they are there); labels and keys stay on the CPU."""
+        """Return the same with the images on `device` (this object if they are there); labels stay on the CPU."""
         if device == self._store.device:
             return self
-        part = RealImages.__new__(RealImages)
-        part._store = self.images.to(device)
-        part._index(torch.arange(len(self)), self.labels, self.keys, self.num_classes)
-        return part
+        return RealImages(self.images.to(device), self.labels, self.keys, self.num_classes)
 
     def select(self, indices: Tensor) -> "RealImages":
-        """The images at `indices` ((m,) int64, all different, any order), again ordered by class; copies none."""
+        """Return the images at `indices` ((m,) int64, all different), ordered by class, without copying any."""
         indices = indices.sort().values
         assert bool((indices[1:] > indices[:-1]).all()), "each image at most once"
         part = RealImages.__new__(RealImages)

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
@@ -24,7 +22,8 @@ from ldd.disk.files import atomic_file, write_json
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores, free_bytes
-from ldd.runtime.ranks import rank_zero_info, rank_zero_warn, this_rank
+from ldd.runtime.progress import progress
+from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
 RECIPE = "1: RGB, upright; short side resized (bilinear, antialiased, on bytes); centre cropped"
 """What `read_file` and `fit_to_square` do; its number rises whenever the same file would give other pixels."""
@@ -32,6 +31,7 @@ RECIPE = "1: RGB, upright; short side resized (bilinear, antialiased, on bytes);
 OnError = Literal["raise", "skip"]
 """What an unreadable image does: end the run with its path, or stay out, reported."""
 
+_FORMAT = 1  # of the index
 _LISTED = 10  # unreadable images spelt out in a message
 _AT_ONCE = 32  # images per thread between two writes, so that decoding never runs far ahead of the disk
 _SHOW_PROGRESS_FROM = 2000  # images: some seconds
@@ -39,137 +39,16 @@ _SHOW_PROGRESS_FROM = 2000  # images: some seconds
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that could not be read.
-
-    Attributes:
-        key: its name.
-        reason: what the decoder said.
-    """
+    """An image that could not be read: its name, and what the decoder said."""
 
     key: str
     reason: str
 
 
-def read_file(path: Path) -> Tensor:
-    """One image file as (3, h, w) uint8 RGB, at its native size and upright.
-
-    Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's `ImageFolder` does), of
-    an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
-    a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
-
-    Raises:
-        UnreadableImage: damaged, truncated, no image, or more than 8 bits per grey value.
-    """
-    try:
-        return _decode(path)
-    except UnreadableImage:
-        raise
-    except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
-        raise UnreadableImage(
-            f"cannot read image {path}: {error}; repair it or remove it from the folder, or leave out such "
-            "images with data.on_error: skip"
-        ) from error
-
-
-def _decode(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
-            raise UnreadableImage(
-                f"{path} has more than 8 bits per channel; convert it to 8 bits, or leave out such images with "
-                "data.on_error: skip"
-            )
-        upright = ImageOps.exif_transpose(image)
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
-        pixels: Tensor = pil_to_tensor(upright.convert("RGB"))
-        return pixels
-
-
-def fit_to_square(image: Tensor, size: int) -> Tensor:
-    """(3, h, w) uint8 -> (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
-    resized = resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-    square: Tensor = center_crop(resized, [size, size])
-    return square
-
-
-def decode_all(
-    source: Source,
-    items: Sequence[Item],
-    size: int,
-    sink: Callable[[NDArray[np.uint8]], object],
-    on_error: OnError,
-) -> tuple[list[Item], list[LeftOut]]:
-    """Decode `items` with all CPUs and hand each image, (3, size, size) uint8, to `sink` in their order.
-
-    Returns:
-        The items that could be read, and those that could not (with `on_error` "skip").
-
-    Raises:
-        UnreadableImage: one cannot be read, and `on_error` is "raise".
-        UserError: none of a class can be read.
-    """
-
-    def decode(item: Item) -> NDArray[np.uint8] | LeftOut:
-        try:
-            square = fit_to_square(source.read(item), size)
-        except UnreadableImage as error:
-            if on_error == "raise":
-                raise
-            return LeftOut(item.key, str(error))
-        # Copied by numpy: each of these threads would start a whole team of torch's own.
-        return np.ascontiguousarray(square.numpy())
-
-    kept, left_out = [], []
-    threads = available_cores()
-    shown = len(items) >= _SHOW_PROGRESS_FROM and this_rank()[0] == 0
-    shown = shown and get_console().is_terminal
-    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not shown) as bar, ThreadPoolExecutor(threads) as pool:
-        task = bar.add_task("", total=len(items))
-        for start in range(0, len(items), _AT_ONCE * threads):
-            chunk = items[start : start + _AT_ONCE * threads]
-            for item, image in zip(chunk, pool.map(decode, chunk), strict=True):
-                if isinstance(image, LeftOut):
-                    left_out.append(image)
-                else:
-                    sink(image)
-                    kept.append(item)
-            bar.advance(task, len(chunk))
-    for label in sorted({item.label for item in items} - {item.label for item in kept}):
-        raise UserError(
-            f"class {source.classes[label].wnid!r} is left without images: none of its files can be read, e.g. "
-            f"{_first_of_class(items, left_out, label)}"
-        )
-    return kept, left_out
-
-
-def _first_of_class(items: Sequence[Item], left_out: Sequence[LeftOut], label: int) -> str:
-    keys = {item.key for item in items if item.label == label}
-    return next(entry.reason for entry in left_out if entry.key in keys)
-
-
-def report_left_out(left_out: Sequence[LeftOut], on_error: OnError, hint: str = "") -> None:
-    """Say how many images were left out, and which.
-
-    Raises:
-        UnreadableImage: there are some, and `on_error` is "raise".
-    """
-    if not left_out:
-        return
-    if on_error == "raise":
-        raise UnreadableImage(left_out[0].reason + hint)
-    listed = "".join(f"\n  {entry.key}: {entry.reason}" for entry in left_out[:_LISTED])
-    more = f"\n  and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
-    rank_zero_warn(f"{len(left_out)} unreadable images are left out{hint}:{listed}{more}")
-
-
-_FORMAT = 1  # of the index
-
-
 def load_split(
     source: Source, split: Split, image_size: int, cache_dir: str | None = None, on_error: OnError = "raise"
 ) -> RealImages:
-    """One split of a source at `image_size`, decoded by all CPUs.
+    """Return one split of a source at `image_size`, decoded by all CPUs.
 
     Args:
         source: where the images come from.
@@ -184,16 +63,51 @@ def load_split(
     """
     items = source.items(split)
     if cache_dir is None:
-        return _in_memory(source, items, image_size, on_error)
+        return decode(source, items, image_size, on_error)
     entry = CacheEntry(Path(cache_dir).expanduser(), source, split, items, image_size)
     found = entry.open(on_error)
     return entry.build(on_error) if found is None else found
 
 
-def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
-    """Hash of everything the decoded pixels of `items` follow from on this machine, in 64 hex digits.
+def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnError = "raise") -> RealImages:
+    """Decode `items`, ordered by class, into memory.
 
-    Labels, names, sizes and times of change of the files, image size, and the recipe.
+    Raises:
+        UserError: as `load_split`.
+    """
+    needed, free = len(items) * 3 * image_size**2, free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise UserError(
+            f"{len(items)} images at {image_size} px need {needed / 2**30:.2f} GiB of memory and "
+            f"{free / 2**30:.2f} GiB are free; set data.cache_dir to a folder on disk, or choose fewer classes or a "
+            "smaller image_size"
+        )
+    images = torch.empty(len(items), 3, image_size, image_size, dtype=torch.uint8)
+    places = iter(images.numpy())
+    kept, left_out = _decode_all(
+        source, items, image_size, lambda image: np.copyto(next(places), image), on_error
+    )
+    _report(left_out, on_error)
+    labels = torch.tensor([item.label for item in kept], dtype=torch.int64)
+    return RealImages(images[: len(kept)], labels, [item.key for item in kept], len(source.classes))
+
+
+def readable(source: Source, items: Sequence[Item]) -> list[Item]:
+    """Return the items that can be decoded, and print the reason for each of the others.
+
+    Raises:
+        UserError: a class has none.
+    """
+    kept, left_out = _decode_all(source, items, 1, lambda image: None, "skip")
+    for entry in left_out:
+        print(f"left out: {entry.reason}")
+    return kept
+
+
+def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
+    """Return a hash, 64 hex digits, of all that the decoded pixels of `items` follow from on this machine.
+
+    That is labels, names, sizes and times of change of the files, image size, and the recipe.
     """
     digest = hashlib.sha256(json.dumps([_FORMAT, RECIPE, image_size, len(source.classes)]).encode())
     for item in items:
@@ -204,8 +118,8 @@ def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
 class CacheEntry:
     """A decoded split on disk: `<split>-<size>px-<key>.bin`, the images one after the other, and `.json`, its index.
 
-    The key is that of `pixels_key`. So an edited image, another subset or another size never meets a stale file;
-    old files may be deleted at any time. Both files are written beside and renamed, the index last.
+    The key is `pixels_key`, so an edited image, another subset or another size never meets a stale file; old files may
+    be deleted at any time. Both files are written under another name and renamed, the index last.
 
     Args:
         folder: where entries lie.
@@ -220,11 +134,12 @@ class CacheEntry:
     ) -> None:
         self.key = pixels_key(source, items, image_size)
         self._source, self._split, self._items, self._size = source, split, items, image_size
+        self._bytes_each = 3 * image_size**2
         self.data = folder / f"{split}-{image_size}px-{self.key[:16]}.bin"
         self.index = self.data.with_suffix(".json")
 
     def open(self, on_error: OnError) -> RealImages | None:
-        """Map the images, or None where there are none, or damaged ones (with a message).
+        """Map the images; None where there are none, or damaged ones (with a message).
 
         Raises:
             UserError: images were left out when it was built, and `on_error` is "raise".
@@ -241,7 +156,7 @@ class CacheEntry:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             rank_zero_warn(f"the cache {self.data} is damaged ({error}); it is built again")
             return None
-        report_left_out(left_out, on_error, f" ({self.index} lists them; delete it to try them again)")
+        _report(left_out, on_error, f" ({self.index} lists them; delete it to try them again)")
         labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         return RealImages(images.view(-1, 3, self._size, self._size), labels, keys, len(counts))
 
@@ -263,44 +178,115 @@ class CacheEntry:
     def _write(self, on_error: OnError) -> None:
         rank_zero_info(f"decoding {len(self._items)} images into {self.data}")
         with atomic_file(self.data) as beside, open(beside, "wb") as file:
-            kept, left_out = decode_all(
+            kept, left_out = _decode_all(
                 self._source, self._items, self._size, lambda image: file.write(image.data), on_error
             )
-        write_json(
-            self.index,
-            {
-                "format": _FORMAT,
-                "key": self.key,
-                "recipe": RECIPE,
-                "split": self._split,
-                "image_size": self._size,
-                "classes": [info.wnid for info in self._source.classes],
-                "counts": np.bincount([i.label for i in kept], minlength=len(self._source.classes)).tolist(),
-                "left_out": [asdict(entry) for entry in left_out],
-                "keys": [item.key for item in kept],
-            },
-        )
-
-    @property
-    def _bytes_each(self) -> int:
-        return 3 * self._size * self._size
+        index = {
+            "format": _FORMAT,
+            "key": self.key,
+            "recipe": RECIPE,
+            "split": self._split,
+            "image_size": self._size,
+            "classes": [info.wnid for info in self._source.classes],
+            "counts": np.bincount([i.label for i in kept], minlength=len(self._source.classes)).tolist(),
+            "left_out": [asdict(entry) for entry in left_out],
+            "keys": [item.key for item in kept],
+        }
+        write_json(self.index, index)
 
 
-def _in_memory(source: Source, items: Sequence[Item], image_size: int, on_error: OnError) -> RealImages:
-    needed, free = len(items) * 3 * image_size**2, free_bytes(torch.device("cpu"))
-    if needed > free:
+def _decode_all(
+    source: Source,
+    items: Sequence[Item],
+    size: int,
+    sink: Callable[[NDArray[np.uint8]], object],
+    on_error: OnError,
+) -> tuple[list[Item], list[LeftOut]]:
+    """Decode `items` with all CPUs and hand each image, (3, size, size) uint8, to `sink` in their order.
+
+    Returns the items that could be read, and those that could not (with `on_error` "skip"); at least one of each class
+    must be read.
+    """
+
+    def work(item: Item) -> NDArray[np.uint8] | LeftOut:
+        try:
+            square = fit_to_square(source.read(item), size)
+        except UnreadableImage as error:
+            if on_error == "raise":
+                raise
+            return LeftOut(item.key, str(error))
+        # Copied by numpy: each of these threads would start a whole team of torch's own.
+        return np.ascontiguousarray(square.numpy())
+
+    kept, left_out = [], {}
+    threads = available_cores()
+    bar = progress("decoding images", len(items), show_from=_SHOW_PROGRESS_FROM)
+    with bar as counter, ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(items), _AT_ONCE * threads):
+            chunk = items[start : start + _AT_ONCE * threads]
+            for item, image in zip(chunk, pool.map(work, chunk), strict=True):
+                if isinstance(image, LeftOut):
+                    left_out[item] = image
+                else:
+                    sink(image)
+                    kept.append(item)
+            counter.add(len(chunk))
+    for label in sorted({item.label for item in items} - {item.label for item in kept}):
+        reason = next(entry.reason for item, entry in left_out.items() if item.label == label)
         raise UserError(
-            f"{len(items)} images at {image_size} px need {needed / 2**30:.2f} GiB of memory and "
-            f"{free / 2**30:.2f} GiB are free; set data.cache_dir to a folder on disk, or choose fewer classes or a "
-            "smaller image_size"
+            f"class {source.classes[label].wnid!r} is left without images: none of its files can be read, e.g. {reason}"
         )
-    images = torch.empty(len(items), 3, image_size, image_size, dtype=torch.uint8)
-    places = iter(images.numpy())
+    return kept, list(left_out.values())
 
-    def put(image: NDArray[np.uint8]) -> None:
-        next(places)[...] = image
 
-    kept, left_out = decode_all(source, items, image_size, put, on_error)
-    report_left_out(left_out, on_error)
-    labels = torch.tensor([item.label for item in kept], dtype=torch.int64)
-    return RealImages(images[: len(kept)], labels, [item.key for item in kept], len(source.classes))
+def _report(left_out: Sequence[LeftOut], on_error: OnError, hint: str = "") -> None:
+    """Warn of images that were left out, or raise if `on_error` says so."""
+    if not left_out:
+        return
+    if on_error == "raise":
+        raise UnreadableImage(left_out[0].reason + hint)
+    listed = "".join(f"\n  {entry.key}: {entry.reason}" for entry in left_out[:_LISTED])
+    more = f"\n  and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
+    rank_zero_warn(f"{len(left_out)} unreadable images are left out{hint}:{listed}{more}")
+
+
+def read_file(path: Path) -> Tensor:
+    """Read one image file as (3, h, w) uint8 RGB, at its native size and upright.
+
+    Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's `ImageFolder` does), of
+    an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
+    a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
+
+    Raises:
+        UnreadableImage: damaged, truncated, not an image, or more than 8 bits per grey value.
+    """
+    try:
+        return _read_file(path)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
+        raise UnreadableImage(
+            f"cannot read image {path}: {error}; repair it or remove it from the folder, or leave out such "
+            "images with data.on_error: skip"
+        ) from error
+
+
+def _read_file(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
+            raise UnreadableImage(
+                f"{path} has more than 8 bits per channel; convert it to 8 bits, or leave out such images with "
+                "data.on_error: skip"
+            )
+        upright = ImageOps.exif_transpose(image)
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
+        pixels: Tensor = pil_to_tensor(upright.convert("RGB"))
+        return pixels
+
+
+def fit_to_square(image: Tensor, size: int) -> Tensor:
+    """Return (3, h, w) uint8 as (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
+    resized = resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    square: Tensor = center_crop(resized, [size, size])
+    return square

@@ -14,10 +14,10 @@ from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 from ldd.data import DistillationData
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.disk.files import read_json, write_json
 from ldd.errors import UserError
 from ldd.images import ClassInfo
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import derive_seed, generator
 
 T = TypeVar("T")

@@ -9,7 +9,6 @@ from types import FrameType
 
 import rich
 
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
 from ldd.federation.checks import check_the_end
 from ldd.federation.finish import finish
@@ -18,6 +17,7 @@ from ldd.federation.jobs import Job, Machines, failures
 from ldd.federation.partition import ClassPartition, Rule, class_means
 from ldd.federation.ray_engine import run_jobs
 from ldd.federation.slurm import write_slurm
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runs.history import record_command
 from ldd.runs.recipe import Recipe
 from ldd.runtime import processes

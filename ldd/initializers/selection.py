@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ldd.codes import Codes, PointCodes
 from ldd.data.pruning.geometry import herd
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.images import DataSpec, to_bytes
 from ldd.initializers.base import Initializer, check_at_least, spec_of
 from ldd.networks import Network
+from ldd.networks.scoring import ScoringNetwork
 from ldd.priors import Prior
 from ldd.runtime.seeding import generator as derived
 

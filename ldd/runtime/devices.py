@@ -7,6 +7,8 @@ import sys
 import psutil
 import torch
 
+from ldd.errors import UserError
+
 
 def available_cores() -> int:
     """Return the number of cores this process may use: fewer than the machine has under most schedulers."""
@@ -41,3 +43,32 @@ def pick_device() -> torch.device:
     """Return the accelerator, or the CPU where there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator
+
+
+def check_device(name: str) -> torch.device:
+    """Return the kind of device of that name; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: the name is unknown, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name!r}, but torch finds no GPU; use device=auto or cpu")
+    return device
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device to work on; to be asked when work starts, since Lightning gives each rank its GPU late.
+
+    Raises:
+        UserError: as `check_device`.
+    """
+    device = check_device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

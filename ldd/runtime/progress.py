@@ -41,16 +41,17 @@ class Counter:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Counter]:
-    """Show how much of `what` is done with `total` images, and report its speed at the end."""
+def progress(what: str, total: int, show_from: int | None = None) -> Iterator[Counter]:
+    """Show how much of `what` is done with `total` images, from `show_from` on, and report its speed at the end."""
+    show_from = _SHOW_FROM if show_from is None else show_from
     rank, _ = this_rank()
-    shown = rank == 0 and total >= _SHOW_FROM and get_console().is_terminal
+    shown = rank == 0 and total >= show_from and get_console().is_terminal
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     started = time.perf_counter()
     with Progress(*columns, transient=True, disable=not shown) as bar:
         counter = Counter(bar, total)
         yield counter
-    if total >= _SHOW_FROM:
+    if total >= show_from:
         seconds = time.perf_counter() - started
         rank_zero_info(
             f"{what}: {counter.done} in {seconds:.0f} s ({counter.done / max(seconds, 1e-9):.1f} images/s)"

@@ -5,7 +5,8 @@ Without torch.distributed there is one rank and nothing to do.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,10 @@ from lightning_utilities.core.rank_zero import (
     rank_zero_warn as rank_zero_warn,
 )
 from torch import Tensor, nn
+
+from ldd.errors import UserError
+
+T = TypeVar("T")
 
 if not hasattr(rank_zero_only, "rank"):
     # What Lightning does when it is imported, and does again; processes without a trainer need not wait for it.
@@ -74,3 +79,45 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     for parameter, part in zip(listed, flat.split([p.numel() for p in listed]), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def dealt(count: int, rank: int, ranks: int) -> range:
+    """Return every `ranks`-th of `count` pieces of work, so that each rank gets some of each class."""
+    return range(rank, count, ranks)
+
+
+def shared(count: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
+    """Let every rank do its part, and return all results on each; without torch.distributed, do it all.
+
+    Args:
+        count: pieces of work.
+        work: takes piece numbers and returns a result for each, in order.
+
+    Raises:
+        UserError: what `work` raised on any rank, raised on all of them, so that none waits for ever.
+    """
+    rank, ranks = this_rank()
+    if ranks == 1:
+        return list(work(range(count)))
+    mine: list[T] | UserError
+    try:
+        mine = list(work(dealt(count, rank, ranks)))
+    except UserError as error:
+        mine = error
+    parts: list[list[T] | UserError] = [[] for _ in range(ranks)]
+    dist.all_gather_object(parts, mine)
+    return merged(count, parts)
+
+
+def merged(count: int, parts: Sequence[list[T] | UserError]) -> list[T]:
+    """Return the results of all ranks in the order of the work.
+
+    Raises:
+        UserError: the first one among `parts`.
+    """
+    results: dict[int, T] = {}
+    for rank, part in enumerate(parts):
+        if isinstance(part, UserError):
+            raise part
+        results.update(zip(dealt(count, rank, len(parts)), part, strict=True))
+    return [results[piece] for piece in range(count)]

@@ -4,7 +4,6 @@ import pytest
 from initializer_conformance import InitializerConformance
 from small_world import NARROW
 
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.initializers import (
     DifficultyMatched,
     GaussianLatents,
@@ -17,6 +16,7 @@ from ldd.initializers import (
     RealEncodings,
     SeparatedGroups,
 )
+from ldd.networks.scoring import ScoringNetwork
 
 TRAINING = ScoringNetwork(network=NARROW, epochs=2, batch_size=12)
 

@@ -9,11 +9,11 @@ from by_hand import started
 from initializer_conformance import codes_for, core_set
 from small_world import NARROW
 
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
 from ldd.initializers import DifficultyMatched, HerdedOrder, PriorSamples, RealEncodings, SeparatedGroups
 from ldd.initializers.base import Initializer
 from ldd.initializers.selection import Pool, separated
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import generator
 
 TRAINING = ScoringNetwork(network=NARROW, epochs=2, batch_size=12)

@@ -1,16 +1,23 @@
 """Pruning before distillation: every training image gets a score, and a share of the images is kept."""
 
-from ldd.data.pruning.base import Pruner, RankedPruner
+from ldd.data.pruning.base import (
+    Order,
+    Pruner,
+    RandomPruner,
+    RankedPruner,
+    Scope,
+    Selection,
+    exact_floor,
+    smallest_keep,
+)
 from ldd.data.pruning.cross_fitted import CrossFittedLossPruner
 from ldd.data.pruning.dynamics import EL2NPruner, ForgettingPruner, GraNdPruner
 from ldd.data.pruning.geometry import HerdingPruner, KCenterPruner
 from ldd.data.pruning.lists import ListPruner, write_lists
 from ldd.data.pruning.loss import LossPruner
-from ldd.data.pruning.selection import Order, Scope, Selection, exact_floor, smallest_keep
 from ldd.data.pruning.stored import StratifiedPruner, TablePruner
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
-from ldd.data.pruning.training import ScoringNetwork
-from ldd.data.pruning.uniform import RandomPruner
+from ldd.networks.scoring import ScoringNetwork
 
 __all__ = [
     "CrossFittedLossPruner",

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from ldd.data.pruning.hashing import CACHE_DIR
+from ldd.data.pruning.base import CACHE_DIR, Order, Scope
 from ldd.data.pruning.scoring import losses_and_margins
-from ldd.data.pruning.selection import Order, Scope
 from ldd.data.pruning.trained import TrainedPruner
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.errors import UserError
 from ldd.images import DataSpec
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import generator
 
 
@@ -46,7 +45,7 @@ class CrossFittedLossPruner(TrainedPruner):
         super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
         if folds < 2:
             raise UserError(
-                f"folds={folds}: at least 2 are needed, so that each image is scored by a stranger"
+                f"folds={folds}: at least 2 are needed, so that a network scores images it has not seen"
             )
         self.folds = folds
 
@@ -56,18 +55,18 @@ class CrossFittedLossPruner(TrainedPruner):
         return self.folds
 
     def settings(self) -> str:
-        """Folds."""
+        """Return the number of folds."""
         return f"cross-fitted over {self.folds} folds,"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Loss and margin of one fold's images, under a network trained on the rest.
+        """Return loss and margin of one fold's images under a network trained on the rest, NaN for all others.
 
         Raises:
             UserError: a class has fewer images than there are folds.
         """
         held_out = fold_numbers(labels, self.folds, spec, seed) == piece
-        network = self.training.build(spec, seed, "cross-fitted", piece)
-        self.training.train(network, images[~held_out], labels[~held_out], spec, seed, "cross-fitted", piece)
+        seen, truth = images[~held_out], labels[~held_out]
+        network = self.training.trained(seen, truth, spec, seed, "cross-fitted", piece)
         found = torch.full((len(labels), 2), torch.nan, dtype=torch.float64)
         logits = self.training.outputs(network, images[held_out], spec)
         found[held_out] = losses_and_margins(logits.double(), labels[held_out])
@@ -75,7 +74,7 @@ class CrossFittedLossPruner(TrainedPruner):
 
 
 def fold_numbers(labels: Tensor, folds: int, spec: DataSpec, seed: int) -> Tensor:
-    """(M,) fold of each image: equal parts of every class, by chance.
+    """Return (M,) the fold of each image: equal parts of every class, drawn at random.
 
     Raises:
         UserError: a class has fewer images than there are folds.

@@ -1,17 +1,50 @@
-"""Pruning by how far young networks are from the truth."""
+"""Pruning by how networks learn an image: error early in training, gradient at initialisation, forgetting."""
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from ldd.data.pruning.ensemble import EnsemblePruner
-from ldd.data.pruning.hashing import CACHE_DIR
-from ldd.data.pruning.selection import Order, Scope
-from ldd.data.pruning.training import ScoringNetwork
+from ldd.data.pruning.base import CACHE_DIR, Order, Scope
+from ldd.data.pruning.trained import TrainedPruner
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks import Network
+from ldd.networks.scoring import ScoringNetwork, as_input
+from ldd.runtime.devices import find_device
+
+
+class EnsemblePruner(TrainedPruner):
+    """Ranks images by the mean of a criterion over several networks, each of them a piece."""
+
+    description: ClassVar[str]
+    """The criterion in one line with {} for the number of networks; scores are kept under it."""
+
+    def __init__(
+        self,
+        keep: float,
+        order: Order = "hard",
+        scope: Scope = "class",
+        skip_easiest: float = 0.0,
+        networks: int = 10,
+        training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+        cache_dir: str | None = CACHE_DIR,
+    ) -> None:
+        super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
+        if networks < 1:
+            raise UserError(f"networks={networks}: at least 1 is needed")
+        self.networks = networks
+
+    @property
+    def pieces(self) -> int:
+        """One for each network."""
+        return self.networks
+
+    def settings(self) -> str:
+        """Return the criterion and its number of networks."""
+        return self.description.format(self.networks)
 
 
 class EL2NPruner(EnsemblePruner):
@@ -49,14 +82,13 @@ class EL2NPruner(EnsemblePruner):
         super().__init__(keep, order, scope, skip_easiest, networks, training, cache_dir)
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Error lengths (M, 1) under one network."""
-        network = self.training.build(spec, seed, "el2n", piece)
-        self.training.train(network, images, labels, spec, seed, "el2n", piece)
+        """Return error lengths (M, 1) under one network."""
+        network = self.training.trained(images, labels, spec, seed, "el2n", piece)
         return error_lengths(self.training.outputs(network, images, spec), labels)[:, None]
 
 
 def error_lengths(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) |softmax(logits) - one-hot label| of logits (N, K), between 0 and the square root of 2."""
+    """Return (N,) |softmax(logits) - one-hot label| of logits (N, K), between 0 and the square root of 2."""
     truth = F.one_hot(labels, logits.shape[1])
     lengths: Tensor = torch.linalg.vector_norm(logits.softmax(1) - truth, dim=1)
     return lengths
@@ -88,18 +120,18 @@ class GraNdPruner(EnsemblePruner):
     description = "grand over {} networks at initialisation,"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Gradient lengths (M, 1) under one network."""
+        """Return gradient lengths (M, 1) under one network."""
         network = self.training.build(spec, seed, "grand", piece).eval()
-        batches = self.training.batches(images, spec, _AT_ONCE)
+        device = find_device(self.training.device)
         lengths = [
-            gradient_lengths(network, batch, wanted.to(batch.device)).cpu()
-            for batch, wanted in zip(batches, labels.split(_AT_ONCE), strict=True)
+            gradient_lengths(network, as_input(spec, batch.to(device)), truth.to(device)).cpu()
+            for batch, truth in zip(images.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True)
         ]
         return torch.cat(lengths)[:, None]
 
 
 def gradient_lengths(network: Network, images: Tensor, labels: Tensor) -> Tensor:
-    """(N,) length of each image's own gradient of the cross-entropy with respect to all parameters.
+    """Return (N,) the length of each image's own gradient of the cross-entropy with respect to all parameters.
 
     Args:
         network: in evaluation mode.
@@ -156,7 +188,7 @@ class ForgettingPruner(EnsemblePruner):
             raise UserError(f"training.epochs={training.epochs}: nothing can be forgotten in fewer than 2")
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Events (M, 1) of one network."""
+        """Return forgetting events (M, 1) of one network."""
         network = self.training.build(spec, seed, "forgetting", piece)
         history: list[Tensor] = []
 
@@ -168,6 +200,6 @@ class ForgettingPruner(EnsemblePruner):
 
 
 def forgetting_events(right: Tensor) -> Tensor:
-    """(M,) events of a history (epochs, M) bool; as many as there are epochs for an image that is never right."""
+    """Return (M,) events of a history (epochs, M) bool; for an image that is never right the number of epochs."""
     events = (right[:-1] & ~right[1:]).sum(0)
     return torch.where(right.any(0), events, len(right))

@@ -5,10 +5,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from ldd.data.pruning.hashing import CACHE_DIR
+from ldd.data.pruning.base import CACHE_DIR
 from ldd.data.pruning.trained import TrainedPruner
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.images import DataSpec
+from ldd.networks.scoring import ScoringNetwork
 
 
 class GreedyPruner(TrainedPruner):
@@ -31,13 +31,12 @@ class GreedyPruner(TrainedPruner):
         return 1
 
     def settings(self) -> str:
-        """The criterion alone."""
+        """Return the criterion alone."""
         return f"{self.columns[0]} on features of"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Places (M, 1) in the order of picking."""
-        network = self.training.build(spec, seed, "features")
-        self.training.train(network, images, labels, spec, seed, "features")
+        """Return places (M, 1) in the order of picking."""
+        network = self.training.trained(images, labels, spec, seed, "features")
         features = self.training.features(network, images, spec).double()
         places = torch.empty(len(labels), 1, dtype=torch.float64)
         for label in labels.unique().tolist():
@@ -48,7 +47,7 @@ class GreedyPruner(TrainedPruner):
     @staticmethod
     @abstractmethod
     def order(features: Tensor) -> Tensor:
-        """Rows of `features` (n, F) in the order in which they are picked, (n,) int64."""
+        """Return the rows of `features` (n, F) in the order in which they are picked, (n,) int64."""
 
 
 class HerdingPruner(GreedyPruner):
@@ -67,12 +66,12 @@ class HerdingPruner(GreedyPruner):
 
     @staticmethod
     def order(features: Tensor) -> Tensor:
-        """Greedy, see `herd`."""
+        """Pick all by `herd`."""
         return herd(features, features.mean(0), len(features))
 
 
 def herd(features: Tensor, target: Tensor, count: int) -> Tensor:
-    """Rows of `features` (n, F), (count,) int64: each pick brings the mean of all picks nearest to `target` (F,).
+    """Pick rows of `features` (n, F), (count,) int64: each brings the mean of all picks nearest to `target` (F,).
 
     Ties go to the first row.
     """
@@ -102,7 +101,7 @@ class KCenterPruner(GreedyPruner):
 
     @staticmethod
     def order(features: Tensor) -> Tensor:
-        """Greedy: first the image nearest to the class mean, then always the one farthest from all picks."""
+        """Pick the image nearest to the class mean, then always the one farthest from all picks."""
         start = torch.linalg.vector_norm(features - features.mean(0), dim=1).argmin()
         picks = [int(start)]
         distance = torch.full((len(features),), torch.inf, dtype=features.dtype)

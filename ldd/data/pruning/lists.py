@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldd.data.pruning.base import Pruner
-from ldd.data.pruning.selection import Order, Selection, as_fraction
+from ldd.data.pruning.base import Order, Pruner, Selection, as_fraction
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.disk.files import read_json, write_json
@@ -39,7 +38,7 @@ class ListPruner(Pruner):
     def __init__(self, lists: str, keep: float, order: Order = "easy") -> None:
         Selection(keep, order)
         self.folder = Path(lists).expanduser()
-        self.pattern = list_name("*", keep, order)
+        self.pattern = _list_name("*", keep, order)
         self.files = sorted(self.folder.glob(self.pattern))
         if not self.files:
             others = sorted(
@@ -51,7 +50,7 @@ class ListPruner(Pruner):
             )
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """0 for an image that is listed, 1 for another; no file is opened, so the table has no hashes.
+        """Score 0 for an image that is listed, 1 for another; no file is opened, so the table has no hashes.
 
         Raises:
             UserError: the lists match no image of some class.
@@ -72,48 +71,43 @@ class ListPruner(Pruner):
         return ScoreTable.build(items, None, spec.classes, ScoreFacts("unlisted"), values)
 
     def keep(self, table: ScoreTable) -> Tensor:
-        """Indices (m,) int64, ascending, of the items listed."""
+        """Return the indices (m,) int64, ascending, of the items listed."""
         return torch.from_numpy(np.flatnonzero(table.values == 0))
 
     def _paths(self) -> Iterator[str]:
         for file in self.files:
             paths = read_json(file, "make the list again")
             if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-                raise UserError(f"{file} is no list of paths; make it again")
+                raise UserError(f"{file} is not a list of paths; make it again")
             yield from paths
 
 
 def write_lists(
     folder: Path, table: ScoreTable, classes: Sequence[ClassInfo], selection: Selection, prefix: str = ""
 ) -> list[Path]:
-    """Write what `table` keeps, a list per class, the easiest first with order `easy`, else the hardest first.
+    """Write what `table` keeps, a list for each class, and return the files.
 
     Args:
         folder: where they are written.
         table: with a selection recorded.
         classes: their ids number the files (for ImageNet, as the released code does).
-        selection: what was selected with; names the files.
+        selection: what was selected with; names the files, and puts the easiest images first with order `easy`, else
+            the hardest.
         prefix: put before each relative path, for readers that need absolute ones.
-
-    Returns:
-        The files.
     """
-    kept = table.kept
-    assert kept is not None
-    sign = 1 if selection.order == "easy" else -1
-    ranks = sign * table.rows["rank"].to_numpy()[kept.numpy()]
-    labels, paths = table.labels[kept.numpy()], table.rows["path"].take(kept.numpy()).to_pylist()
+    ranks = table.rows["rank"].to_numpy() * (1 if selection.order == "easy" else -1)
     written = []
     for info in classes:
-        rows = np.flatnonzero(labels == info.label)
-        names = [prefix + paths[row] for row in rows[np.argsort(ranks[rows], kind="stable")]]
-        written.append(folder / list_name(str(info.id), selection.keep, selection.order))
+        rows = np.flatnonzero(table.is_kept & (table.labels == info.label))
+        rows = rows[np.argsort(ranks[rows], kind="stable")]
+        names = [prefix + path for path in table.rows["path"].take(rows).to_pylist()]
+        written.append(folder / _list_name(str(info.id), selection.keep, selection.order))
         write_json(written[-1], names)
     return written
 
 
-def list_name(number: str, keep: float, order: Order) -> str:
-    """Name of a list; the share is in percent: `class_0_top_60_asc.json`."""
+def _list_name(number: str, keep: float, order: Order) -> str:
+    """Return the name of a list; the share is in percent: `class_0_top_60_asc.json`."""
     percent = as_fraction(keep) * 100
     shown = str(percent.numerator) if percent.denominator == 1 else f"{float(percent):.10g}"
     return f"class_{number}_top_{shown}_{_ORDERS[order]}.json"

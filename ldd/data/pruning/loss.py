@@ -1,26 +1,24 @@
 """Pruning by the loss of a pre-trained classifier."""
 
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from ldd.data.pruning.base import RankedPruner
-from ldd.data.pruning.hashing import CACHE_DIR, hash_items
-from ldd.data.pruning.ranks import shared
-from ldd.data.pruning.scoring import BatchSize, Device, Precision, Scorer, find_device, resolved
-from ldd.data.pruning.selection import Order, Scope
+from ldd.data.pruning.base import CACHE_DIR, Order, RankedPruner, Scope, complete, hash_items
+from ldd.data.pruning.scoring import BatchSize, Precision, Scorer, resolved
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.disk.table import Store
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks.pretrained import Classifier, Size, class_outputs
+from ldd.runtime.devices import find_device
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import rank_zero_warn, this_rank
+from ldd.runtime.ranks import rank_zero_warn
 
 _COLUMNS = ("loss", "margin")
 _SAVE_EVERY = 4096  # images: what a killed process has to score again
@@ -69,11 +67,11 @@ class LossPruner(RankedPruner):
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
         batch_size: BatchSize = "auto",
-        device: Device = "auto",
+        device: str = "auto",
         precision: Precision = "auto",
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
-        super().__init__(keep, order, scope, skip_easiest)
+        super().__init__(keep, order, scope, skip_easiest, cache_dir)
         if batch_size != "auto" and batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be auto or at least 1")
         self.classifier = Classifier(classifier, weights)
@@ -81,63 +79,35 @@ class LossPruner(RankedPruner):
         self.batch_size: BatchSize = batch_size
         self.device = device
         self.precision = resolved(precision, device)
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """Losses and margins, from the cache where they are known; nothing is random."""
+        """Return losses and margins, from the cache where they are known; nothing is random."""
         outputs = class_outputs(spec.classes, self.classifier.outputs, self.classifier.architecture)
         targets = outputs[torch.tensor([item.label for item in items], dtype=torch.int64)].tolist()
         hashes = hash_items(source, items, self.cache_dir)
         keys = [f"{digest} {target}" for digest, target in zip(hashes, targets, strict=True)]
         store = self._store()
-        if store is None:
-            values = np.full((len(items), 2), np.nan)
-        else:
+
+        def work(rows: Sequence[int]) -> list[list[float]]:
+            scorer = Scorer(
+                find_device(self.device),
+                self.classifier.load(),
+                self.preprocessing,
+                self.batch_size,
+                self.precision,
+            )
+            batches = scorer(source, [items[row] for row in rows], [targets[row] for row in rows])
+            return _gather(batches, [keys[row] for row in rows], store)
+
+        known: list[list[float] | None] = [None] * len(items)
+        if store is not None:
             found = store.find(keys)
-            values = np.stack([found[name].to_numpy() for name in _COLUMNS], 1)
-        missing = np.flatnonzero(np.isnan(values[:, 0])).tolist()
-
-        def work(pieces: Sequence[int]) -> list[list[float]]:
-            rows = [missing[piece] for piece in pieces]
-            return self._score(source, rows, items, targets, keys, store)
-
-        if missing:
-            values[missing] = np.array(shared(len(missing), work))
-        if store is not None and this_rank()[0] == 0:
-            store.merge()
-        self._warn_of_chance(values[:, 1])
+            pairs = zip(*(found[name].to_pylist() for name in _COLUMNS), strict=True)
+            known = [None if loss is None else [loss, margin] for loss, margin in pairs]
+        losses, margins = np.array(complete(known, work, store)).T
+        self._warn_of_chance(margins)
         facts = ScoreFacts("loss", self.classifier.identity, self._conditions)
-        losses, margins = values.T
         return ScoreTable.build(items, hashes, spec.classes, facts, losses, loss=losses, margin=margins)
-
-    def _score(
-        self,
-        source: Source,
-        rows: Sequence[int],
-        items: Sequence[Item],
-        targets: Sequence[int],
-        keys: Sequence[str],
-        store: Store | None,
-    ) -> list[list[float]]:
-        """Loss and margin of the items at `rows`, written to the store as they come."""
-        device = find_device(self.device)
-        scorer = Scorer.on(
-            device, self.classifier.load(), self.preprocessing, self.batch_size, self.precision
-        )
-        wanted = [items[row] for row in rows], [targets[row] for row in rows]
-        results: list[list[float]] = []
-        saved = 0
-        with progress("scoring images", len(rows)) as counter:
-            try:
-                for batch in scorer(source, *wanted):
-                    results += batch.tolist()
-                    counter.add(len(batch))
-                    if store is not None and len(results) - saved >= _SAVE_EVERY:
-                        saved = _save(store, rows, keys, results, saved)
-            finally:  # also what was done before an unreadable image or Ctrl-C
-                if store is not None:
-                    _save(store, rows, keys, results, saved)
-        return results
 
     @property
     def _conditions(self) -> str:
@@ -159,12 +129,25 @@ class LossPruner(RankedPruner):
             )
 
 
-def _save(
-    store: Store, rows: Sequence[int], keys: Sequence[str], results: Sequence[list[float]], start: int
-) -> int:
+def _gather(batches: Iterator[Tensor], keys: Sequence[str], store: Store | None) -> list[list[float]]:
+    """Loss and margin of each key, written to the store as they come."""
+    results: list[list[float]] = []
+    saved = 0
+    with progress("scoring images", len(keys)) as counter:
+        try:
+            for batch in batches:
+                results += batch.tolist()
+                counter.add(len(batch))
+                if len(results) - saved >= _SAVE_EVERY:
+                    saved = _save(store, keys, results, saved)
+        finally:  # also what was done before an unreadable image or Ctrl-C
+            _save(store, keys, results, saved)
+    return results
+
+
+def _save(store: Store | None, keys: Sequence[str], results: Sequence[list[float]], start: int) -> int:
     """Write results from `start` on; how many are written now."""
-    if len(results) > start:
+    if store is not None and len(results) > start:
         losses, margins = np.array(results[start:]).T
-        names = [keys[row] for row in rows[start : len(results)]]
-        store.add(names, loss=pa.array(losses), margin=pa.array(margins))
+        store.add(keys[start : len(results)], loss=pa.array(losses), margin=pa.array(margins))
     return len(results)

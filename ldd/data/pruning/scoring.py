@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
@@ -13,15 +12,12 @@ from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 from ldd.data.sources import Item, Source
-from ldd.errors import UserError
 from ldd.networks.pretrained import Preprocessing
-from ldd.runtime.devices import available_cores
+from ldd.runtime.devices import available_cores, check_device
 
 T = TypeVar("T")
 
 BatchSize = Literal["auto"] | int
-Device = str
-"""A device of torch's by name, or `auto`: CUDA where there is one, else the CPU."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of the network: auto is bfloat16 on a GPU or a CPU with instructions for it (AMX, AVX512-BF16), else float32."""
@@ -30,7 +26,6 @@ _BATCH_ON_GPU = 256
 _BATCH_ON_CPU = 4  # so that activations stay in a core's cache: 32 took 1.8 times as long an image
 
 
-@dataclass(frozen=True)
 class Scorer:
     """A classifier ready to score.
 
@@ -38,38 +33,32 @@ class Scorer:
     operation at a time on all threads does not. On a GPU all CPUs decode ahead of it. Cross-entropy is always computed
     in float64: in float32 the losses of easy images are ties.
 
-    Attributes:
-        network: in evaluation mode.
-        preprocessing: how it sees an image.
+    Args:
         device: where it runs.
+        network: in evaluation mode; it is moved to the device.
+        preprocessing: how it sees an image.
         batch_size: images per forward pass.
-        reduced: run under bfloat16 autocast.
+        precision: of the network.
     """
 
-    network: nn.Module
-    preprocessing: Preprocessing
-    device: torch.device
-    batch_size: int
-    reduced: bool
-
-    @classmethod
-    def on(
-        cls,
+    def __init__(
+        self,
         device: torch.device,
         network: nn.Module,
         preprocessing: Preprocessing,
         batch_size: BatchSize = "auto",
         precision: Precision = "auto",
-    ) -> "Scorer":
-        """A scorer with the network moved to `device`."""
-        if batch_size == "auto":
-            batch_size = _BATCH_ON_CPU if device.type == "cpu" else _BATCH_ON_GPU
-        reduced = resolved(precision, device.type) == "bfloat16"
-        network = without_batch_norm(network).to(device).to(memory_format=torch.channels_last)
-        return cls(network.requires_grad_(False), preprocessing, device, batch_size, reduced)
+    ) -> None:
+        on_cpu = device.type == "cpu"
+        self.device = device
+        self.preprocessing = preprocessing
+        self.batch_size = (_BATCH_ON_CPU if on_cpu else _BATCH_ON_GPU) if batch_size == "auto" else batch_size
+        self._reduced = resolved(precision, device.type) == "bfloat16"
+        network = _without_batch_norm(network).to(device).to(memory_format=torch.channels_last)
+        self.network = network.requires_grad_(False)
 
     def __call__(self, source: Source, items: Sequence[Item], targets: Sequence[int]) -> Iterator[Tensor]:
-        """(b, 2) float64 on the CPU for each batch of items, in order: loss in nats, margin in logits.
+        """Yield (b, 2) float64 on the CPU for each batch of items, in order: loss in nats, margin in logits.
 
         Args:
             source: where the images come from.
@@ -79,37 +68,31 @@ class Scorer:
         Raises:
             UnreadableImage: one cannot be decoded.
         """
-        batches = [
-            (items[start : start + self.batch_size], targets[start : start + self.batch_size])
-            for start in range(0, len(items), self.batch_size)
-        ]
-        if self.device.type == "cpu":
-            threads = torch.get_num_threads()
-            yield from _in_threads(
-                lambda batch: self.measure(self.read(source, batch[0]), batch[1]), batches, threads
-            )
-            return
-        threads = available_cores()
-        for pixels, (_, wanted) in zip(
-            _in_threads(lambda batch: self.read(source, batch[0]), batches, threads), batches, strict=True
-        ):
-            yield self.measure(pixels, wanted)
 
-    def read(self, source: Source, items: Sequence[Item]) -> Tensor:
-        """Decoded and cropped images, (b, 3, crop, crop) uint8."""
-        return torch.stack([self.preprocessing.pixels(source.read(item)) for item in items])
+        def read(start: int) -> Tensor:
+            batch = items[start : start + self.batch_size]
+            return torch.stack([self.preprocessing.pixels(source.read(item)) for item in batch])
+
+        def measure(start: int, pixels: Tensor) -> Tensor:
+            return self.measure(pixels, targets[start : start + self.batch_size])
+
+        starts = range(0, len(items), self.batch_size)
+        if self.device.type == "cpu":
+            yield from _in_threads(lambda start: measure(start, read(start)), starts, torch.get_num_threads())
+        else:
+            yield from map(measure, starts, _in_threads(read, starts, available_cores()))
 
     @torch.inference_mode()
     def measure(self, pixels: Tensor, targets: Sequence[int]) -> Tensor:
-        """(b, 2) float64 on the CPU: loss and margin."""
+        """Return loss and margin (b, 2) float64 on the CPU of cropped images (b, 3, crop, crop) uint8."""
         images = self.preprocessing.normalise(pixels.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._reduced):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
         return losses_and_margins(logits.double(), torch.tensor(targets, device=self.device)).cpu()
 
 
 def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """(N, 2) float64: cross-entropy of the true class, and its logit minus the highest other one's.
+    """Return (N, 2) float64: cross-entropy of the true class, and its logit minus the highest other one.
 
     Args:
         logits: (N, K), K at least 2.
@@ -120,7 +103,21 @@ def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(logits, targets, reduction="none"), true[:, 0] - others], 1).double()
 
 
-def without_batch_norm(network: nn.Module) -> nn.Module:
+def resolved(precision: Precision, device: str) -> Precision:
+    """Return `precision`, with auto decided for the device of that name.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if precision != "auto":
+        return precision
+    if check_device(device).type == "cuda":
+        return "bfloat16"
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "float32"
+
+
+def _without_batch_norm(network: nn.Module) -> nn.Module:
     """The network with its batch norms folded into the convolutions before them, where it can be traced."""
     try:
         return fuse(network)
@@ -130,46 +127,8 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
         TypeError,
         NotImplementedError,
         KeyError,
-    ):  # control flow that depends on data
+    ):  # control flow depends on data
         return network
-
-
-def resolved(precision: Precision, device: Device) -> Precision:
-    """`precision`, with auto decided.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    if precision != "auto":
-        return precision
-    if _checked(device).type == "cuda":
-        return "bfloat16"
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bfloat16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "float32"
-
-
-def find_device(name: Device) -> torch.device:
-    """The device to work on; to be asked when work starts, since Lightning gives each rank its GPU late.
-
-    Raises:
-        UserError: it is not there.
-    """
-    device = _checked(name)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
-def _checked(name: Device) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device={name!r} is unknown; use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name!r}, but torch finds no GPU; use device=auto or cpu")
-    return device
 
 
 def _in_threads(work: Callable[[T], Tensor], pieces: Sequence[T], threads: int) -> Iterator[Tensor]:

@@ -1,7 +1,6 @@
 """Pruning by scores that were saved: a table of `latentdd prune`, on this machine or another."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +8,16 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ldd.data.pruning.base import RankedPruner
-from ldd.data.pruning.hashing import CACHE_DIR, hash_items
-from ldd.data.pruning.selection import Order, Scope, as_fraction, exact_floor
+from ldd.data.pruning.base import (
+    CACHE_DIR,
+    Order,
+    RankedPruner,
+    Scope,
+    check_window,
+    exact_floor,
+    fit_together,
+    hash_items,
+)
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError
@@ -46,32 +52,25 @@ class TablePruner(RankedPruner):
         skip_easiest: float = 0.0,
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
-        super().__init__(keep, order, scope, skip_easiest)
+        super().__init__(keep, order, scope, skip_easiest, cache_dir)
         self.path = scores
         self.table = ScoreTable.load(scores)
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """The saved rows of the items.
+        """Return the saved rows of the items.
 
         Raises:
             UserError: the table is of other data (both fingerprints are shown).
         """
         hashes = hash_items(source, items, self.cache_dir) if self.table.hashed else None
         own = ScoreTable.build(items, hashes, spec.classes, ScoreFacts(), np.zeros(len(items)))
-        return matched(self.table, self.path, own)
+        return _matched(self.table, self.path, own)
 
 
-def matched(table: ScoreTable, path: str, own: ScoreTable) -> ScoreTable:
-    """The rows of `table` that belong to the images of `own`, in their order.
+def _matched(table: ScoreTable, path: str, own: ScoreTable) -> ScoreTable:
+    """The rows of `table`, saved at `path`, that belong to the images of `own`, in their order.
 
-    Args:
-        table: saved scores.
-        path: where they lie, for messages.
-        own: a table of the data's images, whatever its scores; with hashes where `table` has them.
-
-    Raises:
-        UserError: an image is not in the table, has another class there, or was changed since.
+    `own` has hashes where `table` has them; its scores do not matter.
     """
     places = pc.index_in(own.rows["path"], value_set=table.rows["path"].combine_chunks())
     saved = table.rows.take(places)
@@ -122,18 +121,14 @@ class StratifiedPruner(TablePruner):
         super().__init__(scores, keep, cache_dir=cache_dir)
         if strata < 1:
             raise UserError(f"strata={strata}: at least 1 is needed")
-        if not 0 <= skip_hardest < 1 or as_fraction(skip_hardest) + as_fraction(keep) > 1:
-            raise UserError(
-                f"skip_hardest={skip_hardest} and keep={keep} are more than there is; skip_hardest is a share of at "
-                "least 0, and with keep it is at most 1"
-            )
+        check_window("skip_hardest", skip_hardest, keep)
         self.strata = strata
         self.skip_hardest = skip_hardest
         self.seed = seed
 
     def keep(self, table: ScoreTable) -> Tensor:
-        """Indices (m,) int64, ascending, of the items kept."""
-        self.selection(table)  # refuses a share that leaves a class empty
+        """Return the indices (m,) int64, ascending, of the items kept."""
+        self.selection(table)  # raises where a share leaves a class empty
         kept: list[int] = []
         places = table.rows["rank"].to_numpy()
         for label, count in enumerate(table.counts):
@@ -144,10 +139,9 @@ class StratifiedPruner(TablePruner):
         return torch.tensor(sorted(kept))
 
     def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
-        """Of the images that are not left out as hardest."""
+        """Return the smallest share that leaves `needed` images and room for those left out as hardest."""
         keep = super().smallest_keep(table, needed)
-        fits = keep is not None and as_fraction(self.skip_hardest) + as_fraction(keep) <= 1
-        return keep if fits else None
+        return keep if keep is not None and fit_together(self.skip_hardest, keep) else None
 
     def _draw(self, values: Floats, rows: npt.NDArray[np.int64], budget: int, label: int) -> list[int]:
         chosen: list[int] = []
@@ -161,7 +155,7 @@ class StratifiedPruner(TablePruner):
 
 
 def strata_of(values: Floats, count: int) -> Sequence[npt.NDArray[np.int64]]:
-    """Positions in `values` that fall into each of `count` equal stretches of their range."""
+    """Return the positions in `values` that fall into each of `count` equal stretches of their range."""
     edges = np.linspace(values.min(), values.max(), count + 1)
     numbers = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, count - 1)
     return [np.flatnonzero(numbers == number) for number in range(count)]

@@ -1,18 +1,19 @@
 """The score table: one row per training image, kept as Parquet, with nothing in it that depends on the machine."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ldd.data.pruning.rows import check_rows, fingerprint_of, ranks
 from ldd.data.sources import Item
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
@@ -20,13 +21,25 @@ from ldd.images import ClassInfo
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT = "1"
-"""Of the file."""
+_FORMAT = "1"  # of the file
+
+_COLUMNS = {
+    "path": pa.string(),
+    "sha256": pa.string(),
+    "label": pa.int64(),
+    "wnid": pa.string(),
+    "loss": pa.float64(),
+    "margin": pa.float64(),
+    "rank": pa.int64(),
+    "kept": pa.bool_(),
+}  # of every table; a criterion other than the loss adds a column of its name
+_MAY_BE_NULL = ("sha256", "loss", "margin", "kept")  # no file was opened; no classifier; nothing selected yet
+_ABSOLUTE = r"^(/|\\|[A-Za-z]:)|(^|/)\.\.(/|$)"
 
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """What the scores of a table follow from, beside the images.
+    """What the scores of a table follow from, apart from the images.
 
     Attributes:
         criterion: column that orders the images; low is easy (`loss`, `el2n`, `random`...).
@@ -42,7 +55,7 @@ class ScoreFacts:
 
 
 class ScoreTable:
-    """Scores of M training images, in the order of the items they were made of.
+    """Scores of M training images, in the order of the items they were made from.
 
     Args:
         rows: Arrow table with the columns `path` (relative), `sha256` (of the file; null where none was opened),
@@ -56,11 +69,6 @@ class ScoreTable:
         self.rows = rows
         self.facts = facts
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash over wnid, path and contents of the images, wherever they lie."""
-        return fingerprint_of(self.rows)
-
     @classmethod
     def build(
         cls,
@@ -73,11 +81,11 @@ class ScoreTable:
         loss: Floats | None = None,
         margin: Floats | None = None,
     ) -> "ScoreTable":
-        """A table in memory.
+        """Return a table in memory.
 
         Args:
             items: the M images.
-            hashes: their sha256; None where no file was opened.
+            hashes: their SHA-256; None where no file was opened.
             classes: the K classes, ordered by label.
             facts: what the values follow from.
             values: (M,) of the criterion.
@@ -88,19 +96,17 @@ class ScoreTable:
             UserError: there is no image, or a value is NaN or infinite.
         """
         wnids = [info.wnid for info in classes]
+        given = {"sha256": hashes, "loss": loss, "margin": margin, "kept": None}
         columns = {
-            "path": pa.array([item.key for item in items], pa.string()),
-            "sha256": pa.nulls(len(items), pa.string()) if hashes is None else pa.array(hashes),
-            "label": pa.array([item.label for item in items], pa.int64()),
-            "wnid": pa.array([wnids[item.label] for item in items], pa.string()),
-            "loss": _or_nulls(loss, len(items)),
-            "margin": _or_nulls(margin, len(items)),
-            "rank": pa.array(np.zeros(len(items), dtype=np.int64)),
-            "kept": pa.nulls(len(items), pa.bool_()),
-            facts.criterion: pa.array(values, pa.float64()),
+            "path": [item.key for item in items],
+            "label": [item.label for item in items],
+            "wnid": [wnids[item.label] for item in items],
+            "rank": np.zeros(len(items), dtype=np.int64),
+            **{name: pa.nulls(len(items)) if part is None else part for name, part in given.items()},
         }
-        rows = pa.table(columns)
-        check_rows(rows, facts.criterion)
+        rows = pa.table({name: pa.array(columns[name]).cast(kind) for name, kind in _COLUMNS.items()})
+        rows = _replaced(rows, facts.criterion, pa.array(values, pa.float64()))
+        _check_rows(rows, facts.criterion)
         return _ranked(cls(rows, facts))
 
     @classmethod
@@ -108,25 +114,13 @@ class ScoreTable:
         """Read and check a saved table.
 
         Raises:
-            UserError: there is no such file, it is damaged, or no score table of this format.
+            UserError: there is no such file, it is damaged, or it is not a score table of this format.
         """
-        if not Path(path).is_file():
-            raise UserError(f"score table {path} does not exist; `latentdd prune --out {path}` makes one")
-        try:
-            # As a file object: Arrow would take a folder or an address for a data set.
-            with open(path, "rb") as file:
-                rows = pq.read_table(file, page_checksum_verification=True)
-            metadata = {name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()}
-            rows.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            reason = str(error).partition("\n")[0]
+        rows, metadata = _read(path)
+        if metadata.get("ldd_format") != _FORMAT:
             raise UserError(
-                f"score table {path} is damaged or no Parquet file ({reason}); make it again"
-            ) from error
-        if metadata.get("ldd_format") != FORMAT:
-            raise UserError(
-                f"{path} is no score table of format {FORMAT} (it says {metadata.get('ldd_format')!r}); make it with "
-                "`latentdd prune` of this version"
+                f"{path} is not a score table of format {_FORMAT} (it says {metadata.get('ldd_format')!r}); make it "
+                "with `latentdd prune` of this version"
             )
         try:
             facts = ScoreFacts(
@@ -135,11 +129,11 @@ class ScoreTable:
                 metadata["preprocessing"],
                 int(metadata["seed"]),
             )
-            check_rows(rows, facts.criterion)
+            _check_rows(rows, facts.criterion)
         except (KeyError, ValueError) as error:
             reason = f"its metadata lack {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"score table {path} cannot be used: {reason}; make it again") from error
-        table = cls(rows.replace_schema_metadata(None), facts)
+        table = cls(rows, facts)
         if table.fingerprint != metadata.get("data_fingerprint"):
             raise UserError(
                 f"score table {path} was edited: its rows have the data fingerprint {table.fingerprint}, its metadata "
@@ -153,14 +147,8 @@ class ScoreTable:
         Raises:
             UserError: `path` cannot be written.
         """
-        metadata = {
-            "ldd_format": FORMAT,
-            "criterion": self.facts.criterion,
-            "classifier": self.facts.classifier,
-            "preprocessing": self.facts.preprocessing,
-            "seed": str(self.facts.seed),
-            "data_fingerprint": self.fingerprint,
-        }
+        facts = {name: str(value) for name, value in asdict(self.facts).items()}
+        metadata = {"ldd_format": _FORMAT, **facts, "data_fingerprint": self.fingerprint}
         with atomic_file(path) as beside:
             rows = self.rows.replace_schema_metadata(metadata)
             pq.write_table(rows, beside, compression="zstd", write_page_checksum=True)
@@ -169,6 +157,18 @@ class ScoreTable:
     def __len__(self) -> int:
         """M."""
         return int(self.rows.num_rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over wnid, path and contents of all images; equal in any order and wherever the files lie."""
+        rows = self.rows.select(["wnid", "path", "sha256"]).sort_by("path")
+        digest = hashlib.sha256()
+        for batch in rows.to_batches(max_chunksize=2**16):
+            joined = pc.binary_join_element_wise(
+                *batch.columns, "\t", null_handling="replace", null_replacement=""
+            )
+            digest.update("\n".join([*joined.to_pylist(), ""]).encode())
+        return digest.hexdigest()[:32]
 
     @property
     def paths(self) -> list[str]:
@@ -200,24 +200,29 @@ class ScoreTable:
         return not self.rows["sha256"].null_count
 
     def wnid(self, label: int) -> str:
-        """Of a class that has images."""
+        """Return the wnid of a class that has images."""
         row = int(np.flatnonzero(self.labels == label)[0])
         return str(self.rows["wnid"][row].as_py())
 
     @property
     def kept(self) -> Tensor | None:
         """Indices (m,) int64, ascending, of what was selected; None before a selection."""
-        column = self.rows["kept"]
-        return None if column.null_count else torch.from_numpy(np.flatnonzero(column.to_numpy()))
+        return None if self.rows["kept"].null_count else torch.from_numpy(np.flatnonzero(self.is_kept))
+
+    @property
+    def is_kept(self) -> npt.NDArray[np.bool_]:
+        """(M,), whether each image was selected; False for all before a selection."""
+        kept: npt.NDArray[np.bool_] = self.rows["kept"].fill_null(False).to_numpy()
+        return kept
 
     def with_kept(self, indices: Tensor) -> "ScoreTable":
-        """The same table with a selection recorded, `indices` (m,) int64."""
+        """Return the same table with a selection recorded, `indices` (m,) int64."""
         kept = np.zeros(len(self), dtype=np.bool_)
         kept[indices.numpy()] = True
         return ScoreTable(_replaced(self.rows, "kept", pa.array(kept)), self.facts)
 
     def take(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> "ScoreTable":
-        """Some of the images, in this order and under new labels, ranked among themselves, nothing selected.
+        """Return some of the images, in this order and under new labels, ranked among themselves, nothing selected.
 
         Args:
             rows: (m,) row numbers.
@@ -228,14 +233,84 @@ class ScoreTable:
         return _ranked(ScoreTable(taken, self.facts))
 
 
+def ordered(rows: pa.Table, group: str | None, criterion: str, *, descending: bool) -> npt.NDArray[np.int64]:
+    """Return row numbers (M,) sorted by `group` (if any), then `criterion`, then path (always ascending)."""
+    keys = [(criterion, "descending" if descending else "ascending"), ("path", "ascending")]
+    if group is not None:
+        keys.insert(0, (group, "ascending"))
+    order: npt.NDArray[np.int64] = pc.sort_indices(rows, sort_keys=keys).to_numpy().astype(np.int64)
+    return order
+
+
 def _ranked(table: ScoreTable) -> ScoreTable:
-    places = ranks(table.rows, table.facts.criterion)
+    """The table with `rank`: the place of each image within its class."""
+    order = ordered(table.rows, "label", table.facts.criterion, descending=False)
+    labels = table.labels[order]
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order)) - np.searchsorted(labels, labels)
     return ScoreTable(_replaced(table.rows, "rank", pa.array(places)), table.facts)
 
 
 def _replaced(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """The rows with a column replaced, or added at the end."""
+    if name not in rows.column_names:
+        return rows.append_column(name, values)
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
-def _or_nulls(values: Floats | None, count: int) -> pa.Array:
-    return pa.nulls(count, pa.float64()) if values is None else pa.array(values, pa.float64())
+def _read(path: Path | str) -> tuple[pa.Table, dict[str, str]]:
+    """The rows of a Parquet file and its metadata."""
+    if not Path(path).is_file():
+        raise UserError(f"score table {path} does not exist; `latentdd prune --out {path}` makes one")
+    try:
+        # As a file object: Arrow would take a folder or an address for a data set.
+        with open(path, "rb") as file:
+            rows = pq.read_table(file, page_checksum_verification=True)
+        metadata = {name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()}
+        rows.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"score table {path} is damaged or not a Parquet file ({reason}); make it again"
+        ) from error
+    return rows.replace_schema_metadata(None), metadata
+
+
+def _check_rows(rows: pa.Table, criterion: str) -> None:
+    """Raise unless each column is there, has its type and holds what it may, and each image stands there once."""
+    if len(set(rows.column_names)) != rows.num_columns:
+        raise UserError(f"the score table has two columns of one name: {', '.join(rows.column_names)}")
+    for name, kind in {**_COLUMNS, criterion: _COLUMNS.get(criterion, pa.float64())}.items():
+        if name not in rows.column_names:
+            raise UserError(f"the score table has no column {name!r}; it has {', '.join(rows.column_names)}")
+        found = rows.schema.field(name).type
+        if found != kind:
+            raise UserError(f"column {name!r} of the score table is {found}, not {kind}")
+        if rows[name].null_count and (name not in _MAY_BE_NULL or name == criterion):
+            raise UserError(f"column {name!r} of the score table has {rows[name].null_count} empty fields")
+    if rows.schema.field(criterion).type != pa.float64():
+        raise UserError(f"criterion {criterion!r} of the score table is not a column of scores")
+    if not rows.num_rows:
+        raise UserError("the score table is empty; score at least one image")
+    wrong = np.flatnonzero(~np.isfinite(rows[criterion].to_numpy()))
+    if len(wrong):
+        worst = rows["path"][int(wrong[0])].as_py()
+        raise UserError(
+            f"{criterion} of {len(wrong)} images is NaN or infinite, first {worst}; check the classifier's weights, "
+            "mean and std"
+        )
+    for name, pattern, good, noun in (
+        ("path", _ABSOLUTE, False, "path relative to the data's root"),
+        ("sha256", "^[0-9a-f]{64}$", True, "hash (64 hexadecimal digits)"),
+    ):
+        matches = pc.match_substring_regex(rows[name], pattern).fill_null(good).to_numpy()
+        wrong = np.flatnonzero(matches != good)
+        if len(wrong):
+            raise UserError(
+                f"{name} {rows[name][int(wrong[0])].as_py()!r} of the score table is not a {noun}"
+            )
+    if pc.min(rows["label"]).as_py() < 0 or pc.max(rows["label"]).as_py() >= rows.num_rows:
+        raise UserError("the score table has labels that are not class numbers 0..K-1")
+    paths = rows["path"].take(pc.sort_indices(rows["path"]))
+    if pc.any(pc.equal(paths[1:], paths[:-1])).as_py():  # an eighth of the time of counting distinct ones
+        raise UserError("the score table names some path twice")

@@ -3,26 +3,20 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import torch
 from torch import Tensor
 
-from ldd.data.pruning.base import RankedPruner
-from ldd.data.pruning.hashing import hash_items
-from ldd.data.pruning.ranks import shared
-from ldd.data.pruning.selection import Order, Scope
+from ldd.data.pruning.base import Order, RankedPruner, Scope, complete, hash_items
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
-from ldd.data.pruning.training import ScoringNetwork
 from ldd.data.sources import Item, Source
+from ldd.data.splits import decode
 from ldd.disk.table import Store
 from ldd.images import DataSpec
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import this_rank
 
 
 class TrainedPruner(RankedPruner):
@@ -46,9 +40,8 @@ class TrainedPruner(RankedPruner):
         training: ScoringNetwork,
         cache_dir: str | None,
     ) -> None:
-        super().__init__(keep, order, scope, skip_easiest)
+        super().__init__(keep, order, scope, skip_easiest, cache_dir)
         self.training = training
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
 
     @property
     @abstractmethod
@@ -57,11 +50,11 @@ class TrainedPruner(RankedPruner):
 
     @abstractmethod
     def settings(self) -> str:
-        """This criterion's own settings, as one line."""
+        """Return this criterion's own settings, in one line."""
 
     @abstractmethod
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """(M, len(columns)) float, NaN for images that this piece does not cover.
+        """Return (M, len(columns)) float, NaN for images that this piece does not cover.
 
         Args:
             piece: from 0.
@@ -72,7 +65,7 @@ class TrainedPruner(RankedPruner):
         """
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """Mean over the pieces, from the cache where they are known."""
+        """Return the mean over the pieces, from the cache where they are known."""
         hashes = hash_items(source, items, self.cache_dir)
         # By class and path, so that nothing depends on how the source lists its images.
         order = sorted(range(len(items)), key=lambda i: (items[i].label, items[i].key))
@@ -83,23 +76,14 @@ class TrainedPruner(RankedPruner):
             self.training.preprocessing(spec),
             seed,
         )
-        known = ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items)))
-        store = self._store(known)
-        keys = [f"{item.label} {item.key}" for item in ranked]
-        found = [self._find(store, piece, keys) for piece in range(self.pieces)]
-        missing = [piece for piece, part in enumerate(found) if part is None]
+        store = self._store(ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items))))
 
         def work(pieces: Sequence[int]) -> list[Floats]:
-            return self._measure_all(source, ranked, [missing[i] for i in pieces], keys, store, spec, seed)
+            return self._measure_all(source, ranked, pieces, store, spec, seed) if pieces else []
 
-        if missing:
-            for piece, part in zip(missing, shared(len(missing), work), strict=True):
-                found[piece] = part
-        if store is not None and this_rank()[0] == 0:
-            store.merge()
-        parts = np.stack([part for part in found if part is not None])
+        known = [self._find(store, piece, ranked) for piece in range(self.pieces)]
         values = np.empty((len(items), len(self.columns)))
-        values[order] = np.nanmean(parts, axis=0)
+        values[order] = np.nanmean(np.stack(complete(known, work, store)), axis=0)
         named = dict(zip(self.columns, values.T, strict=True))
         return ScoreTable.build(
             items,
@@ -116,21 +100,18 @@ class TrainedPruner(RankedPruner):
         source: Source,
         items: Sequence[Item],
         pieces: Sequence[int],
-        keys: Sequence[str],
         store: Store | None,
         spec: DataSpec,
         seed: int,
     ) -> list[Floats]:
-        if not pieces:
-            return []
-        images = self.training.images(source, items, spec)
-        labels = torch.tensor([item.label for item in items], dtype=torch.int64)
+        decoded = decode(source, items, self.training.size(spec))
         results: list[Floats] = []
         with progress(f"{self.columns[0]} of networks", len(pieces) * len(items)) as counter:
             for piece in pieces:
-                part: Floats = self.measure(piece, images, labels, spec, seed).double().numpy()
+                part = self.measure(piece, decoded.images, decoded.labels, spec, seed).double().numpy()
                 if store is not None:
-                    _add(store, piece, keys, self.columns, part)
+                    columns = {name: pa.array(part[:, i]) for i, name in enumerate(self.columns)}
+                    store.add(_keys(piece, items), **columns)
                 results.append(part)
                 counter.add(len(items))
         return results
@@ -143,17 +124,14 @@ class TrainedPruner(RankedPruner):
         folder = self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:16]
         return Store(folder, dict.fromkeys(self.columns, pa.float64()))
 
-    def _find(self, store: Store | None, piece: int, keys: Sequence[str]) -> Floats | None:
+    def _find(self, store: Store | None, piece: int, items: Sequence[Item]) -> Floats | None:
         if store is None:
             return None
-        rows = store.find([f"{piece} {key}" for key in keys])
+        rows = store.find(_keys(piece, items))
         if rows[self.columns[0]].null_count:
             return None
         return np.stack([rows[name].to_numpy() for name in self.columns], axis=1)
 
 
-def _add(
-    store: Store, piece: int, keys: Sequence[str], columns: Sequence[str], part: npt.NDArray[np.float64]
-) -> None:
-    arrays = {name: pa.array(part[:, i], pa.float64()) for i, name in enumerate(columns)}
-    store.add([f"{piece} {key}" for key in keys], **arrays)
+def _keys(piece: int, items: Sequence[Item]) -> list[str]:
+    return [f"{piece} {item.label} {item.key}" for item in items]

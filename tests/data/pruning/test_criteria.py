@@ -18,6 +18,7 @@ from ldd.data import (
 )
 from ldd.data.pruning.dynamics import error_lengths, forgetting_events, gradient_lengths
 from ldd.data.pruning.stored import strata_of
+from ldd.data.splits import decode
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 
@@ -42,7 +43,7 @@ def test_el2n_is_the_length_of_the_error_vector():
 
 def test_el2n_is_the_mean_over_networks():
     both = score(EL2NPruner(0.5, networks=2, training=ONCE, cache_dir=None))
-    images = ONCE.images(SOURCE, SOURCE.items("train"), spec_of(SOURCE))
+    images = decode(SOURCE, SOURCE.items("train"), spec_of(SOURCE).image_size).images
     labels = torch.tensor([item.label for item in SOURCE.items("train")])
     each = [
         EL2NPruner(0.5, networks=2, training=ONCE, cache_dir=None).measure(

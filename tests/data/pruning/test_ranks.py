@@ -10,9 +10,9 @@ from pruning_cases import NoiseSource, spec_of
 from torchvision.models import get_model
 
 from ldd.data import CrossFittedLossPruner, LossPruner, ScoringNetwork
-from ldd.data.pruning.ranks import dealt, merged, shared
 from ldd.errors import UserError
 from ldd.networks import ConvNet
+from ldd.runtime.ranks import dealt, merged, shared
 from ldd.runtime.seeding import seeded
 
 

@@ -9,7 +9,7 @@ from pruning_cases import NoiseSource, spec_of, table_of, write_folder
 
 from ldd.data import FolderSource, ListPruner, RandomPruner, Subset, TablePruner
 from ldd.data.pruning import ScoreFacts, ScoreTable, Selection, write_lists
-from ldd.data.pruning.hashing import hash_items
+from ldd.data.pruning.base import hash_items
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 
@@ -156,7 +156,7 @@ def test_bad_lists_are_refused(tmp_path):
         UserError, match=r"has no files class_\*_top_60_asc\.json; it has class_\*_top_20_desc\.json"
     ):
         ListPruner(str(tmp_path), 0.6)
-    with pytest.raises(UserError, match=r"class_0_top_20_desc\.json is no list of paths; make it again"):
+    with pytest.raises(UserError, match=r"class_0_top_20_desc\.json is not a list of paths; make it again"):
         apply(ListPruner(str(tmp_path), 0.2, "hard"), NoiseSource(2))
     (tmp_path / "class_0_top_20_desc.json").write_text("[")
     with pytest.raises(

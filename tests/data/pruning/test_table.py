@@ -100,11 +100,11 @@ def _edited(file, columns):
         ({"path": list("aabcd")}, "the score table names some path twice"),
         (
             {"path": ["/data/a", *"bcde"]},
-            "path '/data/a' of the score table is no path relative to the data's root",
+            "path '/data/a' of the score table is not a path relative to the data's root",
         ),
-        ({"path": ["../a", *"bcde"]}, r"path '\.\./a' of the score table is no path relative"),
-        ({"label": [0, 0, 1, 1, 99]}, r"labels that are no class numbers 0\.\.K-1"),
-        ({"sha256": ["x"] * 5}, r"sha256 'x' of the score table is no hash \(64 hexadecimal digits\)"),
+        ({"path": ["../a", *"bcde"]}, r"path '\.\./a' of the score table is not a path relative"),
+        ({"label": [0, 0, 1, 1, 99]}, r"labels that are not class numbers 0\.\.K-1"),
+        ({"sha256": ["x"] * 5}, r"sha256 'x' of the score table is not a hash \(64 hexadecimal digits\)"),
         (
             {"wnid": list("abcde")},
             "was edited: its rows have the data fingerprint [0-9a-f]{32}, its metadata say",
@@ -123,10 +123,10 @@ def test_files_that_are_no_score_tables(tmp_path, saved):
     with pytest.raises(UserError, match=r"does not exist; `latentdd prune --out .*scores.parquet` makes one"):
         ScoreTable.load(tmp_path / "scores.parquet")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match=r"is no score table of format 1 \(it says None\)"):
+    with pytest.raises(UserError, match=r"is not a score table of format 1 \(it says None\)"):
         ScoreTable.load(tmp_path / "other.parquet")
     (tmp_path / "cut.parquet").write_bytes(saved.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is damaged or no Parquet file"):
+    with pytest.raises(UserError, match="is damaged or not a Parquet file"):
         ScoreTable.load(tmp_path / "cut.parquet")
 
 

@@ -6,11 +6,11 @@ from pruning_cases import NoiseSource, spec_of
 from torch.nn import functional as F
 
 from ldd.data import CrossFittedLossPruner, DigitsSource, DistillationData, ScoringNetwork
-from ldd.data.pruning import training as training_module
 from ldd.data.pruning.cross_fitted import fold_numbers
-from ldd.data.pruning.training import as_input
+from ldd.data.splits import decode
 from ldd.errors import UserError
-from ldd.networks import ConvNet
+from ldd.networks import ConvNet, scoring
+from ldd.networks.scoring import as_input
 
 TINY = ScoringNetwork(network=lambda classes, size: ConvNet(classes, size, width=8), epochs=1, device="cpu")
 
@@ -23,13 +23,13 @@ def score(pruner, source, seed=0):
 def trained(monkeypatch):
     """Images of each training, as a list of tensors."""
     seen = []
-    train = training_module.train_classifier
+    train = scoring.train_classifier
 
     def record(network, images, labels, **settings):
         seen.append(images.clone())
         return train(network, images, labels, **settings)
 
-    monkeypatch.setattr(training_module, "train_classifier", record)
+    monkeypatch.setattr(scoring, "train_classifier", record)
     return seen
 
 
@@ -37,7 +37,7 @@ def test_no_image_is_scored_by_a_network_that_saw_it(trained):
     source = NoiseSource(6, 7, 8)
     pruner = CrossFittedLossPruner(0.5, folds=3, training=TINY, cache_dir=None)
     score(pruner, source)
-    images = TINY.images(source, source.items("train"), spec_of(source))
+    images = decode(source, source.items("train"), spec_of(source).image_size).images
     labels = torch.tensor([item.label for item in source.items("train")])
     folds = fold_numbers(labels, 3, spec_of(source), 0)
     assert len(trained) == 3
@@ -55,7 +55,7 @@ def test_losses_are_those_of_the_fold_s_network():
     source = NoiseSource(4, 4)
     spec, items = spec_of(source), source.items("train")
     table = score(CrossFittedLossPruner(0.5, folds=2, training=TINY, cache_dir=None), source)
-    images = TINY.images(source, items, spec)
+    images = decode(source, items, spec.image_size).images
     labels = torch.tensor([item.label for item in items])
     held_out = fold_numbers(labels, 2, spec, 0) == 1
     network = TINY.build(spec, 0, "cross-fitted", 1)

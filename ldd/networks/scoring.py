@@ -1,30 +1,52 @@
-"""Networks trained on the data themselves, for criteria that need no pre-trained classifier."""
+"""What scores and features of stored images share: the input of a network, batches, and a network trained to score."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD
 
 from ldd.augmentation.siamese import SiameseAugmentation
-from ldd.data.pruning.scoring import Device, find_device
-from ldd.data.sources import Item, Source
-from ldd.data.splits import decode_all
 from ldd.errors import UserError
 from ldd.images import DataSpec, to_unit_range
-from ldd.networks import ConvNet, Network, NetworkFactory, train_classifier
+from ldd.networks.base import Network, NetworkFactory
+from ldd.networks.convnet import ConvNet
+from ldd.networks.training import train_classifier
+from ldd.runtime.devices import find_device
 from ldd.runtime.seeding import derive_seed, seeded
 
-_BATCH = 256  # images per forward pass without gradients
+BATCH = 256
+"""Images per forward pass without gradients."""
+
 _SHOWN_STATE = 16  # digits of the hash over initial weights
 
 
+def as_input(spec: DataSpec, images: Tensor) -> Tensor:
+    """Return stored images (N, 3, H, W) uint8 as networks see them."""
+    return spec.normalise(to_unit_range(images))
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[[Tensor], Tensor], spec: DataSpec, images: Tensor, device: torch.device
+) -> Tensor:
+    """Return what `function` gives for all images, a batch at a time, as (N, ...) float32 on the CPU.
+
+    Args:
+        function: takes a batch as networks see it, e.g. a network or its `embed`, in evaluation mode.
+        spec: gives the normalisation.
+        images: (N, 3, H, W) uint8.
+        device: of the function.
+    """
+    parts = [function(as_input(spec, part.to(device))).float().cpu() for part in images.split(BATCH)]
+    return torch.cat(parts)
+
+
 def small_convnet(num_classes: int, image_size: int) -> Network:
-    """A ConvNet of width 32: a sixteenth of the work of the usual one, since scoring trains several."""
+    """Return a ConvNet of width 32: a sixteenth of the work of the usual one, since scoring trains several."""
     return ConvNet(num_classes, image_size, width=32)
 
 
@@ -52,7 +74,7 @@ class ScoringNetwork:
     batch_size: int = 64
     learning_rate: float = 0.02
     augmentation: Sequence[str] = ()
-    device: Device = "auto"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
@@ -61,23 +83,15 @@ class ScoringNetwork:
         if self.learning_rate <= 0:
             raise UserError(f"scoring learning_rate is {self.learning_rate}; give a number above 0")
 
+    def size(self, spec: DataSpec) -> int:
+        """Return the height and width of the images that the network takes."""
+        return self.image_size or spec.image_size
+
     def build(self, spec: DataSpec, seed: int, *key: object) -> Network:
-        """A network with the initial weights of (seed, key), on the device."""
+        """Return a network with the initial weights of (seed, key), on the device."""
         with torch.inference_mode(False), seeded(seed, "scoring network", *key):
-            network = self.network(spec.num_classes, self.image_size or spec.image_size)
+            network = self.network(spec.num_classes, self.size(spec))
         return network.to(find_device(self.device))
-
-    def images(self, source: Source, items: Sequence[Item], spec: DataSpec) -> Tensor:
-        """All of them, (M, 3, S, S) uint8 on the CPU, S the network's image size.
-
-        Raises:
-            UnreadableImage: one cannot be decoded.
-        """
-        size = self.image_size or spec.image_size
-        images = torch.empty(len(items), 3, size, size, dtype=torch.uint8)
-        places = iter(images.numpy())
-        decode_all(source, items, size, lambda image: np.copyto(next(places), image), "raise")
-        return images
 
     def train(
         self,
@@ -104,29 +118,25 @@ class ScoringNetwork:
             on_epoch=on_epoch,
         )
 
-    @torch.no_grad()
+    def trained(self, images: Tensor, labels: Tensor, spec: DataSpec, seed: int, *key: object) -> Network:
+        """Return a network built and trained with the same (seed, key)."""
+        network = self.build(spec, seed, *key)
+        self.train(network, images, labels, spec, seed, *key)
+        return network
+
     def outputs(self, network: Network, images: Tensor, spec: DataSpec) -> Tensor:
-        """Logits (N, K) float32 on the CPU, in evaluation mode."""
+        """Return logits (N, K) float32 on the CPU, in evaluation mode; the network's mode is restored."""
         was_training = network.training
-        network.eval()
-        logits = [network(batch).float().cpu() for batch in self.batches(images, spec)]
+        logits = in_batches(network.eval(), spec, images, find_device(self.device))
         network.train(was_training)
-        return torch.cat(logits)
+        return logits
 
-    @torch.no_grad()
     def features(self, network: Network, images: Tensor, spec: DataSpec) -> Tensor:
-        """What the last layer sees, (N, F) float32 on the CPU, in evaluation mode."""
-        network.eval()
-        return torch.cat([network.embed(batch).float().cpu() for batch in self.batches(images, spec)])
-
-    def batches(self, images: Tensor, spec: DataSpec, size: int = _BATCH) -> Iterator[Tensor]:
-        """Images as the network takes them, on its device, `size` at a time."""
-        device = find_device(self.device)
-        for batch in images.split(size):
-            yield as_input(spec, batch.to(device))
+        """Return what the last layer sees, (N, F) float32 on the CPU, in evaluation mode."""
+        return in_batches(network.eval().embed, spec, images, find_device(self.device))
 
     def describe(self, spec: DataSpec, seed: int) -> str:
-        """What the trained networks follow from, beside the images: one line, the same for the same ones."""
+        """Return in one line what the trained networks follow from, apart from the images."""
         network = self.build(spec, seed)
         digest = hashlib.sha256(repr(network).encode())
         for name, value in network.state_dict().items():
@@ -139,11 +149,6 @@ class ScoringNetwork:
         )
 
     def preprocessing(self, spec: DataSpec) -> str:
-        """How the networks see an image."""
-        size = self.image_size or spec.image_size
+        """Return in one line how the networks see an image."""
+        size = self.size(spec)
         return f"resize {size}, centre crop {size}, mean {list(spec.mean)}, std {list(spec.std)}"
-
-
-def as_input(spec: DataSpec, images: Tensor) -> Tensor:
-    """Stored images (N, 3, H, W) uint8 as networks see them."""
-    return spec.normalise(to_unit_range(images))
