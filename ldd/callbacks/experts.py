@@ -1,6 +1,7 @@
 """Expert trajectories recorded by the run that needs them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import lightning as L
 
@@ -9,12 +10,11 @@ from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.experts.recording import record_experts
-from ldd.experts.trajectories import ExpertNeed, ExpertSetting, find_trajectories
-from ldd.runtime.seeding import seeded
+from ldd.experts.trajectories import ExpertNeed, find_experts
 
 
 class RecordExperts(L.Callback):
-    """Before the first step, records the experts that the objective and the labels read and that are not there.
+    """Records, before the first step, those experts that the objective and the labels read and that are missing.
 
     They are trained on the run's core-set, with the network and into the folder that their reader names, so that
     recipe and experts cannot differ. An interrupted recording goes on where it stopped; one process records while the
@@ -50,12 +50,15 @@ class RecordExperts(L.Callback):
             raise UserError(f"experts.num_experts ({num_experts}) must be 0 (none) or more")
         self.num_experts = num_experts
         self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.augmentation = tuple(augmentation)
-        self.seed = seed
+        self._record = partial(
+            record_experts,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            augmentation=tuple(augmentation),
+            seed=seed,
+        )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record what is missing, unless no step is taken."""
@@ -85,13 +88,13 @@ class RecordExperts(L.Callback):
         all_experts: bool = True,
         progress: bool = True,
     ) -> None:
-        """Record what is missing of what `needs` name.
+        """Record what is missing of `needs`.
 
         Args:
             needs: of the objective, of the labels.
             data: set up; its core-set is what the experts learn.
             device: where they train.
-            epochs: at least so many where these settings name none.
+            epochs: at least this many where these settings name none.
             all_experts: record `num_experts` of them; False only as many as a need names.
             progress: show a bar with the loss and the time left.
 
@@ -99,52 +102,34 @@ class RecordExperts(L.Callback):
             UserError: see the class.
         """
         # Readers of the same experts need the longer of their epochs.
-        epochs = max([epochs, *(need.epochs for need in needs)])
+        most = max([epochs, *(need.epochs for need in needs)])
+        recorded = most if self.epochs is None else self.epochs
         for need in needs:
-            count = self.num_experts if all_experts else need.num_experts or self.num_experts
-            self._record(need, data, count, epochs if self.epochs is None else self.epochs, device, progress)
-
-    def _record(
-        self, need: ExpertNeed, data: DistillationData, count: int, epochs: int, device: str, progress: bool
-    ) -> None:
-        for name, given, asked in (
-            ("num_experts", self.num_experts, need.num_experts or 1),
-            ("epochs", epochs, need.epochs),
-        ):
-            if given < asked:
-                raise UserError(
-                    f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; raise it"
+            for name, given, asked in (
+                ("num_experts", self.num_experts, need.num_experts or 1),
+                ("epochs", recorded, need.epochs),
+            ):
+                if given < asked:
+                    raise UserError(
+                        f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; "
+                        "raise it"
+                    )
+            try:
+                find_experts(need, data.spec, data.core_set)
+            except UserError:  # none, or not all of them
+                count = self.num_experts if all_experts else need.num_experts or self.num_experts
+                self._record(
+                    data,
+                    need.network,
+                    num_experts=count,
+                    epochs=recorded,
+                    device=device,
+                    out=need.trajectories,
+                    progress=progress,
                 )
-        if self._is_there(need, data):
-            return
-        record_experts(
-            data,
-            need.network,
-            num_experts=count,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            augmentation=self.augmentation,
-            seed=self.seed,
-            device=device,
-            out=need.trajectories,
-            progress=progress,
-        )
-
-    def _is_there(self, need: ExpertNeed, data: DistillationData) -> bool:
-        with seeded(self.seed, "expert's layers"):  # only they matter here
-            network = need.network(data.spec.num_classes, data.spec.image_size)
-        setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, network)
-        try:
-            found = find_trajectories(need.trajectories, setting, need.num_experts)
-        except UserError:  # none, or not all of them
-            return False
-        return found.training.epochs >= need.epochs
 
 
 def needs_of(model: Distiller, *, steps: bool = True) -> list[ExpertNeed]:
-    """What a run reads: its labels, and, where it takes any `steps`, its objective."""
+    """Return what a run's labels read and, if it takes any `steps`, its objective."""
     of_labels = () if model.labels is None else model.labels.experts()
     return [*(model.objective.experts() if steps else ()), *of_labels]

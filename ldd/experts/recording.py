@@ -23,64 +23,22 @@ from ldd.experts.trajectories import (
     ExpertSetting,
     ExpertTraining,
     Trajectories,
-    find_trajectories,
+    blank_network,
+    find_experts,
 )
-from ldd.images import DataSpec, to_unit_range
-from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.images import DataSpec
+from ldd.networks import ConvNet, NetworkFactory
+from ldd.networks.scoring import as_input
 from ldd.networks.training import train_classifier
-from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, Figures, measured, total, whole
+from ldd.runtime.devices import find_device
+from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, measured, total, whole
 from ldd.runtime.seeding import derive_seed, seeded
 
-FOLDER = "cost"
-"""In a recording's folder: seconds and peak memory of each expert. The experts themselves do not depend on them."""
+_COSTS = (
+    "cost"  # folder in a recording's: seconds and peak memory of each expert, which do not depend on them
+)
 
-
-def keep_cost(recording: Trajectories, expert: int, figures: Figures) -> None:
-    """Keep what an expert took.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    kept = {name: pa.array([figures[name]], pa.float64()) for name in (SECONDS, PEAK)}
-    _store(recording).add([recording.path(expert).stem], **kept)
-
-
-def cost_of(recording: Trajectories) -> dict[str, float | None]:
-    """What all experts of a recording took; unknown where one was recorded before costs were kept."""
-    rows = _store(recording).find([recording.path(i).stem for i in range(recording.num_experts)])
-    batches = -(-recording.setting.num_images // recording.training.batch_size)
-    steps = recording.num_experts * recording.training.epochs * batches
-    return {**whole(rows.to_pylist()), STEPS: steps}
-
-
-def cost_of_experts(needs: Sequence[ExpertNeed], data: DistillationData) -> dict[str, float | None]:
-    """What recording the experts took that a run reads, whenever they were recorded; empty where it reads none.
-
-    Args:
-        needs: of the objective, of the labels; a recording that several read is charged once.
-        data: set up.
-
-    Raises:
-        UserError: one is not there.
-    """
-    recordings: dict[Path, Trajectories] = {}
-    for need in needs:
-        with seeded(0, "expert's layers"):  # only they matter here
-            network = need.network(data.spec.num_classes, data.spec.image_size)
-        setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, network)
-        found = find_trajectories(need.trajectories, setting, need.num_experts)
-        other = recordings.get(found.folder)
-        if other is None or other.num_experts < found.num_experts:
-            recordings[found.folder] = found
-    return total([{EXPERTS: cost_of(found)} for found in recordings.values()]).get(EXPERTS, {})
-
-
-def _store(recording: Trajectories) -> Store:
-    return Store(recording.folder / FOLDER, {SECONDS: pa.float64(), PEAK: pa.float64()})
-
-
-Tick = Callable[[Tensor], None]
-"""Called after each epoch of an expert with its mean training loss."""
+_Tick = Callable[[Tensor], None]  # called after each epoch of an expert with its mean training loss
 
 
 def record_experts(
@@ -127,26 +85,16 @@ def record_experts(
         UserError: a number out of range, an unknown device, too little disk space, weights that became NaN.
     """
     _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
-    place, strategies = _as_device(device), SiameseAugmentation(augmentation)
-    optimisation = learning_rate, momentum, weight_decay
-    training = ExpertTraining(epochs, batch_size, *optimisation, strategies.strategies, seed)
+    place, strategies = find_device(device), SiameseAugmentation(augmentation).strategies
+    training = ExpertTraining(epochs, batch_size, learning_rate, momentum, weight_decay, strategies, seed)
     data.setup()
+    setting = ExpertSetting.of(data.spec, data.core_set, blank_network(network, data.spec))
     wanted = range(first_expert, first_expert + num_experts)
-    recording = _recording(data, network, training, wanted, out)
-    _record_missing(recording, wanted, data, network, strategies, place, progress)
+    recording = Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
+    _record_missing(recording, wanted, data, network, place, progress)
     losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
     print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
     return recording.folder
-
-
-def _recording(
-    data: DistillationData, network: NetworkFactory, training: ExpertTraining, wanted: range, out: str
-) -> Trajectories:
-    """The recording that these experts belong to, whatever of it is there already."""
-    with seeded(training.seed, "expert", wanted.start):
-        sample = network(data.spec.num_classes, data.spec.image_size)
-    setting = ExpertSetting.of(data.spec, data.core_set.keys, data.core_set.labels, sample)
-    return Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
 
 
 def _record_missing(
@@ -154,11 +102,10 @@ def _record_missing(
     wanted: range,
     data: DistillationData,
     network: NetworkFactory,
-    augmentation: SiameseAugmentation,
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Train and write the experts that are not there yet."""
+    """Train and write the experts that are not there yet, and keep what each took."""
     training = recording.training
     missing = [expert for expert in wanted if not recording.is_whole(expert)]
     _check_disk(recording, missing, len(wanted))
@@ -167,51 +114,45 @@ def _record_missing(
     with _bar(len(missing) * training.epochs, shown=progress) as tick:
         for done, expert in enumerate(missing):
             started = time.perf_counter()
-            snapshots, losses = train_expert(
-                network, data.spec, images, labels, training, augmentation, expert, tick
-            )
+            snapshots, losses = _train_expert(network, data.spec, images, labels, training, expert, tick)
             try:
                 recording.write(expert, snapshots, losses)
-                keep_cost(recording, expert, measured(time.perf_counter() - started, device))
+                figures = measured(time.perf_counter() - started, device)
+                kept = {name: pa.array([figures[name]], pa.float64()) for name in (SECONDS, PEAK)}
+                _costs(recording).add([recording.path(expert).stem], **kept)
             except UserError as error:
-                kept = len(wanted) - len(missing) + done
+                there = len(wanted) - len(missing) + done
                 raise UserError(
-                    f"{error}. {kept} of {len(wanted)} experts are kept; the same command continues with the rest"
+                    f"{error}. {there} of {len(wanted)} experts are kept; the same command continues with the rest"
                 ) from error
 
 
-def train_expert(
+def _train_expert(
     network: NetworkFactory,
     spec: DataSpec,
     images: Tensor,
     labels: Tensor,
     training: ExpertTraining,
-    augmentation: SiameseAugmentation,
     expert: int,
-    tick: Tick | None = None,
+    tick: _Tick,
 ) -> tuple[Tensor, Tensor]:
-    """Train one expert.
+    """Snapshots (E + 1, P) and mean losses (E,) of one expert, float32 on the CPU, in memory of their own.
 
-    Args:
-        network: its factory.
-        spec: gives sizes and normalisation.
-        images: (M, 3, H, W) uint8, on the device to train on.
-        labels: (M,).
-        training: how.
-        augmentation: of `training`.
-        expert: its number.
-        tick: called after each epoch.
-
-    Returns:
-        Snapshots (E + 1, P) and mean losses (E,), float32 on the CPU, in memory of their own.
-
-    Raises:
-        UserError: weights became NaN or infinite.
+    It is trained where the images (M, 3, H, W) uint8 are.
     """
     with seeded(training.seed, "expert", expert):
-        student: Network = network(spec.num_classes, spec.image_size)
+        student = network(spec.num_classes, spec.image_size)
     student.to(images.device)
-    snapshots, losses, keep = _keeper(student, training.epochs, tick)
+    first = parameters_to_vector(student.parameters()).detach()
+    snapshots, losses = torch.empty(training.epochs + 1, len(first)), torch.empty(training.epochs)
+    snapshots[0] = first
+
+    def keep(epoch: int, loss: Tensor) -> None:
+        # Copied into rows: a detached parameter would go on changing with the training.
+        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
+        losses[epoch] = loss
+        tick(loss)
+
     train_classifier(
         student,
         images,
@@ -224,8 +165,8 @@ def train_expert(
             momentum=training.momentum,
             weight_decay=training.weight_decay,
         ),
-        augmentation=augmentation,
-        normalise=lambda batch: spec.normalise(to_unit_range(batch)),
+        augmentation=SiameseAugmentation(training.augmentation),
+        normalise=partial(as_input, spec),
         seed=derive_seed(training.seed, "expert training", expert),
         on_epoch=keep,
     )
@@ -236,26 +177,8 @@ def train_expert(
     return snapshots, losses
 
 
-def _keeper(
-    student: Network, epochs: int, tick: Tick | None
-) -> tuple[Tensor, Tensor, Callable[[int, Tensor], None]]:
-    """Snapshots (E + 1, P), of which the first is filled, losses (E,), and what fills both after each epoch."""
-    first = parameters_to_vector(student.parameters()).detach()
-    snapshots, losses = torch.empty(epochs + 1, len(first)), torch.empty(epochs)
-    snapshots[0] = first
-
-    def keep(epoch: int, loss: Tensor) -> None:
-        # Copied into rows: a detached parameter would go on changing with the training.
-        snapshots[epoch + 1] = parameters_to_vector(student.parameters()).detach()
-        losses[epoch] = loss
-        if tick:
-            tick(loss)
-
-    return snapshots, losses, keep
-
-
 def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) -> None:
-    """Say what will be written, and refuse it if it does not fit; remove what a killed process left."""
+    """Remove what a killed process left, print what will be written, and raise if it does not fit on the disk."""
     folder = recording.folder
     for expert in missing:
         for leftover in folder.glob(f".{recording.path(expert).name}.*.tmp"):
@@ -277,7 +200,7 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
 
 
 @contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Tick]:
+def _bar(total: int, *, shown: bool) -> Iterator[_Tick]:
     """Progress over all epochs of all experts, with the loss and the time left."""
     columns = (
         TextColumn("experts"),
@@ -305,10 +228,32 @@ def _check(**numbers: int) -> None:
             raise UserError(f"{name} ({shown}) must be at least {least}")
 
 
-def _as_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device ({name}) cannot be used here: {error}; choose auto, cpu or cuda") from error
+def cost_of(recording: Trajectories) -> dict[str, float | None]:
+    """Return what all experts of a recording took; unknown where one was recorded before costs were kept."""
+    rows = _costs(recording).find([recording.path(i).stem for i in range(recording.num_experts)])
+    batches = -(-recording.setting.num_images // recording.training.batch_size)
+    steps = recording.num_experts * recording.training.epochs * batches
+    return {**whole(rows.to_pylist()), STEPS: steps}
+
+
+def cost_of_experts(needs: Sequence[ExpertNeed], data: DistillationData) -> dict[str, float | None]:
+    """Return what recording the experts took that a run reads, whenever that was; empty where it reads none.
+
+    Args:
+        needs: of the objective, of the labels; a recording that several read is charged once.
+        data: set up.
+
+    Raises:
+        UserError: one is not there.
+    """
+    recordings: dict[Path, Trajectories] = {}
+    for need in needs:
+        found = find_experts(need, data.spec, data.core_set)
+        other = recordings.get(found.folder)
+        if other is None or other.num_experts < found.num_experts:
+            recordings[found.folder] = found
+    return total([{EXPERTS: cost_of(found)} for found in recordings.values()]).get(EXPERTS, {})
+
+
+def _costs(recording: Trajectories) -> Store:
+    return Store(recording.folder / _COSTS, {SECONDS: pa.float64(), PEAK: pa.float64()})

@@ -1,4 +1,4 @@
-"""Expert trajectories on disk: a safetensors file per expert, beside an index of what they were recorded on.
+"""Expert trajectories on disk: a safetensors file per expert, and an index of what they were recorded on.
 
 A recording's folder is named by a hash of its index, so that recordings of other data, pruning, resolution, network
 or training lie side by side and are never mistaken for each other.
@@ -8,23 +8,28 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldd.disk.files import read_json, write_json, write_tensors
+from ldd.disk.files import write_json, write_tensors
+from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks import Network, NetworkFactory
+from ldd.runtime.seeding import seeded
+
+if TYPE_CHECKING:  # worker processes import this file, and need no data
+    from ldd.data.real import RealImages
 
 INDEX = "index.json"
 FORMAT_VERSION = 1
 _MOST = 2**53  # of anything that an index counts
-HOW_TO_RECORD = (
+_HOW_TO_RECORD = (
     "record some by `latentdd experts --config configs/experts/digits.yaml` with this run's data and network"
 )
 
@@ -57,17 +62,16 @@ class ExpertSetting:
     num_parameters: int
 
     @classmethod
-    def of(cls, spec: DataSpec, keys: Sequence[str], labels: Tensor, network: Network) -> Self:
-        """The setting of a run.
+    def of(cls, spec: DataSpec, core_set: "RealImages", network: Network) -> Self:
+        """Return the setting of a run.
 
         Args:
             spec: classes, resolution and normalisation.
-            keys: M names of the core-set's images.
-            labels: (M,) int64.
+            core_set: the images that experts learn.
             network: the matching network; its weights do not matter.
         """
         digest = hashlib.sha256()
-        for key, label in zip(keys, labels.tolist(), strict=True):
+        for key, label in zip(core_set.keys, core_set.labels.tolist(), strict=True):
             digest.update(f"{label}\t{key}\n".encode())
         named = dict(network.named_parameters())
         return cls(
@@ -75,7 +79,7 @@ class ExpertSetting:
             image_size=spec.image_size,
             mean=tuple(spec.mean),
             std=tuple(spec.std),
-            num_images=len(keys),
+            num_images=len(core_set),
             core_set=digest.hexdigest()[:32],
             network=f"{type(network).__module__}.{type(network).__qualname__}",
             layers=tuple(repr(network).splitlines()),
@@ -84,7 +88,7 @@ class ExpertSetting:
         )
 
     def differences(self, run: "ExpertSetting") -> list[str]:
-        """Where a run's setting is another one than the experts' (self), in words; empty if nowhere."""
+        """Say in words where a run's setting differs from the experts' (self); empty where nothing does."""
         found = []
         if self.image_size != run.image_size:
             found.append(f"image_size {self.image_size} (this run: {run.image_size})")
@@ -141,29 +145,26 @@ class ExpertTraining:
 
 
 @dataclass(frozen=True)
-class ExpertNeed:
-    """Expert trajectories that an objective or labels read.
+class _Index:
+    format_version: int
+    num_experts: int
+    setting: ExpertSetting
+    training: ExpertTraining
 
-    Attributes:
-        trajectories: folder they lie in.
-        network: their network.
-        num_experts: how many; None for all that are there.
-        epochs: how many at least.
-    """
-
-    trajectories: str
-    network: NetworkFactory
-    num_experts: int | None
-    epochs: int
-
-
-Facts = TypeVar("Facts", ExpertSetting, ExpertTraining)
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise UserError(
+                f"format_version {self.format_version}, this version of latentdd reads {FORMAT_VERSION}"
+            )
+        for count in (self.num_experts, self.training.epochs, self.setting.num_parameters):
+            if not 0 < count < _MOST:
+                raise UserError(f"{count} cannot be a number of experts, epochs or parameters")
 
 
 class Trajectories:
     """A recording: the weights of experts 0..n-1 after 0..E epochs.
 
-    Made by `under` (to record) or `find_trajectories` (to match).
+    Made by `under` (to record) or `find_experts` (to match).
 
     Args:
         folder: of the recording.
@@ -182,12 +183,13 @@ class Trajectories:
 
     @classmethod
     def under(cls, root: Path, setting: ExpertSetting, training: ExpertTraining, num_experts: int) -> Self:
-        """The recording of these facts in `root`, whether or not it is there; nothing is written.
+        """Return the recording of these facts in `root`, whether or not it is there; nothing is written.
 
         Raises:
             UserError: it is there but its index is damaged.
         """
-        digest = hashlib.sha256(json.dumps(_facts(setting, training), sort_keys=True).encode()).hexdigest()
+        facts = {"setting": asdict(setting), "training": asdict(training)}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         name = f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"
         folder = root / name
         if (folder / INDEX).exists():
@@ -196,32 +198,13 @@ class Trajectories:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The recording in `folder`.
+        """Return the recording in `folder`.
 
         Raises:
             UserError: the index is damaged or of another version.
         """
-        path = folder / INDEX
-        try:
-            index = read_json(path, f"delete {folder} and record the experts anew")
-            if index["format_version"] != FORMAT_VERSION:
-                raise UserError(
-                    f"{path} has format_version {index['format_version']}, this version of latentdd reads "
-                    f"{FORMAT_VERSION}; record the experts anew"
-                )
-            setting = _checked(ExpertSetting(**_with_tuples(index["setting"])))
-            training = _checked(ExpertTraining(**_with_tuples(index["training"])))
-            num_experts = index["num_experts"]
-            for count in (num_experts, training.epochs, setting.num_parameters):
-                if not (type(count) is int and 0 < count < _MOST):
-                    raise ValueError(f"{count!r} is no number of experts, epochs or parameters")
-            return cls(folder, setting, training, num_experts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"{path} is damaged ({error!r}); delete {folder} and record the experts anew"
-            ) from error
+        index = read_record(folder / INDEX, _Index, f"delete {folder} and record the experts anew")
+        return cls(folder, index.setting, index.training, index.num_experts)
 
     def write_index(self) -> None:
         """Make the folder and its index.
@@ -229,11 +212,11 @@ class Trajectories:
         Raises:
             UserError: the folder cannot be written.
         """
-        index = {"format_version": FORMAT_VERSION, "num_experts": self.num_experts}
-        write_json(self.folder / INDEX, index | _facts(self.setting, self.training))
+        index = _Index(FORMAT_VERSION, self.num_experts, self.setting, self.training)
+        write_json(self.folder / INDEX, to_json(index))
 
     def path(self, expert: int) -> Path:
-        """The file of one expert."""
+        """Return the file of one expert."""
         return self.folder / f"expert-{expert:05d}.safetensors"
 
     @property
@@ -257,7 +240,7 @@ class Trajectories:
         write_tensors(self.path(expert), {"parameters": snapshots, "losses": losses})
 
     def read(self, expert: int, epochs: Sequence[int]) -> Tensor:
-        """Weights after the given epochs, (len(epochs), P) float32 on the CPU; nothing else is read.
+        """Read the weights after the given epochs, (len(epochs), P) float32 on the CPU, and nothing else.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -267,7 +250,7 @@ class Trajectories:
             return torch.cat([rows[epoch : epoch + 1] for epoch in epochs])
 
     def losses(self, expert: int) -> Tensor:
-        """Mean training loss of each epoch, (E,) float32.
+        """Read the mean training loss of each epoch, (E,) float32.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -299,10 +282,62 @@ class Trajectories:
             return False
 
 
+@dataclass(frozen=True)
+class ExpertNeed:
+    """Expert trajectories that an objective or labels read.
+
+    Attributes:
+        trajectories: folder they lie in: a recording's own, or one that holds several.
+        network: their network.
+        num_experts: how many; None for all that were to be recorded.
+        epochs: how many at least.
+        reason: the settings that need so many epochs, for messages: "expert_epoch (7) takes".
+        section: whose setting `trajectories` is, for messages.
+    """
+
+    trajectories: str
+    network: NetworkFactory
+    num_experts: int | None
+    epochs: int
+    reason: str = "this run reads"
+    section: Literal["objective", "labels"] = "objective"
+
+
+def find_experts(
+    need: ExpertNeed, spec: DataSpec, core_set: "RealImages", network: Network | None = None
+) -> Trajectories:
+    """Return the recording that a run needs: of its data and network, whole and long enough.
+
+    Args:
+        need: where it lies, and how much of it is read.
+        spec: of the run.
+        core_set: of the run.
+        network: one of the need's kind, where the caller has built it already.
+
+    Raises:
+        UserError: no recording, none that fits (with what differs), several that do, one with experts missing, or one
+            of too few epochs.
+    """
+    setting = ExpertSetting.of(spec, core_set, network or blank_network(need.network, spec))
+    found = find_trajectories(need.trajectories, setting, need.num_experts, need.section)
+    if found.training.epochs < need.epochs:
+        raise UserError(
+            f"{need.section}.trajectories ({found.folder}) has {found.training.epochs} epochs, but {need.reason} epoch "
+            f"{need.epochs}; lower one of them, or record experts with --epochs {need.epochs} or more"
+        )
+    return found
+
+
+def blank_network(factory: NetworkFactory, spec: DataSpec) -> Network:
+    """Return a network of which only the layers matter: its weights are read from experts, or never used."""
+    with torch.inference_mode(False), seeded(0, "expert's layers"):
+        return factory(spec.num_classes, spec.image_size)
+
+
 def find_trajectories(
     root: str, setting: ExpertSetting, num_experts: int | None = None, section: str = "objective"
 ) -> Trajectories:
-    """The recording in `root`, or in one of its folders, that fits a run.
+    """Return the recording in `root`, or in one of its folders, that fits a run.
 
     Args:
         root: a recording's folder, or one that holds several.
@@ -311,19 +346,22 @@ def find_trajectories(
         section: whose `trajectories` they are, for messages.
 
     Raises:
-        UserError: no recording, none that fits (with what differs), several that do, or one with experts missing.
+        UserError: no recording, a damaged one, none that fits (with what differs), several that do, or one with experts
+            missing.
     """
-    recordings = recordings_in(root)
+    base = Path(root).expanduser()
+    folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
+    recordings = [Trajectories.open(folder) for folder in folders]
     if not recordings:
-        state = "holds no expert trajectories" if Path(root).expanduser().is_dir() else "does not exist"
-        raise UserError(f"{section}.trajectories ({root}) {state}; {HOW_TO_RECORD}")
+        state = "holds no expert trajectories" if base.is_dir() else "does not exist"
+        raise UserError(f"{section}.trajectories ({root}) {state}; {_HOW_TO_RECORD}")
     fitting = [recording for recording in recordings if not recording.setting.differences(setting)]
     if not fitting:
         reasons = "; ".join(
             f"{r.folder.name} was recorded for {' and '.join(r.setting.differences(setting))}"
             for r in recordings
         )
-        raise UserError(f"{section}.trajectories ({root}) does not fit this run: {reasons}. {HOW_TO_RECORD}")
+        raise UserError(f"{section}.trajectories ({root}) does not fit this run: {reasons}. {_HOW_TO_RECORD}")
     if len(fitting) > 1:
         choices = "; ".join(f"{r.folder} ({_in_words(r.training)})" for r in fitting)
         raise UserError(f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}")
@@ -339,38 +377,6 @@ def find_trajectories(
             f"that records them finish, or set {most}"
         )
     return Trajectories(found.folder, found.setting, found.training, wanted)
-
-
-def recordings_in(root: str) -> list[Trajectories]:
-    """The recordings in `root`: itself, where it is one's folder, or those of its folders.
-
-    Raises:
-        UserError: one with a damaged index.
-    """
-    base = Path(root).expanduser()
-    folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
-    return [Trajectories.open(folder) for folder in folders]
-
-
-def _checked(facts: Facts) -> Facts:
-    """The same, if each value is of its field's kind."""
-    for field in fields(facts):
-        value, kinds = getattr(facts, field.name), get_args(field.type)
-        kind: Any = kinds[0] if kinds else field.type
-        if bool(kinds) != isinstance(value, tuple) or not all(
-            isinstance(part, (int, float) if kind is float else kind) and not isinstance(part, bool)
-            for part in (value if kinds else (value,))
-        ):
-            raise ValueError(f"{field.name} is {value!r}")
-    return facts
-
-
-def _facts(setting: ExpertSetting, training: ExpertTraining) -> dict[str, Any]:
-    return {"setting": asdict(setting), "training": asdict(training)}
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _listed(names: Sequence[str]) -> str:

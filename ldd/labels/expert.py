@@ -8,11 +8,11 @@ from torch.nn.utils import vector_to_parameters
 
 from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError
-from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
+from ldd.experts.trajectories import ExpertNeed, Trajectories, blank_network, find_experts
 from ldd.images import DataSpec, Labelled
 from ldd.labels.base import Labeller, Labels
-from ldd.networks import ConvNet, Network, NetworkFactory
-from ldd.runtime.seeding import derive_seed, seeded
+from ldd.networks import ConvNet, NetworkFactory
+from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
@@ -123,8 +123,11 @@ class ExpertLabels(Labels):
 
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Return one recording, of as many epochs as are named."""
-        last = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
-        return (ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, last)),)
+        chosen = max(self.candidates or [1]) if self.epoch == "auto" else self.epoch
+        reason = f"labels.{'candidates' if self.epoch == 'auto' else 'epoch'} ({chosen}) takes"
+        return (
+            ExpertNeed(self.trajectories, self.network, self.expert + 1, max(1, chosen), reason, "labels"),
+        )
 
     def check(self, data: "EvaluationData") -> None:
         """See `Labels.check`."""
@@ -134,22 +137,13 @@ class ExpertLabels(Labels):
         """The recording that fits."""
         spec, real = data.spec, data.core_set
         self._check_classes(spec)
-        network = _build(self.network, spec)
+        network = blank_network(self.network, spec)
         if next(network.buffers(), None) is not None:
             raise UserError(
                 f"labels.network ({type(network).__name__}) has statistics beside its weights (batch normalisation), "
                 "which expert trajectories do not keep; choose another norm"
             )
-        setting = ExpertSetting.of(spec, real.keys, real.labels, network)
-        experts = find_trajectories(self.trajectories, setting, self.expert + 1, "labels")
-        last = experts.training.epochs
-        wanted = [self.epoch] if self.epoch != "auto" else list(self.candidates or [])
-        if wanted and max(wanted) > last:
-            raise UserError(
-                f"labels.{'candidates' if self.epoch == 'auto' else 'epoch'} ({max(wanted)}) is later than the {last} "
-                f"epochs of {experts.folder}; lower it, or record experts with more epochs"
-            )
-        return experts
+        return find_experts(self.experts()[0], spec, real, network)
 
     def _of_epoch(
         self,
@@ -159,7 +153,7 @@ class ExpertLabels(Labels):
         device: torch.device,
         tried: Mapping[int, float] | None = None,
     ) -> Labeller:
-        expert = _build(self.network, spec)
+        expert = blank_network(self.network, spec)
         vector_to_parameters(experts.read(self.expert, [epoch])[0], expert.parameters())
         return self._labeller(
             expert,
@@ -177,12 +171,6 @@ class ExpertLabels(Labels):
             return sorted(set(self.candidates))
         steps = torch.logspace(0, torch.tensor(float(last)).log10().item(), MAX_CANDIDATES)
         return sorted({round(step) for step in steps.tolist()})
-
-
-def _build(factory: NetworkFactory, spec: DataSpec) -> Network:
-    """A network whose weights are about to be replaced."""
-    with torch.inference_mode(False), seeded(0, "label expert"):
-        return factory(spec.num_classes, spec.image_size)
 
 
 def _labelled_draws(

@@ -12,7 +12,7 @@ from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
-from ldd.experts.trajectories import ExpertNeed, ExpertSetting, Trajectories, find_trajectories
+from ldd.experts.trajectories import ExpertNeed, Trajectories, find_experts
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
 from ldd.priors import Prior
@@ -167,9 +167,8 @@ class FoundExperts:
 class ExpertSearch:
     """Looks a recording up in the first step and keeps it, outside of the objective's state."""
 
-    def __init__(self, need: ExpertNeed, reason: str) -> None:
+    def __init__(self, need: ExpertNeed) -> None:
         self.need = need
-        self._reason = reason
         self._found: FoundExperts | None = None
 
     def find(self, context: StepContext) -> FoundExperts:
@@ -180,13 +179,6 @@ class ExpertSearch:
         """
         if self._found is None or self._found.core_set is not context.core_set:
             core_set, network = context.core_set, context.network(self.need.network)
-            setting = ExpertSetting.of(context.spec, core_set.keys, core_set.labels, network)
-            experts = find_trajectories(self.need.trajectories, setting, self.need.num_experts)
-            if experts.training.epochs < self.need.epochs:
-                raise UserError(
-                    f"objective.trajectories ({experts.folder}) has {experts.training.epochs} epochs, but "
-                    f"{self._reason} epoch {self.need.epochs}; lower one of them, or record experts with --epochs "
-                    f"{self.need.epochs} or more"
-                )
+            experts = find_experts(self.need, context.spec, core_set, network)
             self._found = FoundExperts(core_set, network, experts)
         return self._found

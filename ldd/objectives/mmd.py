@@ -89,8 +89,8 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         check_counts(num_experts=num_experts, real_chunk=real_chunk, expert_epoch=fixed_epoch)
         search = None
         if trajectories is not None:
-            need = ExpertNeed(trajectories, network, num_experts, fixed_epoch)
-            search = ExpertSearch(need, f"expert_epoch ({expert_epoch}) takes")
+            reason = f"expert_epoch ({expert_epoch}) takes"
+            search = ExpertSearch(ExpertNeed(trajectories, network, num_experts, fixed_epoch, reason))
         rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
         super().__init__(network, augmentation, rates, search=search)
         self.discrepancy = RBFMixture() if discrepancy is None else discrepancy

@@ -101,10 +101,11 @@ class TrajectoryMatching(MatchingObjective):
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
         check_sgd({"step_size": lr_step_size}, momentum_step_size, "momentum_step_size")
-        need = ExpertNeed(trajectories, network, num_experts, max_start_epoch - 1 + expert_epochs)
-        words = f"max_start_epoch ({max_start_epoch}) and expert_epochs ({expert_epochs}) reach"
+        reason = f"max_start_epoch ({max_start_epoch}) and expert_epochs ({expert_epochs}) reach"
+        last = max_start_epoch - 1 + expert_epochs
+        need = ExpertNeed(trajectories, network, num_experts, last, reason)
         rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
-        super().__init__(network, augmentation, rates, search=ExpertSearch(need, words))
+        super().__init__(network, augmentation, rates, search=ExpertSearch(need))
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch
         self.draws = draws

@@ -166,7 +166,7 @@ def test_disk_full_keeps_what_is_done(record, monkeypatch, tmp_path):
         ({"epochs": 0}, r"epochs \(0\) must be at least 1"),
         ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
         ({"first_expert": -1}, r"first_expert \(-1\) must be at least 0"),
-        ({"device": "abacus"}, r"device \(abacus\) cannot be used here"),
+        ({"device": "abacus"}, "device='abacus' is unknown; use auto, cpu"),
         ({"learning_rate": 1e30}, r"expert 0: .* NaN or infinite with learning_rate 1e\+30; lower it"),
         ({"augmentation": ["blur"]}, "unknown 'blur'"),
     ],

@@ -111,8 +111,8 @@ def test_candidates_are_spread_over_the_recorded_epochs(labels):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epoch": 6}, r"labels.epoch \(6\) is later than the 5 epochs"),
-        ({"candidates": [1, 9]}, r"labels.candidates \(9\) is later"),
+        ({"epoch": 6}, r"labels.trajectories .* has 5 epochs, but labels.epoch \(6\) takes epoch 6"),
+        ({"candidates": [1, 9]}, r"has 5 epochs, but labels.candidates \(9\) takes epoch 9"),
         ({"expert": 2, "epoch": 1}, "the first 2 of 3 experts"),
         ({"top_k": 4, "epoch": 1}, r"labels.top_k \(4\) is more than the 3 classes"),
         ({"network": partial(ConvNet, depth=2, width=5)}, "parameters"),
