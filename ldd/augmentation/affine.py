@@ -1,4 +1,4 @@
-"""Altered views of training images, for priors trained on few of them."""
+"""Random shifts, turns and zooms of training images, for priors trained on few images."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ldd.errors import UserError
 
 @dataclass(frozen=True)
 class AffineViews:
-    """Each image shifted, turned and zoomed by its own random amount; edge pixels fill what comes into view.
+    """Shifts, turns and zooms each image by its own random amount; edge pixels fill what comes into view.
 
     Args:
         shift: largest shift in each direction, as a share of the side, in [0, 1).
@@ -41,11 +41,12 @@ class AffineViews:
                 )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Views of images (N, C, H, W), of the same shape; `generator` is on the CPU."""
-        amount = 2 * torch.rand(4, len(images), generator=generator) - 1
-        mirror = torch.where(amount[3] < 0, -1.0, 1.0) if self.flip else torch.ones(len(images))
-        angle, scale = amount[2] * math.radians(self.rotation), 1 + self.zoom * (2 * torch.rand(
-            len(images), generator=generator) - 1)  # fmt: skip
+        """Return changed images (N, C, H, W), of the same shape; `generator` is on the CPU."""
+        n = len(images)
+        amount = 2 * torch.rand(4, n, generator=generator) - 1
+        mirror = torch.where(amount[3] < 0, -1.0, 1.0) if self.flip else torch.ones(n)
+        angle = amount[2] * math.radians(self.rotation)
+        scale = 1 + self.zoom * (2 * torch.rand(n, generator=generator) - 1)
         cos, sin = angle.cos() / scale, angle.sin() / scale
         # affine_grid's coordinates run from -1 to 1 over the side, hence the factor 2.
         across, down = 2 * self.shift * amount[0], 2 * self.shift * amount[1]

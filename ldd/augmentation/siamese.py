@@ -28,7 +28,7 @@ NUM_UNIFORMS = 3  # what the operation with the most parameters (colour) takes
 
 @dataclass(frozen=True)
 class Draws:
-    """What n images are to undergo; tensors on the CPU, so that grouping by strategy waits for no device.
+    """What is done to n images; tensors on the CPU, so that grouping by strategy waits for no device.
 
     Attributes:
         strategy: (n,) int64, index into the strategies of the augmentation that drew it.
@@ -42,7 +42,7 @@ class Draws:
         return len(self.strategy)
 
     def __getitem__(self, index: Tensor) -> "Draws":
-        """Those at `index` (m,), on the CPU or waited for: with labels, every image takes its class's draws."""
+        """Return the draws at `index` (m,); with labels as the index, every image takes its class's draws."""
         index = index.cpu()
         return Draws(self.strategy[index], self.uniform[index])
 
@@ -86,7 +86,7 @@ class SiameseAugmentation:
         return Draws(strategy.expand(n), torch.rand(n, NUM_UNIFORMS, generator=generator))
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Images (n, C, H, W), each changed by its own draw; same shape and type.
+        """Return images (n, C, H, W), each changed by its own draw, of the same shape and type.
 
         Half-precision images are changed in float32: sampling positions need its precision.
         """
@@ -115,7 +115,7 @@ class SiameseAugmentation:
 
 
 def color(x: Tensor, uniform: Tensor) -> Tensor:
-    """Brightness, then saturation around the mean over channels, then contrast around the image's mean."""
+    """Change brightness, then saturation around the mean over channels, then contrast around the image's mean."""
     brightness, saturation, contrast = uniform[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5) * BRIGHTNESS
     grey = x.mean(1, keepdim=True)

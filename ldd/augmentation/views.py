@@ -1,8 +1,8 @@
 """Random views of images in [0, 1], every image its own, a whole batch at a time.
 
-What hard- and soft-label protocols train on in the place of siamese augmentation. torchvision's transforms draw one
-set of parameters for a batch or loop over images; here numbers are drawn on the CPU, from one generator, and applied to
-the batch on its device. The tests hold each operation against torchvision's with the same parameters.
+Hard- and soft-label protocols train on them instead of siamese augmentation. torchvision's transforms draw one set of
+parameters for a batch or loop over images; here numbers are drawn on the CPU, from one generator, and applied to the
+batch on its device. The tests compare each operation with torchvision's for the same parameters.
 """
 
 import math
@@ -32,8 +32,8 @@ class Views:
     """What is done to each image, in this order: patches shuffled, cropped and resized, mirrored, colours changed.
 
     Attributes:
-        patches: cut the image into so many columns and rows and put both in a random order; 1: not at all. One order
-            for the columns and one for the rows of each image (RDED, arXiv 2312.03526, released code).
+        patches: number of columns and of rows that the image is cut into; 1 leaves it whole. Each image has a random
+            order of its columns and one of its rows (RDED, arXiv 2312.03526, released code).
         crop_scale: smallest and largest share of the image's area that a crop keeps; null: no crop. Its ratio of width
             to height is drawn between 3/4 and 4/3, evenly in its logarithm; resized back bilinearly.
         flip: mirror left to right with probability 1/2.
@@ -65,7 +65,7 @@ class Views:
                 raise UserError(f"views.{name} ({getattr(self, name)}) must be 0 or more")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Views of images (n, 3, H, W) float in [0, 1]; colours may leave that range.
+        """Return views of images (n, 3, H, W) float in [0, 1]; colours may leave that range.
 
         Args:
             images: on any device.
@@ -97,12 +97,12 @@ class Views:
 
 
 def shuffle_patches(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """Columns, then rows of an even grid put in another order.
+    """Put the columns, then the rows of an even grid into another order.
 
     Args:
         images: (n, 3, H, W).
-        columns: (n, p) int64, the old place of what comes to each place. A side that p does not divide leaves a wider
-            last patch.
+        columns: (n, p) int64, the old place of the patch that comes to each place. A side that p does not divide
+            leaves a wider last patch.
         rows: likewise.
     """
     for axis, order in ((3, columns), (2, rows)):
@@ -125,9 +125,9 @@ def shuffle_patches(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
 def draw_boxes(
     n: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """(n, 4) int64: top, left, height, width of a crop of each image, as torchvision's RandomResizedCrop draws them.
+    """Draw (n, 4) int64: top, left, height, width of a crop of each image, as torchvision's RandomResizedCrop does.
 
-    Of ten draws of an area and a ratio the first that fits into the image counts; where none does, the largest centred
+    The first of ten draws of an area and a ratio that fits into the image counts; where none does, the largest centred
     box whose ratio is allowed.
     """
     area = height * width * torch.empty(n, _TRIES).uniform_(*scale, generator=generator)
@@ -155,9 +155,9 @@ def _central_box(height: int, width: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Each image's box (n, 4) resized to the image's own size: bilinear between pixel centres, no pixel outside it.
+    """Resize each image's box (n, 4) to the image's own size, bilinearly, without reading pixels outside the box.
 
-    A crop is never larger than the image, so nothing needs smoothing against aliases.
+    A crop is never larger than the image, so no antialiasing is needed.
     """
     height, width = images.shape[2:]
     positions = []
@@ -181,17 +181,17 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def brighten(images: Tensor, steps: Tensor) -> Tensor:
-    """A share `steps` (n,) of the way to black."""
+    """Move a share `steps` (n,) of the way to black."""
     return images * (1 - steps).view(-1, 1, 1, 1)
 
 
 def soften(images: Tensor, steps: Tensor) -> Tensor:
-    """A share `steps` (n,) of the way to the image's mean grey: contrast."""
+    """Move a share `steps` (n,) of the way to the image's mean grey: contrast."""
     return images.lerp(_grey(images).mean((1, 2, 3), keepdim=True), steps.view(-1, 1, 1, 1))
 
 
 def desaturate(images: Tensor, steps: Tensor) -> Tensor:
-    """A share `steps` (n,) of the way to the image in grey: saturation."""
+    """Move a share `steps` (n,) of the way to the image in grey: saturation."""
     return images.lerp(_grey(images).expand_as(images), steps.view(-1, 1, 1, 1))
 
 
@@ -199,17 +199,17 @@ _JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brighten, soften, de
 
 
 def light(shifts: Tensor) -> Tensor:
-    """Colour (n, 3) of shifts (n, 3) along the principal components, each scaled by its eigenvalue."""
+    """Return the colours (n, 3) of shifts (n, 3) along the principal components, each scaled by its eigenvalue."""
     return (shifts * torch.tensor(_EIGENVALUES)) @ torch.tensor(_EIGENVECTORS).T
 
 
 def cutmix(
     images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """CutMix (Yun et al., arXiv 1905.04899): one box of all images replaced by that of another image of the batch.
+    """Replace a box of each image by the same box of another image of the batch (CutMix, arXiv 1905.04899).
 
-    The box has the share 1 - lambda of the area, lambda from Beta(alpha, alpha), and a centre anywhere, so the border
-    may cut it; targets are mixed by the area that is left.
+    The box has the share 1 - lambda of the area, with lambda from Beta(alpha, alpha), and a centre anywhere, so the
+    border may cut it; targets are mixed in proportion to the areas.
 
     Args:
         images: (n, 3, H, W).

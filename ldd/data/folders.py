@@ -22,7 +22,7 @@ from ldd.images import ClassInfo
 from ldd.runtime.seeding import generator
 
 TABLES = ("classes.json", "classes.csv")
-"""A class table beside the folders of classes."""
+"""Names of a class table, which lies next to the folders `train` and `val`."""
 
 _LISTED = 5  # names spelt out in a message
 
@@ -31,7 +31,7 @@ class FolderSource(Source):
     """Image files in `train/<class>/` and `val/<class>/`, as of ImageNet or torchvision's `ImageFolder`.
 
     The classes are the folders of `train`: where all of them are ImageNet wnids, with ImageNet's indices and names;
-    else as the table `classes.json` or `classes.csv` beside `train` says (`class_table`); else numbered in sorted
+    else as the table `classes.json` or `classes.csv` next to `train` says (`class_table`); else numbered in sorted
     order. `val` (`test` where there is no `val`, as in copies of CIFAR) is the test split; a fixed twentieth of
     each training class (at least one image where there are two) is the selection split. Files are found at any
     depth, and only listed until they are read.
@@ -78,7 +78,7 @@ class FolderSource(Source):
         raise UserError(f"{self.place}: {self._root / split} has no class folders; {cure}")
 
     def class_items(self, split: Split, label: int) -> list[Item]:
-        """Files of one class, sorted by path."""
+        """Return the files of one class, sorted by path."""
         part = self._test if split == "test" else "train"
         if (part, label) not in self._listed:
             self._listed[part, label] = self._list(f"{part}/{self.classes[label].wnid}")
@@ -109,28 +109,28 @@ class FolderSource(Source):
         )
 
     def read(self, item: Item) -> Tensor:
-        """One decoded file, (3, h, w) uint8 RGB, upright."""
+        """Decode one file, (3, h, w) uint8 RGB, upright."""
         return read_file(self._root / item.key)
 
     def stamp(self, item: Item) -> str:
-        """The file's size in bytes."""
+        """Return the file's size in bytes."""
         status = self._status(item)
         return str(status.st_size) if status else ""
 
     def revision(self, item: Item) -> str:
-        """The file's size in bytes and when it was last changed, in nanoseconds."""
+        """Return the file's size in bytes and when it was last changed, in nanoseconds."""
         status = self._status(item)
         return f"{status.st_size} {status.st_mtime_ns}" if status else ""
 
     def sha256(self, item: Item) -> str:
-        """Of the file's bytes; UnreadableImage where there are none."""
+        """Return the hash of the file's bytes; raise UnreadableImage where they cannot be read."""
         try:
             return sha256(f"{self._root}/{item.key}")
         except OSError as error:
             raise UnreadableImage(f"cannot read image {self._root / item.key}: {error.strerror}") from error
 
     def _status(self, item: Item) -> os.stat_result | None:
-        """None for a broken link or a file gone since it was listed: reading it reports that, with a choice."""
+        """None for a broken link or a file removed since it was listed: reading it reports that."""
         try:
             return os.stat(f"{self._root}/{item.key}")
         except OSError:
@@ -138,15 +138,15 @@ class FolderSource(Source):
 
 
 def _refuse_folder(error: OSError) -> None:
-    """A class folder that cannot be listed would otherwise pass for an empty one."""
+    """Raise where `os.walk` would take a class folder that it cannot list for an empty one."""
     if not isinstance(error, FileNotFoundError):
         raise UserError(f"cannot list {error.filename}: {error.strerror}; make it readable") from error
 
 
 def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
-    """The classes behind the folders `names` (sorted), ordered by id.
+    """Return the classes of the folders `names` (sorted), ordered by id.
 
-    A table beside the folders goes before everything else: `classes.json`, a list of
+    A table next to the folders comes first: `classes.json`, a list of
     `{"wnid": folder, "id": number, "name": text}`, or `classes.csv` with these columns. `id` (default: the row's
     place) and `name` (default: the folder) may be missing; rows of folders that are not there are ignored.
 
@@ -166,7 +166,7 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
 
 
 def table_rows(file: Path) -> list[ClassInfo]:
-    """All rows of a table, ordered by `label` where all have one (as in our exports), else by `id`.
+    """Return all rows of a table, ordered by `label` where all have one (as in our exports), else by `id`.
 
     Raises:
         UserError: a table that cannot be read or has another form, or that repeats a folder, an id or a label.

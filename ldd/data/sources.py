@@ -18,11 +18,11 @@ Split = Literal["train", "selection", "test"]
 """Learn from `train`, choose settings on `selection`, report on `test`, which serves nothing else."""
 
 SPLIT_SEED = 1797
-"""Of every fixed split: which images are test images must never follow from a run's seed."""
+"""Seed of every fixed split: which images are test images must never follow from a run's seed."""
 
 
 class UnreadableImage(UserError):
-    """One image that cannot be decoded; whoever decodes many may leave it out instead."""
+    """One image that cannot be decoded; code that decodes many may leave it out instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Source(ABC):
 
     @abstractmethod
     def class_items(self, split: Split, label: int) -> list[Item]:
-        """The images of one class in one split, in a fixed order.
+        """Return the images of one class in one split, in a fixed order.
 
         Raises:
             UserError: the class has none.
@@ -63,7 +63,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, item: Item) -> Tensor:
-        """One image at its native size, (3, h, w) uint8 RGB.
+        """Read one image at its native size, (3, h, w) uint8 RGB.
 
         Raises:
             UnreadableImage: it cannot be decoded.
@@ -71,22 +71,22 @@ class Source(ABC):
 
     @abstractmethod
     def stamp(self, item: Item) -> str:
-        """What tells this image from another one without decoding it, wherever it lies (size or contents)."""
+        """Return what tells this image from another without decoding it, wherever it lies (size or contents)."""
 
     def revision(self, item: Item) -> str:
-        """What tells this image from an edited one on this machine; caches ask for it. By default the stamp."""
+        """Return what tells this image from an edited one on this machine, for caches; by default the stamp."""
         return self.stamp(item)
 
     def sha256(self, item: Item) -> str:
-        """Hex digest of the image's file; of its pixels where it comes from no file."""
+        """Return the hex digest of the image's file, or of its pixels where there is no file."""
         return hashlib.sha256(self.read(item).contiguous().numpy().tobytes()).hexdigest()
 
     def items(self, split: Split) -> list[Item]:
-        """All images of one split, class-major."""
+        """Return all images of one split, class-major."""
         return [item for info in self.classes for item in self.class_items(split, info.label)]
 
     def fingerprint(self, split: Split) -> str:
-        """Hash over the labels, keys and stamps of a split; equal wherever the same files lie."""
+        """Return a hash over the labels, keys and stamps of a split; equal wherever the same files lie."""
         digest = hashlib.sha256()
         for item in self.items(split):
             digest.update(f"{item.label}\t{item.key}\t{self.stamp(item)}\n".encode())
@@ -123,7 +123,7 @@ class DigitsSource(Source):
         self._members = {d: (targets == d).nonzero().flatten() for d in range(10)}
 
     def class_items(self, split: Split, label: int) -> list[Item]:
-        """Scans of one digit, in the order of scikit-learn's table."""
+        """Return scans of one digit, in the order of scikit-learn's table."""
         members = self._members[label]
         order = torch.randperm(len(members), generator=generator(SPLIT_SEED, "digits", label))
         first, second = 6 * len(members) // 10, 7 * len(members) // 10
@@ -131,9 +131,9 @@ class DigitsSource(Source):
         return [Item(key=f"digits/{i:04d}", label=label) for i in members[part].sort().values.tolist()]
 
     def read(self, item: Item) -> Tensor:
-        """One scan, (3, 8, 8) uint8: grey levels 0..16 spread over 0..255."""
+        """Return one scan, (3, 8, 8) uint8: grey levels 0..16 spread over 0..255."""
         return self._images[int(item.key.removeprefix("digits/"))].expand(3, 8, 8)
 
     def stamp(self, item: Item) -> str:
-        """Hash of the pixels."""
+        """Return a hash of the pixels."""
         return self.sha256(item)

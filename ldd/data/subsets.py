@@ -50,7 +50,7 @@ class Subset(Source):
 
     @staticmethod
     def _refuse_missing(source: Source, names: Sequence[str | int]) -> None:
-        """Wnids that are not here are all named at once."""
+        """Raise with all wnids that the source lacks, not only the first."""
         there = {text for info in source.classes for text in (info.wnid, info.name)}
         wnids = [name for name in names if isinstance(name, str) and _WNID.fullmatch(name)]
         if missing := [wnid for wnid in wnids if wnid not in there]:
@@ -66,29 +66,29 @@ class Subset(Source):
             )
 
     def class_items(self, split: Split, label: int) -> list[Item]:
-        """The other source's images of the class, under its new label."""
+        """Return the other source's images of the class, under its new label."""
         items = self._source.class_items(split, self._labels[label])
         return [Item(key=item.key, label=label) for item in items]
 
     def read(self, item: Item) -> Tensor:
-        """One image at its native size, (3, h, w) uint8 RGB."""
+        """Read one image at its native size, (3, h, w) uint8 RGB."""
         return self._source.read(item)
 
     def stamp(self, item: Item) -> str:
-        """As the other source has it."""
+        """Return what the other source gives."""
         return self._source.stamp(item)
 
     def revision(self, item: Item) -> str:
-        """As the other source has it."""
+        """Return what the other source gives."""
         return self._source.revision(item)
 
     def sha256(self, item: Item) -> str:
-        """As the other source has it."""
+        """Return what the other source gives."""
         return self._source.sha256(item)
 
 
 def subset_wnids(subset: str) -> Sequence[str]:
-    """Wnids of a published subset, or those in a text file (the first word of each line; `#` starts a comment).
+    """Return the wnids of a published subset, or of a text file (first word of a line; `#` starts a comment).
 
     Raises:
         UserError: neither a known name nor a file that can be read.
@@ -124,7 +124,7 @@ def _unknown_subset(subset: str) -> str:
 
 
 def find_class(classes: Sequence[ClassInfo], name: str | int) -> ClassInfo:
-    """The class with this wnid or name (text) or id (number).
+    """Return the class with this wnid or name (text) or id (number).
 
     Raises:
         UserError: there is none, or more than one of that name; the message lists the nearest names.

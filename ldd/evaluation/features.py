@@ -14,14 +14,12 @@ from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
+from ldd.networks.scoring import CHUNK, in_batches
 from ldd.runtime.seeding import derive_seed, seeded
 from ldd.students.training import one_thread
 
 EPOCHS, BATCH, RATE, WIDTH = 10, 64, 0.02, 32
 """How the ConvNet of `trained_network` learns: SGD with momentum 0.9 and weight decay 5e-4, no augmentation."""
-
-_CHUNK = 256  # images per forward pass
-
 
 MAX_SIDE = 32
 """Pixels of an image's side above which distances are measured on its average over squares."""
@@ -51,18 +49,16 @@ class FeatureNetwork:
     name: str
     device: torch.device
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, F) float32 on the CPU of images (n, 3, H, W) uint8."""
-        parts = [self.embed(self.spec.as_input(part.to(self.device))) for part in images.split(_CHUNK)]
-        return torch.cat(parts).float().cpu()
+        """Return features (n, F) float32 on the CPU of images (n, 3, H, W) uint8."""
+        return in_batches(self.embed, self.spec, images, self.device)
 
 
 @torch.no_grad()
 def losses(network: Network, spec: DataSpec, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy (n,) on the CPU of images (n, 3, H, W) uint8 with labels (n,)."""
     device = next(network.parameters()).device
-    parts = zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    parts = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
     return torch.cat(
         [
             F.cross_entropy(network(spec.as_input(x.to(device))), y.to(device), reduction="none").cpu()

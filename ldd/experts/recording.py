@@ -28,7 +28,6 @@ from ldd.experts.trajectories import (
 )
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, NetworkFactory
-from ldd.networks.scoring import as_input
 from ldd.networks.training import train_classifier
 from ldd.runtime.devices import find_device
 from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, measured, total, whole
@@ -166,7 +165,7 @@ def _train_expert(
             weight_decay=training.weight_decay,
         ),
         augmentation=SiameseAugmentation(training.augmentation),
-        normalise=partial(as_input, spec),
+        normalise=spec.as_input,
         seed=derive_seed(training.seed, "expert training", expert),
         on_epoch=keep,
     )

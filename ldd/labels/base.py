@@ -16,6 +16,7 @@ from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.networks.base import dotted_name
+from ldd.networks.scoring import in_batches
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
 from ldd.students.protocol import Protocol
@@ -23,8 +24,6 @@ from ldd.students.workers import NumWorkers
 
 if TYPE_CHECKING:  # worker processes import this file
     from ldd.data.real import EvaluationData
-
-_CHUNK = 256  # images per forward pass
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,15 @@ class Labeller:
         """Return probabilities (N, K) of images (N, 3, H, W) uint8, on the CPU, as they come back from storage."""
         return soft_labels.quantise(self.probabilities(images), self.top_k, self.precision)
 
-    @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
         device = next(self.network.parameters()).device
-        logits = [self.network(self.spec.as_input(part.to(device))) for part in images.split(_CHUNK)]
-        return (torch.cat(logits).float() / self.temperature).softmax(1).cpu()
+        return in_batches(
+            lambda batch: (self.network(batch).float() / self.temperature).softmax(1),
+            self.spec,
+            images,
+            device,
+        )
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
         """Return the set with these labels in the place of any others; the network counts as one it has seen."""

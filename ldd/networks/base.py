@@ -17,7 +17,7 @@ MIN_IMAGE_SIZE = 32
 
 
 class Network(nn.Module, ABC):
-    """A classifier with its features in reach. Subclasses are final and take (num_classes, image_size, ...).
+    """A classifier whose features can be asked for. Subclasses are final and take (num_classes, image_size, ...).
 
     Args of every subclass:
         num_classes: K.
@@ -26,11 +26,11 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
-        """Features (N, F) before the last linear layer, of normalised images (N, C, H, W)."""
+        """Return features (N, F) before the last linear layer, of normalised images (N, C, H, W)."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
+        """Return logits (N, K) of normalised images (N, C, H, W)."""
 
 
 NetworkFactory = Callable[[int, int], Network]
@@ -38,7 +38,7 @@ NetworkFactory = Callable[[int, int], Network]
 
 
 def check_sizes(network: str, num_classes: int, image_size: int, **positive: int) -> None:
-    """Refuse sizes no network can be built with.
+    """Raise where no network can be built with these sizes.
 
     Args:
         network: name of the class, for the message.
@@ -60,12 +60,12 @@ def check_sizes(network: str, num_classes: int, image_size: int, **positive: int
 
 
 def dotted_name(network: type) -> str:
-    """Where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
+    """Return where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
     return f"{network.__module__}.{network.__qualname__}"
 
 
 def canonical(class_path: str) -> str:
-    """The dotted name of where a class is defined, given any name it is importable by; unchanged if it is not."""
+    """Return where a class is defined, given any name it can be imported by; a name that cannot is unchanged."""
     try:
         found = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError):
@@ -74,7 +74,7 @@ def canonical(class_path: str) -> str:
 
 
 def find_network(class_path: str) -> type[Network]:
-    """The network class of a dotted name.
+    """Return the network class of a dotted name.
 
     Raises:
         UserError: there is none.
@@ -103,7 +103,7 @@ class NetworkSpec:
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
     def factory(self) -> NetworkFactory:
-        """Builder of fresh networks.
+        """Return a builder of fresh networks.
 
         Raises:
             UserError: no such class, or arguments it does not take.

@@ -1,4 +1,4 @@
-"""Pre-trained classifiers of torchvision's architectures: published weights by name, or a local state dict."""
+"""Pre-trained classifiers of torchvision's architectures: weights by name or from a file, and how they see images."""
 
 import pickle
 from collections.abc import Sequence
@@ -60,20 +60,20 @@ class Preprocessing:
             )
 
     def pixels(self, image: Tensor) -> Tensor:
-        """(3, h, w) uint8 -> (3, crop, crop) uint8."""
+        """Resize and crop (3, h, w) uint8 to (3, crop, crop) uint8."""
         size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
         resized = resize(image, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
         square: Tensor = center_crop(resized, [self.crop, self.crop])
         return square
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(N, 3, crop, crop) uint8 -> float32 as the classifier takes it."""
+        """Return (N, 3, crop, crop) uint8 as float32, as the classifier takes it."""
         mean = pixels.new_tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
         std = pixels.new_tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
         return (pixels.float() / 255 - mean) / std
 
     def __str__(self) -> str:
-        """One line, the same for the same pixels."""
+        """Return one line, the same for the same pixels."""
         size = self.resize if isinstance(self.resize, int) else "{}x{}".format(*self.resize)
         return (
             f"resize {size} ({self.interpolation}, antialiased, on bytes), centre crop {self.crop}, "
@@ -105,7 +105,7 @@ class Classifier:
         if self.architecture not in known:
             near = ", ".join(get_close_matches(self.architecture, known, n=3, cutoff=0.3)) or "resnet18"
             raise UserError(
-                f"classifier={self.architecture!r} is no classification model of torchvision; nearest: {near}"
+                f"classifier={self.architecture!r} is not a classification model of torchvision; nearest: {near}"
             )
         if self.published is None and not Path(self.weights).expanduser().is_file():
             names = ", ".join(member.name for member in get_model_weights(self.architecture))
@@ -135,7 +135,7 @@ class Classifier:
         mean: tuple[float, float, float] | None,
         std: tuple[float, float, float] | None,
     ) -> Preprocessing:
-        """What is given, else what the published weights state, else (for a file) ImageNet's usual 256 / 224."""
+        """Return what is given, else what the published weights state, else (for a file) ImageNet's 256 / 224."""
         own = self.published.transforms() if self.published is not None else None
         return Preprocessing(
             resize=(own.resize_size[0] if own else 256) if resize is None else resize,
@@ -147,7 +147,7 @@ class Classifier:
 
     @cached_property
     def outputs(self) -> int:
-        """Number of classes it tells apart.
+        """How many classes it tells apart.
 
         Raises:
             UserError: the file does not fit the architecture.
@@ -162,7 +162,7 @@ class Classifier:
         return len(state[last])
 
     def load(self) -> nn.Module:
-        """The network on the CPU in evaluation mode.
+        """Return the network on the CPU in evaluation mode.
 
         Raises:
             UserError: published weights cannot be fetched, or the file does not fit the architecture.
@@ -219,7 +219,7 @@ class Classifier:
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise UserError(
-                f"weights={self.weights!r} are no state dict (names to tensors); save network.state_dict()"
+                f"weights={self.weights!r} are not a state dict (names to tensors); save network.state_dict()"
             )
         return state
 
@@ -232,7 +232,7 @@ class Classifier:
 
 
 def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -> Tensor:
-    """Which of the classifier's outputs is each class, (K,) int64.
+    """Return which of the classifier's outputs is each class, (K,) int64.
 
     Of 1,000 outputs an ImageNet class has its place in the sorted synset list; of K outputs each class its label; of
     any other number the class's own id (a subset of the data that the classifier was trained on).
@@ -248,7 +248,7 @@ def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -
         return torch.arange(outputs)
     if outputs != len(indices) and outputs > len(classes) and max(info.id for info in classes) < outputs:
         return torch.tensor([info.id for info in classes])
-    example = f", e.g. {strangers[0].wnid!r} is no ImageNet class" if outputs == len(indices) else ""
+    example = f", e.g. {strangers[0].wnid!r} is not an ImageNet class" if outputs == len(indices) else ""
     raise UserError(
         f"classifier {classifier} has {outputs} outputs and the data {len(classes)} classes{example}: which is which "
         "cannot be told; use a classifier trained on these classes, or CrossFittedLossPruner, which trains one"

@@ -11,22 +11,17 @@ from torch.optim import SGD
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.errors import UserError
-from ldd.images import DataSpec, to_unit_range
+from ldd.images import DataSpec
 from ldd.networks.base import Network, NetworkFactory
 from ldd.networks.convnet import ConvNet
 from ldd.networks.training import train_classifier
 from ldd.runtime.devices import find_device
 from ldd.runtime.seeding import derive_seed, seeded
 
-BATCH = 256
+CHUNK = 256
 """Images per forward pass without gradients."""
 
 _SHOWN_STATE = 16  # digits of the hash over initial weights
-
-
-def as_input(spec: DataSpec, images: Tensor) -> Tensor:
-    """Return stored images (N, 3, H, W) uint8 as networks see them."""
-    return spec.normalise(to_unit_range(images))
 
 
 @torch.no_grad()
@@ -41,7 +36,7 @@ def in_batches(
         images: (N, 3, H, W) uint8.
         device: of the function.
     """
-    parts = [function(as_input(spec, part.to(device))).float().cpu() for part in images.split(BATCH)]
+    parts = [function(spec.as_input(part.to(device))).float().cpu() for part in images.split(CHUNK)]
     return torch.cat(parts)
 
 
@@ -113,7 +108,7 @@ class ScoringNetwork:
             batch_size=self.batch_size,
             optimizer=partial(SGD, lr=self.learning_rate, momentum=0.9, weight_decay=5e-4),
             augmentation=SiameseAugmentation(self.augmentation) if self.augmentation else None,
-            normalise=partial(as_input, spec),
+            normalise=spec.as_input,
             seed=derive_seed(seed, "scoring", *key),
             on_epoch=on_epoch,
         )

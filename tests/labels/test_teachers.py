@@ -84,7 +84,7 @@ def test_what_is_no_teacher(weights, data, tmp_path):
         NetworkLabels(NARROW, path, temperature=0)
     with pytest.raises(UserError, match=r"labels.top_k \(0\)"):
         NetworkLabels(NARROW, path, top_k=0)
-    with pytest.raises(UserError, match="no classification model of torchvision"):
+    with pytest.raises(UserError, match="not a classification model of torchvision"):
         ClassifierLabels("resnet17", path)
 
 

@@ -12,7 +12,7 @@ from ldd.data.pruning.trained import TrainedPruner
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks import Network
-from ldd.networks.scoring import ScoringNetwork, as_input
+from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.devices import find_device
 
 
@@ -124,7 +124,7 @@ class GraNdPruner(EnsemblePruner):
         network = self.training.build(spec, seed, "grand", piece).eval()
         device = find_device(self.training.device)
         lengths = [
-            gradient_lengths(network, as_input(spec, batch.to(device)), truth.to(device)).cpu()
+            gradient_lengths(network, spec.as_input(batch.to(device)), truth.to(device)).cpu()
             for batch, truth in zip(images.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True)
         ]
         return torch.cat(lengths)[:, None]

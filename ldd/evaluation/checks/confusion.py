@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ldd.images import ClassInfo, DataSpec, Labelled
+from ldd.networks.scoring import in_batches
 from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
-
-_CHUNK = 256  # images per forward pass
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,11 @@ class Confusion:
         }
 
 
-@torch.no_grad()
 def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tensor:
     """(K, K) counts of a network in evaluation mode on images (M, 3, H, W) uint8 with labels (M,), on its device."""
-    network.eval()
-    logits = torch.cat([network(spec.as_input(part)) for part in test.images.split(_CHUNK)])
-    counts: Tensor = multiclass_confusion_matrix(logits, test.labels, num_classes=spec.num_classes)
-    return counts.cpu()
+    logits = in_batches(network.eval(), spec, test.images, test.images.device)
+    counts: Tensor = multiclass_confusion_matrix(logits, test.labels.cpu(), num_classes=spec.num_classes)
+    return counts
 
 
 def confusions(

@@ -219,7 +219,7 @@ def test_outputs_of_imagenet_of_own_classes_and_of_subsets():
     some = [ClassInfo(0, 7, "c7", "c7"), ClassInfo(1, 2, "c2", "c2")]
     assert class_outputs(some, 10, "x").tolist() == [7, 2]
     with pytest.raises(
-        UserError, match=r"classifier x has 1000 outputs and the data 2 classes, e\.g\. 'c7' is no Im"
+        UserError, match=r"classifier x has 1000 outputs and the data 2 classes, e\.g\. 'c7' is not an Im"
     ):
         class_outputs(some, 1000, "x")
     with pytest.raises(
@@ -247,7 +247,7 @@ def test_settings_come_from_the_published_weights():
     [
         (
             {"classifier": "resnet19"},
-            "classifier='resnet19' is no classification model of torchvision; nearest: resnet1",
+            "classifier='resnet19' is not a classification model of torchvision; nearest: resnet1",
         ),
         (
             {"weights": "IMAGENET1K_V9"},
@@ -282,7 +282,7 @@ def test_weights_that_do_not_fit_are_refused(weights, tmp_path):
     torch.save(get_model("mobilenet_v3_small"), tmp_path / "whole.pt")
     refused("cannot be loaded as tensors only", weights=str(tmp_path / "whole.pt"))
     torch.save([1], tmp_path / "list.pt")
-    refused("are no state dict", weights=str(tmp_path / "list.pt"))
+    refused("are not a state dict", weights=str(tmp_path / "list.pt"))
     (tmp_path / "cut.safetensors").write_bytes((weights / "small.safetensors").read_bytes()[:1000])
     refused("truncated or no safetensors", weights=str(tmp_path / "cut.safetensors"))
 

@@ -10,7 +10,6 @@ from ldd.data.pruning.cross_fitted import fold_numbers
 from ldd.data.splits import decode
 from ldd.errors import UserError
 from ldd.networks import ConvNet, scoring
-from ldd.networks.scoring import as_input
 
 TINY = ScoringNetwork(network=lambda classes, size: ConvNet(classes, size, width=8), epochs=1, device="cpu")
 
@@ -61,7 +60,7 @@ def test_losses_are_those_of_the_fold_s_network():
     network = TINY.build(spec, 0, "cross-fitted", 1)
     TINY.train(network, images[~held_out], labels[~held_out], spec, 0, "cross-fitted", 1)
     with torch.no_grad():
-        logits = network.eval()(as_input(spec, images[held_out]))
+        logits = network.eval()(spec.as_input(images[held_out]))
     expected = F.cross_entropy(logits, labels[held_out], reduction="none")
     assert torch.tensor(table.values)[held_out].sub(expected).abs().max() < 1e-5
 
