@@ -1,53 +1,31 @@
 """Real data: where images come from, which of them are kept, and how they reach a model."""
 
-from ldd.data.datamodule import DistillationData
-from ldd.data.folders import FolderSource
+from ldd.data.datamodule import DistillationData as DistillationData
+from ldd.data.folders import FolderSource as FolderSource
 from ldd.data.pruning import (
-    CrossFittedLossPruner,
-    EL2NPruner,
-    ForgettingPruner,
-    GraNdPruner,
-    HerdingPruner,
-    KCenterPruner,
-    ListPruner,
-    LossPruner,
-    Pruner,
-    RandomPruner,
-    RankedPruner,
-    ScoreFacts,
-    ScoreTable,
-    ScoringNetwork,
-    StratifiedPruner,
-    TablePruner,
+    CrossFittedLossPruner as CrossFittedLossPruner,
+    EL2NPruner as EL2NPruner,
+    ForgettingPruner as ForgettingPruner,
+    GraNdPruner as GraNdPruner,
+    HerdingPruner as HerdingPruner,
+    KCenterPruner as KCenterPruner,
+    ListPruner as ListPruner,
+    LossPruner as LossPruner,
+    Pruner as Pruner,
+    RandomPruner as RandomPruner,
+    RankedPruner as RankedPruner,
+    ScoreFacts as ScoreFacts,
+    ScoreTable as ScoreTable,
+    ScoringNetwork as ScoringNetwork,
+    StratifiedPruner as StratifiedPruner,
+    TablePruner as TablePruner,
 )
-from ldd.data.real import RealImages
-from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, UnreadableImage
-from ldd.data.subsets import Subset
-
-__all__ = [
-    "CrossFittedLossPruner",
-    "DigitsSource",
-    "DistillationData",
-    "EL2NPruner",
-    "FolderSource",
-    "ForgettingPruner",
-    "GraNdPruner",
-    "HerdingPruner",
-    "Item",
-    "KCenterPruner",
-    "ListPruner",
-    "LossPruner",
-    "Pruner",
-    "RandomPruner",
-    "RankedPruner",
-    "RealImages",
-    "ScoreFacts",
-    "ScoreTable",
-    "ScoringNetwork",
-    "Source",
-    "SourceFactory",
-    "StratifiedPruner",
-    "Subset",
-    "TablePruner",
-    "UnreadableImage",
-]
+from ldd.data.real import RealImages as RealImages
+from ldd.data.sources import (
+    DigitsSource as DigitsSource,
+    Item as Item,
+    Source as Source,
+    SourceFactory as SourceFactory,
+    UnreadableImage as UnreadableImage,
+)
+from ldd.data.subsets import Subset as Subset

@@ -149,9 +149,6 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
     A table next to the folders comes first: `classes.json`, a list of
     `{"wnid": folder, "id": number, "name": text}`, or `classes.csv` with these columns. `id` (default: the row's
     place) and `name` (default: the folder) may be missing; rows of folders that are not there are ignored.
-
-    Raises:
-        UserError: a table that cannot be read or has another form, repeats a folder or an id, or lacks a folder.
     """
     for file in (root / name for name in TABLES):
         if file.is_file():
@@ -166,11 +163,7 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
 
 
 def table_rows(file: Path) -> list[ClassInfo]:
-    """Return all rows of a table, ordered by `label` where all have one (as in our exports), else by `id`.
-
-    Raises:
-        UserError: a table that cannot be read or has another form, or that repeats a folder, an id or a label.
-    """
+    """Return all rows of a table, ordered by `label` where all have one (as in our exports), else by `id`."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             rows: list[Any] = json.load(opened) if file.suffix == ".json" else list(csv.DictReader(opened))

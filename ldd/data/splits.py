@@ -70,11 +70,7 @@ def load_split(
 
 
 def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnError = "raise") -> RealImages:
-    """Decode `items`, ordered by class, into memory.
-
-    Raises:
-        UserError: as `load_split`.
-    """
+    """Decode `items`, ordered by class, into memory."""
     needed, free = len(items) * 3 * image_size**2, free_bytes(torch.device("cpu"))
     if needed > free:
         raise UserError(
@@ -93,11 +89,7 @@ def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnE
 
 
 def readable(source: Source, items: Sequence[Item]) -> list[Item]:
-    """Return the items that can be decoded, and print the reason for each of the others.
-
-    Raises:
-        UserError: a class has none.
-    """
+    """Return the items that can be decoded, and print the reason for each of the others."""
     kept, left_out = _decode_all(source, items, 1, lambda image: None, "skip")
     for entry in left_out:
         print(f"left out: {entry.reason}")
@@ -120,13 +112,6 @@ class CacheEntry:
 
     The key is `pixels_key`, so an edited image, another subset or another size never meets a stale file; old files may
     be deleted at any time. Both files are written under another name and renamed, the index last.
-
-    Args:
-        folder: where entries lie.
-        source: where the images come from.
-        split: which of them.
-        items: the source's items of that split.
-        image_size: height and width in pixels.
     """
 
     def __init__(
@@ -139,11 +124,7 @@ class CacheEntry:
         self.index = self.data.with_suffix(".json")
 
     def open(self, on_error: OnError) -> RealImages | None:
-        """Map the images; None where there are none, or damaged ones (with a message).
-
-        Raises:
-            UserError: images were left out when it was built, and `on_error` is "raise".
-        """
+        """Map the images; None where there are none, or damaged ones (with a message)."""
         if not self.index.is_file():
             return None
         try:
@@ -161,12 +142,7 @@ class CacheEntry:
         return RealImages(images.view(-1, 3, self._size, self._size), labels, keys, len(counts))
 
     def build(self, on_error: OnError) -> RealImages:
-        """Decode the images into the file, unless another process has done so meanwhile, and map it.
-
-        Raises:
-            UserError: an unreadable image, a class of which none can be read, a folder that cannot be written, or
-                a full disk; nothing half-written stays.
-        """
+        """Decode the images into the file, unless another process has done so meanwhile, and map it."""
         return build_once(
             self.data,
             find=lambda: self.open(on_error),
@@ -256,9 +232,6 @@ def read_file(path: Path) -> Tensor:
     Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's `ImageFolder` does), of
     an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
     a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
-
-    Raises:
-        UnreadableImage: damaged, truncated, not an image, or more than 8 bits per grey value.
     """
     try:
         return _read_file(path)

@@ -88,11 +88,7 @@ class Subset(Source):
 
 
 def subset_wnids(subset: str) -> Sequence[str]:
-    """Return the wnids of a published subset, or of a text file (first word of a line; `#` starts a comment).
-
-    Raises:
-        UserError: neither a known name nor a file that can be read.
-    """
+    """Return the wnids of a published subset, or of a text file (first word of a line; `#` starts a comment)."""
     if subset.endswith(".txt") or "/" in subset:
         try:
             lines = Path(subset).expanduser().read_text(encoding="utf-8").splitlines()
@@ -124,11 +120,7 @@ def _unknown_subset(subset: str) -> str:
 
 
 def find_class(classes: Sequence[ClassInfo], name: str | int) -> ClassInfo:
-    """Return the class with this wnid or name (text) or id (number).
-
-    Raises:
-        UserError: there is none, or more than one of that name; the message lists the nearest names.
-    """
+    """Return the class with this wnid or name (text) or id (number)."""
     if isinstance(name, int):
         found = [info for info in classes if info.id == name]
     else:

@@ -236,15 +236,7 @@ def cost_of(recording: Trajectories) -> dict[str, float | None]:
 
 
 def cost_of_experts(needs: Sequence[ExpertNeed], data: DistillationData) -> dict[str, float | None]:
-    """Return what recording the experts took that a run reads, whenever that was; empty where it reads none.
-
-    Args:
-        needs: of the objective, of the labels; a recording that several read is charged once.
-        data: set up.
-
-    Raises:
-        UserError: one is not there.
-    """
+    """Return what recording the experts took that a run reads, whenever that was; empty where it reads none."""
     recordings: dict[Path, Trajectories] = {}
     for need in needs:
         found = find_experts(need, data.spec, data.core_set)

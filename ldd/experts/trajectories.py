@@ -63,13 +63,7 @@ class ExpertSetting:
 
     @classmethod
     def of(cls, spec: DataSpec, core_set: "RealImages", network: Network) -> Self:
-        """Return the setting of a run.
-
-        Args:
-            spec: classes, resolution and normalisation.
-            core_set: the images that experts learn.
-            network: the matching network; its weights do not matter.
-        """
+        """Return the setting of a run; of the matching network only the layers matter, not the weights."""
         digest = hashlib.sha256()
         for key, label in zip(core_set.keys, core_set.labels.tolist(), strict=True):
             digest.update(f"{label}\t{key}\n".encode())
@@ -183,11 +177,7 @@ class Trajectories:
 
     @classmethod
     def under(cls, root: Path, setting: ExpertSetting, training: ExpertTraining, num_experts: int) -> Self:
-        """Return the recording of these facts in `root`, whether or not it is there; nothing is written.
-
-        Raises:
-            UserError: it is there but its index is damaged.
-        """
+        """Return the recording of these facts in `root`, whether or not it is there; nothing is written."""
         facts = {"setting": asdict(setting), "training": asdict(training)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         name = f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"
@@ -198,20 +188,12 @@ class Trajectories:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Return the recording in `folder`.
-
-        Raises:
-            UserError: the index is damaged or of another version.
-        """
+        """Return the recording in `folder`."""
         index = read_record(folder / INDEX, _Index, f"delete {folder} and record the experts anew")
         return cls(folder, index.setting, index.training, index.num_experts)
 
     def write_index(self) -> None:
-        """Make the folder and its index.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Make the folder and its index."""
         index = _Index(FORMAT_VERSION, self.num_experts, self.setting, self.training)
         write_json(self.folder / INDEX, to_json(index))
 
@@ -225,36 +207,19 @@ class Trajectories:
         return 4 * ((self.training.epochs + 1) * self.setting.num_parameters + self.training.epochs)
 
     def write(self, expert: int, snapshots: Tensor, losses: Tensor) -> None:
-        """Store one expert.
-
-        Args:
-            expert: its number.
-            snapshots: (E + 1, P) float32, all parameters laid end to end after 0..E epochs.
-            losses: (E,) float32, mean training loss of each epoch.
-
-        Raises:
-            UserError: the disk is full or the folder cannot be written.
-        """
+        """Store an expert: its weights (E + 1, P) after 0..E epochs, laid end to end, and mean losses (E,), float32."""
         assert snapshots.shape == (self.training.epochs + 1, self.setting.num_parameters)
         assert snapshots.dtype == torch.float32
         write_tensors(self.path(expert), {"parameters": snapshots, "losses": losses})
 
     def read(self, expert: int, epochs: Sequence[int]) -> Tensor:
-        """Read the weights after the given epochs, (len(epochs), P) float32 on the CPU, and nothing else.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """Read the weights after the given epochs, (len(epochs), P) float32 on the CPU, and nothing else."""
         shape = [self.training.epochs + 1, self.setting.num_parameters]
         with self._opened(expert, "parameters", shape) as rows:
             return torch.cat([rows[epoch : epoch + 1] for epoch in epochs])
 
     def losses(self, expert: int) -> Tensor:
-        """Read the mean training loss of each epoch, (E,) float32.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """Read the mean training loss of each epoch, (E,) float32."""
         with self._opened(expert, "losses", [self.training.epochs]) as losses:
             values: Tensor = losses[:].clone()
             return values
@@ -337,18 +302,7 @@ def blank_network(factory: NetworkFactory, spec: DataSpec) -> Network:
 def find_trajectories(
     root: str, setting: ExpertSetting, num_experts: int | None = None, section: str = "objective"
 ) -> Trajectories:
-    """Return the recording in `root`, or in one of its folders, that fits a run.
-
-    Args:
-        root: a recording's folder, or one that holds several.
-        setting: of the run.
-        num_experts: how many must be there; None takes as many as were to be recorded.
-        section: whose `trajectories` they are, for messages.
-
-    Raises:
-        UserError: no recording, a damaged one, none that fits (with what differs), several that do, or one with experts
-            missing.
-    """
+    """Return the recording in `root`, or in one of its folders, that fits a run."""
     base = Path(root).expanduser()
     folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
     recordings = [Trajectories.open(folder) for folder in folders]

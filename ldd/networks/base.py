@@ -38,17 +38,7 @@ NetworkFactory = Callable[[int, int], Network]
 
 
 def check_sizes(network: str, num_classes: int, image_size: int, **positive: int) -> None:
-    """Raise where no network can be built with these sizes.
-
-    Args:
-        network: name of the class, for the message.
-        num_classes: K, at least 1.
-        image_size: side in pixels, at least `MIN_IMAGE_SIZE`.
-        positive: further integer arguments by name, each at least 1 (width, depth, ...).
-
-    Raises:
-        UserError: names the argument, its value and the cure.
-    """
+    """Raise where no network can be built with these sizes."""
     if image_size < MIN_IMAGE_SIZE:
         raise UserError(
             f"{network}: image_size {image_size} is too small for the networks; "
@@ -74,11 +64,7 @@ def canonical(class_path: str) -> str:
 
 
 def find_network(class_path: str) -> type[Network]:
-    """Return the network class of a dotted name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the network class of a dotted name."""
     try:
         found = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError) as error:
@@ -103,11 +89,7 @@ class NetworkSpec:
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
     def factory(self) -> NetworkFactory:
-        """Return a builder of fresh networks.
-
-        Raises:
-            UserError: no such class, or arguments it does not take.
-        """
+        """Return a builder of fresh networks."""
         network = find_network(self.class_path)
         try:
             inspect.signature(network).bind(10, 32, **self.init_args)

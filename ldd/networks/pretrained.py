@@ -147,11 +147,7 @@ class Classifier:
 
     @cached_property
     def outputs(self) -> int:
-        """How many classes it tells apart.
-
-        Raises:
-            UserError: the file does not fit the architecture.
-        """
+        """How many classes it tells apart."""
         if self.published is not None:
             return len(self.published.meta["categories"])
         with torch.device("meta"):
@@ -162,11 +158,7 @@ class Classifier:
         return len(state[last])
 
     def load(self) -> nn.Module:
-        """Return the network on the CPU in evaluation mode.
-
-        Raises:
-            UserError: published weights cannot be fetched, or the file does not fit the architecture.
-        """
+        """Return the network on the CPU in evaluation mode; raise UserError where the weights do not fit."""
         if self.published is not None:
             try:
                 fetched: nn.Module = get_model(self.architecture, weights=self.published)
@@ -236,9 +228,6 @@ def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -
 
     Of 1,000 outputs an ImageNet class has its place in the sorted synset list; of K outputs each class its label; of
     any other number the class's own id (a subset of the data that the classifier was trained on).
-
-    Raises:
-        UserError: the outputs cannot be told.
     """
     indices = imagenet.indices()
     strangers = [info for info in classes if info.wnid not in indices]

@@ -70,11 +70,7 @@ class Selection:
             )
 
     def __call__(self, table: ScoreTable) -> Tensor:
-        """Return the indices (m,) int64, ascending, of the rows kept, at least one of each class.
-
-        Raises:
-            UserError: a class would be left empty (named, with the smallest share that works).
-        """
+        """Return the indices (m,) int64, ascending, of the rows kept, at least one of each class."""
         order, places, totals = self._places(table)
         skipped = np.array([exact_floor(self.skip_easiest, n) for n in totals])
         quotas = np.array([exact_floor(self.keep, n) for n in totals])
@@ -150,12 +146,7 @@ def check_window(name: str, skipped: float, keep: float) -> None:
 
 
 def smallest_keep(counts: Sequence[int], needed: int) -> float | None:
-    """Return the smallest share (rounded up to four decimals) of which every class has `needed` images, or None.
-
-    Args:
-        counts: images of each class; classes without any do not count.
-        needed: images that must remain in each.
-    """
+    """Return the smallest share (four decimals) that leaves `needed` images in every class that has any, or None."""
     smallest = min(count for count in counts if count)
     return None if needed > smallest else ceil(Fraction(needed, smallest) * _STEPS) / _STEPS
 

@@ -59,11 +59,7 @@ class CrossFittedLossPruner(TrainedPruner):
         return f"cross-fitted over {self.folds} folds,"
 
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Return loss and margin of one fold's images under a network trained on the rest, NaN for all others.
-
-        Raises:
-            UserError: a class has fewer images than there are folds.
-        """
+        """Return loss and margin of one fold's images under a network trained on the rest, NaN for all others."""
         held_out = fold_numbers(labels, self.folds, spec, seed) == piece
         seen, truth = images[~held_out], labels[~held_out]
         network = self.training.trained(seen, truth, spec, seed, "cross-fitted", piece)
@@ -74,11 +70,7 @@ class CrossFittedLossPruner(TrainedPruner):
 
 
 def fold_numbers(labels: Tensor, folds: int, spec: DataSpec, seed: int) -> Tensor:
-    """Return (M,) the fold of each image: equal parts of every class, drawn at random.
-
-    Raises:
-        UserError: a class has fewer images than there are folds.
-    """
+    """Return (M,) the fold of each image: equal parts of every class, drawn at random."""
     numbers = torch.empty_like(labels)
     for label in labels.unique().tolist():
         rows = (labels == label).nonzero().flatten()

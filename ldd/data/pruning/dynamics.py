@@ -131,13 +131,7 @@ class GraNdPruner(EnsemblePruner):
 
 
 def gradient_lengths(network: Network, images: Tensor, labels: Tensor) -> Tensor:
-    """Return (N,) the length of each image's own gradient of the cross-entropy with respect to all parameters.
-
-    Args:
-        network: in evaluation mode.
-        images: (N, C, H, W), as it takes them.
-        labels: (N,).
-    """
+    """Return (N,) the length of each image's own gradient of the cross-entropy with respect to all parameters."""
     with torch.inference_mode(False):
         weights = {name: value.detach() for name, value in network.named_parameters()}
 

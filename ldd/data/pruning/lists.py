@@ -50,11 +50,7 @@ class ListPruner(Pruner):
             )
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """Score 0 for an image that is listed, 1 for another; no file is opened, so the table has no hashes.
-
-        Raises:
-            UserError: the lists match no image of some class.
-        """
+        """Score 0 for an image that is listed, 1 for another; no file is opened, so the table has no hashes."""
         parts = _telling_parts([item.key for item in items])
         listed = {_tail(path, parts) for path in self._paths()}
         values = np.array([_tail(item.key, parts) not in listed for item in items], dtype=np.float64)

@@ -48,11 +48,6 @@ def draw_scores(table: ScoreTable, source: Source, classes: list[ClassInfo]) -> 
     """Draw a histogram of the criterion above a row for each class: its lowest and its highest images.
 
     Only the images that are shown are decoded; classes after the twentieth are left out, and a line says so.
-
-    Args:
-        table: scores, with a selection recorded.
-        source: where the images are.
-        classes: the K classes, ordered by label.
     """
     name = table.facts.criterion
     histogram = _histogram(table)

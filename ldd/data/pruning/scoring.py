@@ -58,16 +58,7 @@ class Scorer:
         self.network = network.requires_grad_(False)
 
     def __call__(self, source: Source, items: Sequence[Item], targets: Sequence[int]) -> Iterator[Tensor]:
-        """Yield (b, 2) float64 on the CPU for each batch of items, in order: loss in nats, margin in logits.
-
-        Args:
-            source: where the images come from.
-            items: which of them.
-            targets: the true output of each.
-
-        Raises:
-            UnreadableImage: one cannot be decoded.
-        """
+        """Yield (b, 2) float64 on the CPU for each batch of items, in order: loss in nats, margin in logits."""
 
         def read(start: int) -> Tensor:
             batch = items[start : start + self.batch_size]
@@ -92,23 +83,14 @@ class Scorer:
 
 
 def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return (N, 2) float64: cross-entropy of the true class, and its logit minus the highest other one.
-
-    Args:
-        logits: (N, K), K at least 2.
-        targets: (N,) int64.
-    """
+    """Return (N, 2) float64: cross-entropy of the true class, and its logit minus the highest other one."""
     true = logits.gather(1, targets[:, None])
     others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return torch.stack([F.cross_entropy(logits, targets, reduction="none"), true[:, 0] - others], 1).double()
 
 
 def resolved(precision: Precision, device: str) -> Precision:
-    """Return `precision`, with auto decided for the device of that name.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Return `precision`, with auto decided for the device of that name."""
     if precision != "auto":
         return precision
     if check_device(device).type == "cuda":

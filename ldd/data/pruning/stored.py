@@ -57,11 +57,7 @@ class TablePruner(RankedPruner):
         self.table = ScoreTable.load(scores)
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
-        """Return the saved rows of the items.
-
-        Raises:
-            UserError: the table is of other data (both fingerprints are shown).
-        """
+        """Return the saved rows of the items; raise UserError if the table is of other data."""
         hashes = hash_items(source, items, self.cache_dir) if self.table.hashed else None
         own = ScoreTable.build(items, hashes, spec.classes, ScoreFacts(), np.zeros(len(items)))
         return _matched(self.table, self.path, own)
