@@ -17,17 +17,10 @@ from ldd.runs.recipe import Recipe
 
 
 def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) -> None:
-    """Raise if the merged set could not be labelled or evaluated; no image is read, nothing is trained.
+    """Raise UserError if the merged set could not be labelled or evaluated; nothing is read or trained.
 
-    Args:
-        recipe: for all classes.
-        folder: of the federation.
-        subtasks: how many there are, each with a decoder of its own where one is trained.
-        here: whether the merged set is evaluated on this machine, whose memory draws of codes must fit into.
-
-    Raises:
-        UserError: a protocol with a teacher and no labels, one that has changed since it was last used here, a nested
-            budget beyond the set, draws that memory cannot hold, baselines that cannot be had, no network for labels.
+    Each of the `subtasks` has its own decoder where one is trained. `here`: it is evaluated on this machine,
+    whose memory must hold draws of its codes.
     """
     evaluation, model = recipe.evaluation, recipe.model
     protocol, labels = evaluation.protocol, model.labels
@@ -76,36 +69,26 @@ def _planned(model: Distiller, labeller: Labeller | None, subtasks: int) -> Dist
 
 
 class _Equal(nn.Module):
-    """Logits that are all the same.
-
-    Args:
-        num_classes: K.
-    """
+    """A classifier whose logits are all the same."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_classes), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, K) of images (n, C, H, W)."""
+        """Return logits (n, K) of images (n, C, H, W)."""
         return self.logits.expand(len(images), -1)
 
 
 def _stand_in(labels: Labels, spec: DataSpec) -> Labeller:
-    """A labeller whose labels take as much as those of `labels`, whose experts may not be there yet.
-
-    Labels of another kind than this package's, which do not say how they are stored, count as whole float16 ones.
-    """
+    """A labeller whose labels are as large as those of `labels`, whose experts may not be there yet."""
+    # Labels of a user's own class, which do not say how they are stored, count as whole float16 ones.
     precision: Precision = getattr(labels, "precision", "float16")
     return Labeller(_Equal(spec.num_classes), spec, top_k=getattr(labels, "top_k", None), precision=precision)
 
 
 class _Listed:
-    """Of the data only which images there are; all splits are the training one, and all images black.
-
-    Args:
-        data: not set up.
-    """
+    """The data without its pixels: all splits are the training split, and all images black."""
 
     def __init__(self, data: DistillationData) -> None:
         self.spec = data.spec
@@ -116,4 +99,4 @@ class _Listed:
         self.train_images = self.core_set = self.selection_images = self.test_images = listed
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing is read."""
+        """Read nothing."""

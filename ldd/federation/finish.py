@@ -27,12 +27,9 @@ _SETTINGS = "settings"
 
 
 def finish(federation: Federation) -> None:
-    """Merge what the sub-tasks left, label it where the recipe says so, save it, evaluate it, print the tables.
+    """Merge the sets of the sub-tasks, label, save and evaluate the result, and print the tables.
 
     A set that was evaluated already with these settings is not evaluated again.
-
-    Raises:
-        UserError: sets that do not belong together, or experts that are missing.
     """
     recipe, out = federation.recipe, federation.folder / "distilled"
     parts = [
@@ -48,9 +45,8 @@ def finish(federation: Federation) -> None:
     print(
         f"merged {len(parts)} sub-tasks into {out}: {len(saved.images)} images of {saved.num_classes} classes"
     )
-    earlier = _earlier(federation, saved)
-    report = earlier
-    if recipe.evaluates and _is_due(federation, earlier):
+    report = earlier = _earlier(federation, saved)
+    if recipe.evaluates and (earlier is None or _is_due(federation)):
         report = _evaluate(federation, saved, labeller)
         report = report if earlier is None else report.after(earlier)
         facts = {_SETTINGS: _settings(federation), "subtasks": len(federation.partition.blocks)}
@@ -89,11 +85,7 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
 
 
 def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
-    """The earlier evaluation, if it was of this set.
-
-    Raises:
-        UserError: by another protocol of the same id.
-    """
+    """The earlier evaluation, if it was of this set; UserError where it was by another protocol of the same id."""
     earlier = Report.read(federation.folder)
     if earlier is None:
         return None
@@ -102,15 +94,10 @@ def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
     return earlier if earlier.facts.get("sets", {}).get(step) == identity(merged) else None
 
 
-def _is_due(federation: Federation, earlier: Report | None) -> bool:
+def _is_due(federation: Federation) -> bool:
     """Whether the recipe asks for another evaluation than the latest one."""
-    return earlier is None or _known(federation).get(_SETTINGS) != _settings(federation)
-
-
-def _known(federation: Federation) -> dict[str, Any]:
     path = federation.folder / JSON_NAME
-    known: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return known
+    return not path.is_file() or read_json(path).get(_SETTINGS) != _settings(federation)
 
 
 def _settings(federation: Federation) -> dict[str, Any]:

@@ -53,11 +53,7 @@ class Federation:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Return the federation in a folder.
-
-        Raises:
-            UserError: there is none, or it is damaged.
-        """
+        """Return the federation in a folder, or raise UserError if there is none, or a damaged one."""
         folder = folder.resolve()
         path = folder / _PLAN
         if not path.is_file():
@@ -75,11 +71,7 @@ class Federation:
 
     @classmethod
     def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path) -> Self:
-        """Write what is planned of a new federation, with all settings of the recipe.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Write a new federation into a folder, with all settings of the recipe."""
         made = cls(folder.resolve(), partition, recipe.seed, recipe.model.labels is not None, str(Path.cwd()))
         check_writable(made.folder)
         recipe.write(made.folder / CONFIG)
@@ -89,11 +81,7 @@ class Federation:
         return made
 
     def adopt(self, recipe: Recipe) -> None:
-        """Go on with the settings of a recipe that `find` has let pass, and print those that are new.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Take over the settings of a recipe that `find` has accepted, and print those that are new."""
         others = recipe.changes(self.folder / CONFIG).others
         if others:
             recipe.write(self.folder / CONFIG)
@@ -169,11 +157,7 @@ class Federation:
             write_json(self._cost, total([{PRUNE: data.pruning_cost}, self.cost_of_recording()]))
 
     def cost_of_recording(self) -> Stages:
-        """Return what the job of the experts took for scoring real images; recordings keep their own cost.
-
-        Raises:
-            UserError: a damaged file.
-        """
+        """Return what the job of the experts took to score real images; recordings keep their own cost."""
         costs: Stages = read_json(self._cost, "delete it") if self._cost.is_file() else {}
         return costs
 
@@ -198,11 +182,7 @@ def _fit(arguments: Sequence[str]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove a federation, and only what belongs to one.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
+    """Remove a federation, and only what belongs to one; raise UserError if the folder holds something else."""
     _refuse_others(folder)
     for path in (folder / name for name in _OWN):
         if path.is_dir():
@@ -212,15 +192,11 @@ def clear(folder: Path) -> None:
 
 
 def find(recipe: Recipe, folder: Path) -> Federation | None:
-    """Return the federation that a folder holds, if it is one of these settings; None where there is none.
-
-    Args:
-        recipe: resolved.
-        folder: of the federation.
+    """Return the federation that a folder holds; None where it is empty.
 
     Raises:
-        UserError: the folder holds a federation whose sub-tasks have other settings or other classes, or files of
-            another kind; other paths from another directory than the one in which it was planned.
+        UserError: the folder holds other files, or a federation whose sub-tasks have other settings or classes; or
+            settings change in another directory than the one in which it was planned.
     """
     _refuse_others(folder)
     if not (folder / _PLAN).is_file():

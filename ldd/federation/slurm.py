@@ -16,20 +16,8 @@ def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name
     """Write `jobs.sbatch` (one array task a job), `last.sbatch` and `submit.sh`.
 
     A job that is preempted, or that is told that its time is up, saves its step and is queued again; it then continues
-    from its checkpoint. The last job starts once all others have succeeded.
-
-    Args:
-        jobs: independent of each other.
-        last: needs all of them.
-        needs: of each job.
-        folder: for the files and the logs, on a disk that all machines share.
-        name: of the jobs in the queue.
-
-    Returns:
-        `submit.sh`.
-
-    Raises:
-        UserError: the folder cannot be written.
+    from its checkpoint. The last job starts once all others have succeeded. Files and logs lie in `folder`, on a disk
+    that all machines share. Returns `submit.sh`.
     """
     array = [f"#SBATCH --array=0-{len(jobs) - 1}", f"#SBATCH --output={_quoted(_literal(folder))}/%a.log"]
     commands = "\n".join(
@@ -93,7 +81,7 @@ def _quoted(text: str) -> str:
 
 
 def _literal(folder: Path) -> str:
-    """A folder in the pattern of a log's name, where `%` starts a replacement."""
+    """A folder in the pattern of a log's name, in which `%` starts a replacement."""
     return str(folder).replace("%", "%%")
 
 

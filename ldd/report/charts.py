@@ -30,14 +30,7 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def line_chart(key: str, curves: Mapping[str, Curve], looks: Mapping[str, tuple[str, str]], y: str) -> str:
-    """Draw values over training steps, a line for each name; the page adds the legend.
-
-    Args:
-        key: prefix of the chart's identifiers, unique on the page.
-        curves: points by name.
-        looks: `styles` of the names.
-        y: name of the axis.
-    """
+    """Draw values over training steps, a line for each name; `key` is unique on the page, `y` names the axis."""
     figure, axes = _figure(_HEIGHT)
     for name, curve in curves.items():
         colour, dash = looks[name]
@@ -55,14 +48,7 @@ def line_chart(key: str, curves: Mapping[str, Curve], looks: Mapping[str, tuple[
 def bar_chart(
     key: str, rows: Sequence[tuple[str, Mapping[str, Score]]], looks: Mapping[str, tuple[str, str]], x: str
 ) -> str:
-    """Draw scores with error bars of one standard deviation, a row for each run and a mark for each set.
-
-    Args:
-        key: as for `line_chart`.
-        rows: names of runs, each with its score by set.
-        looks: `styles` of the sets.
-        x: name of the axis.
-    """
+    """Draw scores with error bars of one standard deviation, a row for each run and a mark for each set."""
     figure, axes = _figure(1.1 + _ROW * len(rows))
     for place, (_, scores) in enumerate(rows):
         for number, (name, score) in enumerate(scores.items()):

@@ -23,25 +23,15 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class Checks:
-    """The checks of one set.
+    """The checks of one set."""
 
-    Attributes:
-        tables: on the images, and on students by class where students were trained.
-        pictures: neighbours and confusions.
-        note: which features distances are measured in, and which pictures are too large for the page.
-    """
-
-    tables: tuple[PlainTable, ...]
-    pictures: tuple[Picture, ...]
-    note: str
+    tables: tuple[PlainTable, ...]  # on the images, and on students by class where students were trained
+    pictures: tuple[Picture, ...]  # neighbours and confusions
+    note: str  # the features that distances are measured in, and pictures that are too large for the page
 
 
 def checks_of(run: Run) -> Checks | None:
-    """Return the checks of a run's set; None where there are none.
-
-    Raises:
-        UserError: a damaged file, or checks of another set than the run's.
-    """
+    """Return the checks of a run's set, or None; raise UserError if they are damaged or of another set."""
     folder = _folder(run)
     if folder is None:
         return None

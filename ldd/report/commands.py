@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import yaml
 
-from ldd.artefact.manifest import SUBTASKS
 from ldd.evaluation.baselines.equal import candidates
 from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import DISTILLED_HARD
@@ -19,49 +18,34 @@ _BYTES, _SAMPLES, _SOFT = "_bytes", "prior_samples", "_soft"
 
 @dataclass(frozen=True)
 class Again:
-    """How a set was made.
+    """How a set was made."""
 
-    Attributes:
-        commands: for a shell, one after the other.
-        notes: what the commands do not say.
-        settings: the resolved configuration as YAML; empty where the manifest has none.
-    """
-
-    commands: tuple[str, ...]
-    notes: tuple[str, ...]
-    settings: str
+    commands: tuple[str, ...]  # for a shell, one after the other
+    note: str
+    settings: str  # the resolved configuration as YAML; empty where the manifest has none
 
 
 @dataclass(frozen=True)
 class Lacking:
-    """What a run's evaluation by one protocol lacks.
-
-    Attributes:
-        sentence: names the baselines.
-        command: adds them to the run's own evaluation.
-    """
+    """Baselines that a run's evaluation by one protocol lacks."""
 
     sentence: str
-    command: str
+    command: str  # adds them to the run's own evaluation
 
 
 def again(run: Run) -> Again:
-    """Return the commands that made and evaluated a run; where they were not recorded, say so.
-
-    Raises:
-        UserError: a damaged record.
-    """
+    """Return the commands that made and evaluated a run; where they were not recorded, say so."""
     settings = yaml.safe_dump(dict(run.config), sort_keys=False) if run.config else ""
-    install = f"pip install latentdd=={run.manifest['package_version']}"
+    install = f"pip install latentdd=={run.manifest.package_version}"
     if found := recorded_commands(run.folder):
         note = (
             "Relative paths are those of the folder in which the commands were run; ROOT stands for the data."
         )
-        return Again((install, *(one.command for one in found)), (note,), settings)
+        return Again((install, *(one.command for one in found)), note, settings)
     if "model" not in run.config:
         note = "How the set was made was not recorded."
-        return Again((shlex.join(["latentdd", "inspect", str(run.folder)]),), (note,), settings)
-    subtasks = len(run.manifest.get(SUBTASKS, ()))
+        return Again((shlex.join(["latentdd", "inspect", str(run.folder)]),), note, settings)
+    subtasks = len(run.manifest.subtasks or ())
     words = (
         ["federate", "--subtasks", str(subtasks), "--out"]
         if subtasks
@@ -71,7 +55,7 @@ def again(run: Run) -> Again:
         "The set was made by an earlier version, which recorded no commands; its settings are in config.yaml."
     )
     made = shlex.join(["latentdd", words[0], "--config", "config.yaml", *words[1:], "again"])
-    return Again((install, made), (note,), settings)
+    return Again((install, made), note, settings)
 
 
 def lacking(run: Run) -> list[Lacking]:

@@ -61,7 +61,7 @@ def _data(run: Run) -> dict[str, str]:
         "classes": f"{len(classes)}: {names}",
         "test split": run.fingerprint or "unknown",
         "test images": f"{run.summary['test_images']:,}" if "test_images" in run.summary else "unknown",
-        "licence of the data": run.manifest["licences"]["data"],
+        "licence of the data": run.manifest.licences["data"],
     }
 
 
@@ -110,16 +110,16 @@ def _facts(run: Run) -> dict[str, str]:
     facts = {
         "prior": str(prior).rpartition(".")[2],
         "objective": run.objective,
-        "training steps": str(manifest.get("step", "unknown")),
-        "seed": str(manifest["seed"]),
+        "training steps": str("unknown" if manifest.step is None else manifest.step),
+        "seed": str(manifest.seed),
         "image size": f"{run.distilled.image_size} px",
         "soft labels": "no" if run.distilled.soft_labels is None else "yes",
-        "matched with": ", ".join(manifest["seen_networks"]) or "no network",
-        "test split beside which it was made": str(manifest["test_split_fingerprint"]),
-        "licence of the prior": manifest["licences"]["prior"],
-        "written by": f"latentdd {manifest['package_version']}",
-        "images.safetensors": f"sha256 {manifest['sha256']['images.safetensors']}",
+        "matched with": ", ".join(manifest.seen_networks) or "no network",
+        "test split it was made with": str(manifest.test_split_fingerprint),
+        "licence of the prior": manifest.licences["prior"],
+        "written by": f"latentdd {manifest.package_version}",
+        "images.safetensors": f"sha256 {manifest.sha256['images.safetensors']}",
     }
-    if "imported" in manifest:
-        facts["imported from"] = f"{manifest['imported']['form']}; {manifest['imported']['normalisation']}"
+    if imported := manifest.imported:
+        facts["imported from"] = f"{imported['form']}; {imported['normalisation']}"
     return facts

@@ -11,32 +11,20 @@ MAX_IMAGES = 100  # of one set: what a person looks through, and a phone can hol
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a set.
+    """One image of a set."""
 
-    Attributes:
-        address: `data:` URL.
-        name: of its class.
-        text: describes it to those who do not see it.
-    """
-
-    address: str
-    name: str
-    text: str
+    address: str  # `data:` URL
+    name: str  # of its class
+    text: str  # describes it to those who do not see it
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The first images of each class of a set.
-
-    Attributes:
-        pictures: class-major.
-        size: height and width in pixels.
-        note: what is left out; empty where nothing is.
-    """
+    """The first images of each class of a set, class-major."""
 
     pictures: tuple[Picture, ...]
-    size: int
-    note: str
+    size: int  # height and width in pixels
+    note: str  # what is left out; empty where nothing is
 
 
 def picture_of(content: bytes, name: str, text: str) -> Picture:

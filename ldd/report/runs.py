@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldd.artefact import manifest as manifests
+from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_json
 from ldd.errors import UserError
@@ -37,21 +38,19 @@ class Run:
     summary: Mapping[str, Any]
 
     @property
-    def manifest(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         """The manifest of the set."""
         return self.distilled.manifest
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The resolved configuration; empty where the manifest has none."""
-        return self.manifest["config"] or {}
+        return self.manifest.config or {}
 
     @property
     def fingerprint(self) -> str | None:
         """Fingerprint of the test split that it was evaluated on, else of the one it was made with."""
-        found: str | None = (
-            self.summary.get("test_split_fingerprint") or self.manifest["test_split_fingerprint"]
-        )
+        found: str | None = self.summary.get("test_split_fingerprint") or self.manifest.test_split_fingerprint
         return found
 
     @property

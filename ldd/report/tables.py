@@ -22,17 +22,11 @@ from ldd.runtime.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, w
 
 @dataclass(frozen=True)
 class Judged:
-    """All evaluations by one protocol, as the page shows them.
-
-    Attributes:
-        protocol: id.
-        tables: accuracies; storage, training cost and recovered accuracy; robust scores; ways to report a student.
-        left_out: name of a run -> name of a baseline that could not be had -> why.
-    """
+    """All evaluations by one protocol, as the page shows them."""
 
     protocol: str
-    tables: tuple[PlainTable, ...]
-    left_out: dict[str, dict[str, str]]
+    tables: tuple[PlainTable, ...]  # accuracies; storage and cost; robust scores; ways to report a student
+    left_out: dict[str, dict[str, str]]  # name of a run -> name of a baseline that could not be had -> why
 
 
 def judged(runs: Sequence[Run]) -> list[Judged]:
@@ -141,7 +135,7 @@ def cost_table(runs: Sequence[Run]) -> PlainTable:
     strong: list[int] = []
     all_stages: list[Mapping[str, Mapping[str, float | None]]] = []
     for run in runs:
-        stages = {**run.manifest["ledger"]["stages"], **_evaluations(run)}
+        stages = {**run.manifest.ledger.stages, **_evaluations(run)}
         all_stages.append(stages)
         rows += [(run.name, name, *_figures(figures)) for name, figures in stages.items()]
         if len(stages) > 1:
@@ -169,7 +163,7 @@ def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
         return {}
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)
     report = Report(rows, {}, {EVALUATIONS: {name: found.facts for name, found in run.evaluations.items()}})
-    known = run.manifest["ledger"]["stages"].get(EVALUATE, {})
+    known = run.manifest.ledger.stages.get(EVALUATE, {})
     return {EVALUATE: {**({PEAK: known[PEAK]} if PEAK in known else {}), **report.spent()}}
 
 

@@ -1,4 +1,4 @@
-"""What a sweep consists of: the file that names its settings, and one cell for each run."""
+"""The file that names the settings of a sweep, and its cells: a run for each combination and each seed."""
 
 import json
 import shlex
@@ -8,9 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ldd.disk.files import write_json
+from ldd.disk.files import read_json, read_yaml, write_json
 from ldd.errors import UserError
 from ldd.runs.folder import fit_or_resume
 
@@ -41,15 +39,11 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether a sweep ran it to its end, evaluation included.
-
-        Raises:
-            UserError: its folder holds a cell of other settings.
-        """
+        """Whether a sweep ran it to its end, evaluation included; raises UserError if it ran other settings."""
         path = self.folder / _CELL_NAME
         if not path.is_file():
             return False
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if record["arguments"] != list(self.arguments):
             raise UserError(
                 f"{self.folder} was run with other settings ({shlex.join(record['arguments'])}); choose another --out, "
@@ -58,12 +52,12 @@ class Cell:
         return bool(record["finished"])
 
     def note(self, *, finished: bool) -> None:
-        """Write what was run here."""
+        """Write down which settings were run here."""
         record = {"arguments": list(self.arguments), "seed": self.seed, "finished": finished}
         write_json(self.folder / _CELL_NAME, record)
 
     def command(self) -> list[str]:
-        """Arguments of `latentdd`: a new run, or the continuation of one that was stopped."""
+        """Return the arguments of `latentdd` that start this run, or continue it where it was stopped."""
         return fit_or_resume(self.arguments, self.seed, self.folder)
 
 
@@ -73,8 +67,8 @@ class Sweep:
 
     Every axis maps names to settings, and a setting maps options of `latentdd fit` to values, in order; a value that
     ends in `.yaml` is a file, like `base` relative to the sweep file. `options` is such a setting for all runs, and
-    `references` are settings that run beside the combinations of the axes, each once for every seed. `panels` names an
-    axis whose settings are not to be compared (budgets, data): the plot has a panel for each.
+    `references` are settings that run in addition to the combinations of the axes, each once for every seed. `panels`
+    names an axis whose settings are not to be compared (budgets, data): the plot has a panel for each.
 
     Attributes:
         bases: recipes.
@@ -94,16 +88,8 @@ class Sweep:
 
     @classmethod
     def load(cls, path: Path | str) -> "Sweep":
-        """Read a sweep file.
-
-        Raises:
-            UserError: it is missing, or not a sweep.
-        """
-        folder = Path(path).parent
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"--config ({path}) cannot be read: {error}") from error
+        """Read a sweep file, or raise UserError if it is missing or is not a sweep."""
+        folder, content = Path(path).parent, read_yaml(path, "name a sweep file in --config")
         if not isinstance(content, dict) or not _NEEDED <= content.keys() <= _KEYS:
             raise UserError(
                 f"--config ({path}) is no sweep; it needs base and axes, and may have options, panels, references and "
@@ -139,11 +125,9 @@ class Sweep:
         )
 
     def cells(self, out: Path | str, extra: Sequence[str] = ()) -> list[Cell]:
-        """All combinations, then the references.
+        """Return all combinations, then the references, in folders `<out>/<names, joined by _>/seed-<seed>`.
 
-        Args:
-            out: folder of the sweep; a cell's is `<out>/<names, joined by _>/seed-<seed>`.
-            extra: options of `latentdd fit` for all of them, between those of the file and those of the axes.
+        `extra` are options of `latentdd fit` for all of them, between those of the file and those of the axes.
         """
         base = [part for path in self.bases for part in ("--config", path)]
         runs = [

@@ -1,7 +1,6 @@
-"""What a sweep found: one table over its cells and one plot with error bars."""
+"""The results of a sweep: one table over its cells and one plot with error bars."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from ldd.disk.files import atomic_file
+from ldd.disk.files import atomic_file, read_json
 from ldd.errors import UserError
 from ldd.evaluation import Score
 from ldd.evaluation.results.report import JSON_NAME, MEAN_UNSEEN
@@ -51,7 +50,7 @@ class Results:
     Attributes:
         axes: their names.
         rows: of all finished cells.
-        references: names of the settings that ran beside the combinations of the axes.
+        references: names of the settings that ran in addition to the combinations of the axes.
         panels: the axis whose settings have panels of their own in the plot, or None.
     """
 
@@ -71,14 +70,14 @@ class Results:
         """Read the evaluation.json of each cell, given as (its names, seed, run folder).
 
         Raises:
-            UserError: one is no evaluation, or cells were evaluated by different protocols.
+            UserError: one is not an evaluation, or cells were evaluated by different protocols.
         """
         rows = []
         hashes: dict[str, set[str]] = {}
         for names, seed, folder in cells:
             path = folder / JSON_NAME
+            found = read_json(path, "remove it")
             try:
-                found = json.loads(path.read_text())
                 protocol = found["protocol"]["id"]
                 hashes.setdefault(protocol, set()).add(found["protocol"]["hash"])
                 scores = {name: dict(of_set) for name, of_set in found["accuracy"].items()}
@@ -89,7 +88,7 @@ class Results:
                     for name, of_set in scores.items()
                     for network, score in of_set.items()
                 ]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (KeyError, TypeError) as error:
                 raise UserError(
                     f"{path} is not an evaluation of this program ({error!r}); remove it"
                 ) from error
@@ -105,7 +104,7 @@ class Results:
         return cls(axes, tuple(rows), references, panels)
 
     def score(self, names: tuple[str, ...] | None, of_set: str, network: str) -> Score | None:
-        """Over the means of the seeds (None: of all cells); with a single one, over its repeats."""
+        """Return the score over the means of seeds (None: of all cells); with a single one, over its repeats."""
         found = [
             row.score
             for row in self.rows
@@ -116,11 +115,7 @@ class Results:
         return found[0] if len(found) == 1 else Score.of(score.mean for score in found)
 
     def write(self, out: Path | str) -> None:
-        """Write `sweep.csv` (one row a cell, set and network) and `sweep.png`.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Write `sweep.csv`, with a row for each cell, set and network, and `sweep.png`."""
         with atomic_file(Path(out) / CSV_NAME) as beside, beside.open("w", newline="") as file:
             lines = csv.writer(file, lineterminator="\n")
             lines.writerow([*self.axes, "seed", "protocol", "set", "network", "mean", "std", "n"])
@@ -131,7 +126,7 @@ class Results:
             self.plot().savefig(beside, format="png", dpi=150)
 
     def table(self) -> Table:
-        """Accuracy in % of the distilled sets, cells down, networks across; then that of random real images."""
+        """Return the accuracy in % of distilled sets, cells down, networks across; random real images come last."""
         networks = list(dict.fromkeys(row.network for row in self.rows if row.set == DISTILLED))
         table = Table(
             title=f"Top-1 accuracy in % of distilled sets (test split, protocol {self.rows[0].protocol})",
@@ -147,7 +142,7 @@ class Results:
         return table
 
     def plot(self) -> Figure:
-        """Mean accuracy over unseen networks along the first axis, a line for each setting of the others.
+        """Draw the mean accuracy over unseen networks along the first axis, a line for each setting of the others.
 
         Horizontal lines are the references and random real images, with bands of one standard deviation. With `panels`
         each setting of that axis has a panel of its own, and there is no line for it.
@@ -166,7 +161,7 @@ class Results:
         return figure
 
     def _panels(self) -> list[tuple[str, "Results"]]:
-        """Title and results of each panel; the axis of the panels is gone there."""
+        """Title and results of each panel, without the axis of the panels."""
         if self.panels is None:
             return [("", self)]
         place = self.axes.index(self.panels)
@@ -182,7 +177,7 @@ class Results:
         positions = _positions([names[0] for names in grid])
         lines = list(dict.fromkeys(names[1:] for names in grid))
         for number, rest in enumerate(lines):
-            # Named settings stand beside each other, so that error bars of different lines do not hide one another.
+            # Named settings stand next to each other, so that error bars of different lines do not overlap.
             aside = 0.0 if _numbers(positions) else _ASIDE * (number - (len(lines) - 1) / 2)
             scores = {
                 positions[names[0]] + aside: score

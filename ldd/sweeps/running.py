@@ -124,8 +124,8 @@ class Runs(Generic[T]):
 
     Args:
         jobs: how many run at a time, 1 or more. One alone has the terminal and all cores; several write to
-            `output.log` in their folder, and share the cores: each has its part in threads (unless the environment
-            has OMP_NUM_THREADS) and in worker processes of the evaluation (unless its own arguments say how many).
+            `output.log` in their folder and share the cores, as threads (unless the environment has OMP_NUM_THREADS)
+            and as worker processes of the evaluation (unless their arguments say how many).
     """
 
     def __init__(self, jobs: int) -> None:
@@ -135,14 +135,10 @@ class Runs(Generic[T]):
         self._stopping = False
 
     def __call__(self, commands: Iterable[tuple[T, Sequence[str], Path]]) -> Generator[tuple[T, int]]:
-        """Exit codes, each as soon as its run has ended.
+        """Yield the name and the exit code of each run as soon as it has ended.
 
-        Args:
-            commands: for each run what it is called in the result, its verb with arguments, and its folder, which
-                exists; asked for the next one when there is room for it.
-
-        Raises:
-            KeyboardInterrupt: a run was told to stop, and all have ended.
+        `commands` are (name, verb with arguments, folder that exists), taken one by one when there is room. Raises
+        KeyboardInterrupt once all have ended, if one was told to stop.
         """
         waiting = iter(commands)
         with self._signals_passed_on():
@@ -188,7 +184,7 @@ class Runs(Generic[T]):
             self._tell(process, signal.SIGTERM)
 
     def _stop(self) -> None:
-        """Tell those that do not know yet: a second signal would cut short what the first one made them save."""
+        """Tell those that were not told yet: a second signal would interrupt what they save after the first."""
         self._stopping = True
         for process in self._running:
             self._tell(process, signal.SIGTERM)

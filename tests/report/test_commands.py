@@ -71,7 +71,7 @@ def test_sets_without_a_record(run, tmp_path):
         shutil.copytree(OLD / name, tmp_path / name)
         (old,) = read_runs([str(tmp_path / name)])
         assert again(old).commands[1:] == (command,)
-        assert "made by an earlier version" in again(old).notes[0]
+        assert "made by an earlier version" in again(old).note
         assert yaml.safe_load(again(old).settings)["model"]
     (command,) = again(run([])).commands
     assert command.startswith("latentdd inspect ")
