@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from small_runs import ROOT, small_arguments
 import ldd
 from ldd import cli
 from ldd.artefact.set import DistilledSet
+from ldd.runs.history import recorded_commands
 
 
 def latentdd(*arguments, cwd=ROOT, module=False):
@@ -99,6 +101,9 @@ def test_a_folder_with_a_run_is_refused_continued_or_replaced(run, small, tmp_pa
     resumed, unbroken = DistilledSet.load(run), DistilledSet.load(tmp_path / "whole")
     for name, value in unbroken.codes.items():
         assert torch.equal(value, resumed.codes[name]), name
+    begun, continued = (shlex.split(one.command) for one in recorded_commands(run))
+    assert begun[-2:] == ["--trainer.default_root_dir", "small"]
+    assert continued[-2:] == ["--ckpt_path", "last"]
 
 
 def test_resume_with_other_settings_is_refused(run, small, here):

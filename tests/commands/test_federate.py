@@ -25,6 +25,7 @@ from ldd.commands.federate import split
 from ldd.disk.files import sha256
 from ldd.distiller.synthesis import StoredSampler
 from ldd.federation import ray_engine
+from ldd.runs.history import recorded_commands
 from ldd.runtime.seeding import generator
 from ldd.students import training_set
 
@@ -105,6 +106,10 @@ def test_a_run_folder_over_all_classes(done):
     assert summary["subtasks"] == 2
     assert summary["test_split_fingerprint"] == merged.manifest["test_split_fingerprint"]
     assert (out / "config.yaml").is_file()
+    first = recorded_commands(out)[0].command
+    assert first.startswith("latentdd federate --config configs/quickstart.yaml ")
+    assert "--out out --subtasks 2 --evaluation.protocol " in first
+    assert str(out.parent) not in first
     partition = json.loads((out / "partition.json").read_text())
     assert partition == {"rule": "contiguous", "blocks": [["digit-0", "digit-1"], ["digit-4", "digit-7"]]}
 

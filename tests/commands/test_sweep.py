@@ -1,4 +1,4 @@
-"""A sweep: its cells, a small one on the digits, its continuation, and bad files."""
+"""`latentdd sweep`: a small one on the digits, its continuation, cells that fail, and signals."""
 
 import csv
 import json
@@ -20,19 +20,14 @@ from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.commands import sweep as verb
 from ldd.errors import UserError
+from ldd.runs.history import recorded_commands
 from ldd.runtime.devices import available_cores
 from ldd.sweeps import running as sweep_running
 from ldd.sweeps.file import Sweep
-from ldd.sweeps.results import Results
 from ldd.sweeps.running import LOG_NAME, Runs, sweep
+from tests.sweeps.test_file import write
 
 ROOT = Path(ldd.__file__).parent.parent
-
-
-def write(folder, **content):
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
 
 
 @pytest.fixture
@@ -104,6 +99,10 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     command = ["--config", str(config), "--out", str(out), "--", *extra]
     verb.main("sweep", command)
     assert [arguments[-2:] for arguments in here] == [["--overwrite", "true"]] * 2
+    of_sweep = recorded_commands(out)[0].command
+    assert of_sweep.startswith("latentdd sweep --config sweep.yaml --out out -- ")
+    (of_cell,) = recorded_commands(out / "1" / "seed-5")
+    assert of_cell.command.startswith("latentdd fit --config quickstart.yaml --trainer.max_steps 2 ")
     with (out / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["steps", "seed", "protocol", "set", "network", "mean", "std", "n"]
@@ -128,106 +127,6 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     assert json.loads(record.read_text())["finished"]
     with pytest.raises(UserError, match=r"was run with other settings .* choose another --out"):
         verb.main("sweep", [*command, "--trainer.max_steps", "3"])
-
-
-def test_cells_are_the_product(tmp_path):
-    (tmp_path / "a.yaml").touch()
-    (tmp_path / "b.yaml").touch()
-    config = write(
-        tmp_path,
-        base=["a.yaml", "b.yaml"],
-        axes={
-            "x": {"one": {"k.a": 1, "k.b": None}, "two": {"k.file": "b.yaml"}},
-            "y": {0.5: {}, 1: {"m": [1, "z"]}},
-        },
-        seeds=[0, 3],
-    )
-    cells = Sweep.load(config).cells("out", ["--extra", "e"])
-    assert [(cell.names, cell.seed) for cell in cells][:3] == [
-        (("one", "0.5"), 0),
-        (("one", "0.5"), 3),
-        (("one", "1"), 0),
-    ]
-    assert len(cells) == 8
-    base = ("--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "--extra", "e")
-    assert cells[2].arguments == (*base, "--k.a", "1", "--k.b", "null", "--m", '[1, "z"]')
-    assert cells[-1].arguments == (*base, "--k.file", str(tmp_path / "b.yaml"), "--m", '[1, "z"]')
-    assert cells[-1].folder == Path("out/two_1/seed-3")
-
-
-def test_a_reference_runs_once_a_seed(tmp_path):
-    """It has none of the axes' settings; options of the file come before those of the command line, axes after both."""
-    (tmp_path / "a.yaml").touch()
-    config = write(
-        tmp_path,
-        base="a.yaml",
-        options={"p": "a.yaml", "q": 1},
-        axes={"x": {"one": {"k": 1}, "two": {"k": 2}}, "y": {"a": {}, "b": {"p": "dotted.Name"}}},
-        references={"none of it": {"p": None}},
-        seeds=[4, 5],
-    )
-    cells = Sweep.load(config).cells("out", ["--q", "2"])
-    assert len(cells) == 10
-    common = ("--config", str(tmp_path / "a.yaml"), "--p", str(tmp_path / "a.yaml"), "--q", "1", "--q", "2")
-    assert cells[2].arguments == (*common, "--k", "1", "--p", "dotted.Name")
-    assert [(cell.names, cell.seed, cell.folder, cell.arguments) for cell in cells[-2:]] == [
-        (("none of it", ""), seed, Path(f"out/none of it/seed-{seed}"), (*common, "--p", "null"))
-        for seed in (4, 5)
-    ]
-
-
-def written_cell(folder, distilled, random, protocol_hash="f" * 16):
-    """The evaluation.json of one cell, with one unseen network."""
-    folder.mkdir(parents=True)
-    scores = {"distilled": distilled, "random_real": random}
-    accuracy = {name: {"mean": value, "std": 0.25, "n": 2} for name, value in scores.items()}
-    content = {
-        "protocol": {"id": "tiny", "hash": protocol_hash},
-        "accuracy": {name: {"ViT": score} for name, score in accuracy.items()},
-        "mean_unseen": accuracy,
-    }
-    (folder / "evaluation.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_cells_of_an_edited_protocol_are_not_mixed(tmp_path):
-    cells = [((name,), 0, written_cell(tmp_path / name, 0.5, 0.25, name * 16)) for name in ("a", "b")]
-    with pytest.raises(UserError, match="protocol tiny was edited between cells"):
-        Results.collect(("k",), cells)
-
-
-def test_the_plot_has_a_line_an_order_and_a_level_a_reference(tmp_path):
-    """Accuracies are made up so that every mean and deviation over two seeds is known."""
-    cells = []
-    for seed, away in ((0, -0.0625), (1, 0.0625)):
-        for keep in ("0.1", "0.5"):
-            for order, height in (("easy", 0.25), ("random", 0.5)):
-                folder = tmp_path / f"{keep}_{order}" / str(seed)
-                mean = height + float(keep) + away
-                cells.append(((keep, order), seed, written_cell(folder, mean, 0.125 + away)))
-        folder = tmp_path / "whole" / str(seed)
-        cells.append((("whole", ""), seed, written_cell(folder, 0.75 + 2 * away, 0.125 + away)))
-    results = Results.collect(("keep", "order"), cells, ("whole",))
-    plane = results.plot().axes[0]
-    found = {container.get_label(): container for container in plane.containers}
-    assert list(found) == ["easy", "random"]
-    for order, height in (("easy", 0.25), ("random", 0.5)):
-        line, _, (bars,) = found[order]
-        assert line.get_xdata().tolist() == [0.1, 0.5]
-        assert line.get_ydata() == pytest.approx([100 * (height + 0.1), 100 * (height + 0.5)], abs=1e-9)
-        for (_, low), (_, high) in bars.get_segments():
-            assert high - low == pytest.approx(12.5, abs=1e-9)
-    levels = {line.get_label(): line.get_ydata() for line in plane.lines if list(line.get_xdata()) == [0, 1]}
-    assert levels == {"whole": [75, 75], "random_real": [12.5, 12.5]}
-    bands = [(patch.get_y(), patch.get_height()) for patch in plane.patches]
-    assert bands == [(62.5, 25), (6.25, 12.5)]
-    results.write(tmp_path)
-    with (tmp_path / "sweep.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    (whole, *_) = [row for row in rows if row["keep"] == "whole"]
-    assert (whole["order"], whole["seed"], whole["set"], whole["mean"]) == ("", "0", "distilled", "0.625")
-    shown = results.table()
-    assert [str(cell) for cell in shown.columns[0].cells] == ["0.1", "0.1", "0.5", "0.5", "whole"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -324,68 +223,3 @@ def test_a_run_that_is_told_to_stop_stops_the_others(tmp_path, monkeypatch):
     assert next(names) == "d"
     assert log.read_text() == "7\n"
     assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ({"base": "a.yaml"}, "is no sweep; it needs base and axes"),
-        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "sedes": [1]}, "is no sweep"),
-        ({"base": "missing.yaml", "axes": {"x": {"one": {}}}}, "missing.yaml does not exist"),
-        ({"base": "a.yaml", "axes": {"x": {}}}, "axes must map each axis to names"),
-        ({"base": "a.yaml", "axes": ["x"]}, "axes must map each axis to names"),
-        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "references": [1]}, "axes must map each .*likewise"),
-        (
-            {"base": "a.yaml", "axes": {"x": {"one": {}}}, "references": {"one": {}}},
-            "'one' is the name of a ref",
-        ),
-        (
-            {"base": "a.yaml", "axes": {"x": {"one": {}}}, "options": [1]},
-            r"options \(\[1\]\) must map options",
-        ),
-        ({"base": "a.yaml", "axes": {"x": {"one": 3}}}, r"axes.x.one \(3\) must map options"),
-        ({"base": "a.yaml", "axes": {"x": {"o_e": {}}}}, "may hold neither _ nor /"),
-        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "seeds": ["a"]}, r"seeds \(\['a'\]\) must be a list"),
-        ({"base": "a.yaml", "axes": {"x": {"one": {"model.prior": "no.yaml"}}}}, "no.yaml does not exist"),
-    ],
-)
-def test_bad_files(content, text, tmp_path):
-    (tmp_path / "a.yaml").touch()
-    with pytest.raises(UserError, match=text):
-        Sweep.load(write(tmp_path, **content))
-    with pytest.raises(UserError, match="cannot be read"):
-        Sweep.load(tmp_path / "none.yaml")
-
-
-def test_an_axis_of_panels(tmp_path):
-    """Each budget has its own points, and its own random real images."""
-    cells = []
-    for seed in (0, 1):
-        for budget, height in (("1", 0.25), ("10", 0.5)):
-            for start, more in (("real", 0.0), ("modes", 0.125)):
-                for optimised, most in (("none", 0.0), ("DM", 0.0625)):
-                    folder = tmp_path / f"{budget}_{start}_{optimised}" / str(seed)
-                    written_cell(folder, height + more + most, height - 0.125)
-                    cells.append(((budget, start, optimised), seed, folder))
-    results = Results.collect(("budget", "start", "optimised"), cells, panels="budget")
-    planes = results.plot().axes
-    assert [plane.get_title().partition(";")[0] for plane in planes] == ["budget 1", "budget 10"]
-    for plane, height in zip(planes, (25, 50), strict=True):
-        found = {container.get_label(): container[0] for container in plane.containers}
-        assert list(found) == ["none", "DM"]
-        for name, most in (("none", 0), ("DM", 6.25)):
-            assert found[name].get_ydata().tolist() == [height + most, height + 12.5 + most]
-        assert (found["DM"].get_xdata() - found["none"].get_xdata()).min() > 0.1  # beside each other
-        (level,) = [line for line in plane.lines if list(line.get_xdata()) == [0, 1]]
-        assert level.get_ydata() == [height - 12.5] * 2
-        assert [text.get_text() for text in plane.get_xticklabels()] == ["real", "modes"]
-    assert len(results.table().rows) == 8
-
-
-def test_panels_must_be_one_of_several_axes(tmp_path):
-    (tmp_path / "a.yaml").touch()
-    axes = {"x": {"one": {}}, "y": {"two": {}}}
-    assert Sweep.load(write(tmp_path, base="a.yaml", axes=axes, panels="y")).panels == "y"
-    for changed in ({"panels": "z"}, {"axes": {"x": {"one": {}}}, "panels": "x"}):
-        with pytest.raises(UserError, match=r"panels \([xz]\) must be one of several axes"):
-            Sweep.load(write(tmp_path, **{"base": "a.yaml", "axes": axes, **changed}))
