@@ -14,6 +14,8 @@ from ldd.runs.history import recorded_commands
 from ldd.students.protocol import shipped
 
 _BYTES, _SAMPLES, _SOFT = "_bytes", "prior_samples", "_soft"
+_OF_MADE_SETS = ("check", "evaluate", "validate")
+"""Verbs that are recorded with a set but do not make one."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +38,24 @@ class Lacking:
 def again(run: Run) -> Again:
     """Return the commands that made and evaluated a run; where they were not recorded, say so."""
     settings = yaml.safe_dump(dict(run.config), sort_keys=False) if run.config else ""
-    install = f"pip install latentdd=={run.manifest.package_version}"
-    if found := recorded_commands(run.folder):
+    found = recorded_commands(run.folder)
+    commands = [one.command for one in found]
+    if any(one.verb not in _OF_MADE_SETS for one in found):
         note = (
             "Relative paths are those of the folder in which the commands were run; ROOT stands for the data."
         )
-        return Again((install, *(one.command for one in found)), note, settings)
-    if "model" not in run.config:
+    elif "model" in run.config:
+        note = "The set was made by an earlier version, which recorded no commands; its settings are in config.yaml."
+        words = ["fit", "--config", "config.yaml", "--trainer.default_root_dir", "again"]
+        if parts := run.manifest.subtasks:
+            words = ["federate", "--config", "config.yaml", "--subtasks", str(len(parts)), "--out", "again"]
+        commands.insert(0, shlex.join(["latentdd", *words]))
+    else:
         note = "How the set was made was not recorded."
-        return Again((shlex.join(["latentdd", "inspect", str(run.folder)]),), note, settings)
-    subtasks = len(run.manifest.subtasks or ())
-    words = (
-        ["federate", "--subtasks", str(subtasks), "--out"]
-        if subtasks
-        else ["fit", "--trainer.default_root_dir"]
-    )
-    note = (
-        "The set was made by an earlier version, which recorded no commands; its settings are in config.yaml."
-    )
-    made = shlex.join(["latentdd", words[0], "--config", "config.yaml", *words[1:], "again"])
-    return Again((install, made), note, settings)
+        commands.insert(0, shlex.join(["latentdd", "inspect", str(run.folder)]))
+    # Anybody may have written the version, so that it is quoted.
+    install = shlex.join(["pip", "install", f"latentdd=={run.manifest.package_version}"])
+    return Again((install, *commands), note, settings)
 
 
 def lacking(run: Run) -> list[Lacking]:

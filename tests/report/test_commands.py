@@ -73,7 +73,9 @@ def test_sets_without_a_record(run, tmp_path):
         assert again(old).commands[1:] == (command,)
         assert "made by an earlier version" in again(old).note
         assert yaml.safe_load(again(old).settings)["model"]
-    (command,) = again(run([])).commands
+        record_command(old.folder, ["evaluate", name, "--out", name])  # by this version
+        assert again(old).commands[1:] == (command, f"latentdd evaluate {name} --out {name}")
+    _, command = again(run([])).commands
     assert command.startswith("latentdd inspect ")
     assert again(run([])).settings == ""
 
