@@ -35,7 +35,7 @@ LEFT = """
     ldd.evaluation.results.dimensions ldd.evaluation.results.tables
     ldd.evaluation.results.report ldd.evaluation.results.robustness
     ldd.artefact.set ldd.commands.check ldd.commands.evaluate ldd.commands.label ldd.evaluation.comparison
-    ldd.evaluation.label_curve ldd.networks.training ldd.prior_training.module
+    ldd.evaluation.label_curve ldd.networks.training
 """.split()  # noqa: SIM905 - TODO: modules that do not keep the rules yet; this list becomes empty
 LAZY = {name for name, path in MODULES.items() if path.with_suffix(".pyi").is_file()}
 
