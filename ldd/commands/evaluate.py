@@ -1,21 +1,18 @@
 """`latentdd evaluate`: train networks on a distilled set and on the sets beside it, and compare."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import rich
-import torch
 
 from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
-from ldd.data.real import EvaluationData
 from ldd.disk.files import check_writable
-from ldd.distiller.synthesis import StoredSampler, check_prior, prior_of
+from ldd.distiller.synthesis import check_prior, prior_of, stored_sampler
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Labeller, Labels, Protocol, Report, equal_baselines
+from ldd.evaluation import Baseline, Labels, Protocol, Report, equal_baselines
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare
@@ -27,10 +24,7 @@ from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
-from ldd.students.training_set import needs_draws
 from ldd.students.workers import NumWorkers
-
-_LABEL_FACTS = {"recording", "network", "expert", "epoch", "temperature", "top_k", "precision"}
 
 
 def evaluate(
@@ -111,9 +105,9 @@ def _with_labels(
     data.setup()
     refuse_other_data(distilled, data.spec)
     if labels is not None:
-        labeller = find_labeller(labels, distilled, data, request.protocol, request.seed, request.num_workers)
+        labeller = labels.choose_for(distilled, data, request.protocol, request.seed, request.num_workers)
         if crops is not None:
-            _refuse_others(labeller, crops.teacher, _LABEL_FACTS - {"temperature"}, "--crop_labels have")
+            labeller.check_same(crops.teacher, "--crop_labels have", but=("temperature",))
     return replace(request, labeller=labeller, crops=crops)
 
 
@@ -156,53 +150,6 @@ def find_prior(distilled: DistilledSet, names: str) -> Prior | None:
         print(f"{PriorSamples.name} is left out: {error}")
         return None
     return prior.to(pick_device())
-
-
-def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
-    """Draws of a set's codes, where it has a spread and the protocol wants any.
-
-    Raises:
-        UserError: codes that cannot be decoded here.
-    """
-    return StoredSampler(distilled, device=device) if needs_draws(distilled, protocol) else None
-
-
-def find_labeller(
-    labels: Labels,
-    distilled: DistilledSet,
-    data: EvaluationData,
-    protocol: Protocol,
-    seed: int,
-    num_workers: NumWorkers,
-) -> Labeller:
-    """What labels images as `distilled` was labelled, or, where that has hard labels only, as chosen for its size.
-
-    The teacher of a protocol that has one may be any, since the set's own labels take no part.
-
-    Raises:
-        UserError: no experts that fit, or others than those that labelled the set.
-    """
-    labeller = labels.choose(data, distilled.counts, seed, pick_device(), num_workers)
-    was = distilled.manifest.get("labels")
-    if was is not None and distilled.soft_labels is not None and protocol.labels == "own":
-        _refuse_others(labeller, was, _LABEL_FACTS, "the set has")
-    return labeller
-
-
-def _refuse_others(
-    labeller: Labeller, facts: Mapping[str, Any], compared: Collection[str], whose: str
-) -> None:
-    """Refuse a labeller other than the one that `facts` tell of."""
-    changed = [
-        name for name, value in labeller.facts.items() if name in compared and value != facts.get(name)
-    ]
-    if changed:
-        shown = "; ".join(
-            f"{name}: {facts.get(name)!r}, --labels: {labeller.facts[name]!r}" for name in changed
-        )
-        raise UserError(
-            f"--labels: other labels than {whose} ({shown}); give the settings and experts of its run"
-        )
 
 
 def _initial_beside(path: Path) -> DistilledSet | None:

@@ -1,19 +1,19 @@
 """`latentdd label`: give a distilled set soft labels, or others than it has."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
-from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.evaluation.label_curve import label_curve, write_curve
+from ldd.evaluation.label_curve import check_curve, label_curve, write_curve
 from ldd.evaluation.records import FOLDER
+from ldd.evaluation.request import Request
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
-from ldd.runtime.ledger import LABEL, Ledger
 from ldd.students.workers import NumWorkers
 
 
@@ -45,41 +45,21 @@ def label(
     Raises:
         UserError: a set, data, experts or folder that cannot be used.
     """
-    distilled = DistilledSet.load(path)
-    recipe = Protocol.load(protocol)
-    if recipe.labels != "own":
-        raise UserError(
-            f"protocol ({protocol}) has a teacher's labels; a curve needs one with those of the set"
-        )
-    if repeats < 1:
-        raise UserError(f"repeats ({repeats}) must be at least 1")
+    distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
+    of_curve = Request(
+        data, recipe, repeats=repeats, seed=seed, num_workers=num_workers, device=pick_device()
+    )
+    check_curve(of_curve)
     for folder in filter(None, (out, curve)):
         check_writable(folder)
     data.setup()
     refuse_other_data(distilled, data.spec)
-    device, ledger = pick_device(), Ledger()
-    with ledger.charge(LABEL, device):
-        labeller = labels.choose(data, distilled.counts, seed, device, num_workers)
-        labelled = labeller.label(distilled)
-    labelled = labelled.charged({**distilled.manifest.ledger.stages, **ledger.stages})
+    labelled, labeller = labels.label(distilled, data, seed, num_workers)
     labelled.save(out)
-    facts, size = labelled.manifest["labels"], labelled.bytes["labels"]
-    who = (
-        facts["network"] if facts["expert"] is None else f"expert {facts['expert']} at epoch {facts['epoch']}"
-    )
-    print(f"labelled by {who}: {out}, {size:,} bytes of labels")
+    print(f"labelled by {labeller}: {out}, {labelled.bytes['labels']:,} bytes of labels")
     if curve is None:
         return
-    points = label_curve(
-        distilled,
-        labeller,
-        data,
-        recipe,
-        repeats,
-        seed,
-        records=Path(curve) / FOLDER,
-        num_workers=num_workers,
-    )
+    points = label_curve(distilled, labeller, replace(of_curve, records=Path(curve) / FOLDER))
     write_curve(points, Path(curve), f"protocol {recipe.id}, {repeats} repeats; bars: one standard deviation")
     for point in points:
         print(f"{point.form:<16}{point.label_bytes:>12,} bytes of labels  {point.score} %")

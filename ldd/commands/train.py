@@ -5,17 +5,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ldd import __version__
 from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
-from ldd.commands.evaluate import find_labeller, stored_sampler
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, write_tensors
+from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
-from ldd.evaluation import Labeller, Labels, Protocol
+from ldd.evaluation import Labels, Protocol, StoredSet
 from ldd.evaluation.courses import teacher_of
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
@@ -24,7 +23,7 @@ from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import fresh_network, train_student
-from ldd.students.training_set import TrainingSet, draws_for
+from ldd.students.training_set import draws_for
 
 
 def train(
@@ -65,18 +64,24 @@ def train(
         refuse_other_test_split(distilled, data.spec)
         data.setup()
         refuse_other_data(distilled, data.spec)
-    spec = _spec_of(distilled)
-    training = _training_set(distilled, recipe, device, seed, crop_labels)
-    labeller = _labeller(labels, distilled, data, recipe, seed)
+    labeller, crops, spec = None, None, _spec_of(distilled)
+    if labels is not None:
+        if data is None:
+            raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
+        labeller = labels.choose_for(distilled, data, recipe, seed)
+    if crop_labels is not None:
+        crops = CropLabels.load(crop_labels)
+        crops.check(distilled, recipe)
+    draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
     epochs, batch_size = recipe.budget(distilled.counts)
     trained = train_student(
         fresh_network(network, spec, seed, "train", 0).to(device),
-        training.to(device),
+        StoredSet("distilled", distilled, samples=draws, crops=crops).training.to(device),
         spec,
         recipe,
         epochs=epochs,
         batch_size=batch_size,
-        teacher=teacher_of(recipe, labeller) if crop_labels is None else None,
+        teacher=teacher_of(recipe, labeller) if crops is None else None,
         seed=seed,
     )
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
@@ -88,43 +93,14 @@ def train(
 
 
 def _check_labels(labels: Labels | None, crop_labels: str | None, protocol: Protocol) -> None:
-    """Refuse labels that would not be used."""
+    """Raise for labels that would not be used."""
     if crop_labels is not None and labels is not None:
-        raise UserError(f"crop_labels ({crop_labels}) are a teacher's in store; leave --labels out")
+        raise UserError(f"crop_labels ({crop_labels}) are those of a teacher already; leave --labels out")
     if labels is not None and not protocol.has_teacher:
         raise UserError(
             f"--labels are the teacher of a protocol that has one, and {protocol.id} takes the labels of the set; give "
             "the set others with `latentdd label`, or leave --labels out"
         )
-
-
-def _labeller(
-    labels: Labels | None,
-    distilled: DistilledSet,
-    data: DistillationData | None,
-    protocol: Protocol,
-    seed: int,
-) -> Labeller | None:
-    """The teacher of a protocol that has one."""
-    if labels is None:
-        return None
-    if data is None:
-        raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
-    return find_labeller(labels, distilled, data, protocol, seed, "auto")
-
-
-def _training_set(
-    distilled: DistilledSet, protocol: Protocol, device: torch.device, seed: int, crop_labels: str | None
-) -> TrainingSet:
-    soft = distilled.soft_labels
-    labels = distilled.labels if soft is None else soft.float()
-    draws = draws_for(protocol, distilled, stored_sampler(distilled, protocol, device), seed)
-    training = TrainingSet(distilled.images, labels, None if draws is None else draws.images)
-    if crop_labels is None:
-        return training
-    crops = CropLabels.load(crop_labels)
-    crops.check(distilled, protocol)
-    return training.with_crops(crops.seed, crops.tensors)
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

@@ -15,6 +15,7 @@ from ldd.errors import UserError
 from ldd.images import DataSpec, saturate, to_bytes
 from ldd.priors import Prior, identify
 from ldd.runtime import seeding
+from ldd.students.protocol import Protocol
 
 RELEASED_MEAN = (0.4377, 0.4438, 0.4728)
 """What the released code (as GLaD's) subtracts from synthetic images; real ones get ImageNet's mean."""
@@ -213,3 +214,12 @@ def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | No
         }
         parts.append((rows, decoder))
     return parts
+
+
+def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
+    """Return what draws the codes of a set; None where the protocol asks for no draws of it.
+
+    Raises:
+        UserError: codes that cannot be decoded here.
+    """
+    return StoredSampler(distilled, device=device) if protocol.draws_from(distilled) else None

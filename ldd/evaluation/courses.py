@@ -88,7 +88,7 @@ class Course:
     @property
     def needs_teacher(self) -> bool:
         """Whether its students need the labels of a teacher for every crop."""
-        return self.protocol.labels == "teacher" and not self.size(0).crops
+        return self.protocol.has_teacher and not self.size(0).crops
 
     def storage(self) -> Storage:
         """Return what the set takes; labels that a teacher gives every crop are charged as if stored."""
@@ -163,7 +163,7 @@ def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | N
     Raises:
         UserError: it has one, and there is no labeller.
     """
-    if protocol.labels == "own":
+    if not protocol.has_teacher:
         return None
     if labeller is None:
         raise UserError(
@@ -181,7 +181,7 @@ def _course(
     protocol = request.protocol
     epochs, batch_size = protocol.budget(counts)
     if part.full_data and not part.equal_steps:
-        epochs, batch_size = protocol.full_data_epochs, protocol.full_data_batch_size or protocol.batch_size
+        epochs, batch_size = protocol.full_data_budget()
     steps_of = own if part.equal_steps else None
     return Course(part, setting, protocol, part.repeats or request.repeats, epochs, batch_size, steps_of)
 
@@ -189,7 +189,7 @@ def _course(
 def _own_sets(distilled: DistilledSet, request: Request, draws: Draws | None) -> list[Baseline]:
     """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=draws, crops=request.crops)]
-    if distilled.soft_labels is not None and request.protocol.labels == "own":
+    if distilled.soft_labels is not None and not request.protocol.has_teacher:
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=draws))
     if request.initial is not None:
         sets.append(StoredSet(INITIAL, request.initial))
@@ -228,7 +228,7 @@ def _check_sets(sets: Sequence[Baseline], protocol: Protocol) -> None:
     names = [part.name for part in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"baselines: {', '.join(twice)} is there twice; give every set a name of its own")
-    if protocol.labels == "teacher" and (charged := [part.name for part in sets if part.by_bytes]):
+    if protocol.has_teacher and (charged := [part.name for part in sets if part.by_bytes]):
         raise UserError(
             f"baselines: {', '.join(charged)} count the bytes of the set's own labels, and protocol {protocol.id} "
             "charges those of every crop, which as many images have as many of; leave them out"

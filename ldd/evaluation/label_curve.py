@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from ldd.artefact import soft_labels
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.soft_labels import Precision
-from ldd.data.real import EvaluationData
 from ldd.disk.files import atomic_file
+from ldd.errors import UserError
 from ldd.evaluation.baselines.stored import StoredSet
-from ldd.evaluation.comparison import evaluate
+from ldd.evaluation.comparison import compare
+from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, Score
 from ldd.labels.base import Labeller
-from ldd.students.protocol import Protocol
-from ldd.students.workers import NumWorkers
 
 CSV_NAME, PLOT_NAME = "label_curve.csv", "label_curve.png"
 TOP_K = (1, 2, 5, 10)
@@ -43,55 +42,38 @@ class Point:
     score: Score
 
 
-def label_curve(
-    distilled: DistilledSet,
-    labeller: Labeller,
-    data: EvaluationData,
-    protocol: Protocol,
-    repeats: int,
-    seed: int,
-    *,
-    records: Path | None = None,
-    num_workers: NumWorkers = "auto",
-) -> list[Point]:
-    """Students on the set with hard labels, and with the labeller's in each precision and number, by their bytes.
+def check_curve(request: Request) -> None:
+    """Raise if a curve cannot be drawn under the protocol of `request`.
+
+    Raises:
+        UserError: the protocol has a teacher.
+    """
+    if request.protocol.has_teacher:
+        raise UserError(
+            f"protocol ({request.protocol.id}) has a teacher's labels; a curve needs one with those of the set"
+        )
+
+
+def label_curve(distilled: DistilledSet, labeller: Labeller, request: Request) -> list[Point]:
+    """Train students on a set with hard labels, and with the labeller's in each precision and number.
 
     The points differ in their labels alone: images, networks and draws are the same.
 
     Args:
-        distilled: its own soft labels, if any, are not used.
-        labeller: whose; its own form is not used.
-        data: real images, set up.
-        protocol: with the labels of the set.
-        repeats: students of each network and form.
-        seed: of everything random.
-        records: folder in which tested students are kept.
-        num_workers: worker processes on a CPU.
+        distilled: the set; its own soft labels are not used.
+        labeller: gives the labels; its own form is not used.
+        request: real images, protocol, repeats and seed.
+
+    Returns:
+        A point for each form, in the order of their bytes.
 
     Raises:
-        UserError: as `evaluate`.
+        UserError: see `check_curve` and `ldd.evaluation.comparison.compare`.
     """
-    plain = replace(distilled, soft_labels=None, label_top_k=None)
-    exact = labeller.probabilities(distilled.images)
-    forms = {"hard": plain}
-    for precision in get_args(Precision):
-        for top_k in (*(k for k in TOP_K if k < distilled.num_classes), None):
-            name = f"{precision} {'all' if top_k is None else f'top {top_k}'}"
-            labels = soft_labels.quantise(exact, top_k, precision)
-            forms[name] = replace(plain, soft_labels=labels, label_top_k=top_k)
+    check_curve(request)
+    forms = _forms(distilled, labeller)
     others = [StoredSet(name, part) for name, part in forms.items() if name != "hard"]
-    report = evaluate(
-        plain,
-        None,
-        data,
-        protocol,
-        repeats,
-        seed,
-        baselines=others,
-        labeller=labeller,
-        records=records,
-        num_workers=num_workers,
-    )
+    report = compare(forms["hard"], replace(request, baselines=others, labeller=labeller))
     accuracies: dict[str, dict[int, list[float]]] = {}
     for row in report.rows:
         name = "hard" if row.set == DISTILLED else row.set
@@ -105,6 +87,19 @@ def label_curve(
         )
         for name, part in sorted(forms.items(), key=lambda item: item[1].storage.labels.bytes)
     ]
+
+
+def _forms(distilled: DistilledSet, labeller: Labeller) -> dict[str, DistilledSet]:
+    """The set with its labels in each form, by the name of the form."""
+    plain = replace(distilled, soft_labels=None, label_top_k=None)
+    exact = labeller.probabilities(distilled.images)
+    forms = {"hard": plain}
+    for precision in get_args(Precision):
+        for top_k in (*(k for k in TOP_K if k < distilled.num_classes), None):
+            name = f"{precision} {'all' if top_k is None else f'top {top_k}'}"
+            labels = soft_labels.quantise(exact, top_k, precision)
+            forms[name] = replace(plain, soft_labels=labels, label_top_k=top_k)
+    return forms
 
 
 def write_curve(points: Sequence[Point], folder: Path, title: str) -> None:
@@ -124,7 +119,7 @@ def write_curve(points: Sequence[Point], folder: Path, title: str) -> None:
 
 
 def draw_curve(points: Sequence[Point], title: str) -> Figure:
-    """Mean accuracy in % over bytes of labels, a line for each precision; hard labels as a horizontal line."""
+    """Draw mean accuracy in % over bytes of labels, a line for each precision, and one for hard labels."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     plane = figure.subplots()
     for precision in get_args(Precision):

@@ -91,8 +91,8 @@ class Request:
 
     def test_split(self) -> Labelled:
         """Return the test images that the protocol takes."""
-        every = slice(None, None, self.protocol.test_every)
-        return Labelled(self.data.test_images.images[every], self.data.test_images.labels[every])
+        test = self.data.test_images
+        return self.protocol.test_part(Labelled(test.images, test.labels))
 
     def selection_split(self) -> Labelled | None:
         """Return the selection split where the protocol looks at it during training."""

@@ -20,7 +20,6 @@ from ldd.federation.folder import Federation
 from ldd.federation.merging import merge
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
-from ldd.students.training_set import needs_draws
 
 _SETTINGS = "settings"
 """Key of evaluation.json: the evaluation as the recipe has it."""
@@ -116,7 +115,7 @@ def _settings(federation: Federation) -> dict[str, Any]:
 def _evaluate(federation: Federation, merged: DistilledSet, labeller: Labeller | None) -> Report:
     evaluation, device = federation.recipe.evaluation, pick_device()
     prior = federation.recipe.model.prior.to(device).eval()
-    drawn = needs_draws(merged, evaluation.protocol)
+    drawn = evaluation.protocol.draws_from(merged)
     request = evaluation.request(
         federation.recipe.data,
         sampler=StoredSampler(merged, prior, device) if drawn else None,

@@ -70,6 +70,11 @@ class Labeller:
             manifest=distilled.manifest.replaced(seen_networks=sorted(seen), labels=dict(self.facts)),
         )
 
+    def __str__(self) -> str:
+        if self.facts.get("expert") is None:
+            return str(self.facts.get("network", dotted_name(type(self.network))))
+        return f"expert {self.facts['expert']} at epoch {self.facts['epoch']}"
+
     @property
     def bytes_per_label(self) -> int:
         """Bytes of a stored label."""

@@ -150,11 +150,6 @@ class Draws:
         return Draws(self.count, lambda: self.images[:, rows])
 
 
-def needs_draws(distilled: "DistilledSet", protocol: Protocol) -> bool:
-    """Whether a protocol asks for draws of the codes of this set."""
-    return distilled.is_distribution and protocol.samples != 0
-
-
 def draws_for(
     protocol: Protocol,
     distilled: "DistilledSet",
@@ -175,7 +170,7 @@ def draws_for(
     Raises:
         UserError: no sampler, or draws that do not fit.
     """
-    if not needs_draws(distilled, protocol):
+    if not protocol.draws_from(distilled):
         return None
     if sampler is None:
         raise UserError(
@@ -183,7 +178,7 @@ def draws_for(
             f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
         )
     epochs, _ = protocol.budget(distilled.counts)
-    count = epochs if protocol.samples == "fresh" else protocol.samples
+    count = protocol.num_draws(epochs)
     needed, free = count * distilled.images.numel(), psutil.virtual_memory().available
     if must_fit and needed > _SHARE_OF_FREE_MEMORY * free:
         raise UserError(

@@ -16,7 +16,9 @@ from ldd.artefact.set import DistilledSet
 from ldd.commands.check import check, data_of_run
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
-from ldd.evaluation.checks import Confusion, by_pixels, confusions, frechet_distance, nearest_real, spread_of
+from ldd.evaluation.checks.confusion import Confusion, confusions
+from ldd.evaluation.checks.neighbours import by_pixels, nearest_real
+from ldd.evaluation.checks.spread import frechet_distance, spread_of
 from ldd.evaluation.features import ClassifierFeatures, losses, pixels, trained_features, trained_network
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator

@@ -16,6 +16,7 @@ from ldd.artefact.soft_labels import quantise
 from ldd.errors import UserError
 from ldd.evaluation import ClassifierLabels, FullReal, Labeller, NetworkLabels, Protocol, evaluate
 from ldd.evaluation.label_curve import label_curve, write_curve
+from ldd.evaluation.request import Request
 from ldd.networks import ConvNet
 from ldd.runtime.seeding import seeded
 from ldd.students.training import fresh_network
@@ -105,7 +106,9 @@ def test_accuracy_against_bytes(weights, data, tmp_path):
     network, _ = weights
     labeller = Labeller(network.requires_grad_(False), SPEC)
     protocol = Protocol.load(protocol_file(tmp_path, epochs=2))
-    points = label_curve(small_set(2), labeller, data, protocol, 1, 0, num_workers=1)
+    points = label_curve(
+        small_set(2), labeller, Request(data, protocol, repeats=1, num_workers=1, progress=False)
+    )
     kept = ("top 1", "top 2", "all")
     assert {p.form for p in points} == {
         "hard",

@@ -26,8 +26,8 @@ def equal_baselines(
     chosen: list[Baseline] = []
     left_out: dict[str, str] = {}
     soft = distilled.soft_labels is not None or setting.labeller is not None
-    found = candidates(distilled, own=protocol.labels == "own", soft=soft)
-    if protocol.labels == "teacher" and setting.labeller is None:
+    found = candidates(distilled, own=not protocol.has_teacher, soft=soft)
+    if protocol.has_teacher and setting.labeller is None:
         reason = f"protocol {protocol.id} has the labels of a teacher, and there is none; give --labels"
         return (), {baseline.name: reason for baseline in found}
     for baseline in found:

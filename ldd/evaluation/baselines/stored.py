@@ -62,7 +62,8 @@ class StoredSet(Baseline):
         self._draws = Draws(len(samples), lambda: samples) if isinstance(samples, Tensor) else samples
 
     @cached_property
-    def _set(self) -> TrainingSet:
+    def training(self) -> TrainingSet:
+        """What its students learn from."""
         images, probabilities = self._distilled.images, self._distilled.soft_labels
         labels = self._distilled.labels if probabilities is None else probabilities.float()
         training = TrainingSet(images, labels, None if self._draws is None else self._draws.images)
@@ -70,7 +71,7 @@ class StoredSet(Baseline):
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """Return the same set for every repeat."""
-        return self._set
+        return self.training
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count images and draws; none is drawn."""
