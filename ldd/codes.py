@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.runtime.seeding import normal_rows
 
 
@@ -181,8 +181,7 @@ class GaussianCodes(_LocatedCodes):
     ) -> None:
         super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning)
         low, high = log_variance_range
-        if rank < 0:
-            raise UserError(f"codes.rank ({rank}) must be at least 0")
+        check_at_least(0, "codes", rank=rank)
         if not low < high:
             raise UserError(
                 f"codes.log_variance_range ({low:g}, {high:g}) must be a lower and a higher number"

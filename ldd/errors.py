@@ -1,4 +1,4 @@
-"""The ways a run may end that are not a defect of the program."""
+"""The ways a run may end that are not a defect of the program, and the checks of numbers that end it."""
 
 
 class UserError(ValueError):
@@ -15,3 +15,17 @@ class NonFiniteError(UserError):
 
 class LostRankError(RuntimeError):
     """Another process of a distributed run has ended, so that this one cannot go on."""
+
+
+def check_at_least(low: int, section: str, **values: float | None) -> None:
+    """Raise for an argument `<section>.<name>` that is below `low`; None passes."""
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UserError(f"{section}.{name} ({value}) must be at least {low}")
+
+
+def check_not_negative(section: str, **values: float) -> None:
+    """Raise for an argument `<section>.<name>` that is negative, infinite or NaN."""
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{section}.{name} ({value}) must be a number of 0 or more")

@@ -38,8 +38,8 @@ MAX_PLANS = 200  # in the file of this machine; the oldest go
 ChunkSize = Literal["auto"] | int
 Checkpointing = Literal["auto", "always", "never"]
 
-Pass = Callable[[Tensor, Tensor], Tensor]
-"""Makes images of code rows, given on the device and on the CPU, or what an objective makes of the images."""
+Pass = Callable[[Tensor], Tensor]
+"""Makes images of code rows (n,), given on the CPU, or what an objective makes of the images."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class MemoryPlanner:
             # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
             hook = codes.register_forward_hook(lambda module, given, batch: seen.append(batch))
             with torch.enable_grad(), hook:
-                output = make(sample[:n].to(device), sample[:n])
+                output = make(sample[:n])
                 ends = [end for end in (*seen.pop(), *prior.trainable()) if end.requires_grad]
                 torch.autograd.grad(output.sum(), ends, allow_unused=True)
 

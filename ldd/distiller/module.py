@@ -72,9 +72,7 @@ class Distiller(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = (
-            False  # checkpoints leave the frozen prior out; `on_load_checkpoint` checks the rest
-        )
+        self.strict_loading = False  # checkpoints leave the prior out; `on_load_checkpoint` checks the rest
         _check(prior, data_spec, images_per_class)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.prior = prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
@@ -133,7 +131,7 @@ class Distiller(L.LightningModule):
 
     def context(self, real: RealImages, step: int, rank: int = 0, world_size: int = 1) -> DistillationStep:
         """Return what the objective is given in training step `step`, from 0, on one rank of `world_size`."""
-        return DistillationStep(
+        of_run = (
             self.synthesis,
             self.data_spec,
             real,
@@ -141,10 +139,8 @@ class Distiller(L.LightningModule):
             self.planner,
             self.ledger,
             self.memory_format,
-            step,
-            rank,
-            world_size,
         )
+        return DistillationStep(*of_run, step, rank, world_size)
 
     def _core_set(self) -> RealImages:
         """The real images, on the device where they leave enough room there for everything else."""

@@ -1,7 +1,6 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,12 +12,12 @@ from ldd.distiller.record import RunLedger
 from ldd.distiller.synthesis import Synthesis
 from ldd.images import DataSpec, Labelled
 from ldd.networks import Network, NetworkFactory
-from ldd.objectives.base import Embed, frozen_network
+from ldd.objectives.base import Embed, StepContext, frozen_network
 from ldd.runtime import seeding
 from ldd.runtime.ranks import sum_over_ranks
 
 
-class DistillationStep:
+class DistillationStep(StepContext):
     """The `StepContext` of a training step; class k is dealt to rank k mod `world_size`."""
 
     def __init__(
@@ -47,6 +46,7 @@ class DistillationStep:
         self.rows_on_host = own[torch.argsort(labels[own], stable=True)]
         self.rows = self.rows_on_host.to(self._device, non_blocking=True)
         self.labels, self.labels_on_host = self.all_labels[self.rows], labels[self.rows_on_host]
+        self._fewest = min(real.counts)
         self._synthesis = synthesis
         self._seed = seed
         self._planner = planner
@@ -63,32 +63,16 @@ class DistillationStep:
         network = network.to(self._device, self._synthesis.codes.dtype, non_blocking=True)
         return network.to(memory_format=self._memory_format)
 
-    def real(self, label: int, n: int) -> Tensor:
-        """Return `n` different real images of a class, (n, C, H, W) in [-1, 1]."""
-        return self._draw([label], n)
-
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
         """Return `n` different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
-        classes = self.classes if classes is None else classes
-        labels = classes.repeat_interleave(n).to(self._device, non_blocking=True)
-        return Labelled(self._draw(classes.tolist(), n), labels)
-
-    def _draw(self, labels: list[int], n: int) -> Tensor:
-        wanted = "objective.real_batch"
+        classes, wanted = self.classes if classes is None else classes, "objective.real_batch"
         if n > self._fewest:  # on every rank, not only on the one that has the class
             for label in range(self.spec.num_classes):
                 self.core_set.require(label, n, wanted)
-        generators = [self.generator("real", label) for label in labels]
-        images = self.core_set.draw_classes(labels, n, generators, self._device, wanted)
-        return images.to(self._synthesis.codes.dtype)
-
-    @cached_property
-    def _fewest(self) -> int:
-        return min(self.core_set.counts)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return images in [-1, 1] as networks see them."""
-        return self.spec.normalise(images)
+        generators = [self.generator("real", label) for label in classes.tolist()]
+        images = self.core_set.draw_classes(classes.tolist(), n, generators, self._device, wanted)
+        labels = classes.repeat_interleave(n).to(self._device, non_blocking=True)
+        return Labelled(images.to(self._synthesis.codes.dtype), labels)
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
         """Return values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
@@ -100,33 +84,20 @@ class DistillationStep:
         everyone[at] = own.detach()
         return sum_over_ranks(everyone)
 
-    def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
-        """Return synthetic images of code `rows`, or what `then` makes of them, with graph and in chunks."""
-        on_host = self.rows_on_host if rows is self.rows else rows.cpu()
-        return self._decode([(rows, on_host)], then, "codes")[0]
-
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:
-        """Decode each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
-        pairs = [(rows.to(self._device, non_blocking=True), rows) for rows in batches]
-        return self._decode(pairs, then, purpose)
-
-    def _decode(
-        self, batches: Sequence[tuple[Tensor, Tensor]], then: Embed | None, purpose: str
-    ) -> list[Tensor]:
+        """Return synthetic images of each batch of rows, or what `then` makes of them, with graph and in chunks."""
         passes = [self._pass(purpose, number, then) for number in range(len(batches))]
-        num_images = sum(len(on_host) for _, on_host in batches)
+        num_images = sum(map(len, batches))
         plan = self._planner.plan(purpose, passes[0], num_images, whole=then is not None)
         self._ledger.decoded(num_images)
         decoded = []
-        for make, (rows, on_host) in zip(passes, batches, strict=True):
+        for make, rows in zip(passes, batches, strict=True):
             keep = len(rows)
-            if not keep:  # a rank without codes here makes an image for its shape, and keeps none of it
-                on_host = torch.zeros(1, dtype=torch.int64)
-                rows = on_host.to(self._device)
-            parts = zip(*(self._synthesis.split(each, plan.chunk) for each in (rows, on_host)), strict=True)
-            made = [_call(make, *part, recompute=plan.checkpoint) for part in parts]
+            # A rank without codes here makes an image for its shape, and keeps none of it.
+            parts = self._synthesis.split(rows if keep else rows.new_zeros(1), plan.chunk)
+            made = [_call(make, part, recompute=plan.checkpoint) for part in parts]
             whole = made[0] if len(made) == 1 else torch.cat(made)
             decoded.append(whole if keep else whole[:0])
         return decoded
@@ -134,16 +105,17 @@ class DistillationStep:
     def _pass(self, purpose: str, number: int, then: Embed | None) -> Pass:
         seed = self.generator(f"{purpose} {number}" if number else purpose).initial_seed()
 
-        def make(rows: Tensor, on_host: Tensor) -> Tensor:
+        def make(rows: Tensor) -> Tensor:
             # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
-            images = self._synthesis(rows, torch.Generator().manual_seed(seed), self.step)
-            return images if then is None else then(images, self.all_labels_on_host[on_host])
+            same = torch.Generator().manual_seed(seed)
+            images = self._synthesis(rows.to(self._device, non_blocking=True), same, self.step)
+            return images if then is None else then(images, self.all_labels_on_host[rows])
 
         return make
 
 
-def _call(make: Pass, rows: Tensor, on_host: Tensor, *, recompute: bool) -> Tensor:
+def _call(make: Pass, rows: Tensor, *, recompute: bool) -> Tensor:
     if not recompute:
-        return make(rows, on_host)
-    made: Tensor = checkpoint(make, rows, on_host, use_reentrant=False, preserve_rng_state=False)
+        return make(rows)
+    made: Tensor = checkpoint(make, rows, use_reentrant=False, preserve_rng_state=False)
     return made

@@ -131,10 +131,3 @@ def spec_of(real: RealImages) -> DataSpec:
             "setup, or set its attribute spec"
         )
     return real.spec
-
-
-def check_at_least(low: int, **values: int | None) -> None:
-    """Raise for an argument of an initialiser that is below `low`; None passes."""
-    for name, value in values.items():
-        if value is not None and value < low:
-            raise UserError(f"initializer.{name} ({value}) must be at least {low}")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from ldd.augmentation.siamese import OPERATIONS
-from ldd.errors import UserError
+from ldd.errors import UserError, check_not_negative
 from ldd.images import Labelled, saturate
 from ldd.initializers.base import ClassStart
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
-from ldd.objectives.base import Embed, frozen_network
+from ldd.objectives.base import Embed, StepContext, frozen_network
 from ldd.priors import Guide
 from ldd.runtime import seeding
 
@@ -54,8 +54,7 @@ class LossGuidance:
                 f"guidance: steps are counted down from first_step ({first_step}) to last_step ({last_step}), which "
                 "must be at least 0 and not above it"
             )
-        if not 0 <= rate < float("inf"):
-            raise UserError(f"guidance.rate ({rate}) must be a number of 0 or more")
+        check_not_negative("guidance", rate=rate)
         kind: Callable[..., Objective] = DistributionMatching if loss == "distribution" else GradientMatching
         self.objective = kind(real_batch=real_batch, network=network, augmentation=augmentation)
         self.rate = rate
@@ -88,7 +87,7 @@ class LossGuidance:
         return correction
 
 
-class _GuidedStep:
+class _GuidedStep(StepContext):
     """The `StepContext` of one class: its predicted clean latents x0, a leaf, are this rank's only codes."""
 
     stochastic = False
@@ -115,36 +114,27 @@ class _GuidedStep:
         key = (self._start.seed, "guidance", self._k, purpose)
         return frozen_network(factory, self.spec, *key).to(self._x0)
 
-    def real(self, label: int, n: int) -> Tensor:
-        """Return `n` different real images of the class, (n, C, H, W) in [-1, 1]."""
-        drawn = self.core_set.draw(label, n, self.generator("real", label), "guidance.real_batch")
-        return drawn.to(self._x0)
-
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
         """Return `n` different real images of the class."""
         self._refuse_others(classes)
         label = self._start.info.label
-        return Labelled(self.real(label, n), torch.full((n,), label, device=self._x0.device))
-
-    def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
-        """Return images (m, C, H, W) in [-1, 1] of the latents `rows`, or what `then` makes of them, with graph."""
-        images = saturate(self._start.prior.decode(self._x0[rows]))
-        return images if then is None else then(images, self.labels_on_host[rows.cpu()])
+        drawn = self.core_set.draw(label, n, self.generator("real", label), "guidance.real_batch")
+        return Labelled(drawn.to(self._x0), torch.full((n,), label, device=self._x0.device))
 
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:
-        """Decode each batch of rows on the CPU."""
-        return [self.decode(rows.to(self._x0.device), then) for rows in batches]
+        """Return images of each batch of latents, or what `then` makes of them, with graph."""
+        decoded = []
+        for rows in batches:
+            images = saturate(self._start.prior.decode(self._x0[rows.to(self._x0.device)]))
+            decoded.append(images if then is None else then(images, self.labels_on_host[rows]))
+        return decoded
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
         """Raise: classes are sampled one by one."""
         self._refuse_others(torch.arange(self.spec.num_classes))
         return own
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return images in [-1, 1] as networks see them."""
-        return self.spec.normalise(images)
 
     def _refuse_others(self, classes: Tensor | None) -> None:
         if classes is not None and classes.tolist() != self.classes.tolist():

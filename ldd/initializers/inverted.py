@@ -5,8 +5,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ldd.errors import UserError
-from ldd.initializers.base import ClassStart, check_at_least
+from ldd.errors import UserError, check_at_least, check_not_negative
+from ldd.initializers.base import ClassStart
 from ldd.initializers.samples import SampledInitializer
 from ldd.priors.sampling import CHUNK
 
@@ -47,12 +47,11 @@ class InvertedStatistics(SampledInitializer):
         chunk_size: int = CHUNK,
     ) -> None:
         super().__init__(num_steps, guidance_scale, chunk_size, max_images)
-        check_at_least(1, groups=groups)
-        check_at_least(2, max_images=max_images)
+        check_at_least(1, "initializer", groups=groups)
+        check_at_least(2, "initializer", max_images=max_images)
         if not 0 < strength <= 1:
             raise UserError(f"initializer.strength ({strength}) must be above 0 and at most 1")
-        if not 0 <= skew_weight < float("inf"):
-            raise UserError(f"initializer.skew_weight ({skew_weight}) must be a number of 0 or more")
+        check_not_negative("initializer", skew_weight=skew_weight)
         self.strength = strength
         self.groups = groups
         self.skew_weight = skew_weight

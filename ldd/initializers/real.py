@@ -8,9 +8,9 @@ from torchvision.transforms.v2.functional import normalize
 
 from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
-from ldd.initializers.base import Initializer, check_at_least, rows_by_class
+from ldd.initializers.base import Initializer, rows_by_class
 from ldd.priors import Prior
 
 
@@ -34,7 +34,7 @@ class RealEncodings(Initializer):
         normalised_input: bool = False,
         variance_share: float | None = None,
     ) -> None:
-        check_at_least(1, chunk_size=chunk_size)
+        check_at_least(1, "initializer", chunk_size=chunk_size)
         if variance_share is not None and not variance_share > 0:
             raise UserError(f"initializer.variance_share ({variance_share}) must be above 0")
         self.chunk_size = chunk_size

@@ -6,7 +6,8 @@ from typing import final
 
 from torch import Tensor
 
-from ldd.initializers.base import ClassInitializer, ClassStart, check_at_least
+from ldd.errors import check_at_least
+from ldd.initializers.base import ClassInitializer, ClassStart
 from ldd.initializers.guidance import LossGuidance
 from ldd.priors import Guide
 from ldd.priors.reverse import check_guidance
@@ -19,7 +20,7 @@ class SampledInitializer(ClassInitializer):
     def __init__(
         self, num_steps: int, guidance_scale: float | None, chunk_size: int, max_images: int | None = None
     ) -> None:
-        check_at_least(1, num_steps=num_steps, chunk_size=chunk_size, max_images=max_images)
+        check_at_least(1, "initializer", num_steps=num_steps, chunk_size=chunk_size, max_images=max_images)
         if guidance_scale is not None:
             check_guidance(guidance_scale)
         self.num_steps = num_steps

@@ -11,16 +11,16 @@ from torch import Tensor
 from ldd.codes import Codes, PointCodes
 from ldd.data.pruning.geometry import herd
 from ldd.data.real import RealImages
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.images import DataSpec, to_bytes
-from ldd.initializers.base import Initializer, check_at_least, spec_of
+from ldd.initializers.base import Initializer, spec_of
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
 from ldd.priors import Prior
 from ldd.runtime.seeding import generator as derived
 
 _CHUNK = 64  # images per decoding pass
-_NEAREST = 1e-6  # distances below have the same logarithm
+_NEAREST = 1e-6  # smaller distances count as this one
 _MOST_ROUNDS = 100
 
 
@@ -50,7 +50,7 @@ class PoolSelection(Initializer, ABC):
         groups: int = 5,
         training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
     ) -> None:
-        check_at_least(1, groups=groups)
+        check_at_least(1, "initializer", groups=groups)
         if training.image_size is not None:
             raise UserError(
                 f"initializer.training.image_size ({training.image_size}) cannot be chosen: the pool has the run's "
@@ -97,7 +97,7 @@ class PoolSelection(Initializer, ABC):
         return candidates.latents.detach()
 
     def _features(self, pool: Pool) -> tuple[Tensor, Tensor]:
-        """Of all candidates (K, G, n, F), and the mean of each class's real images (K, F), float64 on the CPU."""
+        """Features of all candidates (K, G, n, F), and means of the real images (K, F), float64 on the CPU."""
         spec, training = pool.spec, self.training
         network = training.build(spec, pool.seed, "features")
         training.train(network, pool.real.images, pool.real.labels, spec, pool.seed, "features")
@@ -115,7 +115,7 @@ class PoolSelection(Initializer, ABC):
 
 @final
 class SeparatedGroups(PoolSelection):
-    """Of several groups per class the one near its own real images and far from other classes' groups (S3 of IMS3).
+    """Takes of several groups per class the one near its real images and far from other classes' groups (S3 of IMS3).
 
     With c_i the mean feature of the chosen group of class i, r_i that of its real images and d = 1 - cos, the choice
     raises -attraction sum_i log d(c_i, r_i) + repulsion sum_{i<j} log d(c_i, c_j): it starts at the groups nearest to
@@ -142,9 +142,7 @@ class SeparatedGroups(PoolSelection):
         training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(pool, groups, training)
-        for name, value in (("attraction", attraction), ("repulsion", repulsion)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"initializer.{name} ({value}) must be a number of 0 or more")
+        check_not_negative("initializer", attraction=attraction, repulsion=repulsion)
         self.attraction = attraction
         self.repulsion = repulsion
 
@@ -180,7 +178,7 @@ def _log_distance(cosine: Tensor) -> Tensor:
 
 @final
 class HerdedOrder(PoolSelection):
-    """Candidates in the order of herding, so that every prefix is a set for its budget (nested budgets).
+    """Puts candidates in the order of herding, so that every prefix is a set for its budget (nested budgets).
 
     Each pick brings the mean feature of all picks nearest to that of the class's real images (Welling, ICML 2009).
     Features are those of a network trained on the core-set. With one group nothing is left out, only put in order.
@@ -214,7 +212,7 @@ class HerdedOrder(PoolSelection):
 
 @final
 class DifficultyMatched(PoolSelection):
-    """Candidates that are as difficult as the class's real images, from the easiest to the hardest.
+    """Takes candidates that are as difficult as the class's real images, from the easiest to the hardest.
 
     The difficulty of an image is 1 - p, p the probability that a network trained on the core-set gives to its class.
     The n chosen ones are those whose difficulties are, taken together, nearest to the n quantiles (i + 1/2) / n of the
@@ -244,7 +242,7 @@ class DifficultyMatched(PoolSelection):
         return chosen
 
     def _difficulties(self, pool: Pool) -> tuple[Tensor, Tensor]:
-        """Of the candidates (K, G n) and of the real images (M,), float64."""
+        """Difficulties of the candidates (K, G n) and of the real images (M,), float64."""
         images, labels, spec = pool.real.images, pool.real.labels, pool.spec
         half = torch.empty(len(labels), dtype=torch.bool)
         for label in range(spec.num_classes):

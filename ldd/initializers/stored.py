@@ -15,10 +15,10 @@ from ldd.priors import Prior, identify
 
 @final
 class StoredCodes(Initializer):
-    """All codes as an artefact holds them, and the decoder that was trained with them, so that a set is distilled on.
+    """Starts from the codes of an artefact and the decoder trained with them, so that distilling goes on.
 
-    Of a set that `latentdd federate` merged, all sub-tasks' codes are then optimised together: the optional global step
-    in front of a shared frozen prior. Sub-tasks' own decoders cannot be continued as one.
+    Of a set that `latentdd federate` merged, the codes of all sub-tasks are then optimised together: the optional
+    global step in front of a shared frozen prior. Decoders of the sub-tasks cannot be continued as one.
 
     Args:
         path: folder of a distilled set, or of a run.

@@ -83,22 +83,17 @@ class StepContext(Protocol):
     def network(self, factory: NetworkFactory, purpose: str = "network") -> Network:
         """Return a freshly initialised network on the run's device and dtype, the same on every rank."""
 
-    def real(self, label: int, n: int) -> Tensor:
-        """Return `n` different real images of a class, (n, C, H, W) in [-1, 1]."""
-
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
         """Return `n` different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
-
-    def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
-        """Return synthetic images (n, C, H, W) in [-1, 1] of code `rows`, with graph and in chunks.
-
-        `then` is applied to each chunk inside its activation checkpoint, so that memory stays flat in n.
-        """
 
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:
-        """Decode each batch of rows on the CPU; every batch and every purpose draws anew from the codes."""
+        """Return synthetic images (n, C, H, W) in [-1, 1] of each batch of code rows (n,) on the CPU, with graph.
+
+        They are made in chunks; `then` is applied to each chunk inside its activation checkpoint, so that memory stays
+        flat in n. Every batch and every purpose draws anew from the codes.
+        """
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
         """Return values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).
@@ -106,8 +101,17 @@ class StepContext(Protocol):
         With `at` (n',) and `total`: values (total, ...) of anything else of which this rank has those at `at`.
         """
 
+    def real(self, label: int, n: int) -> Tensor:
+        """Return `n` different real images of a class, (n, C, H, W) in [-1, 1]."""
+        return self.real_classes(n, torch.tensor([label])).images
+
+    def decode(self, rows: Tensor, then: Embed | None = None) -> Tensor:
+        """Return synthetic images of code `rows`, or what `then` makes of them, see `decode_batches`."""
+        return self.decode_batches([self.rows_on_host if rows is self.rows else rows.cpu()], then)[0]
+
     def normalise(self, images: Tensor) -> Tensor:
         """Return images in [-1, 1] as networks see them."""
+        return self.spec.normalise(images)
 
 
 class Objective(nn.Module, ABC):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ldd.augmentation.siamese import OPERATIONS
+from ldd.errors import check_at_least
 from ldd.networks import ConvNet, NetworkFactory
 from ldd.objectives.base import CODES, Embed, StepContext, Term
 from ldd.objectives.matching import (
     MatchingObjective,
     Rates,
-    check_counts,
     has_batch_norm,
     real_features,
     with_all,
@@ -62,7 +62,7 @@ class DistributionMatching(MatchingObjective):
     ) -> None:
         rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
         super().__init__(network, augmentation, rates, budgets)
-        check_counts(real_batch=real_batch, real_chunk=real_chunk)
+        check_at_least(1, "objective", real_batch=real_batch, real_chunk=real_chunk)
         self.real_batch = real_batch
         self.real_chunk = real_chunk
 

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from ldd.augmentation.siamese import OPERATIONS
-from ldd.errors import UserError
+from ldd.errors import check_at_least, check_not_negative
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import CODES, StepContext, Term
-from ldd.objectives.matching import MatchingObjective, Rates, check_counts, check_sgd, with_all
+from ldd.objectives.matching import MatchingObjective, Rates, check_sgd, with_all
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
 
@@ -71,11 +71,12 @@ class GradientMatching(MatchingObjective):
     ) -> None:
         rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
         super().__init__(network, augmentation, rates, budgets)
-        check_counts(outer_loop=outer_loop, inner_loop=inner_loop, batch_network=batch_network)
-        check_counts(real_batch=real_batch, real_chunk=real_chunk)
+        check_at_least(
+            1, "objective", outer_loop=outer_loop, inner_loop=inner_loop, batch_network=batch_network
+        )
+        check_at_least(1, "objective", real_batch=real_batch, real_chunk=real_chunk)
         check_sgd({"network": lr_network}, 0.0)
-        if not 0 <= epsilon < float("inf"):
-            raise UserError(f"objective.epsilon ({epsilon}) must be a number of 0 or more")
+        check_not_negative("objective", epsilon=epsilon)
         self.real_batch = real_batch
         self.outer_loop = outer_loop
         self.inner_loop = inner_loop

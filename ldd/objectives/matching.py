@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.codes import Codes
 from ldd.data.real import RealImages
-from ldd.errors import UserError
+from ldd.errors import UserError, check_not_negative
 from ldd.experts.trajectories import ExpertNeed, Trajectories, find_experts
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
@@ -123,18 +123,9 @@ def with_all(budgets: Sequence[int], images: int) -> list[int]:
     return sorted({*budgets, images})
 
 
-def check_counts(**values: int | None) -> None:
-    """Raise for an argument of an objective that is below 1; None passes."""
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise UserError(f"objective.{name} ({value}) must be at least 1")
-
-
 def check_sgd(learning_rates: Mapping[str, float], momentum: float, momentum_name: str = "momentum") -> None:
     """Raise for a rate (argument `lr_<name>`) that is negative, infinite or NaN, or a momentum outside [0, 1)."""
-    for name, rate in learning_rates.items():
-        if not 0 <= rate < float("inf"):
-            raise UserError(f"objective.lr_{name} ({rate}) must be a number of 0 or more")
+    check_not_negative("objective", **{f"lr_{name}": rate for name, rate in learning_rates.items()})
     if not 0 <= momentum < 1:
         raise UserError(f"objective.{momentum_name} ({momentum}) must be at least 0 and below 1")
 

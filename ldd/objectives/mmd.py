@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, Embed, StepContext, Term
@@ -17,7 +17,6 @@ from ldd.objectives.matching import (
     ExpertSearch,
     MatchingObjective,
     Rates,
-    check_counts,
     has_batch_norm,
     real_features,
 )
@@ -35,7 +34,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
     Args:
         discrepancy: `RBFMixture` or `Sinkhorn`, see there. As released: bandwidths 1, 2, 4, 8, 16, unit absolute,
             scale none; the default measures bandwidths by the median distance of normalised features, since small
-            absolute ones leave most kernels at zero.
+            absolute bandwidths leave most kernels at zero.
         trajectories: folder of expert trajectories, as for `TrajectoryMatching`; each step takes one expert. None
             takes a new random network each step.
         expert_epoch: weights of the experts' `last` epoch (as released), of a `random` one from 1 on, or of a fixed
@@ -45,7 +44,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         samples: draws per class and step, in equal parts from its codes: at least one each, the rest rounded down.
             Codes without a spread are drawn once.
         real_batch: real images per class and step; None takes as many as draws (published).
-        num_classes: classes per step, other ones each step; None takes all.
+        num_classes: classes per step, drawn anew each step; None takes all.
         weight: factor of the loss (published: 1).
         reduce: `sum` over classes (published) or their `mean`; a step with fewer classes estimates the same.
         lr_latents: SGD learning rate of Z (published for D3's small decoder: 3e-4).
@@ -85,8 +84,10 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         real_chunk: int = 512,
     ) -> None:
         fixed_epoch = expert_epoch if isinstance(expert_epoch, int) else 1
-        check_counts(samples=samples, real_batch=real_batch, num_classes=num_classes)
-        check_counts(num_experts=num_experts, real_chunk=real_chunk, expert_epoch=fixed_epoch)
+        check_at_least(1, "objective", samples=samples, real_batch=real_batch, num_classes=num_classes)
+        check_at_least(
+            1, "objective", num_experts=num_experts, real_chunk=real_chunk, expert_epoch=fixed_epoch
+        )
         search = None
         if trajectories is not None:
             reason = f"expert_epoch ({expert_epoch}) takes"

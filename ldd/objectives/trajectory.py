@@ -11,11 +11,11 @@ from torch.optim import SGD, Optimizer
 
 from ldd.augmentation.siamese import OPERATIONS, Draws
 from ldd.codes import Codes
-from ldd.errors import NonFiniteError, UserError
+from ldd.errors import NonFiniteError, UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed, Trajectories
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, StepContext, Term
-from ldd.objectives.matching import ExpertSearch, MatchingObjective, Rates, check_counts, check_sgd
+from ldd.objectives.matching import ExpertSearch, MatchingObjective, Rates, check_sgd
 from ldd.priors import Prior
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
@@ -96,8 +96,8 @@ class TrajectoryMatching(MatchingObjective):
         unroll: Literal["constant_memory", "full"] = "constant_memory",
         halved_gradient: bool = False,
     ) -> None:
-        check_counts(expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, syn_steps=syn_steps)
-        check_counts(batch_syn=batch_syn, num_experts=num_experts)
+        check_at_least(1, "objective", expert_epochs=expert_epochs, max_start_epoch=max_start_epoch)
+        check_at_least(1, "objective", syn_steps=syn_steps, batch_syn=batch_syn, num_experts=num_experts)
         if not 0 < step_size < float("inf"):
             raise UserError(f"objective.step_size ({step_size}) must be a number above 0")
         check_sgd({"step_size": lr_step_size}, momentum_step_size, "momentum_step_size")
@@ -148,7 +148,7 @@ class TrajectoryMatching(MatchingObjective):
         yield Term("trajectory", surrogate, (CODES, "step_size"), share * result.loss, metrics)
 
     def _show(self, context: StepContext) -> "_Shown":
-        """What the student sees: each code once, or a draw of its own for every inner step."""
+        """Decode what the student sees: each code once, or a draw of its own for every inner step."""
         batches = self._draw_batches(context)
 
         def send(rows: Tensor) -> Tensor:

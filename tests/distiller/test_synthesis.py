@@ -114,3 +114,16 @@ def test_a_manifest_runs_no_other_code(parts, config, message):
 def test_no_codes(parts):
     with pytest.raises(UserError, match="holds no codes to draw from"):
         StoredSampler(replace(parts[0], codes=None))
+
+
+def test_draws_do_not_depend_on_the_chunks():
+    labels = torch.arange(3).repeat_interleave(2)
+    latents = torch.randn(6, 3, 8, 8, generator=generator(0))
+    codes = GaussianCodes(labels, latents, torch.zeros(6, 0, 0), torch.zeros(6, 0), log_variance=-1.0)
+    synthesis, state = Synthesis(codes, PixelPrior(8)), generator(1)
+    whole = synthesis.draw(generator=state)
+    assert torch.equal(
+        whole, synthesis.draw(generator=state, chunk_size=4)
+    )  # the generator is left as it was
+    assert torch.equal(whole[[4, 1]], synthesis.draw(torch.tensor([4, 1]), state))
+    assert not torch.equal(whole, synthesis.draw())
