@@ -116,11 +116,8 @@ def _sum(terms: Sequence[Term]) -> Term:
 
 
 def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    kind = {"optimizer": type(optimizer).__name__}
-    return [
-        {**kind, **{name: value for name, value in group.items() if name != "params"}}
-        for group in optimizer.param_groups
-    ]
+    groups = ({"optimizer": type(optimizer).__name__, **group} for group in optimizer.param_groups)
+    return [{name: value for name, value in group.items() if name != "params"} for group in groups]
 
 
 def _difference(one: Optimizer, other: Optimizer) -> str:

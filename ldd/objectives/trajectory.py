@@ -1,6 +1,7 @@
 """Trajectory matching (MTT): training on the synthetic images should move a network as the real ones do."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -219,33 +220,24 @@ class _Shown(NamedTuple):
     batches: list[tuple[Tensor, Draws]]
 
 
+@dataclass(frozen=True)
 class StudentLoss:
     """The student's cross-entropy on the batch of an inner step, the same each time it is asked for.
 
     The network gives the architecture, without dropout; its own weights are not used.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        images_to_batch: Callable[[Tensor, Draws], Tensor],
-        labels: Tensor,
-        batches: Sequence[tuple[Tensor, Draws]],
-    ) -> None:
-        self.network = network
-        self.images_to_batch = images_to_batch
-        self.labels = labels
-        self.batches = batches
-        self._names, values = zip(*network.named_parameters(), strict=True)
-        self._shapes = [value.shape for value in values]
+    network: Network
+    images_to_batch: Callable[[Tensor, Draws], Tensor]
+    labels: Tensor
+    batches: Sequence[tuple[Tensor, Draws]]
 
     def __call__(self, theta: Tensor, images: Tensor, i: int) -> Tensor:
         """Return a scalar with graph to theta (P,) and images (N, C, H, W)."""
         rows, draws = self.batches[i]
-        parts = theta.split([shape.numel() for shape in self._shapes])
-        weights = {
-            name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
-        }
+        shapes = {name: value.shape for name, value in self.network.named_parameters()}
+        parts = theta.split([shape.numel() for shape in shapes.values()])
+        weights = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
         # Copies: running statistics change in place, which a graph that is still needed would notice.
         buffers = {name: value.clone() for name, value in self.network.named_buffers()}
         batch = self.images_to_batch(images[rows], draws)
