@@ -67,7 +67,7 @@ class RecordExperts(L.Callback):
         assert isinstance(pl_module, Distiller)
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
-        needs = needs_of(pl_module, steps=trainer.max_steps != 0)
+        needs = pl_module.needs(steps=trainer.max_steps != 0)
         if not needs and trainer.max_steps != 0:
             raise UserError(
                 f"experts.num_experts ({self.num_experts}): {type(pl_module.objective).__name__} reads no experts; set "
@@ -127,9 +127,3 @@ class RecordExperts(L.Callback):
                     out=need.trajectories,
                     progress=progress,
                 )
-
-
-def needs_of(model: Distiller, *, steps: bool = True) -> list[ExpertNeed]:
-    """Return what a run's labels read and, if it takes any `steps`, its objective."""
-    of_labels = () if model.labels is None else model.labels.experts()
-    return [*(model.objective.experts() if steps else ()), *of_labels]

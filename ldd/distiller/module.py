@@ -17,6 +17,7 @@ from ldd.distiller.record import NOT_KEPT, RunLedger, describe
 from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis
 from ldd.errors import NonFiniteError, UserError
+from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
 from ldd.labels.base import Labeller, Labels
@@ -295,15 +296,13 @@ class Distiller(L.LightningModule):
         if self.labeller is not None:
             with self.ledger.charge(LABEL, self.device):
                 described = self.labeller.label(described)
-        stages = self.ledger.so_far(
-            self._data,
-            self.device,
-            by_objective=self.objective.experts(),
-            by_labels=() if self.labels is None else self.labels.experts(),
-            seconds=float(self.seconds),
-            steps=step,
-        )
-        return described.charged(stages)
+        needs, seconds = self.needs(steps=step > 0), float(self.seconds)
+        return described.charged(self.ledger.so_far(self._data, self.device, needs, seconds, step))
+
+    def needs(self, *, steps: bool = True) -> list[ExpertNeed]:
+        """Return the experts that a run reads: for its labels and, if it takes any `steps`, its objective."""
+        of_labels = () if self.labels is None else self.labels.experts()
+        return [*(self.objective.experts() if steps else ()), *of_labels]
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Return one draw of every code, (N, 3, H, W) uint8 on the CPU; the generator's state decides."""

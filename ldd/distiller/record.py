@@ -68,7 +68,7 @@ class RunLedger(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
-        self._expert_costs: dict[bool, Figures] = {}
+        self._expert_costs: dict[bool, Figures] = {}  # before and after the first step
         self._in_step = 0
         self._decodes: int | Tensor = 0
 
@@ -95,20 +95,13 @@ class RunLedger(Ledger):
         self,
         data: DistillationData,
         device: torch.device,
-        *,
-        by_objective: Sequence[ExpertNeed],
-        by_labels: Sequence[ExpertNeed],
+        needs: Sequence[ExpertNeed],
         seconds: float,
         steps: int,
     ) -> dict[str, dict[str, float | None]]:
-        """Return what all stages have cost so far.
-
-        The experts `by_objective` are charged once a step was taken; `seconds` are those of distilling.
-        """
+        """Return what all stages have cost after `seconds` and `steps` of distilling, with the experts it needs."""
         stages = self.kept(data)
-        stepped = steps > 0
-        if stepped not in self._expert_costs:
-            needs = (*(by_objective if stepped else ()), *by_labels)
+        if (stepped := steps > 0) not in self._expert_costs:
             self._expert_costs[stepped] = cost_of_experts(needs, data)
         if experts := self._expert_costs[stepped]:
             stages[EXPERTS] = dict(experts)

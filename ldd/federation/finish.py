@@ -8,7 +8,6 @@ import rich
 from ldd.artefact import manifest as manifests
 from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
-from ldd.callbacks.experts import needs_of
 from ldd.disk.files import read_json
 from ldd.distiller.synthesis import StoredSampler
 from ldd.evaluation import Labeller, Report
@@ -73,7 +72,7 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
     if len(federation.partition.blocks) == 1:
         # Its sub-task is the whole task, and may have read the same experts.
         before = {stage: figures for stage, figures in before.items() if stage != EXPERTS}
-        needs = tuple(needs_of(recipe.model, steps=recipe.config.trainer.max_steps != 0))
+        needs = tuple(recipe.model.needs(steps=recipe.config.trainer.max_steps != 0))
     of_whole: dict[str, Figures] = {}
     if experts := cost_of_experts(needs, data):
         of_whole[EXPERTS] = experts

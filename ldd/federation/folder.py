@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from ldd.callbacks.experts import needs_of
 from ldd.disk.files import check_writable, holds_files, read_json, write_json
 from ldd.errors import UserError
 from ldd.federation.jobs import Job
@@ -150,7 +149,7 @@ class Federation:
         assert model.labels is not None
         data.setup()
         if self.recipe.experts.num_experts:
-            epochs = max([need.epochs for need in needs_of(model)], default=1)
+            epochs = max([need.epochs for need in model.needs()], default=1)
             self.recipe.experts.record(model.labels.experts(), data, epochs=epochs, all_experts=False)
         model.labels.check(data)
         if data.pruning_cost is not None:
