@@ -185,7 +185,6 @@ def class_means(data: DistillationData, network: ScoringNetwork, seed: int) -> T
         seed: of its training.
     """
     real, spec = data.core_set, data.spec
-    trained = network.build(spec, seed, "partition")
-    network.train(trained, real.images, real.labels, spec, seed, "partition")
+    trained = network.trained(real.images, real.labels, spec, seed, "partition")
     features = network.features(trained, real.images, spec)
     return torch.stack([features[real.labels == label].mean(0) for label in range(spec.num_classes)])

@@ -99,8 +99,7 @@ class PoolSelection(Initializer, ABC):
     def _features(self, pool: Pool) -> tuple[Tensor, Tensor]:
         """Features of all candidates (K, G, n, F), and means of the real images (K, F), float64 on the CPU."""
         spec, training = pool.spec, self.training
-        network = training.build(spec, pool.seed, "features")
-        training.train(network, pool.real.images, pool.real.labels, spec, pool.seed, "features")
+        network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
         features = training.features(network, pool.images.flatten(0, 2), spec).double()
         real = [
             training.features(network, pool.real.of_class(label), spec).double().mean(0)

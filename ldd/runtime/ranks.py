@@ -81,6 +81,15 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def from_any_rank(numbers: Sequence[int]) -> list[int]:
+    """Return the numbers that any rank gives, in ascending order, on every rank."""
+    ranks = this_rank()[1]
+    everyone = [list(numbers)] * ranks
+    if ranks > 1:
+        dist.all_gather_object(everyone, list(numbers))
+    return sorted(set().union(*everyone))
+
+
 def dealt(count: int, rank: int, ranks: int) -> range:
     """Return every `ranks`-th of `count` pieces of work, so that each rank gets some of each class."""
     return range(rank, count, ranks)

@@ -21,7 +21,7 @@ from ldd.disk.table import Store
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import shared, this_rank
+from ldd.runtime.ranks import from_any_rank, shared, this_rank
 from ldd.runtime.seeding import generator
 
 T = TypeVar("T")
@@ -268,14 +268,15 @@ def complete(
     Raises:
         UserError: what `work` raised on any rank.
     """
-    missing = [place for place, result in enumerate(known) if result is None]
+    # Of any rank: one that looks late finds what another has already added.
+    missing = from_any_rank([place for place, result in enumerate(known) if result is None])
     computed: list[T] = []
     if missing:
         computed = shared(len(missing), lambda pieces: work([missing[piece] for piece in pieces]))
     if store is not None and this_rank()[0] == 0:
         store.merge()
-    found = iter(computed)
-    return [next(found) if result is None else result for result in known]
+    found = dict(zip(missing, computed, strict=True))
+    return [found[place] if place in found else known[place] for place in range(len(known))]  # type: ignore[misc]
 
 
 def hash_items(source: Source, items: Sequence[Item], cache_dir: Path | None) -> list[str]:

@@ -10,6 +10,7 @@ from pruning_cases import NoiseSource, spec_of
 from torchvision.models import get_model
 
 from ldd.data import CrossFittedLossPruner, LossPruner, ScoringNetwork
+from ldd.data.pruning.base import complete
 from ldd.errors import UserError
 from ldd.networks import ConvNet
 from ldd.runtime.ranks import dealt, merged, shared
@@ -41,6 +42,8 @@ def of_rank(folder):
         for made in (pruner(f"{folder}/cache"), by_classifier(folder, f"{folder}/cache"))
     ]
 
+    late = complete([None, 7 if rank else None], lambda places: [10 * place for place in places], None)
+
     def fail(pieces):
         raise UserError(f"rank {rank} cannot") if 1 in pieces else SystemExit(0)
 
@@ -51,7 +54,7 @@ def of_rank(folder):
         message = str(error)
     dist.barrier()
     dist.destroy_process_group()
-    return [table.values.tolist() for table in tables], message
+    return [table.values.tolist() for table in tables], late, message
 
 
 def test_two_ranks_agree_with_one(tmp_path):
@@ -60,9 +63,10 @@ def test_two_ranks_agree_with_one(tmp_path):
         made.score(source, source.items("train"), spec_of(source), seed=0)
         for made in (pruner(None), by_classifier(tmp_path, None))
     ]
-    for values, message in run_ranks(of_rank, tmp_path, environments=[{"RANK": "0"}, {"RANK": "1"}]):
+    for values, late, message in run_ranks(of_rank, tmp_path, environments=[{"RANK": "0"}, {"RANK": "1"}]):
         for mine, table in zip(values, alone, strict=True):
             assert torch.tensor(mine).sub(torch.tensor(table.values)).abs().max() < 1e-5
+        assert late == [0, 10]  # one of them looked when the other had already added its result
         assert message == "rank 1 cannot"
 
 
