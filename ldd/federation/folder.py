@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from ldd.disk.files import check_writable, holds_files, read_json, write_json
+from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
 from ldd.federation.jobs import Job
 from ldd.federation.partition import ClassPartition
@@ -30,6 +31,15 @@ _OWN = (
     *("subtasks", "slurm", "distilled", "evaluated", "evaluation.csv", "evaluation.json"),
     *(_PLAN, CONFIG, _PARTITION, history.NAME),
 )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `federation.json` holds."""
+
+    seed: int
+    labelled: bool
+    directory: str
 
 
 @dataclass(frozen=True)
@@ -57,16 +67,8 @@ class Federation:
         path = folder / _PLAN
         if not path.is_file():
             raise UserError(f"--out ({folder}) holds no federation; start one with --config and --subtasks")
-        partition, content = (
-            ClassPartition.load(folder / _PARTITION),
-            read_json(path, "start anew with --overwrite"),
-        )
-        try:
-            return cls(
-                folder, partition, int(content["seed"]), bool(content["labelled"]), str(content["directory"])
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}); start anew with --overwrite") from error
+        plan = read_record(path, _Plan, "start anew with --overwrite")
+        return cls(folder, ClassPartition.load(folder / _PARTITION), plan.seed, plan.labelled, plan.directory)
 
     @classmethod
     def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path) -> Self:
@@ -75,8 +77,8 @@ class Federation:
         check_writable(made.folder)
         recipe.write(made.folder / CONFIG)
         partition.save(made.folder / _PARTITION)
-        facts = {"seed": made.seed, "labelled": made.labelled, "directory": made.directory}
-        write_json(made.folder / _PLAN, facts)  # last: what has it is complete
+        plan = _Plan(made.seed, made.labelled, made.directory)
+        write_json(made.folder / _PLAN, to_json(plan))  # last: a folder that has it is complete
         return made
 
     def adopt(self, recipe: Recipe) -> None:

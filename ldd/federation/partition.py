@@ -14,7 +14,8 @@ from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 from ldd.data import DistillationData
-from ldd.disk.files import read_json, write_json
+from ldd.disk.files import write_json
+from ldd.disk.records import read_record
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.networks.scoring import ScoringNetwork
@@ -92,7 +93,7 @@ class ClassPartition:
         Raises:
             UserError: the file cannot be written.
         """
-        write_json(path, {"rule": self.rule, "blocks": [list(block) for block in self.blocks]})
+        write_json(path, {"rule": self.rule, "blocks": self.blocks})
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -101,12 +102,7 @@ class ClassPartition:
         Raises:
             UserError: the file is missing, or holds no partition.
         """
-        content = read_json(path, "make it anew")
-        try:
-            blocks = tuple(tuple(str(wnid) for wnid in block) for block in content["blocks"])
-            return cls(blocks, str(content["rule"]))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is no partition of classes ({error}); make it anew") from error
+        return read_record(path, cls, "make it anew")
 
     def check(self, classes: Sequence[ClassInfo]) -> None:
         """Raise unless each of `classes` is in exactly one block.

@@ -8,13 +8,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ldd.disk.files import read_json, read_yaml, write_json
+from ldd.disk.files import read_yaml, write_json
+from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
 from ldd.runs.folder import fit_or_resume
 
 _NEEDED = {"base", "axes"}
 _KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
 _CELL_NAME = "cell.json"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `cell.json` holds."""
+
+    arguments: tuple[str, ...]
+    seed: int
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -43,18 +53,17 @@ class Cell:
         path = self.folder / _CELL_NAME
         if not path.is_file():
             return False
-        record = read_json(path)
-        if record["arguments"] != list(self.arguments):
+        record = read_record(path, _Record, f"remove {self.folder}")
+        if record.arguments != self.arguments:
             raise UserError(
-                f"{self.folder} was run with other settings ({shlex.join(record['arguments'])}); choose another --out, "
+                f"{self.folder} was run with other settings ({shlex.join(record.arguments)}); choose another --out, "
                 "or remove that folder"
             )
-        return bool(record["finished"])
+        return record.finished
 
     def note(self, *, finished: bool) -> None:
         """Write down which settings were run here."""
-        record = {"arguments": list(self.arguments), "seed": self.seed, "finished": finished}
-        write_json(self.folder / _CELL_NAME, record)
+        write_json(self.folder / _CELL_NAME, to_json(_Record(self.arguments, self.seed, finished)))
 
     def command(self) -> list[str]:
         """Return the arguments of `latentdd` that start this run, or continue it where it was stopped."""

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldd.disk.files import atomic_file, read_json
+from ldd.disk.records import parse
 from ldd.errors import UserError
 from ldd.evaluation import Score
 from ldd.evaluation.results.report import JSON_NAME, MEAN_UNSEEN
@@ -84,11 +85,11 @@ class Results:
                 for name, score in found[MEAN_UNSEEN].items():
                     scores[name][MEAN_UNSEEN] = score
                 rows += [
-                    Row(names, seed, protocol, name, network, Score(**score))
+                    Row(names, seed, protocol, name, network, parse(Score, score))
                     for name, of_set in scores.items()
                     for network, score in of_set.items()
                 ]
-            except (KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path} is not an evaluation of this program ({error!r}); remove it"
                 ) from error

@@ -94,7 +94,7 @@ def test_saved_and_read(tmp_path):
     partition.save(tmp_path / "partition.json")
     assert ClassPartition.load(tmp_path / "partition.json") == partition
     (tmp_path / "partition.json").write_text('{"blocks": 3}')
-    with pytest.raises(UserError, match="is no partition of classes"):
+    with pytest.raises(UserError, match=r"partition.json: blocks must be a list, got 3; make it anew"):
         ClassPartition.load(tmp_path / "partition.json")
     with pytest.raises(UserError, match=r"none.json cannot be read .*; make it anew"):
         ClassPartition.load(tmp_path / "none.json")
