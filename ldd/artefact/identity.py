@@ -1,7 +1,8 @@
-"""Whether a distilled set belongs to the data it is tested on, and to the results that are there already."""
+"""Hashes that tell one distilled set, and one prior, from another; whether a set belongs to its test data."""
 
 import hashlib
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,11 +11,14 @@ from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.images import DataSpec
 
+if TYPE_CHECKING:
+    from ldd.priors import Prior
+
 _SHOWN = 32  # hexadecimal digits of an identity
 
 
 def identity(distilled: DistilledSet) -> str:
-    """Hash over what students learn from: images, labels, soft labels and weights."""
+    """Return a hash over what students learn from: images, labels, soft labels and weights."""
     digest = hashlib.sha256()
     for part in (distilled.images, distilled.labels, distilled.soft_labels, distilled.weights):
         if part is not None:
@@ -23,19 +27,48 @@ def identity(distilled: DistilledSet) -> str:
 
 
 def add_tensor(digest: "hashlib._Hash", tensor: Tensor) -> None:
-    """Let a hash go over a tensor's type, shape and bytes."""
+    """Add a tensor's type, shape and values to a hash."""
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    _add_values(digest, tensor)
+
+
+def _add_values(digest: "hashlib._Hash", tensor: Tensor) -> None:
     for part in tensor.detach().cpu().contiguous().flatten().split(2**26):
         digest.update(part.view(torch.uint8).numpy().data)
 
 
+def identify(prior: "Prior") -> dict[str, Any]:
+    """Return what a manifest says of the frozen weights that codes need.
+
+    Returns:
+        `class_path`, `image_size`, `floats` and `bytes` (of parameters and buffers that are not trained with the
+        codes), and `sha256` over their names, types, shapes and values. Equal for equal weights, wherever they lie.
+    """
+    digest, floats, size = hashlib.sha256(), 0, 0
+    trained = {id(parameter) for parameter in prior.trainable()}
+    for name, tensor in (*prior.named_parameters(), *prior.named_buffers()):
+        if id(tensor) not in trained:
+            digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
+            _add_values(digest, tensor)
+            floats += tensor.numel() if tensor.is_floating_point() else 0
+            size += tensor.nbytes
+    kind = type(prior)
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "image_size": prior.image_size,
+        "floats": floats,
+        "bytes": size,
+        "sha256": digest.hexdigest(),
+    }
+
+
 def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec) -> None:
-    """Refuse test images other than those that the set is known not to have seen.
+    """Raise if the set was made beside another test split, so that it may have learned from these test images.
 
     Raises:
         UserError: both fingerprints, and how to go on.
     """
-    own = distilled.manifest["test_split_fingerprint"]
+    own = distilled.manifest.test_split_fingerprint
     if own is not None and own != spec.fingerprint:
         raise UserError(
             f"the set was made beside the test split {own}, and that of --data is {spec.fingerprint}: it may have "
@@ -45,7 +78,7 @@ def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec) -> None:
 
 
 def refuse_other_data(distilled: DistilledSet, spec: DataSpec) -> None:
-    """Refuse data of other classes, of another order of the classes or of another image size than the set's.
+    """Raise unless the data has the set's classes, in the same order, and its image size.
 
     Raises:
         UserError: names the first class that differs, or the two sizes.

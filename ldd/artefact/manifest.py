@@ -56,7 +56,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class FrozenWeights:
-    """Weights of the prior that are not trained with the codes (see `ldd.priors.identify`)."""
+    """Weights of the prior that are not trained with the codes (see `ldd.artefact.identity.identify`)."""
 
     class_path: str
     image_size: int

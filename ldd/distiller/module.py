@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
@@ -22,7 +23,7 @@ from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
 from ldd.labels.base import Labeller, Labels
 from ldd.objectives import CODES, DECODER, Objective, Term
-from ldd.priors import Prior, compile_networks, identify
+from ldd.priors import Prior, compile_networks
 from ldd.runtime import seeding
 from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import LABEL

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ldd import priors
 from ldd.artefact import manifest as manifests
+from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, stored_codes
 from ldd.errors import UserError
 from ldd.images import DataSpec, saturate, to_bytes
-from ldd.priors import Prior, identify
+from ldd.priors import Prior
 from ldd.runtime import seeding
 from ldd.students.protocol import Protocol
 

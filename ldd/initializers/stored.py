@@ -4,13 +4,14 @@ from typing import final
 
 import torch
 
+from ldd.artefact.identity import identify
 from ldd.artefact.manifest import SUBTASKS
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
 from ldd.initializers.base import Initializer, spec_of
-from ldd.priors import Prior, identify
+from ldd.priors import Prior
 
 
 @final

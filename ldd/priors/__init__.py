@@ -3,7 +3,6 @@
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import DirectPrior, Guide, Prior, compile_networks
 from ldd.priors.deconvolution import DeconvolutionPrior
-from ldd.priors.identity import identify
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
 from ldd.priors.pixel import PixelPrior
@@ -25,6 +24,5 @@ __all__ = [
     "compile_networks",
     "ddim_invert",
     "ddim_sample",
-    "identify",
     "modified_reverse",
 ]

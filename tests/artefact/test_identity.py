@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldd.priors import LatentDiffusionPrior, PixelPrior, identify
+from ldd.artefact.identity import identify
+from ldd.priors import LatentDiffusionPrior, PixelPrior
 
 
 def test_pixels_have_no_weights():

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tiny_set import classes_of
 
+from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
 from ldd.distiller.synthesis import StoredSampler, Synthesis
 from ldd.errors import UserError
 from ldd.federation import merge
-from ldd.priors import DeconvolutionPrior, PixelPrior, identify
+from ldd.priors import DeconvolutionPrior, PixelPrior
 from ldd.runtime.seeding import generator, seeded
 
 SETTINGS = {"size": "small", "image_size": 8, "width": 16, "latent_width": 4}

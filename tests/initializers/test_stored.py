@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes, PointCodes
 from ldd.data import DistillationData
 from ldd.errors import UserError
 from ldd.federation import merge
 from ldd.initializers import StoredCodes
-from ldd.priors import DeconvolutionPrior, PixelPrior, identify
+from ldd.priors import DeconvolutionPrior, PixelPrior
 from ldd.runtime.seeding import generator, seeded
 
 
