@@ -1,4 +1,4 @@
-"""The ways a run may end that are not a defect of the program, and the checks of numbers that end it."""
+"""Errors that end a run without being a defect of the program, and checks of numbers that raise them."""
 
 
 class UserError(ValueError):
@@ -14,7 +14,7 @@ class NonFiniteError(UserError):
 
 
 class LostRankError(RuntimeError):
-    """Another process of a distributed run has ended, so that this one cannot go on."""
+    """Another process of a distributed run ended, so that this one cannot go on."""
 
 
 def check_at_least(low: int, section: str, **values: float | None) -> None:

@@ -1,4 +1,4 @@
-"""What real and synthetic images share: labelled batches, class tables and the facts a run takes from its data."""
+"""Labelled images, classes, and the facts that a run takes from its data; the same for real and synthetic images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Per-channel statistics of ImageNet, for images in [0, 1], as published code has them."""
+"""Per-channel statistics of ImageNet for images in [0, 1], as in published code."""
 
 
 class Labelled(NamedTuple):
@@ -29,9 +29,9 @@ class ClassInfo:
     """One class of a run.
 
     Attributes:
-        label: its number 0..K-1 inside the run.
-        id: its number in the data set it comes from (for ImageNet the index in the sorted synset list).
-        wnid: WordNet id, or the folder's name where the data has none.
+        label: its number 0..K-1 in the run.
+        id: its number in the original data set (for ImageNet the index in the sorted synset list).
+        wnid: WordNet id, or the name of the class's folder.
         name: readable name.
     """
 
@@ -41,20 +41,20 @@ class ClassInfo:
     name: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain mapping for JSON."""
+        """Return a plain mapping for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What the model takes from the data (linked by the command line).
+    """Facts of the data that a model needs (linked by the command line).
 
     Attributes:
         classes: the K classes, ordered by label.
         image_size: height and width in pixels.
         mean, std: per-channel constants of the one normalisation that real and synthetic images share, for
             images in [0, 1] (a network sees `((x + 1) / 2 - mean) / std`).
-        fingerprint: hash over the test split (names with sizes or contents); it travels into the artefact.
+        fingerprint: hash over the test split (names with sizes or contents), kept in the artefact.
         licence: terms of the data.
     """
 
@@ -71,7 +71,7 @@ class DataSpec:
         return len(self.classes)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1] as the networks see them; the only place where normalisation happens."""
+        """Return images in [-1, 1] as networks see them; normalisation happens nowhere else."""
         mean, std = (_per_channel(value, images.device, images.dtype) for value in (self.mean, self.std))
         return ((images + 1) / 2 - mean) / std
 
@@ -82,13 +82,13 @@ class DataSpec:
 
 @cache
 def _per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(C, 1, 1) on the device, sent there once: the host waits for each number that it sends."""
+    """Return (C, 1, 1) on the device, sent there once, since the host waits for each number that it sends."""
     with torch.inference_mode(False):  # made in a validation, used in training too
         return torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) to float32 in [-1, 1]."""
+    """Convert uint8 (N, C, H, W) to float32 in [-1, 1]."""
     images = images.to(torch.float32, copy=True)  # also of float bytes: what follows changes it in place
     return images.div_(127.5).sub_(1)
 
@@ -99,5 +99,5 @@ def saturate(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] (values outside are clamped) to uint8, rounded to nearest."""
+    """Convert float images in [-1, 1] (values outside are clamped) to uint8, rounded to nearest."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""What the tensors of a distilled set must be: dtype, shape, range, counts."""
+"""Checks of a distilled set's tensors: dtype, shape, range, counts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,15 +8,13 @@ from torch import Tensor
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
 
-_TOLERANCE = (
-    1e-3  # rounding of a clamp in half precision; a quarter of the distance between two bytes' values
-)
+_TOLERANCE = 1e-3  # a clamp in half precision rounds; a quarter of the distance between two byte values
 _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN = (*_STORED, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images (N, 3, H, H), uint8 or float in [-1, 1], as uint8 on the CPU.
+    """Return images (N, 3, H, H), uint8 or float in [-1, 1], as uint8 on the CPU.
 
     Raises:
         UserError: another dtype, NaN, or values outside [-1, 1].
@@ -40,10 +38,10 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def as_labels(labels: Tensor) -> Tensor:
-    """Labels (N,) of any integer dtype as int64 on the CPU.
+    """Return labels (N,) of any integer dtype as int64 on the CPU.
 
     Raises:
-        UserError: no tensor of whole numbers.
+        UserError: not a tensor of whole numbers.
     """
     if not isinstance(labels, Tensor):
         raise UserError(f"labels must be a tensor, got {type(labels).__name__}; torch.as_tensor makes one")
@@ -53,7 +51,7 @@ def as_labels(labels: Tensor) -> Tensor:
 
 
 def on_cpu(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-    """Named tensors without graph on the CPU; None stays None."""
+    """Return named tensors without graph on the CPU; None stays None."""
     return None if tensors is None else {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
@@ -71,7 +69,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, images: Tensor, classes: Sequence[ClassInfo]) -> None:
-    """Raise UserError unless `labels` is (N,) int64 in 0..K-1, one an image, and every class has an image."""
+    """Raise UserError unless `labels` is (N,) int64 in 0..K-1, one per image, and every class has an image."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise UserError(f"labels must be (N,) int64, got {_shown(labels)}")
     if len(labels) != len(images):

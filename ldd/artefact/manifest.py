@@ -251,7 +251,7 @@ def charge(folder: Path, stage: str, figures: Figures) -> None:
 
 
 def find_artefact(path: Path | str) -> Path:
-    """The folder with the manifest: `path` itself, or `distilled` in it where `path` is a run's folder.
+    """Return the folder with the manifest: `path` itself, or `distilled` in it if `path` is a run's folder.
 
     Raises:
         UserError: neither holds a manifest.
@@ -264,20 +264,20 @@ def find_artefact(path: Path | str) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a distilled set or the folder of a finished run")
     raise UserError(
-        f"{path} is no distilled set: neither it nor {path / 'distilled'} holds a {NAME}; name an artefact's "
+        f"{path} is not a distilled set: neither it nor {path / 'distilled'} holds a {NAME}; name an artefact's "
         "folder or the folder of a finished run"
     )
 
 
 def verified_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, Path]:
-    """The files that a manifest names, all of them inside `folder` and unchanged.
+    """Return the files that a manifest names, all of them inside `folder` and unchanged.
 
     Raises:
         UserError: a name or a link that leads out of the folder, a missing file, other bytes than written.
     """
     for name, expected in hashes.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
-            raise UserError(f"{folder / NAME} names {shown(name)}, which is no plain file name: refused")
+            raise UserError(f"{folder / NAME} names {shown(name)}, which is not a plain file name: refused")
         file = folder / name
         _refuse_escape(file)
         if not file.is_file():

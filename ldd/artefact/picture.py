@@ -10,23 +10,20 @@ from torch import Tensor
 
 from ldd.images import ClassInfo
 
-MAX_IMAGES = 400  # what a person still looks at; keeps the file small for a thousand classes
+MAX_IMAGES = 400  # keeps the picture of a thousand classes small
 MAX_ROWS = 10  # images of one class
 BAND = 20  # classes side by side
-SMALLEST_CELL, LARGEST_CELL = (
-    64,
-    128,
-)  # pixels; smaller images are enlarged in whole factors, larger ones reduced
+# Pixels; smaller images are enlarged by whole factors, larger ones reduced.
+SMALLEST_CELL, LARGEST_CELL = 64, 128
 HEADER, MARGIN = 16, 2  # pixels
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def draw_grid(images: Tensor, labels: Tensor, classes: Sequence[ClassInfo]) -> Image.Image:
-    """One column per class under its name, in bands of 20 classes.
+    """Draw one column per class under its name, in bands of 20 classes.
 
-    Of many images the first 10 of a class are shown, fewer where there are many classes, and at most 400 in
-    all; a last line says what is left out.
+    At most 10 images of a class and 400 in all are drawn; a last line says what is left out.
 
     Args:
         images: (N, 3, H, H) uint8.
@@ -57,20 +54,20 @@ def draw_grid(images: Tensor, labels: Tensor, classes: Sequence[ClassInfo]) -> I
 
 
 def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
-    """A value over training steps, one value a step."""
+    """Plot a value over training steps, one value a step."""
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel=label)
         axes.plot(range(1, len(values) + 1), values, linewidth=1)
         axes.grid(alpha=0.3)
-        canvas = FigureCanvasAgg(figure)  # drawn without pyplot, whose global state and display are not ours
+        canvas = FigureCanvasAgg(figure)  # not pyplot, which has global state and may need a display
         canvas.draw()  # type: ignore[no-untyped-call]
         rgba = bytes(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         return Image.frombytes("RGBA", canvas.get_width_height(), rgba).convert("RGB")
 
 
 def shown_cell(image: Tensor, cell: int) -> Image.Image:
-    """An image (3, H, H) uint8 as a square of `cell` pixels: enlarged in whole pixels, reduced smoothly."""
+    """Return an image (3, H, H) uint8 as a square of `cell` pixels: enlarged in whole pixels, reduced smoothly."""
     size = image.shape[-1]
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if size == cell:
@@ -79,7 +76,7 @@ def shown_cell(image: Tensor, cell: int) -> Image.Image:
 
 
 def _fitting(name: str, width: int, draw: ImageDraw.ImageDraw, font: Font) -> str:
-    """The name on one line, cut to `width` pixels."""
+    """Return the name on one line, cut to `width` pixels."""
     name = " ".join(name.encode("utf-8", "replace").decode().split())[:100]
     while name and draw.textlength(name, font) > width:
         name = name[:-1]

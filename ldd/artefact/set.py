@@ -25,7 +25,7 @@ PREVIEW = "preview.png"
 
 @dataclass(eq=False)
 class DistilledSet:
-    """A few synthetic images that stand for a data set, with all that is needed to use and to trace them.
+    """A few synthetic images that stand for a data set, with all that is needed to use and trace them.
 
     Made by `from_images` or `load`; both check every value. By convention the images are class-major.
 
@@ -130,7 +130,7 @@ class DistilledSet:
         """
         path = Path(path)
         if holds_files(path) and not (path / manifests.NAME).exists():
-            raise UserError(f"{path} holds files that are no distilled set; name a new folder to save to")
+            raise UserError(f"{path} holds files that are not a distilled set; name a new folder to save to")
         tables = {IMAGES: self._image_tensors(), **{OPTIONAL[k]: v for k, v in self._optional().items()}}
         with atomic_folder(path) as beside:
             for name, tensors in tables.items():
@@ -207,12 +207,12 @@ class DistilledSet:
 
     @property
     def images_per_class(self) -> int | list[int]:
-        """IPC where all classes have as many images, else the number of each class."""
+        """IPC if all classes have the same number of images, else the number of each class."""
         return self.counts[0] if len(set(self.counts)) == 1 else self.counts
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Bytes of the stored tensors: images, codes, labels (soft ones and weights included), decoder."""
+        """Bytes of the stored tensors by kind (`ldd.artefact.manifest.BYTES`)."""
         labels = {k: v for k, v in self._image_tensors().items() if k != "images"}
         tables = {
             "images": {"images": self.images},
@@ -224,7 +224,7 @@ class DistilledSet:
 
     @property
     def storage(self) -> Storage:
-        """Numbers and bytes of what training on the set needs, with the generator's where the manifest has them."""
+        """What training on the set needs, in numbers and bytes, with the generator if the manifest describes it."""
         prior = self.manifest.prior
         return Storage.of(
             self.num_classes,
@@ -239,11 +239,11 @@ class DistilledSet:
 
     @property
     def is_distribution(self) -> bool:
-        """Whether the codes have a spread, so that they give other images each time; `images` are their means."""
+        """Whether the codes have a spread and give other images at each draw; `images` are their means."""
         return bool({"log_variance", "factors"} & (self.codes or {}).keys())
 
     def first(self, images_per_class: int) -> Self:
-        """The first so many images of each class, with their labels, weights and codes: the set of a nested budget.
+        """Return the set of a nested budget: the first images of each class, with their labels, weights and codes.
 
         Raises:
             UserError: a number below 1, or above the images of a class.
@@ -265,11 +265,11 @@ class DistilledSet:
         )
 
     def as_dataset(self) -> "DistilledDataset":
-        """A torch data set of (float image in [-1, 1], label)."""
+        """Return a torch data set of (float image in [-1, 1], label)."""
         return DistilledDataset(self)
 
     def summary(self) -> dict[str, Any]:
-        """What `latentdd inspect` shows: plain JSON values; `bytes` is the ledger's sum."""
+        """Return what `latentdd inspect` shows, in plain JSON values; `bytes` is a sum."""
         facts = {
             key: value for key, value in self.manifest.items() if key not in ("classes", "config", "sha256")
         }
@@ -289,7 +289,7 @@ class DistilledSet:
         }
 
     def _image_tensors(self) -> dict[str, Tensor]:
-        """What `images.safetensors` holds."""
+        """Return the tensors of `images.safetensors`."""
         probabilities = {} if self.soft_labels is None else soft.stored(self.soft_labels, self.label_top_k)
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"images": self.images, "labels": self.labels, **probabilities, **weights}
@@ -299,7 +299,7 @@ class DistilledSet:
 
 
 def first_rows(labels: Tensor, count: int) -> Tensor:
-    """Places of the first `count` images of each class among `labels` (N,), ascending."""
+    """Return the places of the first `count` images of each class among `labels` (N,), ascending."""
     found = [(labels == label).nonzero().flatten()[:count] for label in labels.unique()]
     return torch.cat(found).sort().values
 

@@ -1,4 +1,4 @@
-"""What somebody must store to train on a distilled set: numbers, bytes, and how many images they would pay for."""
+"""Storage cost of a distilled set: numbers, bytes, and as many images per class as would cost the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Form = Literal["images", "codes"]
-"""What students are trained on: the images themselves, or what codes (and a decoder) give anew each time."""
+"""What students are trained on: the stored images, or images that codes (and a decoder) give anew each time."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Amount:
     """A quantity of stored values.
 
     Attributes:
-        floats: numbers, pixels included; whole numbers that only name a class are not counted.
+        floats: stored numbers, pixels included; whole numbers that only name a class do not count.
         bytes: at the stored precision.
     """
 
@@ -28,9 +28,9 @@ class Amount:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], *, pixels: bool = False) -> Self:
-        """Of tensors on any device, `meta` included; with `pixels`, all whole numbers are counted as well.
+        """Return the amount of tensors on any device, `meta` included; with `pixels`, all whole numbers count as well.
 
-        Numbers of eight bits always are: probabilities that are stored so, not names of classes.
+        Numbers of eight bits always count: they are probabilities, not names of classes.
         """
         tensors = list(tensors)
         return cls(
@@ -44,8 +44,8 @@ class Storage:
     """Storage cost of a set, part by part: the first dimension of D3's report (arXiv 2403.00999).
 
     One image per class is K x 3 x H x H numbers; an IPC-equivalent is a quantity divided by that (numbers by numbers,
-    bytes by the bytes of uint8 images). In the form `codes` the images are left out, since codes and decoder give
-    them; in the form `images` codes, decoder and generator are.
+    bytes by the bytes of uint8 images). The form `codes` leaves out the images, which codes and decoder give; the form
+    `images` leaves out codes, decoder and generator.
 
     Attributes:
         num_classes: K.
@@ -54,7 +54,7 @@ class Storage:
         codes: latents, statistics, conditions.
         decoder: weights that were trained with the codes, of all sub-tasks.
         labels: hard labels (no numbers, but bytes), soft labels and weights.
-        generator: the frozen weights that turn codes into images; None where nobody recorded them.
+        generator: the frozen weights that turn codes into images; None if unknown.
         form: in which students use the set.
     """
 
@@ -80,7 +80,7 @@ class Storage:
         generator: Amount | None = None,
         form: Form = "images",
     ) -> Self:
-        """Of stored tensors, on any device (`meta` included)."""
+        """Return the cost of stored tensors, on any device (`meta` included)."""
         return cls(
             num_classes,
             image_size,
@@ -93,11 +93,11 @@ class Storage:
         )
 
     def total(self, *, labels: bool = True, generator: bool = False, form: Form | None = None) -> Amount:
-        """All that training on the set needs.
+        """Return all that training on the set needs.
 
         Args:
-            labels: charge them.
-            generator: charge the frozen generator, where the form needs one.
+            labels: include them.
+            generator: include the frozen generator where the form needs one.
             form: None takes the one in which students use the set.
         """
         form = self.form if form is None else form
@@ -109,17 +109,17 @@ class Storage:
         return needed
 
     def images_per_class(self, amount: Amount) -> float:
-        """IPC-equivalents of an amount, by its numbers."""
+        """Return the IPC-equivalents of an amount, by its numbers."""
         return amount.floats / (self.num_classes * 3 * self.image_size**2)
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """In which the set is stored, the one in use first."""
+        """The forms in which the set is stored, the one in use first."""
         stored: dict[Form, bool] = {"images": self.images.floats > 0, "codes": self.codes.floats > 0}
         return tuple(sorted((form for form in stored if stored[form]), key=lambda form: form != self.form))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the totals of the form in use, then every part and form."""
+        """Return plain values for JSON: totals of the form in use, then every part and form."""
         parts = {name: asdict(getattr(self, name)) for name in ("images", "codes", "decoder", "labels")}
         return {
             "form": self.form,

@@ -1,4 +1,4 @@
-"""Soft labels as they are stored: all probabilities, or the largest of each image, in 32, 16 or 8 bits."""
+"""Soft labels as stored: all probabilities of an image, or its largest, in 32, 16 or 8 bits."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,27 +10,27 @@ from ldd.artefact.size import Amount
 from ldd.errors import UserError
 
 Precision = Literal["int8", "float16", "float32"]
-"""Of each stored probability; `int8`: in 255ths."""
+"""How each probability is stored; `int8`: in 255ths."""
 
 LEVELS = 255
-"""Parts of 1 in which eight bits count."""
+"""Eight bits hold a probability in parts of 1 / 255."""
 
 DENSE, VALUES, INDICES = "soft_labels", "soft_label_values", "soft_label_indices"
 NAMES = (DENSE, VALUES, INDICES)
-"""Tensors of an artefact that hold soft labels: the first alone, or the other two."""
+"""Tensors of an artefact that hold soft labels: either the first, or the other two."""
 
 
 def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precision = "float16") -> Tensor:
-    """Probabilities as they come back from storage, so that students see in memory what they will see from disk.
+    """Return probabilities as they come back from storage, so that students see the same in memory as from disk.
 
     Args:
         probabilities: (N, K), rows that sum to 1.
-        top_k: keep the largest so many of each row; what is left of 1 is spread evenly over the others. None keeps
-            all.
+        top_k: how many of each row are kept, the largest; what is left of 1 is spread evenly over the others. None
+            keeps all.
         precision: of what is kept.
 
     Returns:
-        (N, K): of the type `precision` names where all are kept, else float32 (`int8`: float32 always).
+        (N, K): float32, or float16 where all are kept at that precision.
 
     Raises:
         UserError: `top_k` is not in 1..K.
@@ -41,7 +41,7 @@ def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precisi
 def packed(
     probabilities: Tensor, top_k: int | None = None, precision: Precision = "float16"
 ) -> dict[str, Tensor]:
-    """The tensors that hold what `quantise` gives of the same arguments; `restored` reads them.
+    """Return tensors that hold what `quantise` returns for the same arguments; `restored` reads them.
 
     Raises:
         UserError: `top_k` is not in 1..K.
@@ -60,7 +60,7 @@ def packed(
 
 
 def _in_levels(probabilities: Tensor) -> Tensor:
-    """Rows in 255ths, uint8, with the nearest sum: rounded down, then up where most was lost."""
+    """Return rows in 255ths, uint8: rounded down, then up where most was lost, until the sum is nearest."""
     exact = probabilities.double() * LEVELS
     codes = exact.floor()
     missing = exact.sum(1, keepdim=True).round() - codes.sum(1, keepdim=True)
@@ -69,13 +69,13 @@ def _in_levels(probabilities: Tensor) -> Tensor:
 
 
 def _codes(values: Tensor) -> Tensor | None:
-    """Values as 255ths (uint8), or None where they are none."""
+    """Return values as 255ths (uint8), or None if they are not whole 255ths."""
     codes = (values.float() * LEVELS).round()
     return codes.byte() if torch.equal(codes / LEVELS, values.float()) else None
 
 
 def amount_of_one(count: int, top_k: int | None, precision: Precision) -> Amount:
-    """What one soft label of `count` classes takes."""
+    """Return what one soft label of `count` classes takes."""
     size = {"int8": 1, "float16": 2, "float32": 4}[precision]
     if top_k is None:
         return Amount(count, count * size)
@@ -87,12 +87,12 @@ def _index_type(count: int) -> torch.dtype:
 
 
 def stored(soft_labels: Tensor, top_k: int | None = None) -> dict[str, Tensor]:
-    """The tensors to store for what `quantise` gave with the same `top_k`, in the fewest bits that lose nothing.
+    """Return tensors to store for a result of `quantise` with the same `top_k`, in the fewest bits that lose nothing.
 
-    Whole 255ths take eight bits; all others their own precision, or half of it where only the largest are kept.
+    Whole 255ths take eight bits; others keep their precision, or take 16 bits where only the largest are kept.
 
     Raises:
-        UserError: `soft_labels` are not of that form.
+        UserError: `soft_labels` do not have that form.
     """
     count = soft_labels.shape[1]
     if top_k is None:
@@ -112,12 +112,12 @@ def stored(soft_labels: Tensor, top_k: int | None = None) -> dict[str, Tensor]:
 
 
 def top_k_of(tensors: Mapping[str, Tensor]) -> int | None:
-    """How many probabilities of each row are stored; None for all, or where there are no soft labels."""
+    """Return how many probabilities of each row are stored; None for all, or without soft labels."""
     return tensors[VALUES].shape[-1] if VALUES in tensors else None
 
 
 def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
-    """Soft labels (N, K) of stored tensors, None where there are none; other names are passed over.
+    """Return the soft labels (N, K) of stored tensors, or None without any; other names are ignored.
 
     Raises:
         UserError: tensors that do not fit each other or the number of classes.
@@ -141,7 +141,7 @@ def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
 
 
 def _unpacked(tensors: Mapping[str, Tensor], count: int) -> Tensor:
-    """Soft labels of tensors that fit, without a look at their values: on a GPU that would wait for it."""
+    """Return soft labels of tensors that fit. Their values are not looked at, which would wait for a GPU."""
     if DENSE not in tensors:
         return _spread(_as_floats(tensors[VALUES]), tensors[INDICES].long(), count)
     return _as_floats(tensors[DENSE]) if tensors[DENSE].dtype == torch.uint8 else tensors[DENSE]

@@ -1,4 +1,4 @@
-"""Writing artefacts: beside, then renamed, so that a reader never meets half a file; tensors safely."""
+"""Atomic writing (beside, then renamed, so that nobody reads half a file), and reading with checks."""
 
 import errno
 import hashlib
@@ -29,12 +29,12 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp(?P<old>\.old)?")
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, delete it on failure.
 
-    The bytes are on disk before the rename, and the file gets the permissions any new file gets. A link is
-    followed: the file it names is replaced, the link stays.
+    The bytes are on disk before the rename, and the file gets the permissions of any new file. A link stays: the file
+    that it names is replaced.
 
     Raises:
-        UserError: the folder cannot be created or written, `path` is no regular file or a read-only one, or
-            writing failed (a full disk); what was at `path` is untouched then.
+        UserError: the folder cannot be created or written, `path` is read-only or not a regular file, or writing
+            failed (a full disk). What was at `path` is untouched.
     """
     target = Path(os.path.realpath(path))
     with _as_user_error(path):
@@ -51,15 +51,15 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
-    """The same for a folder: an existing `path` is replaced as a whole, once the new one is complete.
+    """Yield a temporary folder beside `path`; put it in the place of `path` on success, delete it on failure.
 
     Args:
         path: the folder; callers make sure that what is there may go.
         durable: wait until every file is on disk; False for what can be made again (thousands of pictures).
 
     Raises:
-        UserError: the parent folder cannot be created or written, `path` is no folder, or writing failed;
-            what was at `path` is untouched then.
+        UserError: the parent folder cannot be created or written, `path` is not a folder, or writing failed. What was
+            at `path` is untouched.
     """
     target = Path(os.path.realpath(path))
     with _as_user_error(path):
@@ -81,9 +81,9 @@ def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path | str) -> None:
-    """Delete what killed processes left of `atomic_file` and `atomic_folder`; only for a folder of one writer.
+    """Delete what killed processes left of `atomic_file` and `atomic_folder` in a folder that has a single writer.
 
-    A folder that was moved aside for a new one which never came is put back.
+    A folder that had been moved aside for its replacement is put back if the replacement is missing.
     """
     for path in Path(folder).glob(".*.tmp*"):
         found = _TEMPORARY.fullmatch(path.name)
@@ -104,7 +104,7 @@ def sync_file(path: Path | str) -> None:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Refuse a folder before hours of work are done for it, not after; it is made where it is missing.
+    """Make a folder if it is missing, and raise now, not after hours of work, if it cannot be written.
 
     Raises:
         UserError: it cannot be made or written.
@@ -118,7 +118,7 @@ def check_writable(folder: Path | str) -> None:
 
 
 def holds_files(path: Path | str) -> bool:
-    """Whether `path` is a folder with anything in it.
+    """Return whether `path` is a folder with anything in it.
 
     Raises:
         UserError: it cannot be read.
@@ -140,19 +140,19 @@ def write_json(path: Path | str, value: Any) -> None:  # noqa: ANN401 - anything
 
 
 def read_json(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
-    """The value in a JSON file that anybody may have written.
+    """Return the value in a JSON file that anybody may have written.
 
     Raises:
-        UserError: it cannot be read, or is no JSON (NaN and Infinity are none either); the message ends with `cure`.
+        UserError: it cannot be read, or is not JSON (NaN and Infinity are not); the message ends with `cure`.
     """
     return _read_text(path, "JSON", cure, lambda text: json.loads(text, parse_constant=_refuse_constant))
 
 
 def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
-    """The value in a YAML file that anybody may have written; nothing but plain values is made of it.
+    """Return the value in a YAML file that anybody may have written; only plain values are made of it.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or contains itself; the message ends with `cure`.
+        UserError: it cannot be read, is not YAML, or contains itself; the message ends with `cure`.
     """
     return _read_text(path, "YAML", cure, _parse_yaml)
 
@@ -160,12 +160,7 @@ def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> An
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write named tensors as one safetensors file, atomically; the same arguments give the same bytes.
-
-    Args:
-        path: of the file.
-        tensors: by name.
-        metadata: for the file's header.
+    """Write named tensors, and `metadata` for the header, as one safetensors file; equal arguments give equal bytes.
 
     Raises:
         UserError: `path` cannot be written.
@@ -177,10 +172,10 @@ def write_tensors(
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """Read a safetensors file into memory of its own.
+    """Read a safetensors file into memory.
 
     Raises:
-        UserError: there is no such file, or it is truncated or no safetensors file.
+        UserError: there is no such file, or it is damaged.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist or is not a file; check the path")
@@ -194,7 +189,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 
 def sha256(path: Path | str) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 digest of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -202,18 +197,14 @@ def sha256(path: Path | str) -> str:
 def _read_text(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401
     try:
         return parse(Path(path).read_text(encoding="utf-8"))
-    except (
-        Exception
-    ) as error:  # what the text leads the parser to: RecursionError, AttributeError, OverflowError...
+    except Exception as error:  # the text decides: RecursionError, AttributeError, OverflowError...
         reason = " ".join((str(error) or type(error).__name__).split())
         raise UserError(f"{path} cannot be read as {form} ({reason}); {cure}") from error
 
 
 def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - what is in it
     value = yaml.safe_load(text)
-    json.dumps(
-        value, default=str, skipkeys=True
-    )  # a list that is its own element is refused here, not met later
+    json.dumps(value, default=str, skipkeys=True)  # raises for a list that is its own element
     return value
 
 
@@ -246,15 +237,15 @@ def _refuse(target: Path, right_type: Callable[[int], bool], needed: str) -> Non
     if not target.exists():
         return
     mode = target.stat().st_mode
-    if not right_type(mode):  # also a device: a rename over /dev/stdout would take it away from everybody
+    if not right_type(mode):  # for instance /dev/stdout, which a rename would take away from everybody
         raise UserError(f"cannot write {target}: it exists and is not {needed}; name another path")
     if not mode & 0o222:
-        # A rename would replace it all the same, against what its owner asked for.
+        # A rename would replace it all the same, against its owner's wish.
         raise UserError(f"cannot write {target}: it is read-only; chmod u+w it or name another path")
 
 
 def _create_beside(target: Path) -> tuple[Path, int]:
-    """An empty file beside `target`, with the mode that new files get here (umask or access lists)."""
+    """Make an empty file beside `target`; return it and the mode of new files here (umask, access lists)."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -265,14 +256,14 @@ def _create_beside(target: Path) -> tuple[Path, int]:
 
 
 def _settle(file: Path, mode: int, *, sync: bool = True) -> None:
-    """Ordinary permissions (safetensors and tempfile leave 0600), and the bytes on disk before any rename."""
+    """Give a file ordinary permissions (safetensors leaves 0600), and wait until it is on disk."""
     if sync:
         sync_file(file)
     os.chmod(file, mode)
 
 
 def _swap(beside: Path, target: Path) -> None:
-    """Put folder `beside` in the place of `target`; on any failure the old folder is back where it was."""
+    """Put folder `beside` in the place of `target`; on failure the old folder is put back."""
     old = target.with_name(beside.name + ".old")
     try:
         if target.exists():

@@ -1,4 +1,4 @@
-"""Large files that processes share: whoever comes first builds one, under a lock, and all map it."""
+"""Large files that processes share: the first one builds the file under a lock, and all map it."""
 
 import fcntl
 import os
@@ -20,15 +20,15 @@ T = TypeVar("T")
 def build_once(
     data: Path, *, find: Callable[[], T | None], write: Callable[[], None], num_bytes: int, contents: str
 ) -> T:
-    """What `find` opens, after `write` has made it, unless another process has done so meanwhile.
+    """Return what `find` opens, after `write` has made it or another process has.
 
     Args:
         data: the file; it is written with `ldd.disk.files.atomic_file`, so that a killed process leaves
             `.<name>.*.tmp`, which the next one removes.
-        find: opens the whole entry, or returns None where there is none or a damaged one.
-        write: makes it.
-        num_bytes: what `data` will take.
-        contents: what that is, for a message: "22 images at 512 px".
+        find: opens the whole entry, or returns None if it is missing or damaged.
+        write: makes the entry.
+        num_bytes: size of `data`.
+        contents: what it holds, for messages: "22 images at 512 px".
 
     Raises:
         UserError: a folder (`cache_dir`) that cannot be written, too little space, or what `find` and `write` raise.
@@ -44,7 +44,7 @@ def build_once(
         done = find()
         if done is not None:
             return done
-        if alone:  # so whatever lies beside was left by a process that was killed
+        if alone:  # so killed processes left whatever lies beside
             for stale in folder.glob(f".{data.stem}.*.tmp"):
                 stale.unlink(missing_ok=True)
         _check_space(folder, num_bytes, contents)
@@ -55,10 +55,10 @@ def build_once(
 
 
 def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
-    """`size` numbers of a file, mapped; writing into the tensor leaves the file alone.
+    """Map a file of `size` numbers; writing into the tensor does not change the file.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file is missing.
         ValueError: it has another length.
     """
     expected, found = size * dtype.itemsize, path.stat().st_size
@@ -80,10 +80,10 @@ def _check_space(folder: Path, needed: int, contents: str) -> None:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[bool]:
-    """Wait for the lock file `path`; yields False where the file system has no locks (then both do the work).
+    """Hold the lock file `path`; yield False where the file system has no locks, so that every process does the work.
 
-    A process that dies loses its lock. The file goes when its holder is done, so whoever waited on it makes sure
-    that what it holds is still the file of that name.
+    A process that dies loses its lock. The file is deleted when its holder is done, so whoever waited for it checks
+    that the file it has locked is still the one of that name.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A table of results on disk that processes add to as they go, and that survives their being killed."""
+"""A table of results on disk to which processes add while they work, and which survives their being killed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ _TRIES = 5  # readings of the folder while another process merges its files
 
 
 class Store:
-    """Results by key, in a folder of Parquet files; a file is complete or not there, and never changed.
+    """Results by key, in a folder of Parquet files that are written atomically and never changed.
 
-    Keys name everything a result follows from, so nothing in here can be stale, and any number of processes may add.
-    The folder may be deleted at any time.
+    A key names everything that its result follows from, so that no result goes stale, and any number of processes may
+    add. The folder may be deleted at any time.
 
     Args:
-        folder: where the files lie; made when there is something to write.
+        folder: of the files; it is made when the first result is added.
         columns: name and type of what is kept for each key.
     """
 
@@ -30,7 +30,7 @@ class Store:
         self._schema = pa.schema({"key": pa.string(), **columns})
 
     def find(self, keys: Sequence[str]) -> pa.Table:
-        """A row for each key, in order; all columns null where there is none."""
+        """Return a row for each key, in order; unknown keys have null in all columns."""
         rows = self._read(self._files())
         places = pc.index_in(pa.array(keys, pa.string()), value_set=rows["key"])
         return rows.drop_columns("key").take(places)
@@ -45,7 +45,7 @@ class Store:
             self._write(pa.table({"key": pa.array(keys, pa.string()), **columns}, schema=self._schema))
 
     def merge(self) -> None:
-        """Put what several files hold into one.
+        """Merge all files into one.
 
         Raises:
             UserError: the folder cannot be written.

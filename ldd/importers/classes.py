@@ -1,4 +1,4 @@
-"""Which class a number means: the order that files state, verified against the class table they are to be used with."""
+"""What the labels of files mean: the order of classes that they state, compared with the one they are used with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _SHOWN = 10  # classes of each order in a message
 
 
 def stated_classes(classes: str) -> list[ClassInfo]:
-    """The classes that a user names, in the order of their labels.
+    """Return the classes that a user names, in the order of their labels.
 
     Args:
         classes: path of a table (`.json` or `.csv`, see `ldd.data.folders.class_table`; `label` orders it, else
             `id`), path of a text file with one wnid a line, or the name of a published ImageNet subset.
 
     Raises:
-        UserError: an unknown name, or a file that is no such table.
+        UserError: an unknown name, or a file of another form.
     """
     if Path(classes).suffix in (".json", ".csv"):
         return table_rows(Path(classes).expanduser())
@@ -47,9 +47,9 @@ def agreed_classes(
     *,
     reorder: bool = False,
 ) -> tuple[list[ClassInfo], Tensor]:
-    """The class table of an import, and which of its labels each number of the files becomes.
+    """Return the class table of an import, and which of its labels each number of the files becomes.
 
-    A wrong order costs a set all its accuracy and shows in nothing else, so no order is guessed.
+    No order is guessed, since a wrong one costs a set all its accuracy and shows in nothing else.
 
     Args:
         inside: the order that the files themselves state.
@@ -99,7 +99,7 @@ def _refuse_difference(
 
 
 def shown(classes: Sequence[ClassInfo]) -> str:
-    """Number, wnid and name of the first classes."""
+    """Return number, wnid and name of the first classes, for messages."""
     listed = [
         f"{info.label} {info.wnid}" + f" ({info.name})" * (info.name != info.wnid)
         for info in classes[:_SHOWN]
@@ -110,17 +110,17 @@ def shown(classes: Sequence[ClassInfo]) -> str:
 
 @dataclass(frozen=True)
 class RawSet:
-    """Tensors as they were stored.
+    """A set as it was stored.
 
     Attributes:
         images: (N, C, H, H), C 1 or 3; uint8, or floats of any range.
         labels: (N,) whole numbers.
-        form: which program's form it is, in words.
-        numbered: labels were stored as numbers, which mean something only by the order of a class table.
+        form: of the files, and whose it is, in words.
+        numbered: whether labels were stored as numbers, which mean something only with a class table.
         soft_labels: (N, K) probabilities, or None.
         weights: (N,), or None.
-        classes: the order in which the labels count, where the files say it.
-        mean: of the normalisation, where the files say it.
+        classes: in the order of the labels, if the files say so.
+        mean: of the normalisation, if the files say so.
         std: the same.
     """
 

@@ -18,16 +18,12 @@ _LISTED = 10  # folders spelt out in a message
 
 
 def table_inside(folder: Path) -> list[ClassInfo] | None:
-    """The class table that lies in a folder (`classes.json`), or None.
-
-    Raises:
-        UserError: a table that is none.
-    """
+    """Return the class table that lies in a folder (`classes.json`), or None; UserError if it is damaged."""
     return next((table_rows(folder / name) for name in TABLES if (folder / name).is_file()), None)
 
 
 def classes_by_name(folder: Path) -> list[ClassInfo] | None:
-    """The classes that the folders themselves name, sorted; None where they are numbers.
+    """Return the classes that the folders themselves name, sorted; None if they are numbers.
 
     Raises:
         UserError: no such folder, or no class folders.
@@ -37,7 +33,7 @@ def classes_by_name(folder: Path) -> list[ClassInfo] | None:
 
 
 def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
-    """All pictures of a folder, class-major, pixel by pixel as they are.
+    """Return all pictures of a folder, class-major, with their pixels as stored.
 
     Args:
         folder: with one folder a class, named by wnid (Minimax, MGD3), by number (RDED, D4M: 00000, 00001, ...; a
@@ -85,7 +81,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _match(folder: Path, names: list[str], classes: Sequence[ClassInfo]) -> tuple[str, dict[str, int]]:
-    """How the folders are named, and the label of each."""
+    """Return what the folders are named by, and the label of each."""
     numbers = {name: int(name) for name in names if name.isascii() and name.isdigit()}
     by_wnid = {info.wnid: info.label for info in classes}
     by_name = {_plain(info.name): info.label for info in classes}
@@ -109,5 +105,5 @@ def _match(folder: Path, names: list[str], classes: Sequence[ClassInfo]) -> tupl
 
 
 def _plain(name: str) -> str:
-    """Names in one spelling, whatever became of spaces, commas and capitals on disk."""
+    """Return a name without spaces, commas and capitals, which may change on disk."""
     return "".join(c for c in name.lower() if c.isalnum())

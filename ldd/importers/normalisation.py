@@ -1,4 +1,4 @@
-"""From normalised floats back to pixels: which mean and standard deviation they were normalised with."""
+"""Undoing a normalisation, whose mean and standard deviation are given or recognised."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ KNOWN: Mapping[str, Statistics] = {
     "[-1, 1]": ((0.5,) * 3, (0.5,) * 3),
     "[0, 1]": ((0.0,) * 3, (1.0,) * 3),
 }
-"""Mean and standard deviation per channel of images in [0, 1], as the published code of DC, MTT and GLaD has them."""
+"""Mean and standard deviation per channel of images in [0, 1], from the published code of DC, MTT and GLaD."""
 
 PLAIN = ("[-1, 1]", "[0, 1]")
-"""Ranges rather than statistics of a data set: they say nothing of what networks subtract."""
+"""Ranges, not statistics of a data set: they do not tell what networks subtract."""
 
 TOLERANCE = 1e-3
-"""Of a pixel in [0, 1]: rounding in half precision; a quarter of the distance between two bytes' values."""
+"""Of pixels in [0, 1], for rounding in half precision: a quarter of the distance between two byte values."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def undo_normalisation(
     *,
     clamp: bool = False,
 ) -> Undone:
-    """Images in [-1, 1] from floats that were normalised with (x - mean) / std.
+    """Return images in [-1, 1] from floats that were normalised with (x - mean) / std.
 
     Statistics that are not given are recognised where exactly one of `KNOWN` can be right: the pixels it gives lie in
     [0, 1] and reach both ends in every channel, as those of decoders do, which clamp. Pixels that were optimised

@@ -1,4 +1,4 @@
-"""`.pt` files of DC, MTT, GLaD, LD3M and of our own export: plain tensors out of a pickle that may run nothing."""
+"""`.pt` files of DC, MTT, GLaD, LD3M and our own export, read without running anything that their pickle holds."""
 
 import codecs
 import pickle
@@ -32,7 +32,7 @@ _NUMBERS: list[Any] = [
 
 
 def read_pt(path: Path, labels: Path | None = None, experiment: int | None = None) -> RawSet:
-    """The set in a file, or in a folder of one run.
+    """Return the set in a file, or in a folder of one run.
 
     Three forms: a tensor of images beside one of labels (`images_best.pt` and `labels_best.pt`: MTT, GLaD, LD3M and
     what followed them), a dictionary with `data`, a list of [images, labels] (DC, DSA, DM), and a dictionary with
@@ -49,7 +49,7 @@ def read_pt(path: Path, labels: Path | None = None, experiment: int | None = Non
     file = _images_file(path) if path.is_dir() else path
     if "zca" in file.name.lower():
         raise UserError(
-            f"{file} holds ZCA-whitened images, which are no pictures without the matrix of the run; import the "
+            f"{file} holds ZCA-whitened images, which are not pictures without the matrix of the run; import the "
             "file without `zca` in its name"
         )
     content = _load(file)

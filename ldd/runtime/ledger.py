@@ -1,7 +1,8 @@
-"""What each stage of making and judging a set costs: seconds, peak memory, steps, decoded images.
+"""What each stage of making and evaluating a set costs: seconds, peak memory, steps, decoded images.
 
-Stages are `prune` (scoring the real images), `experts`, `distil`, `label`, `evaluate`, and `sample` (a set drawn from a
-prior). A figure that is missing does not apply to a stage; one that is None is unknown.
+Stages are `prune` (scoring the real images), `experts`, `distil`, `label`, `evaluate`, and `sample` (drawing a set from
+a prior). A figure that does not apply to a stage is missing; one that is None is unknown. Costs reach a saved set
+through `DistilledSet.charged` and `ldd.artefact.manifest.charge`.
 """
 
 import time
@@ -20,18 +21,18 @@ SECONDS, PEAK, STEPS, DECODES = "seconds", "peak_memory_mib", "steps", "decodes"
 
 
 class Ledger:
-    """Costs of a process, stage by stage, on top of those of the processes before it."""
+    """Costs of a run, stage by stage, summed over the processes that continue it."""
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, float | None]] = {}
 
     @contextmanager
     def charge(self, stage: str, device: torch.device | None = None, **counts: float) -> Iterator[None]:
-        """Charge a block's seconds, and the peak memory of the process up to its end.
+        """Charge the seconds of a `with` block, and the peak memory of the process at its end.
 
         Args:
-            stage: its name.
-            device: whose memory; None takes the accelerator, or the CPU where there is none.
+            stage: name of the stage.
+            device: whose memory; None takes the accelerator if there is one, else the CPU.
             counts: further figures.
         """
         started = time.perf_counter()
@@ -39,21 +40,21 @@ class Ledger:
         self.add({stage: {**measured(time.perf_counter() - started, device), **counts}})
 
     def add(self, stages: Stages) -> None:
-        """Add figures: sums, for a peak the larger."""
+        """Add figures to those of each stage; of two peaks the larger one counts."""
         self.stages = total([self.stages, stages])
 
 
 def measured(seconds: float, device: torch.device | None = None) -> dict[str, float]:
-    """Seconds, with the peak memory of this process so far."""
+    """Return seconds, with the peak memory of this process so far."""
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return {SECONDS: seconds, PEAK: peak_memory_mib(device)}
 
 
 def total(all_stages: Sequence[Stages]) -> dict[str, dict[str, float | None]]:
-    """Figures of each stage over processes, runs or sub-tasks: sums, for a peak the largest.
+    """Return the figures of each stage summed over processes, runs or sub-tasks; of peaks the largest.
 
-    Of those that have a stage, each must have a figure, or its sum is unknown.
+    A sum is unknown (None) where one of those that have the stage lacks the figure.
     """
     stages: dict[str, dict[str, float | None]] = {}
     for name in dict.fromkeys(name for stages_ in all_stages for name in stages_):
@@ -64,7 +65,7 @@ def total(all_stages: Sequence[Stages]) -> dict[str, dict[str, float | None]]:
 
 
 def whole(all_figures: Iterable[Figures]) -> dict[str, float | None]:
-    """Figures over stages: sums of those that a stage has, for a peak the largest; unknown where one is."""
+    """Return figures summed over stages, of peaks the largest; None where one of them is unknown."""
     values: dict[str, list[float | None]] = {}
     for figures in all_figures:
         for figure, value in figures.items():

@@ -256,7 +256,7 @@ class TestDamage:
             tmp_path / "none", "none does not exist; name a distilled set or the folder of a finished run"
         )
         self.refused(
-            tmp_path, r"is no distilled set: neither it nor .*distilled holds a manifest\.json; name"
+            tmp_path, r"is not a distilled set: neither it nor .*distilled holds a manifest\.json; name"
         )
 
     @pytest.mark.parametrize("name", ["images.safetensors", "codes.safetensors", "preview.png"])
@@ -416,7 +416,7 @@ class TestEscape:
         edit(folder, lambda manifest: manifest["sha256"].update({name: "0" * 64}))
         # A NUL is refused before: manifests hold no control characters.
         with pytest.raises(
-            UserError, match=r"which is no plain file name: refused|sha256 must be a mapping, got"
+            UserError, match=r"which is not a plain file name: refused|sha256 must be a mapping, got"
         ):
             DistilledSet.load(folder)
 
@@ -481,7 +481,7 @@ class TestSaving:
     def test_foreign_folder_is_not_replaced(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("words")
         with pytest.raises(
-            UserError, match="holds files that are no distilled set; name a new folder to save to"
+            UserError, match="holds files that are not a distilled set; name a new folder to save to"
         ):
             tiny_set().save(tmp_path)
         assert names(tmp_path) == ["thesis.txt"]
