@@ -15,7 +15,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.data.real import EvaluationData
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report
-from ldd.evaluation.comparison import compare
+from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.courses import INITIAL, courses, teacher_of
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
@@ -101,7 +101,7 @@ class CrossArchitecture(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse, before any work, results of another version of the protocol, and a protocol without its teacher."""
         if _switched_on(trainer):
-            _earlier(trainer, self.protocol)
+            report_in(trainer.default_root_dir, self.protocol)
             if getattr(pl_module, "labels", None) is None:
                 teacher_of(self.protocol, None)
 
@@ -136,7 +136,7 @@ class CrossArchitecture(L.Callback):
         # Lightning takes a checkpoint of a step with a validation for one that was made after it.
         if trainer.val_check_batch is None or trainer.global_step % trainer.val_check_batch:
             return False
-        earlier = _earlier(trainer, self.protocol)
+        earlier = report_in(trainer.default_root_dir, self.protocol)
         done = () if earlier is None else earlier.rows
         return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
 
@@ -189,7 +189,7 @@ class CrossArchitecture(L.Callback):
         self.report = report
         self._evaluated_step = step
         if trainer.is_global_zero:
-            earlier = _earlier(trainer, self.protocol)
+            earlier = report_in(trainer.default_root_dir, self.protocol)
             whole = report if earlier is None else report.after(earlier)
             whole.write(trainer.default_root_dir)
             written = Path(trainer.default_root_dir) / "distilled"
@@ -240,15 +240,3 @@ def _distils(pl_module: L.LightningModule) -> Distils:
     # Not isinstance: from Python 3.12 on that would overlook the buffers of a module.
     assert callable(getattr(pl_module, "distilled_set", None)), "a module that distils"
     return cast(Distils, pl_module)
-
-
-def _earlier(trainer: L.Trainer, protocol: Protocol) -> Report | None:
-    """What the run's folder holds.
-
-    Raises:
-        UserError: files that are no report, or results of another protocol under the same id.
-    """
-    earlier = Report.read(trainer.default_root_dir)
-    if earlier is not None:
-        earlier.check_protocol(protocol.id, protocol.hash)
-    return earlier

@@ -12,10 +12,10 @@ from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.distiller.synthesis import check_prior, prior_of, stored_sampler
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Labels, Protocol, Report, equal_baselines
+from ldd.evaluation import Baseline, Labels, Protocol, equal_baselines
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
-from ldd.evaluation.comparison import compare
+from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.courses import INITIAL
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
@@ -77,7 +77,9 @@ def evaluate(
         refuse_other_test_split(distilled, data.spec)
     names = EQUAL if baselines is None else baselines
     baselines_by_name(names)  # a wrong name shows before any work
-    earlier = _earlier(out, distilled, recipe)
+    earlier = report_in(out, recipe)
+    if earlier is not None:
+        earlier.check_set(distilled.manifest.step or 0, identity(distilled))
     check_writable(out)
     request = Request(data, recipe, networks, repeats, seed, budgets=budgets or (), num_workers=num_workers)
     request = replace(request, records=Path(out) / FOLDER, device=pick_device())
@@ -85,15 +87,6 @@ def evaluate(
     report = compare(distilled, _with_sets(request, distilled, names, Path(path)))
     (report if earlier is None else report.after(earlier)).write(out)
     rich.print(*report.tables())
-
-
-def _earlier(out: str, distilled: DistilledSet, protocol: Protocol) -> Report | None:
-    """The report that is in the folder already, of the same set and protocol or of others."""
-    earlier = Report.read(out)
-    if earlier is not None:
-        earlier.check_protocol(protocol.id, protocol.hash)
-        earlier.check_set(int(distilled.manifest.get("step", 0)), identity(distilled))
-    return earlier
 
 
 def _with_labels(
@@ -118,7 +111,7 @@ def _with_sets(request: Request, distilled: DistilledSet, names: str, path: Path
         request,
         initial=None if alone else _initial_beside(path),
         sampler=stored_sampler(distilled, request.protocol, request.device),
-        prior=find_prior(distilled, names),
+        prior=_find_prior(distilled, names),
     )
     wanted = {name.strip() for name in names.split(",")}
     if wanted == {EQUAL}:
@@ -129,7 +122,7 @@ def _with_sets(request: Request, distilled: DistilledSet, names: str, path: Path
     return replace(request, baselines=baselines_by_name(names, equal))
 
 
-def find_prior(distilled: DistilledSet, names: str) -> Prior | None:
+def _find_prior(distilled: DistilledSet, names: str) -> Prior | None:
     """The prior that the set's manifest names, on the device, where samples of it may be wanted.
 
     Where they are wanted as one of all baselines, one line says why there is none.

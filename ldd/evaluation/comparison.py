@@ -102,12 +102,24 @@ def compare(distilled: DistilledSet, request: Request, step: int | None = None) 
     sets = {(course.name, n): course.training(n) for course in found for n in range(course.repeats)}
     students = [student for course in found for student in course.students(request.factories)]
     outcomes = run_missing(lesson, students, sets, request)
-    step = int(distilled.manifest.get("step", 0)) if step is None else step
+    step = (distilled.manifest.step or 0) if step is None else step
     facts = _facts(distilled, request, found, step)
     if left_out is not None:
         facts[LEFT_OUT] = left_out
-    rows = tuple(_rows(lesson, outcomes, set(map(canonical, distilled.manifest["seen_networks"])), step))
+    rows = tuple(_rows(lesson, outcomes, set(map(canonical, distilled.manifest.seen_networks)), step))
     return Report(rows, {request.protocol.id: request.protocol.hash}, facts)
+
+
+def report_in(folder: Path | str, protocol: Protocol) -> Report | None:
+    """Read the report that a folder holds already, to which an evaluation by this protocol will add; None without one.
+
+    Raises:
+        UserError: files that are not a report, or results of another protocol under the same id.
+    """
+    earlier = Report.read(folder)
+    if earlier is not None:
+        earlier.check_protocol(protocol.id, protocol.hash)
+    return earlier
 
 
 def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], step: int) -> dict[str, Any]:
@@ -119,9 +131,9 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
         "test_images": len(request.test_split().labels),
         "sets": {str(step): identity(distilled)},
         "test_split_fingerprint": request.data.spec.fingerprint,
-        "test_split_of_the_set": distilled.manifest["test_split_fingerprint"],
+        "test_split_of_the_set": distilled.manifest.test_split_fingerprint,
         "device": str(request.device),
-        "labels": distilled.manifest.get("labels"),
+        "labels": distilled.manifest.labels,
         "cost": {
             course.name: {
                 "storage": course.storage().to_dict(),

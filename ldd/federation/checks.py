@@ -10,7 +10,8 @@ from ldd.artefact.soft_labels import Precision
 from ldd.data import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.module import Distiller
-from ldd.evaluation import Labeller, Labels, Report
+from ldd.evaluation import Labeller, Labels
+from ldd.evaluation.comparison import report_in
 from ldd.evaluation.courses import courses
 from ldd.images import DataSpec
 from ldd.runs.recipe import Recipe
@@ -23,14 +24,12 @@ def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) ->
     whose memory must hold draws of its codes.
     """
     evaluation, model = recipe.evaluation, recipe.model
-    protocol, labels = evaluation.protocol, model.labels
+    labels = model.labels
     if labels is not None and _is_there_already(recipe, labels):
         labels.check(_Listed(recipe.data))
     if not recipe.evaluates:
         return
-    earlier = Report.read(folder)
-    if earlier is not None:
-        earlier.check_protocol(protocol.id, protocol.hash)
+    report_in(folder, evaluation.protocol)
     labeller = None if labels is None else _stand_in(labels, model.data_spec)
     planned = _planned(model, labeller, subtasks)
     request = evaluation.request(

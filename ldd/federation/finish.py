@@ -11,7 +11,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_json
 from ldd.distiller.synthesis import StoredSampler
 from ldd.evaluation import Labeller, Report
-from ldd.evaluation.comparison import compare
+from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
@@ -84,11 +84,10 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
 
 def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
     """The earlier evaluation, if it was of this set; UserError where it was by another protocol of the same id."""
-    earlier = Report.read(federation.folder)
+    earlier = report_in(federation.folder, federation.recipe.evaluation.protocol)
     if earlier is None:
         return None
-    protocol, step = federation.recipe.evaluation.protocol, str(merged.manifest.get("step", 0))
-    earlier.check_protocol(protocol.id, protocol.hash)
+    step = str(merged.manifest.step or 0)
     return earlier if earlier.facts.get("sets", {}).get(step) == identity(merged) else None
 
 

@@ -70,7 +70,8 @@ def as_digits(data):
 
 
 def of_digits(distilled):
-    return replace(distilled, classes=as_digits(SmallData()).spec.classes)
+    classes = as_digits(SmallData()).spec.classes
+    return replace(distilled, manifest=distilled.manifest.replaced(classes=classes))
 
 
 def test_hard_labels_and_a_prior_that_can_be_sampled(names, tiny_prior_path):
