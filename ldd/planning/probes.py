@@ -1,4 +1,4 @@
-"""What a run will take, from a few of its own steps: time, memory, disk."""
+"""Measurements on a short run: the time of its steps, and the disk that the whole run will take."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ FLOAT_IN_CHECKPOINT = 9
 
 
 class StepClock(L.Callback):
-    """Times every step, and what the callbacks do between two of them.
+    """Times every step, and the work of the callbacks between two steps.
 
     Attributes:
         steps: seconds of each step.
@@ -50,13 +50,13 @@ class StepClock(L.Callback):
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean of the steps after the first, which also finds the memory plan; the first if it is the only one."""
+        """Mean of the steps after the first, which also plans memory; of the first if it is the only one."""
         later = self.steps[1:] or self.steps
         return sum(later) / len(later)
 
     @property
     def gap(self) -> float:
-        """The shortest time between two steps: one in which nothing is written."""
+        """The shortest time between two steps, in which nothing is written."""
         return min(self._gaps, default=0.0)
 
 
@@ -67,7 +67,7 @@ def _now(device: torch.device) -> float:
 
 
 def since_start() -> float:
-    """Seconds that this process has run, its imports included."""
+    """Return the seconds that this process has run, its imports included."""
     return time.time() - psutil.Process().create_time()
 
 
@@ -75,7 +75,7 @@ def since_start() -> float:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 where there is nothing."""
+    """Return the bytes of a file, or of all files in a folder; 0 where there is nothing."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -84,15 +84,15 @@ def size_of(path: Path) -> int:
 def run_bytes(
     run: Path, steps: int, probed: int, *, checkpoints: int, previews: int, initial: bool, rows: int
 ) -> dict[str, int]:
-    """Bytes of each part of a run's folder after `steps` steps, from one of `probed` steps in `run`.
+    """Return the bytes of each part of a run's folder after `steps` steps, from a short run of `probed` steps.
 
     Args:
-        run: the short run.
+        run: folder of the short run.
         steps: of the planned run.
-        probed: of the short run.
-        checkpoints: how often the planned run saves; the last two stay.
-        previews: its pictures.
-        initial: the codes before the first step are kept, too.
+        probed: steps of the short run.
+        checkpoints: how often the planned run saves; the last two checkpoints stay.
+        previews: number of its pictures.
+        initial: whether the codes before the first step are kept, too.
         rows: of evaluation.csv.
     """
     last = size_of(run / "checkpoints" / "last.ckpt")
@@ -113,11 +113,11 @@ def run_bytes(
 
 
 BYTES_OF_A_ROW = 90
-"""Of evaluation.csv, with its share of evaluation.json."""
+"""Bytes of a row of evaluation.csv, with its share of evaluation.json."""
 
 
 def cache_bytes(data: DistillationData) -> int:
-    """Bytes of the decoded splits in `data.cache_dir`; 0 without one."""
+    """Return the bytes of the decoded splits in `data.cache_dir`; 0 without one."""
     if data.cache_dir is None:
         return 0
     images = sum(len(data.source.items(split)) for split in get_args(Split))
@@ -125,7 +125,7 @@ def cache_bytes(data: DistillationData) -> int:
 
 
 def expert_bytes(objective: Objective) -> int:
-    """Bytes of the recordings that an objective reads; 0 for most."""
+    """Return the bytes of the recordings that an objective reads; 0 for most."""
     return sum(
         size_of(Path(folder).expanduser()) for folder in {need.trajectories for need in objective.experts()}
     )

@@ -42,7 +42,7 @@ Splits = tuple[Labelled, Labelled | None]
 
 
 def deal(jobs: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """The jobs of one rank: job i goes to rank i mod world_size."""
+    """Return the jobs of one rank: job i goes to rank i mod world_size."""
     return list(jobs[rank::world_size])
 
 
@@ -68,7 +68,7 @@ def run_students(
         test: the test split, (M, 3, H, W) uint8 with labels (M,), on the CPU.
         device: where students are trained.
         num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
-        done: called for each student of this rank.
+        done: called with each student of this rank once it has been tested.
         selection: the selection split likewise, for protocols that look during training.
 
     Raises:
@@ -100,7 +100,7 @@ def run_students(
 
 
 def count_workers(num_workers: NumWorkers) -> int:
-    """Worker processes that `num_workers` stands for on this machine.
+    """Return how many worker processes `num_workers` stands for on this machine.
 
     Raises:
         UserError: fewer than 1.
@@ -195,7 +195,7 @@ def _work(
     training: tuple[Array | None, ...],
     splits: Sequence[tuple[Array, Array]],
 ) -> tuple[Student, Outcome]:
-    """What a worker process runs."""
+    """Train and test one student in a worker process."""
     end_with_parent()
     numerics.apply()
     learned = TrainingSet(*(None if part is None else _tensor(part) for part in training))  # type: ignore[arg-type]

@@ -232,6 +232,14 @@ def test_baselines_that_cannot_be_had_are_refused_before_the_first_step(run, pro
     assert module.num_steps_done == 0
 
 
+def test_a_nested_budget_beyond_the_set_is_refused_before_the_first_step(run, protocol):
+    module = StandIn()
+    callback = CrossArchitecture(protocol=protocol, num_workers=1, baselines=[], budgets=[2])
+    with pytest.raises(UserError, match="budget 2: the set's classes have 1 images or more"):
+        run(callback=callback, module=module)
+    assert module.num_steps_done == 0
+
+
 def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, protocol, monkeypatch):
     latents = torch.zeros(3, 4, 2, 2)
     module = StandIn({"latents": latents, "log_variance": latents}, lambda generator: striped(1, 3)[0])

@@ -1,4 +1,4 @@
-"""What `latentdd plan` says of an evaluation: its students and their work as `evaluate` counts them, and their time."""
+"""What `latentdd plan` says of an evaluation: its students, and their time from the paces of a few."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,7 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 
 from ldd.callbacks import CrossArchitecture
 from ldd.errors import UserError
-from ldd.evaluation import EqualBytes, Labeller, evaluate
-from ldd.evaluation.courses import courses
+from ldd.evaluation import EqualBytes, Labeller
 from ldd.planning import evaluation as planning
 from ldd.planning.evaluation import Pace, measure_evaluation
 from ldd.students.training import Outcome, fresh_network
@@ -47,62 +46,6 @@ def distilling(distilled, labeller=None):
     return SimpleNamespace(
         distilled_set=lambda: distilled, labeller=labeller, num_steps_done=torch.tensor(0), sample=None
     )
-
-
-def work_of(callback, distilled, data, **known):
-    """Set, repeat and cost of each student, as `latentdd plan` counts them; no image is picked and no code drawn."""
-    initial = distilled if callback.initial else None
-    planned, _ = courses(distilled, callback.request(data, initial=initial, **known))
-    return [(course, repeat, course.cost(repeat)) for course in planned for repeat in range(course.repeats)]
-
-
-def test_work_by_hand_and_as_evaluate_counts_it(data, labeller, tmp_path):
-    """Six codes with a spread and soft labels: 8 epochs of the means and of one of four draws, in batches of 6.
-
-    That is 8 x 2 steps. Stored are 2 x 6 x 1024 numbers of four bytes and labels of 8 and 3 x 2 bytes, which pay for 15
-    images with hard labels (5 of each class, 3 steps) and for 15 with soft ones (3086 bytes each).
-    """
-    latents = torch.zeros(6, 1024, 1, 1)
-    distilled = labeller.label(small_set(2, codes={"latents": latents, "log_variance": latents}))
-    assert distilled.storage.total().bytes == 2 * 6 * 1024 * 4 + 6 * (8 + 6)
-    callback = callback_of(tmp_path, budgets=[1], samples=4, mean_images="always")
-    found = work_of(callback, distilled, data, labeller=labeller, sampler="never called")
-    work = {s.name: (cost.epochs, cost.images_per_epoch, cost.steps) for s, _, cost in found}
-    own = {"distilled": (8, 12, 16), "distilled_hard": (8, 12, 16), "distilled_ipc1": (8, 6, 8)}
-    full = {"full_real": (2, 24, 8), "full_real_steps": (4, 24, 16)}
-    expected = own | full | {"random_real_ipc1": (8, 3, 8)}
-    for kind in ("random_real", "nearest_real", "easy_real"):
-        expected |= {kind: (8, 6, 8), f"{kind}_soft": (8, 6, 8), f"{kind}_bytes": (8, 15, 24)}
-        expected |= {f"{kind}_bytes_steps": (5, 15, 15), f"{kind}_bytes_soft": (8, 15, 24)}
-    assert work == expected
-    report = evaluate(
-        distilled,
-        None,
-        data,
-        callback.protocol,
-        1,
-        budgets=[1],
-        labeller=labeller,
-        sampler=lambda _: distilled.images,
-        num_workers=1,
-        progress=False,
-    )
-    counted = {name: of["training"] for name, of in report.facts["cost"].items()}
-    assert {course.name: cost.to_dict() for course, _, cost in found} == counted
-
-
-def test_more_images_take_the_epochs_of_their_number(data, tmp_path):
-    """By images per class; with several repeats and the codes before the first step."""
-    callback = callback_of(
-        tmp_path, [EqualBytes()], initial=True, repeats=3, by_images={2: {"epochs": 5, "batch_size": 4}}
-    )
-    distilled = small_set(2)
-    found = work_of(callback, distilled, data)
-    assert [(s.name, n, s.epochs(n), s.batch_size, cost.steps) for s, n, cost in found] == [
-        (name, repeat, 5, 4, 10)
-        for name in ("distilled", "initial", "random_real_bytes")
-        for repeat in range(3)
-    ]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Baselines that choose with care: real images near centroids, easy ones first, and plain samples of the prior."""
+"""Baselines that are not drawn at random: real images near centroids, easy ones, and plain samples of the prior."""
 
 from collections.abc import Sequence
 from math import inf
@@ -33,7 +33,7 @@ class NearestReal(Drawn):
     name: str = "nearest_real"
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """k-means starts from (seed, key, label)."""
+        """Pick near centroids; k-means starts from (seed, key, label)."""
         self.check_counts(counts, setting)
         real, places, start = setting.data.train_images, [], 0
         for label, (count, there) in enumerate(zip(counts, real.counts, strict=True)):
@@ -48,7 +48,7 @@ class NearestReal(Drawn):
 
 
 def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
-    """Rows of `points` (n, F) nearest to the `count` centroids of k-means, (count,) int64, all different."""
+    """Return the rows of `points` (n, F) nearest to the `count` centroids of k-means, (count,) int64, all different."""
     from sklearn.cluster import KMeans  # here: worker processes import this file, and would wait for it
 
     if count == 1:
@@ -78,7 +78,7 @@ class EasyReal(Drawn):
     name: str = "easy_real"
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """The network follows from the setting's seed."""
+        """Pick those of least loss; the network follows from the setting's seed."""
         self.check_counts(counts, setting)
         real = setting.data.train_images
         if "losses" not in setting.found:
@@ -92,7 +92,7 @@ class EasyReal(Drawn):
 
 
 def real_losses(setting: Setting) -> Tensor:
-    """Cross-entropy (M,) of each training image, of a network that has learned all of them."""
+    """Return the cross-entropy (M,) of each training image under a network that has learned all of them."""
     real, seed = setting.data.train_images, derive_seed(setting.seed, "easy real")
     network = trained_network(real, setting.data.spec, seed, setting.device)
     return losses(network, setting.data.spec, real.images, real.labels)
@@ -100,7 +100,7 @@ def real_losses(setting: Setting) -> Tensor:
 
 @final
 class PriorSamples(Drawn):
-    """Plain samples of the prior that the distilled set was made through: what it gives without any distillation.
+    """Plain samples of the prior that the distilled set was made through: its images without any distillation.
 
     Args:
         num_steps: DDIM steps.
@@ -114,7 +114,7 @@ class PriorSamples(Drawn):
         self.guidance_scale = guidance_scale
 
     def most(self, setting: Setting) -> Sequence[float]:
-        """No bound."""
+        """Return no bound."""
         return [inf] * len(setting.counts)
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class PriorSamples(Drawn):
 
     @torch.no_grad()
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """The noise of a class follows from (seed, key, label).
+        """Sample the prior; the noise of a class follows from (seed, key, label).
 
         Raises:
             UserError: there is no prior, it does not know the classes or their size, or cannot be sampled.

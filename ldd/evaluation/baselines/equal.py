@@ -1,4 +1,4 @@
-"""What every report compares with: baselines at the set's number of images, its bytes and its training steps."""
+"""Baselines of every report: as many images, bytes or training steps as the distilled set."""
 
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from ldd.students.protocol import Protocol
 def equal_baselines(
     distilled: DistilledSet, setting: Setting, protocol: Protocol
 ) -> tuple[tuple[Baseline, ...], dict[str, str]]:
-    """All candidates that can be had, and why the others cannot (by name).
+    """Return all baselines that can be had, and by name why the others cannot.
 
-    It follows from the data, the set, its labels and its prior, so that all ranks and a resumed run have the same.
+    They follow from the data, the set, its labels and its prior, so that all ranks and a resumed run have the same.
 
     Args:
         distilled: the set.
         setting: of its evaluation.
-        protocol: whether students learn from a set's own labels, or a teacher's.
+        protocol: says whether students learn from a set's own labels, or from those of a teacher.
     """
     chosen: list[Baseline] = []
     left_out: dict[str, str] = {}
@@ -41,16 +41,16 @@ def equal_baselines(
 
 
 def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tuple[Baseline, ...]:
-    """Every kind of image at the set's number of images, its bytes and its training steps, and the full data.
+    """Return every kind of image at the set's number of images, its bytes and its training steps, and the full data.
 
-    Where the set is nothing but images with hard labels, as many images are as many bytes and steps, and stand for all
+    A set of images with hard labels has as many bytes and steps as equally many real images, which then stand for all
     three.
 
     Args:
         distilled: the set.
         own: students learn from the labels of their sets. Where a teacher labels every crop, the bytes of labels grow
-            with the images, so that as many images stand for as many bytes again.
-        soft: soft labels join in.
+            with the images, so that equally many images again have equally many bytes.
+        soft: include baselines with soft labels.
     """
     kinds: list[Drawn] = [RandomReal(), NearestReal(), EasyReal(), PriorSamples()]
     chosen: list[Baseline] = list(kinds)
@@ -74,14 +74,14 @@ DRAWN: dict[str, Callable[[], Drawn]] = {
 """Kinds of images, by name."""
 
 ENDINGS = ("_bytes", "_soft", "_steps")
-"""What a name may end with, in this order: as many bytes as the set, soft labels, as many training steps."""
+"""Endings of names, in this order: as many bytes as the set, soft labels, as many training steps."""
 
 EQUAL = "equal"
 """Stands for every baseline at equal images, bytes and steps that fits the set."""
 
 
 def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Baseline, ...]:
-    """Baselines from a command line, separated by commas; empty for none.
+    """Return baselines by their names on a command line, separated by commas; empty for none.
 
     Args:
         names: of images (`random_real`, `nearest_real`, `easy_real`, `prior_samples`) with endings (`_bytes`, `_soft`,
