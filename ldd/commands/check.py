@@ -20,7 +20,7 @@ from ldd.evaluation.checks import FOLDER
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.summary import check_images, confusions_of
 from ldd.evaluation.courses import teacher_of
-from ldd.evaluation.features import ClassifierFeatures, trained_features
+from ldd.evaluation.features import ClassifierFeatures, find_features
 from ldd.networks import NetworkFactory
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
@@ -74,12 +74,7 @@ def check(
     refuse_other_data(distilled, data.spec)
     labeller = None if labels is None else labels.choose_for(distilled, data, recipe, seed)
     device = pick_device()
-    embed = (
-        trained_features(data.train_images, data.spec, seed, device)
-        if features is None
-        else features.load(data.spec, device)
-    )
-    found = check_images(distilled, data, embed, copy_ratio, seed)
+    found = check_images(distilled, data, find_features(features, data, seed, device), copy_ratio, seed)
     if repeats:
         factories = recipe.factories() if networks is None else dict(networks)
         lesson = Lesson(data.spec, recipe, factories, seed, teacher_of(recipe, labeller))

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ldd import __version__
@@ -59,15 +60,13 @@ def train(
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
     check_writable(file.parent)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
-    _check_labels(labels, crop_labels, recipe)
+    _check_labels(labels, crop_labels, recipe, data)
     if data is not None:
         refuse_other_test_split(distilled, data.spec)
         data.setup()
         refuse_other_data(distilled, data.spec)
     labeller, crops, spec = None, None, _spec_of(distilled)
-    if labels is not None:
-        if data is None:
-            raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
+    if labels is not None and data is not None:
         labeller = labels.choose_for(distilled, data, recipe, seed)
     if crop_labels is not None:
         crops = CropLabels.load(crop_labels)
@@ -87,13 +86,19 @@ def train(
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
     print(f"saved {file}: {type(trained).__name__}, {sum(p.numel() for p in trained.parameters())} weights")
     if data is not None:
-        images, truth = (part.to(device) for part in (data.test_images.images, data.test_images.labels))
-        score = accuracy(trained, images, truth, normalise=spec.as_input)
-        print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
+        _print_accuracy(trained, spec, data, device)
 
 
-def _check_labels(labels: Labels | None, crop_labels: str | None, protocol: Protocol) -> None:
-    """Raise for labels that would not be used."""
+def _print_accuracy(network: nn.Module, spec: DataSpec, data: DistillationData, device: torch.device) -> None:
+    images, truth = data.test_images.images.to(device), data.test_images.labels.to(device)
+    score = accuracy(network, images, truth, normalise=spec.as_input)
+    print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
+
+
+def _check_labels(
+    labels: Labels | None, crop_labels: str | None, protocol: Protocol, data: DistillationData | None
+) -> None:
+    """Raise for labels that would not be used, or that cannot be chosen without data."""
     if crop_labels is not None and labels is not None:
         raise UserError(f"crop_labels ({crop_labels}) are those of a teacher already; leave --labels out")
     if labels is not None and not protocol.has_teacher:
@@ -101,6 +106,8 @@ def _check_labels(labels: Labels | None, crop_labels: str | None, protocol: Prot
             f"--labels are the teacher of a protocol that has one, and {protocol.id} takes the labels of the set; give "
             "the set others with `latentdd label`, or leave --labels out"
         )
+    if labels is not None and data is None:
+        raise UserError("--labels needs --data: the images that the labels' experts were recorded on")
 
 
 def _spec_of(distilled: DistilledSet) -> DataSpec:

@@ -15,7 +15,7 @@ from ldd.evaluation.request import Device, Request
 from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import Row
 from ldd.labels.base import Labeller
-from ldd.labels.crops import CropLabels
+from ldd.labels.crops import CropLabels, teacher_facts
 from ldd.networks import NetworkFactory
 from ldd.networks.base import canonical, dotted_name
 from ldd.priors import Prior
@@ -146,7 +146,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
     if crops is not None:
         facts["teacher"] = {**crops.teacher, "labelling": dict(crops.cost)}
     elif labeller is not None and any(course.needs_teacher for course in found):
-        facts["teacher"] = {**labeller.facts, "temperature": protocol.temperature}
+        facts["teacher"] = teacher_facts(labeller, protocol)
     return facts
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from ldd.data.real import RealImages
+from ldd.data.real import EvaluationData, RealImages
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
@@ -159,3 +159,16 @@ class ClassifierFeatures:
         embed = classifier.seen_by(network, spec, every, self.size, self.mean, self.std)
         name = f"{classifier.identity}, images at {embed.size or spec.image_size} px; features before its last layer"
         return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)
+
+
+def find_features(
+    wanted: ClassifierFeatures | None, data: EvaluationData, seed: int, device: torch.device
+) -> FeatureNetwork:
+    """Return the features that are wanted, or those of a small network trained on the real images of `data`.
+
+    Raises:
+        UserError: see `ClassifierFeatures.load`.
+    """
+    if wanted is not None:
+        return wanted.load(data.spec, device)
+    return trained_features(data.train_images, data.spec, seed, device)

@@ -187,7 +187,7 @@ def label_crops(
         identity(distilled),
         protocol.id,
         protocol.hash,
-        {**labeller.facts, "temperature": protocol.temperature},
+        teacher_facts(labeller, protocol),
     )
 
 
@@ -222,3 +222,8 @@ def _of_epoch(teacher: CropTeacher, batches: Iterable[tuple[Tensor, Tensor]]) ->
 def crop_teacher(labeller: Labeller, protocol: Protocol) -> CropTeacher:
     """Return a labeller's network as the teacher of a protocol, at the protocol's temperature."""
     return CropTeacher(labeller.network, protocol.temperature, labeller.top_k, labeller.precision)
+
+
+def teacher_facts(labeller: Labeller, protocol: Protocol) -> dict[str, Any]:
+    """Return what is written of the teacher of a protocol: the labeller's facts, with the protocol's temperature."""
+    return {**labeller.facts, "temperature": protocol.temperature}
