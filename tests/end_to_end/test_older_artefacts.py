@@ -11,7 +11,7 @@ import torch
 from ldd import DistilledSet, TablePruner, cli
 from ldd.artefact.manifest import FORMAT_VERSION
 from ldd.evaluation import Report
-from ldd.experts.trajectories import recordings_in
+from ldd.experts.trajectories import INDEX, Trajectories
 
 OLD = Path(__file__).parents[1] / "data" / "1369bc3"
 RECORDED = json.loads(Path(reference.__file__).with_name("reference.json").read_text())
@@ -51,7 +51,7 @@ def test_a_set_saved_anew_keeps_its_facts(old):
 
 def test_experts_and_scores_load(old):
     for folder, count in (("recording", 2), ("d3_experts", 2)):
-        (recording,) = recordings_in(folder)
+        (recording,) = (Trajectories.open(path.parent) for path in Path(folder).glob(f"*/{INDEX}"))
         assert recording.num_experts >= count
         assert recording.read(0, [0]).shape[0] == 1
     assert TablePruner("scores.parquet", keep=0.3)
