@@ -1,1 +1,1 @@
-"""TODO: artefact."""
+"""The artefact: a distilled set in memory and on disk, what it says of itself, and its exports."""
