@@ -11,6 +11,9 @@ from torch import Tensor
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per-channel statistics of ImageNet for images in [0, 1], as in published code."""
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Names of image files end in these, as in torchvision's ImageFolder."""
+
 
 class Labelled(NamedTuple):
     """A batch of images with labels, real or synthetic.

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -55,6 +52,10 @@ def draw_grid(images: Tensor, labels: Tensor, classes: Sequence[ClassInfo]) -> I
 
 def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
     """Plot a value over training steps, one value a step."""
+    import matplotlib  # here: a set's own picture does without it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel=label)
@@ -66,10 +67,15 @@ def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
         return Image.frombytes("RGBA", canvas.get_width_height(), rgba).convert("RGB")
 
 
+def to_picture(image: Tensor) -> Image.Image:
+    """Return an image (3, H, W) uint8 as PIL has it."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
 def shown_cell(image: Tensor, cell: int) -> Image.Image:
     """Return an image (3, H, H) uint8 as a square of `cell` pixels: enlarged in whole pixels, reduced smoothly."""
     size = image.shape[-1]
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = to_picture(image)
     if size == cell:
         return picture
     return picture.resize((cell, cell), Image.Resampling.NEAREST if size < cell else Image.Resampling.LANCZOS)

@@ -1,31 +1,6 @@
 """Real data: where images come from, which of them are kept, and how they reach a model."""
 
-from ldd.data.datamodule import DistillationData as DistillationData
-from ldd.data.folders import FolderSource as FolderSource
-from ldd.data.pruning import (
-    CrossFittedLossPruner as CrossFittedLossPruner,
-    EL2NPruner as EL2NPruner,
-    ForgettingPruner as ForgettingPruner,
-    GraNdPruner as GraNdPruner,
-    HerdingPruner as HerdingPruner,
-    KCenterPruner as KCenterPruner,
-    ListPruner as ListPruner,
-    LossPruner as LossPruner,
-    Pruner as Pruner,
-    RandomPruner as RandomPruner,
-    RankedPruner as RankedPruner,
-    ScoreFacts as ScoreFacts,
-    ScoreTable as ScoreTable,
-    ScoringNetwork as ScoringNetwork,
-    StratifiedPruner as StratifiedPruner,
-    TablePruner as TablePruner,
-)
-from ldd.data.real import RealImages as RealImages
-from ldd.data.sources import (
-    DigitsSource as DigitsSource,
-    Item as Item,
-    Source as Source,
-    SourceFactory as SourceFactory,
-    UnreadableImage as UnreadableImage,
-)
-from ldd.data.subsets import Subset as Subset
+from ldd.runtime.lazy import attach
+
+# Importing a set reads class tables and pictures, and has no use for a trainer's data.
+__all__, __getattr__ = attach(__name__, __file__)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from ldd.data import folders as folders  # its source may be named without its module
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ldd.data.sources import SPLIT_SEED, Item, Source, Split, UnreadableImage
 from ldd.data.splits import read_file
 from ldd.disk.files import sha256
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
-from ldd.images import ClassInfo
+from ldd.images import SUFFIXES, ClassInfo
 from ldd.runtime.seeding import generator
 
 TABLES = ("classes.json", "classes.csv")
@@ -70,7 +69,7 @@ class FolderSource(Source):
         if names:
             return names
         cure = "one folder per class is needed"
-        if any(name.lower().endswith(IMG_EXTENSIONS) for name, _ in found):
+        if any(name.lower().endswith(SUFFIXES) for name, _ in found):
             cure += (
                 "; the images of ImageNet's validation archive are sorted into such folders by "
                 "torchvision.datasets.ImageNet(root, split='val'), given its devkit archive"
@@ -86,7 +85,7 @@ class FolderSource(Source):
         if not paths:
             raise UserError(
                 f"class {self.classes[label].wnid!r} has no images in {self._root / part / self.classes[label].wnid}; "
-                f"add some ({', '.join(IMG_EXTENSIONS)}), or choose other classes with data.subset"
+                f"add some ({', '.join(SUFFIXES)}), or choose other classes with data.subset"
             )
         if split != "test":
             # The key names the class, not the label: a subset must not move images between splits.
@@ -105,7 +104,7 @@ class FolderSource(Source):
             os.path.join(parent, name)[start:].replace(os.sep, "/")
             for parent, _, names in os.walk(self._root / folder, onerror=_refuse_folder, followlinks=True)
             for name in names
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         )
 
     def read(self, item: Item) -> Tensor:

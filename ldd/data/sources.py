@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ldd.errors import UserError
@@ -116,6 +115,8 @@ class DigitsSource(Source):
             raise UserError(
                 f"root={root!r} is not used by the digits, which come with scikit-learn; leave it null"
             )
+        from sklearn.datasets import load_digits  # here: it takes a second, and other data do without
+
         data = load_digits()
         self._images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)
         self.classes = [ClassInfo(label=d, id=d, wnid=f"digit-{d}", name=str(d)) for d in range(10)]

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from ldd.data.real import RealImages
 from ldd.data.sources import Item, Source, Split, UnreadableImage
@@ -254,12 +252,14 @@ def _read_file(path: Path) -> Tensor:
         upright = ImageOps.exif_transpose(image)
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
-        pixels: Tensor = pil_to_tensor(upright.convert("RGB"))
-        return pixels
+        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
 
 
 def fit_to_square(image: Tensor, size: int) -> Tensor:
     """Return (3, h, w) uint8 as (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
+    from torchvision.transforms.v2 import InterpolationMode  # here: importing pictures does without it
+    from torchvision.transforms.v2.functional import center_crop, resize
+
     resized = resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
     square: Tensor = center_crop(resized, [size, size])
     return square

@@ -12,14 +12,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ldd.errors import UserError
+
+if TYPE_CHECKING:  # and in two functions: text files are read and written without torch
+    from torch import Tensor
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp(?P<old>\.old)?")
 """Names that `_create_beside` and `_swap` give."""
@@ -158,25 +159,29 @@ def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> An
 
 
 def write_tensors(
-    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write named tensors, and `metadata` for the header, as one safetensors file; equal arguments give equal bytes.
 
     Raises:
         UserError: `path` cannot be written.
     """
+    from safetensors.torch import save_file
+
     # Cloned, since safetensors refuses tensors that share memory (views of one batch, tied weights).
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_file(path) as beside:
         save_file(plain, beside, None if metadata is None else dict(metadata))
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
+def read_tensors(path: Path | str) -> "dict[str, Tensor]":
     """Read a safetensors file into memory.
 
     Raises:
         UserError: there is no such file, or it is damaged.
     """
+    from safetensors.torch import load_file
+
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist or is not a file; check the path")
     try:

@@ -4,7 +4,6 @@ from functools import cache
 from importlib.resources import files
 
 import yaml
-from torchvision.models import ResNet18_Weights
 
 _PREFIX = "imagenet-"
 
@@ -23,6 +22,8 @@ def indices() -> dict[str, int]:
 
 def readable_name(wnid: str) -> str:
     """Return the name of a class in torchvision's pre-trained models; all 1,000 differ."""
+    from torchvision.models import ResNet18_Weights  # here: most data have names of their own
+
     names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     return names[indices()[wnid]]
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ldd.data.folders import TABLES, class_table, table_rows
 from ldd.data.sources import UnreadableImage
 from ldd.data.splits import read_file
 from ldd.errors import UserError
-from ldd.images import ClassInfo
+from ldd.images import SUFFIXES, ClassInfo
 from ldd.importers.classes import RawSet, shown
 
 _LISTED = 10  # folders spelt out in a message
@@ -49,9 +48,9 @@ def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
     images: list[Tensor] = []
     labels: list[int] = []
     for name in sorted(names, key=lambda name: place[name]):
-        files = sorted(p for p in (folder / name).iterdir() if p.name.lower().endswith(IMG_EXTENSIONS))
+        files = sorted(p for p in (folder / name).iterdir() if p.name.lower().endswith(SUFFIXES))
         if not files:
-            raise UserError(f"{folder / name} holds no pictures ({', '.join(IMG_EXTENSIONS)}); add some")
+            raise UserError(f"{folder / name} holds no pictures ({', '.join(SUFFIXES)}); add some")
         for file in files:
             try:
                 image = read_file(file)

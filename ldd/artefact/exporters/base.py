@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
+from ldd.artefact.picture import to_picture
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import atomic_folder, holds_files, write_json
 from ldd.errors import UserError
@@ -72,7 +72,7 @@ def shards(distilled: DistilledSet, suffix: str) -> Iterator[tuple[str, range]]:
 def png(image: Tensor) -> bytes:
     """Return an image (3, H, H) uint8 as the bytes of a PNG file, pixel-equal."""
     buffer = BytesIO()
-    to_pil_image(image).save(buffer, "PNG")
+    to_picture(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -3,9 +3,8 @@
 import warnings
 from pathlib import Path
 
-from torchvision.transforms.v2.functional import to_pil_image
-
 from ldd.artefact.exporters.base import CLASSES, export_folder
+from ldd.artefact.picture import to_picture
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 
@@ -34,7 +33,7 @@ def write_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool = Fals
             folder.mkdir()
             # Zero-padded, so that the order of names, which ImageFolder takes, is the order of images.
             for index, image in enumerate(distilled.images[distilled.labels == info.label]):
-                to_pil_image(image).save(folder / f"{index:0{digits}d}.png")
+                to_picture(image).save(folder / f"{index:0{digits}d}.png")
     return out
 
 
