@@ -5,12 +5,20 @@ A user's mistake ends with exit code 2 and one message, Ctrl-C with 130.
 """
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
-from itertools import zip_longest
+from importlib.metadata import version
+from itertools import pairwise, zip_longest
+from pathlib import Path
 
 import ldd
 from ldd.runs.verb import run_verb
+
+HELP = Path(__file__).parent / "commands" / "help"
+"""Help of each verb as its parser prints it, 100 columns wide."""
+
+_OF_A_SET = ("label", "label-crops", "evaluate", "check", "train", "export", "inspect", "report")
 
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
@@ -68,7 +76,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"latentdd: error: unknown command {verb!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, _with_values(rest))
+    if (known := stored_help(arguments)) is not None:
+        print(known, end="")
+        return 0
+    rest = _with_values(rest)
+    if missing := _missing_file(verb, rest):
+        print(f"latentdd {verb}: error: {missing}", file=sys.stderr)
+        return 2
+    return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, rest)
+
+
+def stored_help(arguments: Sequence[str]) -> str | None:
+    """Return the help that `VERB --help` prints, as it was stored; None where it must come from the parser.
+
+    A parser of `fit` needs seconds of imports to name its options. `tests/helpers/help_texts.py` stores what all
+    parsers print, and a test compares it with them.
+    """
+    *words, last = arguments
+    file = HELP / f"{'-'.join(words)}.txt"
+    if last not in ("-h", "--help") or not file.is_file():
+        return None
+    made_with = json.loads((HELP / "made_with.json").read_text(encoding="utf-8"))
+    return file.read_text(encoding="utf-8") if made_with == help_versions() else None
+
+
+def help_versions() -> dict[str, str]:
+    """Return the versions of what the text of the help depends on beside this package."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    return {"python": python, **{name: version(name) for name in ("jsonargparse", "lightning")}}
+
+
+def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
+    """Say which configuration or set is not there before seconds of imports; their readers check the rest."""
+    for before, word in pairwise(["", *arguments]):
+        option, value = before if before.startswith("--") and "=" not in before else "", word
+        if word.startswith("-"):
+            option, _, value = word.partition("=")
+        if option and option != "--out" and value.endswith((".yaml", ".yml")) and not Path(value).is_file():
+            return f"{option} ({value}) does not exist; check the path"
+        if not option and verb in _OF_A_SET and not Path(value).exists():
+            return f"{value} does not exist; name a distilled set or the folder of a finished run"
+    return None
 
 
 def _with_values(arguments: list[str]) -> list[str]:

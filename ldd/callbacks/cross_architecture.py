@@ -16,10 +16,10 @@ from ldd.data.real import EvaluationData
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report
 from ldd.evaluation.comparison import compare, report_in
-from ldd.evaluation.courses import INITIAL, courses, teacher_of
+from ldd.evaluation.courses import courses, teacher_of
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
-from ldd.evaluation.results.rows import DISTILLED, of_a_step
+from ldd.evaluation.results.rows import DISTILLED, INITIAL, of_a_step
 from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior

@@ -16,9 +16,9 @@ from ldd.evaluation import Baseline, Labels, Protocol, equal_baselines
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare, report_in
-from ldd.evaluation.courses import INITIAL
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
+from ldd.evaluation.results.rows import INITIAL
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior

@@ -1,22 +1,18 @@
 """`latentdd import`: a set that another program made, as an artefact of ours, ready to be evaluated and exported."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ldd.disk.files import holds_files
 from ldd.errors import UserError
-from ldd.importers import read_set, shown
+from ldd.importers import RealData, read_set, shown
 from ldd.runs.verb import run_function
-
-if TYPE_CHECKING:  # with --data alone: importing it takes seconds
-    from ldd.data import DistillationData
 
 
 def import_set(
     path: str,
     out: str,
     classes: str | None = None,
-    data: "DistillationData | None" = None,
+    data: RealData | None = None,
     labels: str | None = None,
     experiment: int | None = None,
     mean: list[float] | None = None,

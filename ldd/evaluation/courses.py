@@ -14,16 +14,13 @@ from ldd.evaluation.baselines.equal import equal_baselines
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.baselines.variants import Plain, SoftLabels
 from ldd.evaluation.request import Request
-from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, budget_name
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, INITIAL, budget_name
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropTeacher, crop_teacher
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import LEAST_EPOCHS, Protocol
 from ldd.students.training import Lesson, Student
 from ldd.students.training_set import Draws, Size, TrainingCost, TrainingSet, draws_for
-
-INITIAL = "initial"
-"""Name of the codes as they were before the first step."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,27 +2,39 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
 from ldd.artefact.checks import as_labels
 from ldd.artefact.set import DistilledSet
-from ldd.data import DistillationData
 from ldd.disk.files import sha256
 from ldd.errors import UserError
-from ldd.images import ClassInfo
+from ldd.images import ClassInfo, DataSpec
 from ldd.importers.classes import RawSet, agreed_classes, shown, stated_classes
 from ldd.importers.folder import classes_by_name, read_folder, table_inside
 from ldd.importers.normalisation import PLAIN, undo_normalisation
 from ldd.importers.pt import read_pt
 
 
+class RealData(Interface):
+    """What is asked of a `DistillationData`, whose import would take seconds.
+
+    Attributes:
+        classes: in the order of their labels.
+        spec: with the normalisation.
+    """
+
+    classes: list[ClassInfo]
+    spec: DataSpec
+
+
 def read_set(
     path: Path | str,
     *,
     classes: str | None = None,
-    data: DistillationData | None = None,
+    data: RealData | None = None,
     labels: Path | str | None = None,
     experiment: int | None = None,
     mean: Sequence[float] | None = None,
@@ -78,7 +90,7 @@ def read_set(
     return made.with_facts(imported={"form": raw.form, "normalisation": treatment, "sha256": files})
 
 
-def _classes_of(data: DistillationData | None) -> list[ClassInfo] | None:
+def _classes_of(data: RealData | None) -> list[ClassInfo] | None:
     return None if data is None else data.classes
 
 
@@ -112,7 +124,7 @@ def _check_labels(raw: RawSet, table: Sequence[ClassInfo]) -> None:
 
 def _images(
     raw: RawSet,
-    data: DistillationData | None,
+    data: RealData | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     *,

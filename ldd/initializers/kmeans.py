@@ -4,7 +4,6 @@ from typing import final
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ldd.errors import UserError
@@ -76,6 +75,8 @@ def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> T
 def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
     """Return k-means centroids (count, ...) of points (M, ...), largest clusters first: the best of ten starts."""
     flat = points.flatten(1).double().cpu().numpy()
+    from sklearn.cluster import KMeans  # here: it takes a second, and no other initializer needs it
+
     found = KMeans(count, n_init=_STARTS, random_state=seed % 2**32).fit(flat)
     sizes = np.bincount(found.labels_, minlength=count)
     order = np.argsort(-sizes, kind="stable")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ldd.codes import Codes, PointCodes
@@ -236,6 +235,8 @@ class DifficultyMatched(PoolSelection):
         for label, latents in enumerate(pool.latents):
             quantiles = (torch.arange(size, dtype=torch.float64) + 0.5) / size
             wanted = real[pool.real.labels == label].quantile(quantiles)
+            from scipy.optimize import linear_sum_assignment
+
             _, places = linear_sum_assignment((wanted[:, None] - candidates[label]).abs().numpy())
             chosen.append(latents.flatten(0, 1)[torch.from_numpy(places).to(latents.device)])
         return chosen

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import yaml
 
-from ldd.evaluation.baselines.equal import candidates
 from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import DISTILLED_HARD
 from ldd.report.runs import Run
 from ldd.runs.history import recorded_commands
-from ldd.students.protocol import shipped
 
 _BYTES, _SAMPLES, _SOFT = "_bytes", "prior_samples", "_soft"
 _OF_MADE_SETS = ("check", "evaluate", "validate")
@@ -78,6 +76,10 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
     of its classes. What evaluations by the protocol left out is not asked for again, unless all that it needs is the
     labels.
     """
+    from ldd.evaluation.baselines.equal import (
+        candidates,  # here: a page without evaluations needs no networks
+    )
+
     sets = {row.set for row in report.latest()}
     left_out = report.facts.get(LEFT_OUT, {})
     sampled = "conditioning" in (run.distilled.codes or {})
@@ -95,6 +97,8 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
 
 def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str]) -> str:
     """A command with names in capitals for files that the run's folder need not hold."""
+    from ldd.students.protocol import shipped
+
     words = ["latentdd", "evaluate", str(run.folder), "--data", "DATA.yaml"]
     words += ["--protocol", protocol if protocol in shipped() else "PROTOCOL.yaml"]
     words += [

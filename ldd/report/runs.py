@@ -12,8 +12,8 @@ from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_json
 from ldd.errors import UserError
-from ldd.evaluation.courses import INITIAL
 from ldd.evaluation.results.report import JSON_NAME, Report
+from ldd.evaluation.results.rows import INITIAL
 
 Curve = list[tuple[float, float]]
 """Points (step, value)."""

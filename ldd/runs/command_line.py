@@ -131,6 +131,7 @@ class RunCLI(LightningCLI):
                 f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
                 "it with --overwrite, or choose another folder"
             )
+        rank_zero_info(f"{'continuing' if resumed else 'starting'} the run in {run}")
 
     def _resolve_checkpoint(self, run: Path) -> bool:
         """Put a file, or None to start, in the place of `--ckpt_path`; whether an earlier run is gone on with."""

@@ -61,7 +61,7 @@ class Recipe(DistillationCLI):
 
     @cached_property
     def _built(self) -> Namespace:
-        built: Namespace = self.parser.instantiate_classes(self.config)
+        built: Namespace = self.parser.instantiate(self.config)
         return built
 
     @property

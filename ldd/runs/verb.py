@@ -92,7 +92,7 @@ def run_function(
     parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
     options = parser.parse_args(list(arguments))
     refuse_nulls(parser, options)
-    function(**vars(parser.instantiate_classes(options)))
+    function(**vars(parser.instantiate(options)))
     if options.get("out") is not None:
         record_command(options.out, [verb, *arguments], source=options.path if path else None)
 

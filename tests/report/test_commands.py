@@ -171,7 +171,7 @@ def test_the_command_is_one(run, monkeypatch):
         parsed.append(options)
         raise UserError("parsed")
 
-    monkeypatch.setattr(verb.ArgumentParser, "instantiate_classes", keep)
+    monkeypatch.setattr(verb.ArgumentParser, "instantiate", keep)
     assert cli.main(shlex.split(found.command)[1:]) == 2
     (options,) = parsed
     folder = str(of_run.folder)

@@ -9,6 +9,9 @@ DISTILLED = "distilled"
 DISTILLED_HARD = "distilled_hard"
 """The distilled images with hard labels, where the set has soft ones."""
 
+INITIAL = "initial"
+"""The codes before the first step; also the name of their folder in a run."""
+
 REFERENCE = "random_real"
 """The set that the distilled one is measured against: real images at an equal budget."""
 
