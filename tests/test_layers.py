@@ -30,13 +30,10 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-LEFT = """
-    ldd.federation.plan
-    ldd.evaluation.results.dimensions ldd.evaluation.results.tables
-    ldd.evaluation.results.report ldd.evaluation.results.robustness
-    ldd.artefact.set ldd.commands.check ldd.commands.evaluate ldd.commands.label ldd.evaluation.comparison
-    ldd.evaluation.label_curve ldd.networks.training
-""".split()  # noqa: SIM905 - TODO: modules that do not keep the rules yet; this list becomes empty
+LEFT = [
+    *("ldd.evaluation.results.report", "ldd.evaluation.results.robustness", "ldd.evaluation.results.tables"),
+    *("ldd.commands.check", "ldd.commands.label", "ldd.evaluation.label_curve"),
+]  # TODO: a circle and three long functions, about to go; this list becomes empty
 LAZY = {name for name, path in MODULES.items() if path.with_suffix(".pyi").is_file()}
 
 
