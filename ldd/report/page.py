@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from ldd import __version__
 from ldd.disk.files import atomic_file
-from ldd.evaluation.results.report import MEAN_UNSEEN
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
+from ldd.evaluation.results.scores import MEAN_UNSEEN
 from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of
 from ldd.report.commands import again, lacking

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ldd.artefact.manifest import BYTES
 from ldd.artefact.size import span
-from ldd.evaluation.results.report import EVALUATIONS, LEFT_OUT, MEAN_UNSEEN, Report
+from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE, Score
+from ldd.evaluation.results.scores import EVALUATIONS, MEAN_UNSEEN
 from ldd.evaluation.results.tables import (
     DIFFER,
     PlainTable,

@@ -15,8 +15,9 @@ from ldd.disk.files import atomic_file, read_json
 from ldd.disk.records import parse
 from ldd.errors import UserError
 from ldd.evaluation import Score
-from ldd.evaluation.results.report import JSON_NAME, MEAN_UNSEEN
+from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
+from ldd.evaluation.results.scores import MEAN_UNSEEN
 
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"

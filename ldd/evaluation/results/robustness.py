@@ -13,12 +13,10 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import e, exp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, FULL, PLAIN, REFERENCE, Score
-
-if TYPE_CHECKING:
-    from ldd.evaluation.results.report import Report
+from ldd.evaluation.results.scores import Scores
 
 
 def scaled(value: float) -> float:
@@ -61,7 +59,7 @@ class Accuracies:
         }
 
 
-def robustness(report: "Report", weight: float = 0.5) -> dict[str, Any]:
+def robustness(report: Scores, weight: float = 0.5) -> dict[str, Any]:
     """Return network -> scores of the latest evaluation; empty where sets that they need are missing.
 
     A network's scores are means over the repeats that all its sets share (`full_real`: the mean of its own), each with

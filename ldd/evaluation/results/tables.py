@@ -3,16 +3,13 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from ldd.evaluation.results.robustness import robustness
 from ldd.evaluation.results.rows import Score
-
-if TYPE_CHECKING:
-    from ldd.evaluation.results.report import Report
+from ldd.evaluation.results.scores import Scores
 
 MOST_ACROSS = 5
 """Sets that stand side by side; more of them stand one below the other."""
@@ -70,7 +67,7 @@ def of_runs(title: str, tables: Sequence[tuple[str, PlainTable]]) -> PlainTable:
     return PlainTable(title, " / ".join(notes), ("run", *head), 1 + tables[0][1].text, rows)
 
 
-def accuracy_table(report: "Report") -> PlainTable:
+def accuracy_table(report: Scores) -> PlainTable:
     """Mean and standard deviation in %: networks down and sets across, or the other way round where sets are many."""
     scores, means, gains = report.scores(), report.mean_unseen(), report.gains()
     lines: list[tuple[str, ...]] = [("network", *scores, *("gain",) * bool(gains))]
@@ -100,7 +97,7 @@ def accuracy_table(report: "Report") -> PlainTable:
     )
 
 
-def looks_table(report: "Report") -> PlainTable | None:
+def looks_table(report: Scores) -> PlainTable | None:
     """Last epoch, selected epoch and best on the test split in %, a line for each set and network."""
     rows = [
         (name, network, *(str(score) for score in ways.values()))
@@ -119,7 +116,7 @@ def looks_table(report: "Report") -> PlainTable | None:
     )
 
 
-def robustness_table(report: "Report") -> PlainTable | None:
+def robustness_table(report: Scores) -> PlainTable | None:
     """Label- and augmentation-robust scores, a line for each network; None without them."""
     columns = ("HLR", "IOR", "LRS", "ARS")
     rows = [
@@ -143,7 +140,7 @@ def robustness_table(report: "Report") -> PlainTable | None:
     )
 
 
-def dimensions_table(report: "Report") -> PlainTable:
+def dimensions_table(report: Scores) -> PlainTable:
     """Storage, work and accuracy of each set; the accuracy is over unseen networks, over all where all were seen."""
     shares, means = report.recovery(), report.mean_unseen()
     rows = []
