@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from safetensors import SafetensorError
 
+from ldd.disk.text import parse_yaml, parsed
 from ldd.errors import UserError
 
 if TYPE_CHECKING:  # and in two functions: text files are read and written without torch
@@ -140,22 +140,29 @@ def write_json(path: Path | str, value: Any) -> None:  # noqa: ANN401 - anything
         beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
+def read_json(path: Path | str, cure: str = "write it anew or restore it", *, infinite: bool = False) -> Any:  # noqa: ANN401 - what is in it
     """Return the value in a JSON file that anybody may have written.
 
+    Args:
+        path: of the file.
+        cure: how the user can get a sound file; every message ends with it.
+        infinite: also take NaN and Infinity, which are no JSON, but which other programs write.
+
     Raises:
-        UserError: it cannot be read, or is not JSON (NaN and Infinity are not); the message ends with `cure`.
+        UserError: it cannot be read, or is not JSON; the message ends with `cure`.
     """
-    return _read_text(path, "JSON", cure, lambda text: json.loads(text, parse_constant=_refuse_constant))
+    constant = float if infinite else _refuse_constant
+    return parsed(path, "JSON", cure, lambda text: json.loads(text, parse_constant=constant))
 
 
 def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
     """Return the value in a YAML file that anybody may have written; only plain values are made of it.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or contains itself; the message ends with `cure`.
+        UserError: it cannot be read, is not YAML, contains itself or expands too far (see `ldd.disk.text`); the message
+            ends with `cure`.
     """
-    return _read_text(path, "YAML", cure, _parse_yaml)
+    return parsed(path, "YAML", cure, parse_yaml)
 
 
 def write_tensors(
@@ -199,21 +206,7 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_text(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401
-    try:
-        return parse(Path(path).read_text(encoding="utf-8"))
-    except Exception as error:  # the text decides: RecursionError, AttributeError, OverflowError...
-        reason = " ".join((str(error) or type(error).__name__).split())
-        raise UserError(f"{path} cannot be read as {form} ({reason}); {cure}") from error
-
-
-def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - what is in it
-    value = yaml.safe_load(text)
-    json.dumps(value, default=str, skipkeys=True)  # raises for a list that is its own element
-    return value
-
-
-def _refuse_constant(name: str) -> None:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 

@@ -1,5 +1,6 @@
 """A pre-trained autoencoder alone: codes are latents of it, without a diffusion model."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -51,8 +52,7 @@ class AutoencoderPrior(DirectPrior):
             raise UserError(f"{root}: the autoencoder has {config.in_channels} image channels; RGB needs 3")
         if config.get("latents_mean") is not None or config.get("latents_std") is not None:
             raise UserError(f"{root}: the autoencoder's latents_mean and latents_std are not supported")
-        self.scale = float(config.scaling_factor)
-        self.shift = float(config.get("shift_factor") or 0.0)
+        self.scale, self.shift = _scaling(root, config)
         self.quantised = isinstance(self.autoencoder, VQModel)
         if not (quantise_decoded or self.quantised):
             raise UserError(
@@ -99,6 +99,19 @@ class AutoencoderPrior(DirectPrior):
 
     def _unscale(self, latents: Tensor) -> Tensor:
         return latents / self.scale + self.shift
+
+
+def _scaling(root: Path, config: Mapping[str, Any]) -> tuple[float, float]:
+    """Return scale and shift of latents; raise for those that no latent survives."""
+    scale: Any = config.get("scaling_factor")
+    shift: Any = 0.0 if config.get("shift_factor") is None else config["shift_factor"]
+    for name, value, least in (("scaling_factor", scale, 0.0), ("shift_factor", shift, -math.inf)):
+        if type(value) not in (int, float) or not least < value < math.inf:
+            raise UserError(
+                f"{root}: {name} of the autoencoder's config is {value!r}; it must be a number"
+                f"{' above 0' * (least == 0.0)}, see the model's page"
+            )
+    return float(scale), float(shift)
 
 
 def autoencoder_folder(root: Path) -> Path:

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from diffusers import DDIMScheduler, ModelMixin, VQModel
 from torch import Tensor
 
 from ldd.disk.files import atomic_folder, write_json, write_tensors
+from ldd.disk.text import parse_yaml, read_text
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.loading import read_json
 
 CARD = "prior.json"
+
+_LICENCE = 200  # characters: of terms, not their text
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def read_card(folder: Path, *, table: bool = True) -> PriorCard:
         null_class, image_size = _whole(card["null_class"]), _whole(card["image_size"])
         if image_size < 1 or (table and null_class < 0):
             raise ValueError(f"image_size {image_size}, null_class {null_class}")
-        return PriorCard(classes, null_class, image_size, str(card.get("licence", "unknown")))
+        return PriorCard(classes, null_class, image_size, _words(card.get("licence")))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
@@ -85,15 +87,20 @@ def _name(value: object) -> str:
 
 def read_licence(folder: Path) -> str:
     """Return the licence that the head of a folder's model card states (`license:` in `README.md`), or "unknown"."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        facts = yaml.safe_load(head[1]) if head else None
-    except Exception:  # the parser raises whatever the text leads it to, a date out of range for example
+        text = read_text(folder / "README.md", errors="replace")
+        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        facts = parse_yaml(head[1]) if head else None
+    except Exception:  # no card, or text that leads the parser to anything, a date out of range for example
         facts = None
     licence = (facts.get("license_name") or facts.get("license")) if isinstance(facts, dict) else None
-    return str(licence) if licence else "unknown"
+    return _words(licence)
+
+
+def _words(licence: object) -> str:
+    """Return a licence as a line of text; "unknown" for none."""
+    words = " ".join(str(licence).split()) if licence else "unknown"
+    return "".join(filter(str.isprintable, words))[:_LICENCE]
 
 
 def write_prior(

@@ -88,9 +88,9 @@ def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file."""
-    value = files.read_json(path, "restore it from where the prior came from")
+def read_json(path: Path, *, infinite: bool = False) -> dict[str, Any]:
+    """Read the object in a JSON file, see `ldd.disk.files.read_json`."""
+    value = files.read_json(path, "restore it from where the prior came from", infinite=infinite)
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; restore it from where the prior came from")
     return value
@@ -152,6 +152,8 @@ def frozen(model: Model, report: Mapping[str, Any]) -> Model:
     """Return a loaded model for use; raise within `reading` for missing tensors, which libraries fill at random."""
     if missing := list(report["missing_keys"]):
         raise ValueError(f"{len(missing)} tensors missing, {missing[0]}")
+    for name, tensor in model.state_dict().items():
+        _check_finite(name, tensor)
     model.requires_grad_(False).eval()
     return model
 
@@ -165,7 +167,14 @@ def load_tensor(path: Path, key: str) -> Tensor:
         if key not in keys:
             raise UserError(f"{path} has no tensor {key!r}, only {', '.join(keys)}")
         tensor: Tensor = file.get_tensor(key)
+        _check_finite(key, tensor)
         return tensor.float()
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Raise within `reading` for numbers that no training leaves; what is made with them would be black."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"tensor {name} holds NaN or infinite values")
 
 
 def _embedded(name: str) -> Path:

@@ -12,12 +12,15 @@ from ldd.images import ClassInfo, Labelled, to_bytes
 from ldd.priors.base import Guide, Prior
 from ldd.priors.class_table import choose_classes
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
+from ldd.runtime.ranks import rank_zero_warn
 from ldd.runtime.seeding import generator
 
 CHUNK = 50
 """Images sampled at once: `latentdd prior sample` and all initialisers share it, so that their noise is the same."""
 
 PURPOSE = "prior sample"
+
+_LISTED = 5  # classes in a message
 
 
 def sample_class(
@@ -85,11 +88,24 @@ class PriorSampler:
             guidance_scale=self.guidance_scale,
         )
         with torch.no_grad():
-            return torch.cat([to_bytes(prior.decode(part)).cpu() for part in latents.split(CHUNK)])
+            decoded = torch.cat([prior.decode(part).cpu() for part in latents.split(CHUNK)])
+        if not decoded.isfinite().all():
+            raise UserError(
+                f"the prior draws NaN or infinite values of class {info.name!r}; its weights, scaling_factor or "
+                "scheduler are not those it was trained with: fetch or convert it again"
+            )
+        return to_bytes(decoded)
 
     def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
         """Draw images of all classes, class-major, labelled by their places in `classes`; show a progress bar."""
         drawn = [self.images(prior, info) for info in track(classes, "sampling", transient=True)]
+        blank = [info.name for info, images in zip(classes, drawn, strict=True) if is_blank(images)]
+        if blank:
+            rank_zero_warn(
+                f"images of {len(blank)} of {len(classes)} classes are of one colour each "
+                f"({', '.join(blank[:_LISTED])}): the prior's weights, scaling_factor or scheduler may not be "
+                "those it was trained with"
+            )
         return Labelled(torch.cat(drawn), torch.arange(len(classes)).repeat_interleave(self.per_class))
 
 
@@ -105,6 +121,12 @@ def classes_to_draw(prior: LatentDiffusionPrior, wanted: Sequence[str]) -> list[
         raise UserError("--classes is needed: the prior has no table of classes; name what to draw")
     names = list(dict.fromkeys(wanted)) or ["samples"]
     return [ClassInfo(place, place, name, name) for place, name in enumerate(names)]
+
+
+def is_blank(images: Tensor) -> bool:
+    """Tell whether each of the images (N, 3, H, W) is of one colour."""
+    pixels = images.flatten(2)
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def is_unconditional(prior: Prior) -> bool:

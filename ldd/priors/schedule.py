@@ -5,8 +5,9 @@
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from diffusers import DDIMScheduler
 from torch import Tensor
@@ -15,6 +16,23 @@ from ldd.errors import UserError
 from ldd.priors.loading import read_json
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+_FAMILY = {
+    f"{name}Scheduler"
+    for name in (
+        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete",
+        "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep",
+        "DPMSolverMultistepInverse", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep",
+        "SASolver",
+    )
+}  # fmt: skip
+"""Samplers of diffusers for models that were trained with a table of betas, which their configs hold.
+
+Not among them: flow matching, EDM, consistency models and those distilled for a sampler of their own (LCM, TCD).
+"""
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+_MOST_TIMESTEPS = 100_000
+_OTHER_NOISE = ("use_flow_sigmas",)
 
 
 class Step(NamedTuple):
@@ -47,7 +65,7 @@ class Schedule:
         clip: bound on the predicted clean latents, or None.
 
     Raises:
-        UserError: thresholding is on, or the prediction type is unknown.
+        UserError: thresholding is on, the prediction type is unknown, or noise levels are none.
     """
 
     def __init__(self, scheduler: DDIMScheduler) -> None:
@@ -69,6 +87,10 @@ class Schedule:
         self._scheduler = scheduler
         self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
         self._final_abar = float(scheduler.final_alpha_cumprod)
+        if not all(0 <= level <= 1 for level in (*self._abar, self._final_abar)):
+            raise UserError(
+                "scheduler: its betas lead to noise levels outside [0, 1]; restore scheduler_config.json"
+            )
 
     def steps(self, num_steps: int) -> tuple[Step, ...]:
         """Return the grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
@@ -125,15 +147,43 @@ def load_schedule(folder: Path) -> Schedule:
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
-    config = read_json(path)
-    saved_by = config.get("_class_name", "unnamed scheduler")
-    if saved_by != "DDIMScheduler" and "clip_sample" not in config:
+    config = read_json(path, infinite=True)  # diffusers writes -Infinity, of settings that DDIM does not have
+    _check_family(path, config)
+    timesteps = config.get("num_train_timesteps", 1)
+    if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
+        raise UserError(
+            f"{path}: num_train_timesteps is {timesteps!r}; it must be a number up to {_MOST_TIMESTEPS}"
+        )
+    try:
+        return Schedule(DDIMScheduler.from_config(config))
+    except UserError:
+        raise
+    except Exception as error:  # of values of any kind
+        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
+
+
+def _check_family(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise for a scheduler whose noise levels are not those of a table of betas, or that does not say them."""
+    saved_by = config.get(
+        "_class_name", "DDIMScheduler" if "beta_schedule" in config else "unnamed scheduler"
+    )
+    cure = (
+        "if the model was trained with a table of betas, save a DDIMScheduler with that table there; else take another "
+        "prior"
+    )
+    if saved_by not in _FAMILY:
+        raise UserError(
+            f"{path} is the config of a {saved_by}, whose noise levels are not those of a DDIMScheduler; {cure}"
+        )
+    if saved_by == "DDIMScheduler":
+        return
+    if any(config.get(name) for name in _OTHER_NOISE):
+        flag = next(name for name in _OTHER_NOISE if config.get(name))
+        raise UserError(f"{path} says {flag}={config[flag]!r}: a model of another kind of noise; {cure}")
+    if missing := [name for name in _BETAS if name not in config]:
+        raise UserError(f"{path} is the config of a {saved_by} and lacks {', '.join(missing)}; {cure}")
+    if "clip_sample" not in config:
         raise UserError(
             f"{path} is the config of a {saved_by} and does not say clip_sample; read as DDIM it would clip "
             'latents to [-1, 1]. Add "clip_sample": false (or true, if meant), or save a DDIMScheduler there'
         )
-    try:
-        scheduler = DDIMScheduler.from_config(config)
-    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
-    return Schedule(scheduler)

@@ -202,3 +202,40 @@ def test_half_precision_weights_are_widened(folder):
     save_file({key: value.half() for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
     prior = LatentDiffusionPrior(str(folder))
     assert {parameter.dtype for parameter in prior.parameters()} == {torch.float32}
+
+
+def spoil(path: Path, value: float) -> str:
+    """Put `value` into the last number of the last tensor; its name."""
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, path)
+    return name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "class_embedding.safetensors",
+    ],
+)
+def test_weights_that_are_not_finite(folder, file, value):
+    name = spoil(folder / file, value)
+    with pytest.raises(UserError, match=rf"{Path(file).parent.name}.*tensor {name} holds NaN or infinite"):
+        LatentDiffusionPrior(str(folder))
+
+
+@pytest.mark.parametrize("name", ["scaling_factor", "shift_factor"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", True, [1.0], None])
+def test_scaling_that_no_latent_survives(folder, name, value):
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text()) | {name: value}
+    path.write_text(json.dumps(config))
+    if name == "shift_factor" and value in (0, -1.0, None) and value is not True:
+        assert LatentDiffusionPrior(str(folder)).autoencoder.shift == float(value or 0)
+        return
+    with pytest.raises(UserError, match=rf"{name} of the autoencoder's config is|config.json cannot be read"):
+        LatentDiffusionPrior(str(folder))

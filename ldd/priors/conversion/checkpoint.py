@@ -3,6 +3,7 @@
 Every tensor of the checkpoint is either converted or known to serve only training; anything else fails.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,7 @@ def convert_checkpoint(
     _check_schedule(state, original)
     for part in parts:
         _fill(part, state)
-    if original.scale_by_std:
-        original.autoencoder.register_to_config(scaling_factor=float(state[_SCALE]))
+    original.autoencoder.register_to_config(scaling_factor=_scale(state, original))
     table = None if original.table_shape is None else state[_TABLE]
     known = () if table is None else classes
     kind = "unconditional" if table is None else f"{len(known)} classes"
@@ -133,7 +133,7 @@ def _account(
         needed.add(_SCALE)
     raw = {origin.key for origin in unet_origins(original.unet).values()}
     other = {_UNET + key for key in raw} if weights == "ema" else {_ema_name(key) for key in raw}
-    known = needed | other | _SCHEDULE | _EMA_COUNTERS
+    known = needed | other | _SCHEDULE | _EMA_COUNTERS | {_SCALE}
     missing = sorted(needed - set(state))
     left = sorted(key for key in state if key not in known and not key.startswith(_TRAINING))
     if missing or left or wrong:
@@ -158,6 +158,24 @@ def _check_schedule(state: Mapping[str, Tensor], original: Original) -> None:
             "the config's noise schedule (linear_start, linear_end, timesteps) is not the one in the checkpoint; "
             "give the YAML it was trained with"
         )
+
+
+def _scale(state: Mapping[str, Tensor], original: Original) -> float:
+    """Return the scale of the latents: the checkpoint's own where it has one, which the config must not deny."""
+    stated = float(original.autoencoder.config.scaling_factor)
+    if _SCALE not in state:
+        return stated
+    found = float(state[_SCALE]) if state[_SCALE].numel() == 1 else math.nan
+    if not 0 < found < math.inf:
+        raise UserError(
+            f"the checkpoint's {_SCALE} is {found}, not a number above 0; it is damaged, fetch it again"
+        )
+    if not original.scale_by_std and not math.isclose(found, stated, rel_tol=1e-4):
+        raise UserError(
+            f"the checkpoint's {_SCALE} is {found:.6g} and the config's {stated:.6g}; give the YAML it was trained "
+            "with (scale_by_std: true takes the checkpoint's)"
+        )
+    return found if original.scale_by_std else stated
 
 
 def _check_classes(original: Original, classes: Sequence[ClassInfo]) -> None:

@@ -15,6 +15,7 @@ from lightning import Callback
 from original_ldm import build, checkpoint_of, config_of, randomise
 from PIL import Image
 from processes import Started
+from safetensors.torch import load_file, save_file
 from tiny_denoisers import text_pipeline
 from torch.nn.functional import interpolate
 
@@ -144,6 +145,29 @@ def test_sample_refuses(capsys, tiny_prior_path, tmp_path, monkeypatch, argument
 
 
 @torch.no_grad()
+def test_sample_says_what_cannot_be_right(capsys, tiny_prior_folder, tmp_path):
+    folder = tiny_prior_folder(tmp_path / "prior")
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {"decoder.conv_out.weight": 0 * tensors["decoder.conv_out.weight"]}, weights)
+    arguments = ["prior", "sample", folder, "--num-steps", "1", "--per-class", "2", "--classes", "3", "4"]
+    with pytest.warns(UserWarning, match=r"2 of 2 classes are of one colour each \(3, 4\)"):
+        code, _ = latentdd(capsys, *arguments, "--out", tmp_path / "g.png")
+    assert code == 0
+    save_file(
+        tensors
+        | {
+            "decoder.conv_out.bias": 3e38 * torch.ones(3),
+            "decoder.conv_out.weight": 3e38 * tensors["decoder.conv_out.weight"],
+        },
+        weights,
+    )
+    code, said = latentdd(capsys, *arguments, "--out", tmp_path / "h.png")
+    assert code == 2
+    assert "NaN or infinite values of class '3'" in said
+    assert not (tmp_path / "h.png").exists()
+
+
 def test_sample_of_an_unconditional_prior(capsys, original):
     params = config_of("unconditional")
     unet, stage = (randomise(module) for module in build(params))

@@ -198,6 +198,28 @@ def test_scale_from_the_checkpoint(case):
         made.convert("second", params=params)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("found", "refused"),
+    [
+        (torch.tensor(0.18215), None),
+        (torch.tensor([0.18215]), None),
+        (torch.tensor(0.25), "scale_factor is 0.25 and the config's 0.18215"),
+        (torch.tensor(0.0), "scale_factor is 0.0, not a number above 0"),
+        (torch.tensor(float("nan")), "scale_factor is nan"),
+        (torch.ones(2), "scale_factor is nan"),
+    ],
+)
+def test_a_scale_beside_that_of_the_config(case, found, refused):
+    made = case("unconditional", "kl")
+    params, state = made.params | {"scale_factor": 0.18215}, made.state | {"scale_factor": found}
+    if refused is None:
+        assert AutoencoderPrior(str(made.convert(params=params, state=state))).scale == 0.18215
+        return
+    with pytest.raises(UserError, match=refused):
+        made.convert(params=params, state=state)
+
+
 def test_every_key_is_accounted_for(case):
     made = case()
     gone = "model.diffusion_model.middle_block.1.proj_in.weight"

@@ -1,0 +1,112 @@
+"""Text that anybody may have written: read from regular files of a bounded size, and YAML of a bounded expansion."""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ldd.errors import UserError
+
+MAX_BYTES = 64 * 2**20
+"""Of a text file: what is larger is no file of ours, and would fill the memory when parsed."""
+
+_MAX_YAML = 2**20  # characters; the parser takes seconds for as many
+_MAX_NODES = 100_000  # values of a YAML file once its aliases are written out
+_MAX_DEPTH = 100  # levels; the parser's C code overflows its stack on some ten thousand
+
+PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_text(path: Path | str, errors: str = "strict") -> str:
+    """Return the text of a regular file: UTF-8, with a byte-order mark or without.
+
+    Args:
+        path: of the file.
+        errors: what other bytes do, as for `open`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: no regular file (a reader would wait at a pipe for ever), over `MAX_BYTES`, or not UTF-8.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(
+            f"{status.st_size / 2**20:.0f} MiB are more than the {MAX_BYTES // 2**20} MiB that it may have"
+        )
+    return Path(path).read_text(encoding="utf-8-sig", errors=errors)
+
+
+def read_lines(path: Path | str, argument: str, cure: str) -> list[str]:
+    """Return the lines of a text file that an argument names.
+
+    Raises:
+        UserError: it cannot be read; the message names the argument and ends with `cure`.
+    """
+    try:
+        return read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{argument} ({path}) cannot be read: {error}; {cure}") from error
+
+
+def parse_yaml(text: str, loader: Any = PLAIN_LOADER) -> Any:  # noqa: ANN401 - what is in it
+    """Return the value in YAML text; nothing but what `loader` makes of it (by default plain values) is constructed.
+
+    Aliases are not written out by the parser, but by whoever walks the value: ten levels of nine are 341 bytes and
+    billions of values. So they are counted, among the events of the parser, before anything is constructed.
+
+    Raises:
+        ValueError: too long, too deep, or too many values with all aliases written out; or it contains itself.
+        yaml.YAMLError: no YAML.
+    """
+    check_expansion(text, loader)
+    return yaml.load(text, Loader=loader)
+
+
+def check_expansion(text: str, loader: Any = PLAIN_LOADER) -> None:  # noqa: ANN401 - a class of PyYAML's
+    """Raise as `parse_yaml` does, without making a value of the text."""
+    if len(text) > _MAX_YAML:
+        raise ValueError(f"{len(text)} characters are more than the {_MAX_YAML} that it may have")
+    whole: dict[str, int] = {}  # anchor -> values that an alias of it stands for
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, values counted before it
+    count = 0
+    for event in yaml.parse(text, Loader=loader):
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((anchor, count))
+            count += 1
+            whole.pop(anchor or "", None)
+            if len(open_nodes) > _MAX_DEPTH:
+                raise ValueError(f"nested in more than {_MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            opened, before = open_nodes.pop()
+            if opened is not None:
+                whole[opened] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor in (opened for opened, _ in open_nodes) and anchor not in whole:
+                raise ValueError(f"&{anchor} contains itself")
+            count += whole.get(anchor or "", 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if anchor is not None:
+                whole[anchor] = 1
+        if count > _MAX_NODES:
+            raise ValueError(f"more than {_MAX_NODES} values")
+
+
+def parsed(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401
+    """Return what `parse` makes of a text file.
+
+    Raises:
+        UserError: it cannot be read or parsed; the message ends with `cure`.
+    """
+    try:
+        return parse(read_text(path))
+    except (
+        Exception
+    ) as error:  # whatever text leads a parser to: RecursionError, AttributeError, OverflowError...
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise UserError(f"{path} cannot be read as {form} ({reason}); {cure}") from error
