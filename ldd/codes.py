@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldd.errors import UserError, check_at_least
+from ldd.runtime.precision import without_autocast
 from ldd.runtime.seeding import normal_rows
 
 
@@ -203,6 +204,7 @@ class GaussianCodes(_LocatedCodes):
             self.factors = nn.Parameter(latents.new_zeros(shape), requires_grad=learn_spread)
         self.stochastic = self.log_variance is not None or self.factors is not None
 
+    @without_autocast()
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
         """Return a draw of each row, see `Codes.forward`; None takes the means."""
         batch = self._centres(rows)

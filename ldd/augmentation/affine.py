@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from ldd.errors import UserError
+from ldd.runtime.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class AffineViews:
                     f"augmentation.{name}={value} is out of range; use a number from 0 to below {top}"
                 )
 
+    @without_autocast()
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return changed images (N, C, H, W), of the same shape; `generator` is on the CPU."""
         n = len(images)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldd.errors import UserError
+from ldd.runtime.precision import without_autocast
 
 FLIP_PROBABILITY = 0.5
 MAX_SCALE = 1.2  # each axis is scaled by a factor in [1 / MAX_SCALE, MAX_SCALE]
@@ -85,10 +86,11 @@ class SiameseAugmentation:
         )
         return Draws(strategy.expand(n), torch.rand(n, NUM_UNIFORMS, generator=generator))
 
+    @without_autocast()
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Return images (n, C, H, W), each changed by its own draw, of the same shape and type.
 
-        Half-precision images are changed in float32: sampling positions need its precision.
+        Half-precision images are changed in float32, and autocast is left: sampling positions need the precision.
         """
         assert len(images) == len(draws)
         if not self.strategies or len(images) == 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldd.errors import UserError
+from ldd.runtime.precision import without_autocast
 
 _TRIES = 10  # boxes drawn before the whole image is taken, as torchvision does
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3  # of a crop's width to its height
@@ -198,6 +199,7 @@ def desaturate(images: Tensor, steps: Tensor) -> Tensor:
 _JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brighten, soften, desaturate)
 
 
+@without_autocast()
 def light(shifts: Tensor) -> Tensor:
     """Return the colours (n, 3) of shifts (n, 3) along the principal components, each scaled by its eigenvalue."""
     return (shifts * torch.tensor(_EIGENVALUES)) @ torch.tensor(_EIGENVECTORS).T

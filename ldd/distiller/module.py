@@ -27,7 +27,11 @@ from ldd.priors import Prior, compile_networks
 from ldd.runtime import seeding
 from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import LABEL
+from ldd.runtime.precision import without_autocast
 from ldd.runtime.ranks import rank_zero_warn, sum_gradients
+
+_PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+"""Those under which codes, noise, momenta and counters have at least single precision."""
 
 
 class Distiller(L.LightningModule):
@@ -115,7 +119,8 @@ class Distiller(L.LightningModule):
         for term in self.objective.terms(context):
             for optimizer in self._optimizers.values():
                 optimizer.zero_grad()
-            term.value.backward()
+            with without_autocast():  # which would round what left it in the forward pass
+                term.value.backward()
             names = self._stepping(term)
             parameters = [p for name in names for p in _parameters(self._optimizers[name])]
             sum_gradients(parameters)
@@ -210,8 +215,11 @@ class Distiller(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""
-        if self.trainer.precision == "16-mixed":
-            raise UserError("trainer.precision (16-mixed) needs a loss scaler; use bf16-mixed or 32-true")
+        if self.trainer.precision not in _PRECISIONS:
+            raise UserError(
+                f"trainer.precision ({self.trainer.precision}) is not supported: steps of half-precision codes and "
+                "momenta are lost in rounding, and float16 needs a loss scaler; use bf16-mixed or 32-true"
+            )
         if self.prior.batch_dependent and self.trainer.world_size > 1:
             raise UserError(
                 f"trainer.devices: {type(self.prior).__name__} normalises over all images decoded together, which "

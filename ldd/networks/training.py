@@ -114,6 +114,7 @@ def _train_epoch(
         steps.zero_grad()
         of_batch.backward()
         steps.step()
+        torch.clear_autocast_cache()  # in half precision it may hold the weights of before the step
         total += of_batch.detach() * len(batch)
     return total
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldd.errors import UserError
+from ldd.runtime.precision import without_autocast
 
 Scale = Literal["none", "l2", "layer"]
 """What is done to each feature vector: nothing, unit length, or mean 0 and variance 1 over its elements."""
@@ -71,6 +72,7 @@ class RBFMixture(Discrepancy):
         self.unit = unit
         self.scale: Scale = scale
 
+    @without_autocast()
     def __call__(self, synthetic: Tensor, real: Tensor) -> Measured:
         """Measure k classes, see `Discrepancy`.
 
@@ -125,6 +127,7 @@ class Sinkhorn(Discrepancy):
         self.scale: Scale = scale
         self._loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized")
 
+    @without_autocast()
     def __call__(self, synthetic: Tensor, real: Tensor) -> Measured:
         """Measure k classes, see `Discrepancy`."""
         # One by one: geomloss would start all of a batch from the widest, and ranks hold different classes.

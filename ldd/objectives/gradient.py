@@ -15,6 +15,7 @@ from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import CODES, StepContext, Term
 from ldd.objectives.matching import MatchingObjective, Rates, check_sgd, with_all
+from ldd.runtime.precision import without_autocast
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
 
@@ -107,9 +108,10 @@ class GradientMatching(MatchingObjective):
             sizes = with_all(self.budgets, len(own))
             for size in sizes:
                 synthetic = loss_gradient(network, view(leaf[own[:size]], label), label, create_graph=True)
-                loss = self.distance(real, synthetic, self.epsilon) / len(sizes)
-                # Freed one by one: memory holds the second-order graph of one class and budget only.
-                loss.backward()
+                with without_autocast():
+                    loss = self.distance(real, synthetic, self.epsilon) / len(sizes)
+                    # Freed one by one: memory holds the second-order graph of one class and budget only.
+                    loss.backward()
                 total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
         yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)

@@ -13,9 +13,11 @@ from ldd.errors import UserError
 from ldd.priors.base import DirectPrior
 from ldd.priors.folder import read_licence, read_optional_card
 from ldd.priors.loading import class_name, load_model, locate
+from ldd.runtime.precision import without_autocast
 
 FOLDERS = ("vae", "vqvae")
 _KINDS = (AutoencoderKL, VQModel, AutoencoderTiny)
+_DISTANCES = 2**25  # between latents and codes of a codebook that are held at one time
 
 
 @final
@@ -58,7 +60,7 @@ class AutoencoderPrior(DirectPrior):
             raise UserError(
                 f"quantise_decoded=false has no effect: {root} has no codebook (only a VQModel has one); leave it out"
             )
-        self._decoding = {} if quantise_decoded else {"force_not_quantize": True}
+        self._quantise_decoded = quantise_decoded
         if image_size is None:
             image_size = card.image_size if card is not None else config.get("sample_size")
         if not isinstance(image_size, int):
@@ -87,15 +89,33 @@ class AutoencoderPrior(DirectPrior):
 
         A VQModel quantises first (straight-through) unless told not to.
         """
-        images: Tensor = self.autoencoder.decode(self._unscale(latents), **self._decoding).sample
+        z = self._unscale(latents)
+        if self.quantised and self._quantise_decoded:
+            z = self._nearest(z)
+        spatial = (z,) if self.autoencoder.config.get("norm_type") == "spatial" else ()
+        if (convolution := getattr(self.autoencoder, "post_quant_conv", None)) is not None:
+            with without_autocast():
+                z = convolution(z)
+        decoder = self.autoencoder.decoder
+        images: Tensor = decoder(z, *spatial)
         return images.to(latents.dtype)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """Return the nearest codes of scaled latents, straight-through; without a codebook the latents."""
         if not self.quantised:
             return latents
-        codes: Tensor = self.autoencoder.quantize(self._unscale(latents))[0]
-        return (codes - self.shift) * self.scale
+        return (self._nearest(self._unscale(latents)) - self.shift) * self.scale
+
+    @without_autocast()
+    def _nearest(self, z: Tensor) -> Tensor:
+        """The nearest codes of z (N, c, h, w), as the autoencoder's `quantize` finds them, a part of z at a time."""
+        codebook: Tensor = self.autoencoder.quantize.embedding.weight
+        flat = z.permute(0, 2, 3, 1).contiguous()
+        with torch.no_grad():
+            rows = flat.view(-1, flat.shape[-1]).split(max(1, _DISTANCES // len(codebook)))
+            codes = codebook[torch.cat([torch.cdist(part, codebook).argmin(1) for part in rows])]
+            change = codes.view(flat.shape) - flat
+        return (flat + change).permute(0, 3, 1, 2).contiguous()
 
     def _unscale(self, latents: Tensor) -> Tensor:
         return latents / self.scale + self.shift

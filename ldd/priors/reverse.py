@@ -48,7 +48,8 @@ def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -
     """
 
     def predict(x: Tensor, timestep: int) -> Tensor:
-        without, given = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning])).chunk(2)
+        output = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning]))
+        without, given = output.to(x.dtype).chunk(2)  # the difference of two answers has few digits in common
         return without + scale * (given - without)
 
     if scale in (0, 1) or not conditioning.shape[1]:

@@ -254,3 +254,22 @@ def test_codes_without_reverse_process_are_optimised_from_exactly_there(tiny_pri
 def test_a_start_that_the_reverse_process_changes_is_said(prior, digits, tmp_path):
     with pytest.warns(UserWarning, match="max_steps is 0: the set is what the reverse process makes"):
         fit(prior, matching(), tmp_path, 0, digits)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_precisions_that_would_lose_steps_are_refused(digits, tmp_path, precision):
+    with pytest.raises(UserError, match=rf"trainer\.precision \({precision}\) .*; use bf16-mixed or 32-true"):
+        fit(PixelPrior(32), matching(), tmp_path / "run", 1, digits, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_codes_noise_momenta_and_counters_keep_single_precision(digits, tmp_path, tiny_prior_path, precision):
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+    model = fit(prior, matching(), tmp_path / "run", 2, digits, precision=precision)
+    least = torch.float32 if precision == "bf16-mixed" else torch.float64
+    (optimizer,) = model._optimizers.values()
+    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert len(momenta) == 2
+    for value in (*model.codes.parameters(), *model.codes.buffers(), model.seconds, *momenta):
+        assert value.dtype in (least, torch.int64)
+    assert int(model.num_steps_done) == 2
