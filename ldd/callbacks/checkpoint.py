@@ -17,7 +17,7 @@ from torch import distributed
 
 from ldd.disk.files import atomic_file, remove_leftovers, sync_file
 from ldd.errors import NonFiniteError, UserError
-from ldd.runtime.processes import SIGNALS
+from ldd.runtime.processes import SIGNALS, is_preparing
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
 
@@ -27,6 +27,7 @@ class LastCheckpoints(Checkpoint):
     SIGINT, SIGTERM and SIGUSR1 set a flag; the step in flight is finished, its checkpoint written, and the run
     stops. A second SIGINT stops at once. With several ranks a signal to one of them stops all after the same step.
     While the codes are evaluated a signal stops at once: they have been saved, and so has every student that is done.
+    So it does in a step that prepares data (latents of a prior's training): the checkpoint is of the step before.
 
     Args:
         every_n_steps: training steps between checkpoints; the last step always has one.
@@ -41,7 +42,7 @@ class LastCheckpoints(Checkpoint):
             raise UserError(f"checkpoint.every_n_steps ({every_n_steps}) must be at least 1")
         self.every_n_steps = every_n_steps
         self.received: int | None = None
-        self._evaluating = False
+        self._evaluating = self._in_preparation = False
         self._saved_step = -1
         self._handlers: dict[int, Any] = {}
         self._ranks: distributed.ProcessGroup | None = None
@@ -97,9 +98,11 @@ class LastCheckpoints(Checkpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """After a non-finite loss the codes are still good (the step was not taken): keep them."""
+        """After a non-finite loss, or a stop in preparation, the step was not taken: keep what was before it."""
         self._restore_signals()
-        if isinstance(exception, NonFiniteError):
+        stopped = isinstance(exception, KeyboardInterrupt) and self._in_preparation
+        # Of several ranks one may have been told alone, and saving takes all of them.
+        if isinstance(exception, NonFiniteError) or (stopped and trainer.world_size == 1):
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -126,7 +129,9 @@ class LastCheckpoints(Checkpoint):
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        at_once = self._evaluating or (self.received is not None and number == signal.SIGINT)
+        self._in_preparation = is_preparing()
+        again = self.received is not None and number == signal.SIGINT
+        at_once = self._evaluating or self._in_preparation or again
         self.received = number
         if at_once:
             raise KeyboardInterrupt

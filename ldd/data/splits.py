@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ldd.data.real import RealImages
 from ldd.data.sources import Item, Source, Split, UnreadableImage
-from ldd.disk.files import atomic_file, write_json
+from ldd.disk.files import write_json
+from ldd.disk.shards import Shards
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores, free_bytes
@@ -77,21 +78,28 @@ def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnE
             "smaller image_size"
         )
     images = torch.empty(len(items), 3, image_size, image_size, dtype=torch.uint8)
-    places = iter(images.numpy())
-    kept, left_out = _decode_all(
-        source, items, image_size, lambda image: np.copyto(next(places), image), on_error
-    )
-    _report(left_out, on_error)
+    places, left_out = iter(images.numpy()), dict[int, LeftOut]()
+    for start, results in _decoded(source, items, image_size, on_error):
+        left_out |= {start + i: result for i, result in enumerate(results) if isinstance(result, LeftOut)}
+        for image in _images(results):
+            np.copyto(next(places), image)
+    kept = _kept(source, items, left_out)
+    _report([*left_out.values()], on_error)
     labels = torch.tensor([item.label for item in kept], dtype=torch.int64)
     return RealImages(images[: len(kept)], labels, [item.key for item in kept], len(source.classes))
 
 
 def readable(source: Source, items: Sequence[Item]) -> list[Item]:
     """Return the items that can be decoded, and print the reason for each of the others."""
-    kept, left_out = _decode_all(source, items, 1, lambda image: None, "skip")
-    for entry in left_out:
+    left_out = {
+        start + i: result
+        for start, results in _decoded(source, items, 1, "skip")
+        for i, result in enumerate(results)
+        if isinstance(result, LeftOut)
+    }
+    for entry in left_out.values():
         print(f"left out: {entry.reason}")
-    return kept
+    return _kept(source, items, left_out)
 
 
 def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
@@ -109,7 +117,8 @@ class CacheEntry:
     """A decoded split on disk: `<split>-<size>px-<key>.bin`, the images one after the other, and `.json`, its index.
 
     The key is `pixels_key`, so an edited image, another subset or another size never meets a stale file; old files may
-    be deleted at any time. Both files are written under another name and renamed, the index last.
+    be deleted at any time. The images are decoded in shards that survive a kill (see `ldd.disk.shards`); the index is
+    written last.
     """
 
     def __init__(
@@ -143,18 +152,29 @@ class CacheEntry:
         """Decode the images into the file, unless another process has done so meanwhile, and map it."""
         return build_once(
             self.data,
+            key=self.key,
             find=lambda: self.open(on_error),
-            write=lambda: self._write(on_error),
+            write=lambda shards: self._write(shards, on_error),
             num_bytes=len(self._items) * self._bytes_each,
             contents=f"{len(self._items)} images at {self._size} px",
         )
 
-    def _write(self, on_error: OnError) -> None:
-        rank_zero_info(f"decoding {len(self._items)} images into {self.data}")
-        with atomic_file(self.data) as beside, open(beside, "wb") as file:
-            kept, left_out = _decode_all(
-                self._source, self._items, self._size, lambda image: file.write(image.data), on_error
-            )
+    def _write(self, shards: Shards, on_error: OnError) -> None:
+        done = sum(count for count, _ in shards.facts)
+        there = f"; {done} of them are there" if done else ""
+        rank_zero_info(f"decoding {len(self._items)} images into {self.data}{there}")
+        if on_error == "raise":  # now, not after the rest
+            _report([*_left_out(shards).values()], on_error)
+        for _, results in _decoded(self._source, self._items[done:], self._size, on_error):
+            missing = {i: asdict(entry) for i, entry in enumerate(results) if isinstance(entry, LeftOut)}
+            shards.add((image.data for image in _images(results)), [len(results), [*missing.items()]])
+        left_out = _left_out(shards)
+        try:
+            kept = _kept(self._source, self._items, left_out)
+        except UserError:
+            shards.discard()  # mended images have another key
+            raise
+        shards.finish()
         index = {
             "format": _FORMAT,
             "key": self.key,
@@ -163,23 +183,18 @@ class CacheEntry:
             "image_size": self._size,
             "classes": [info.wnid for info in self._source.classes],
             "counts": np.bincount([i.label for i in kept], minlength=len(self._source.classes)).tolist(),
-            "left_out": [asdict(entry) for entry in left_out],
+            "left_out": [asdict(entry) for entry in left_out.values()],
             "keys": [item.key for item in kept],
         }
         write_json(self.index, index)
 
 
-def _decode_all(
-    source: Source,
-    items: Sequence[Item],
-    size: int,
-    sink: Callable[[NDArray[np.uint8]], object],
-    on_error: OnError,
-) -> tuple[list[Item], list[LeftOut]]:
-    """Decode `items` with all CPUs and hand each image, (3, size, size) uint8, to `sink` in their order.
+def _decoded(
+    source: Source, items: Sequence[Item], size: int, on_error: OnError
+) -> Iterator[tuple[int, list[NDArray[np.uint8] | LeftOut]]]:
+    """Yield what becomes of `items`, in their order, a part at a time: (place of its first item, results).
 
-    Returns the items that could be read, and those that could not (with `on_error` "skip"); at least one of each class
-    must be read.
+    All CPUs decode, to (3, size, size) uint8; with `on_error` "skip" an image that cannot be read is told as such.
     """
 
     def work(item: Item) -> NDArray[np.uint8] | LeftOut:
@@ -192,25 +207,37 @@ def _decode_all(
         # Copied by numpy: each of these threads would start a whole team of torch's own.
         return np.ascontiguousarray(square.numpy())
 
-    kept, left_out = [], {}
     threads = available_cores()
     bar = progress("decoding images", len(items), show_from=_SHOW_PROGRESS_FROM)
     with bar as counter, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), _AT_ONCE * threads):
-            chunk = items[start : start + _AT_ONCE * threads]
-            for item, image in zip(chunk, pool.map(work, chunk), strict=True):
-                if isinstance(image, LeftOut):
-                    left_out[item] = image
-                else:
-                    sink(image)
-                    kept.append(item)
-            counter.add(len(chunk))
+            results = list(pool.map(work, items[start : start + _AT_ONCE * threads]))
+            yield start, results
+            counter.add(len(results))
+
+
+def _images(results: Iterable[NDArray[np.uint8] | LeftOut]) -> Iterator[NDArray[np.uint8]]:
+    return (result for result in results if not isinstance(result, LeftOut))
+
+
+def _left_out(shards: Shards) -> dict[int, LeftOut]:
+    """What is left out of finished shards, by its place among all items."""
+    found, start = dict[int, LeftOut](), 0
+    for count, missing in shards.facts:
+        found |= {start + place: LeftOut(**entry) for place, entry in missing}
+        start += count
+    return found
+
+
+def _kept(source: Source, items: Sequence[Item], left_out: Mapping[int, LeftOut]) -> list[Item]:
+    """The items that could be read: at least one of each class that has any."""
+    kept = [item for place, item in enumerate(items) if place not in left_out]
     for label in sorted({item.label for item in items} - {item.label for item in kept}):
-        reason = next(entry.reason for item, entry in left_out.items() if item.label == label)
+        reason = next(entry.reason for place, entry in left_out.items() if items[place].label == label)
         raise UserError(
             f"class {source.classes[label].wnid!r} is left without images: none of its files can be read, e.g. {reason}"
         )
-    return kept, list(left_out.values())
+    return kept
 
 
 def _report(left_out: Sequence[LeftOut], on_error: OnError, hint: str = "") -> None:

@@ -38,7 +38,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
             failed (a full disk). What was at `path` is untouched.
     """
     target = Path(os.path.realpath(path))
-    with _as_user_error(path):
+    with as_user_error(path):
         _refuse(target, stat.S_ISREG, "a regular file")
         beside, mode = _create_beside(target)
         try:
@@ -63,7 +63,7 @@ def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
             at `path` is untouched.
     """
     target = Path(os.path.realpath(path))
-    with _as_user_error(path):
+    with as_user_error(path):
         _refuse(target, stat.S_ISDIR, "a folder")
         beside, mode = _create_beside(target)
         beside.unlink()
@@ -211,7 +211,8 @@ def _refuse_constant(name: str) -> float:
 
 
 @contextmanager
-def _as_user_error(path: Path | str) -> Iterator[None]:
+def as_user_error(path: Path | str) -> Iterator[None]:
+    """Raise what goes wrong while `path` is written as a UserError with the reason and the cure."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ldd.disk.shards import Shards
 from ldd.errors import UserError
 from ldd.runtime.ranks import rank_zero_info
 
@@ -18,15 +19,21 @@ T = TypeVar("T")
 
 
 def build_once(
-    data: Path, *, find: Callable[[], T | None], write: Callable[[], None], num_bytes: int, contents: str
+    data: Path,
+    *,
+    key: str,
+    find: Callable[[], T | None],
+    write: Callable[[Shards], None],
+    num_bytes: int,
+    contents: str,
 ) -> T:
     """Return what `find` opens, after `write` has made it or another process has.
 
     Args:
-        data: the file; it is written with `ldd.disk.files.atomic_file`, so that a killed process leaves
-            `.<name>.*.tmp`, which the next one removes.
+        data: the file.
+        key: all that it follows from.
         find: opens the whole entry, or returns None if it is missing or damaged.
-        write: makes the entry.
+        write: adds the shards that are not there yet, calls `finish` and writes what else belongs to the entry.
         num_bytes: size of `data`.
         contents: what it holds, for messages: "22 images at 512 px".
 
@@ -40,15 +47,16 @@ def build_once(
         raise UserError(
             f"cache_dir={str(folder)!r} cannot be created ({error.strerror}); choose another folder"
         ) from error
-    with _one_at_a_time(data.with_suffix(".lock")) as alone:
+    with one_at_a_time(data.with_suffix(".lock")) as alone:
         done = find()
         if done is not None:
             return done
         if alone:  # so killed processes left whatever lies beside
-            for stale in folder.glob(f".{data.stem}.*.tmp"):
+            for stale in folder.glob(f".{data.stem}.*.????????.tmp"):
                 stale.unlink(missing_ok=True)
-        _check_space(folder, num_bytes, contents)
-        write()
+        with Shards(data, key, kept=alone) as shards:
+            _check_space(folder, num_bytes - shards.size, contents)
+            write(shards)
     built = find()
     assert built is not None, "just written"
     return built
@@ -79,7 +87,7 @@ def _check_space(folder: Path, needed: int, contents: str) -> None:
 
 
 @contextmanager
-def _one_at_a_time(path: Path) -> Iterator[bool]:
+def one_at_a_time(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; yield False where the file system has no locks, so that every process does the work.
 
     A process that dies loses its lock. The file is deleted when its holder is done, so whoever waited for it checks

@@ -12,10 +12,12 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ldd.augmentation.affine import AffineViews
-from ldd.disk.files import atomic_file, write_json
+from ldd.disk.files import write_json
+from ldd.disk.shards import Shards
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
 from ldd.images import to_unit_range
+from ldd.runtime.progress import progress
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 from ldd.runtime.seeding import generator
 
@@ -65,28 +67,42 @@ class LatentViews:
 
 @torch.no_grad()
 def encode_views(
-    encode: Encode, real: "RealImages", views: LatentViews, device: torch.device
+    encode: Encode, real: "RealImages", views: LatentViews, device: torch.device, done: int = 0
 ) -> Iterator[Tensor]:
     """Yield latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
 
     Encoding is not autocast, so that latents do not depend on the precision of the training.
+
+    Args:
+        encode: one part.
+        real: the images.
+        views: which latents there are of each.
+        device: where `encode` works.
+        done: parts at the beginning that are left out.
     """
-    for view in range(views.number):
-        for mirrored in (False, True)[: 1 + views.mirror]:
-            for number, places in enumerate(torch.arange(len(real.labels)).split(CHUNK)):
-                images = to_unit_range(real.take(places)).to(device)
-                if view > 0 and views.augmentation is not None:
-                    images = views.augmentation(images, generator(views.seed, "view", view, number))
-                with torch.autocast(device.type, enabled=False):
-                    yield encode(images.flip(-1) if mirrored else images).float().cpu()
+    places = torch.arange(len(real.labels)).split(CHUNK)
+    parts = [
+        (view, mirrored, number)
+        for view in range(views.number)
+        for mirrored in (False, True)[: 1 + views.mirror]
+        for number in range(len(places))
+    ][done:]
+    with progress("encoding images", sum(len(places[number]) for *_, number in parts)) as counter:
+        for view, mirrored, number in parts:
+            images = to_unit_range(real.take(places[number])).to(device)
+            if view > 0 and views.augmentation is not None:
+                images = views.augmentation(images, generator(views.seed, "view", view, number))
+            with torch.autocast(device.type, enabled=False):
+                yield encode(images.flip(-1) if mirrored else images).float().cpu()
+            counter.add(len(images))
 
 
 class LatentCache:
     """Latents on disk: `latents-<size>px-<key>.bin`, float32 one after the other, and `.json`, their index.
 
     The key is a hash of everything the latents depend on: the images (`revision`), the autoencoder's weights and
-    config, and the views. Old files may be deleted at any time. Both files are written under other names and renamed,
-    the index last; of several processes one encodes and the others wait.
+    config, and the views. Old files may be deleted at any time. The latents are encoded in shards that survive a kill
+    (see `ldd.disk.shards`), the index is written last; of several processes one encodes and the others wait.
     """
 
     def __init__(
@@ -104,15 +120,20 @@ class LatentCache:
         self.index = self.data.with_suffix(".json")
         self._shape, self._size = shape, torch.Size(shape).numel()
 
-    def load(self, parts: Iterator[Tensor]) -> Tensor:
-        """Return the latents, mapped into memory; where there is no file yet, write `parts` to one first."""
+    def load(self, parts: Callable[[int], Iterator[Tensor]]) -> Tensor:
+        """Return the latents, mapped into memory; where there is no file yet, write one first.
+
+        Args:
+            parts: makes them, without as many parts at the beginning as it is given.
+        """
         found = self._open()
         if found is not None:
             return found
         return build_once(
             self.data,
+            key=self.key,
             find=self._open,
-            write=lambda: self._write(parts),
+            write=lambda shards: self._write(shards, parts),
             num_bytes=self._size * torch.float32.itemsize,
             contents=f"{self._shape[0]} latents",
         )
@@ -128,11 +149,12 @@ class LatentCache:
             rank_zero_warn(f"the cache {self.data} is damaged ({error}); it is built again")
             return None
 
-    def _write(self, parts: Iterator[Tensor]) -> None:
-        rank_zero_info(f"encoding {self._shape[0]} latents into {self.data}")
-        with atomic_file(self.data) as beside, open(beside, "wb") as file:
-            for part in parts:
-                file.write(part.contiguous().numpy().data)
+    def _write(self, shards: Shards, parts: Callable[[int], Iterator[Tensor]]) -> None:
+        there = f"; {sum(shards.facts)} of them are there" if shards.facts else ""
+        rank_zero_info(f"encoding {self._shape[0]} latents into {self.data}{there}")
+        for part in parts(len(shards.facts)):
+            shards.add([part.contiguous().numpy().data], len(part))
+        shards.finish()
         write_json(self.index, {"format": _FORMAT, "key": self.key, "shape": list(self._shape)})
 
 

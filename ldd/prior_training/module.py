@@ -7,6 +7,7 @@ those of one rank up to float32 rounding.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -27,6 +28,7 @@ from ldd.prior_training.losses import learning_rate, moving_average, noise_error
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.folder import PriorCard, write_prior
+from ldd.runtime.processes import preparing
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
 from ldd.runtime.seeding import generator, seeded
 
@@ -205,7 +207,8 @@ class PriorTraining(LightningModule):
     def _denoiser_loss(self, step: int) -> Tensor:
         """This rank's part of the loss."""
         if self._latents is None:
-            self._latents = self._encode_training_images()
+            with preparing():
+                self._latents = self._encode_training_images()
             self._rows = self._data.core_set.labels.repeat(len(self._views))
         draws = generator(self._seed, "denoiser", step)
         chosen = torch.randint(len(self._latents), (self._batch,), generator=draws)
@@ -239,9 +242,9 @@ class PriorTraining(LightningModule):
             self.autoencoder.register_to_config(scaling_factor=1.0)
             plain = self._encode(real)
             self.autoencoder.register_to_config(scaling_factor=float(1 / plain.std()))
-        parts = encode_views(self._encoder, real, self._views, self.device)
+        parts = partial(encode_views, self._encoder, real, self._views, self.device)
         if self._cache_dir is None:
-            return torch.cat(list(parts))
+            return torch.cat(list(parts(0)))
         cache = LatentCache(
             self._cache_dir,
             self._data.core_set_key(),

@@ -1,5 +1,6 @@
 """How one verb runs: YAML is guarded, a function's signature is the command line, errors become exit codes."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -14,6 +15,7 @@ from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
 from ldd.runs.history import record_command
+from ldd.runtime.processes import signals_interrupt
 
 Main = Callable[[str, Sequence[str]], None]
 """What runs a verb: called with its name as typed and its arguments."""
@@ -23,7 +25,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, Arithme
 
 
 def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
-    """Run one verb in this process and return its exit code: 2 for a user's mistake, 130 for Ctrl-C.
+    """Run one verb in this process and return its exit code: 2 for a user's mistake, 128 + its number for a signal.
 
     Args:
         verb: as typed.
@@ -39,8 +41,10 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
         *arguments,
     ]  # Lightning's parser reads these, and starts other ranks with them
     guard_yaml()
+    received: list[int] = []
     try:
-        main(verb, arguments)
+        with signals_interrupt(received):
+            main(verb, arguments)
     except UserError as error:
         code, said = 2, f"error: {error}"
     except UnicodeDecodeError as error:
@@ -48,7 +52,7 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
     except LostRankError as error:
         code, said = 1, f"error: {error}"
     except KeyboardInterrupt:
-        code, said = 130, "interrupted"
+        code, said = 128 + (received[-1] if received else signal.SIGINT), "interrupted"
     else:
         return 0
     print(f"latentdd {verb}: {said}", file=sys.stderr)

@@ -37,24 +37,50 @@ def end_with_parent(message: str | None = None) -> None:
 
 
 @contextmanager
-def signals_interrupt() -> Iterator[list[int]]:
+def signals_interrupt(received: list[int] | None = None) -> Iterator[list[int]]:
     """Raise KeyboardInterrupt on each of `SIGNALS` that nothing else handles, and yield the list of those received.
 
-    So a signal stops a run at once before its first step and after its last; in between, `LastCheckpoints` lets it
-    wait for the end of the step.
+    So a signal stops a verb at once, and a run before its first step and after its last; in between,
+    `LastCheckpoints` lets it wait for the end of the step, unless the step is `preparing` something. Threads other
+    than the main one have no signals.
+
+    Args:
+        received: the list to yield.
     """
-    received: list[int] = []
+    received = [] if received is None else received
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_preparing = False
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Let a signal stop at once what is done in here, though it is part of a step: it may take hours, and is kept."""
+    global _preparing
+    before, _preparing = _preparing, True
+    try:
+        yield
+    finally:
+        _preparing = before
+
+
+def is_preparing() -> bool:
+    """Return whether the main thread is within `preparing`."""
+    return _preparing
 
 
 def requeue() -> None:

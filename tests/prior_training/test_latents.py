@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def cache(folder, revision="images", autoencoder="weights", views=None):
     return LatentCache(folder, revision, autoencoder, views or LatentViews(), (COUNT, 3, 4, 4), 8)
 
 
-def parts_of(real):
-    return encode_views(halve, real, LatentViews(), CPU)
+def parts_of(real, done=0):
+    return encode_views(halve, real, LatentViews(), CPU, done)
 
 
 def names(folder):
@@ -66,7 +67,7 @@ def names(folder):
 
 def test_the_cache_holds_what_encoding_gives_and_is_not_encoded_again(real, tmp_path):
     expected = torch.cat(list(parts_of(real)))
-    assert cache(tmp_path / "a").load(parts_of(real)).equal(expected)
+    assert cache(tmp_path / "a").load(partial(parts_of, real)).equal(expected)
     assert names(tmp_path / "a") == [".bin", ".json"]
     mapped = cache(tmp_path / "a").load(iter(()))
     assert mapped.equal(expected)
@@ -92,7 +93,7 @@ def test_other_images_weights_or_views_have_their_own_entry(tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated data", "no data", "broken index"])
 def test_a_damaged_cache_is_built_again(real, tmp_path, damage):
-    expected = cache(tmp_path).load(parts_of(real)).clone()
+    expected = cache(tmp_path).load(partial(parts_of, real)).clone()
     data, index = next(tmp_path.glob("*.bin")), next(tmp_path.glob("*.json"))
     if damage == "truncated data":
         data.write_bytes(data.read_bytes()[:-4])
@@ -101,7 +102,7 @@ def test_a_damaged_cache_is_built_again(real, tmp_path, damage):
     else:
         index.write_text("{")
     with pytest.warns(UserWarning, match=r"the cache .*\.bin is damaged .* it is built again"):
-        assert cache(tmp_path).load(parts_of(real)).equal(expected)
+        assert cache(tmp_path).load(partial(parts_of, real)).equal(expected)
     assert names(tmp_path) == [".bin", ".json"]
 
 
@@ -111,18 +112,18 @@ def test_nothing_half_written_stays(real, tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        cache(tmp_path).load(broken())
+        cache(tmp_path).load(lambda done: broken())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(UserError, match=r"cannot write .*latents-8px-.*\.bin: File too large"):
-            cache(tmp_path).load(parts_of(real))
+            cache(tmp_path).load(partial(parts_of, real))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache_dir='.*/file' cannot be created \(File exists\)"):
-        cache(tmp_path / "file").load(parts_of(real))
+        cache(tmp_path / "file").load(partial(parts_of, real))
 
 
 def encode_slowly(real, folder, log, sums):
@@ -136,7 +137,7 @@ def encode_slowly(real, folder, log, sums):
             time.sleep(0.2)
             yield part
 
-    sums.put(float(cache(folder).load(parts()).double().sum()))
+    sums.put(float(cache(folder).load(lambda done: parts()).double().sum()))
 
 
 def test_two_processes_at_once_encode_once(real, tmp_path):

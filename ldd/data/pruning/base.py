@@ -1,7 +1,8 @@
 """What every pruner is, how a share of the images is selected by their scores, and how scores are kept and shared."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -252,7 +253,8 @@ CACHE_DIR = "~/.cache/latentdd/scores"
 """Where hashes and scores are kept unless another folder is named."""
 
 _THREADS = 8  # files being read at once: the disk is the limit
-_AT_ONCE = 1024  # files between two updates of the bar
+_AT_ONCE = 1024  # files being read before the first of them is told
+_SAVE_EVERY, _SAVE_SECONDS = 4096, 20  # results, or seconds: what a killed process has to do again
 
 
 def complete(
@@ -294,15 +296,51 @@ def hash_items(source: Source, items: Sequence[Item], cache_dir: Path | None) ->
     keys = [f"{source.place}\t{item.key}\t{source.revision(item)}" for item in items]
 
     def work(places: Sequence[int]) -> list[str]:
-        found: list[str] = []
-        with ThreadPoolExecutor(_THREADS) as pool, progress("hashing images", len(places)) as counter:
-            for start in range(0, len(places), _AT_ONCE):
-                chunk = [items[place] for place in places[start : start + _AT_ONCE]]
-                found += pool.map(source.sha256, chunk)
-                counter.add(len(chunk))
-        if store is not None:
-            store.add([keys[place] for place in places], sha256=pa.array(found, pa.string()))
-        return found
+        with ThreadPoolExecutor(_THREADS) as pool:
+            starts = range(0, len(places), _AT_ONCE)
+            chunks = ([items[place] for place in places[start : start + _AT_ONCE]] for start in starts)
+            found = (digest for chunk in chunks for digest in pool.map(source.sha256, chunk))
+            return stored("hashing images", [keys[place] for place in places], found, store, _column)
 
     known = [None] * len(items) if store is None else store.find(keys)["sha256"].to_pylist()
     return complete(known, work, store)
+
+
+def _column(digests: Sequence[str]) -> dict[str, pa.Array]:
+    return {"sha256": pa.array(digests, pa.string())}
+
+
+def stored(
+    what: str,
+    keys: Sequence[str],
+    results: Iterable[T],
+    store: Store | None,
+    columns: Callable[[Sequence[T]], Mapping[str, pa.Array]],
+) -> list[T]:
+    """Return results, with a bar, which are written to the store as they come: a kill costs some seconds of work.
+
+    Args:
+        what: is being done.
+        keys: of the results.
+        results: one for each key, made as they are asked for.
+        store: where they are kept; None keeps none.
+        columns: turns results into columns of the store.
+    """
+    found: list[T] = []
+    saved, at = 0, time.monotonic()
+
+    def save() -> None:
+        if store is not None and len(found) > saved:
+            store.add(keys[saved : len(found)], **columns(found[saved:]))
+
+    with progress(what, len(keys)) as counter:
+        try:
+            for result in results:
+                found.append(result)
+                counter.add(1)
+                if len(found) - saved >= _SAVE_EVERY or time.monotonic() - at > _SAVE_SECONDS:
+                    save()
+                    saved, at = len(found), time.monotonic()
+        finally:  # also what was done before an unreadable image or a signal
+            save()
+    return found

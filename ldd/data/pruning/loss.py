@@ -1,14 +1,13 @@
 """Pruning by the loss of a pre-trained classifier."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from ldd.data.pruning.base import CACHE_DIR, Order, RankedPruner, Scope, complete, hash_items
+from ldd.data.pruning.base import CACHE_DIR, Order, RankedPruner, Scope, complete, hash_items, stored
 from ldd.data.pruning.scoring import BatchSize, Precision, Scorer, resolved
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
@@ -17,11 +16,9 @@ from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks.pretrained import Classifier, Size, class_outputs
 from ldd.runtime.devices import find_device
-from ldd.runtime.progress import progress
 from ldd.runtime.ranks import rank_zero_warn
 
 _COLUMNS = ("loss", "margin")
-_SAVE_EVERY = 4096  # images: what a killed process has to score again
 _ENOUGH_TO_JUDGE = 100  # images
 
 
@@ -97,7 +94,8 @@ class LossPruner(RankedPruner):
                 self.precision,
             )
             batches = scorer(source, [items[row] for row in rows], [targets[row] for row in rows])
-            return _gather(batches, [keys[row] for row in rows], store)
+            found = (pair for batch in batches for pair in batch.tolist())
+            return stored("scoring images", [keys[row] for row in rows], found, store, _columns)
 
         known: list[list[float] | None] = [None] * len(items)
         if store is not None:
@@ -129,25 +127,5 @@ class LossPruner(RankedPruner):
             )
 
 
-def _gather(batches: Iterator[Tensor], keys: Sequence[str], store: Store | None) -> list[list[float]]:
-    """Loss and margin of each key, written to the store as they come."""
-    results: list[list[float]] = []
-    saved = 0
-    with progress("scoring images", len(keys)) as counter:
-        try:
-            for batch in batches:
-                results += batch.tolist()
-                counter.add(len(batch))
-                if len(results) - saved >= _SAVE_EVERY:
-                    saved = _save(store, keys, results, saved)
-        finally:  # also what was done before an unreadable image or Ctrl-C
-            _save(store, keys, results, saved)
-    return results
-
-
-def _save(store: Store | None, keys: Sequence[str], results: Sequence[list[float]], start: int) -> int:
-    """Write results from `start` on; how many are written now."""
-    if store is not None and len(results) > start:
-        losses, margins = np.array(results[start:]).T
-        store.add(keys[start : len(results)], loss=pa.array(losses), margin=pa.array(margins))
-    return len(results)
+def _columns(pairs: Sequence[list[float]]) -> dict[str, pa.Array]:
+    return dict(zip(_COLUMNS, map(pa.array, np.array(pairs).T), strict=True))

@@ -16,8 +16,10 @@ from torchvision.models import get_model
 from torchvision.transforms import v2
 
 from ldd.data import FolderSource, Subset
-from ldd.data.pruning import LossPruner, loss as loss_module, scoring
+from ldd.data.pruning import LossPruner, base, scoring
+from ldd.data.pruning.base import hash_items
 from ldd.data.pruning.scoring import losses_and_margins
+from ldd.disk.table import Store
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.images import ClassInfo
@@ -147,22 +149,23 @@ def test_a_killed_run_goes_on_where_it_was(pruner, counted, monkeypatch):
     source = NoiseSource(20, 20, 20)
     expected = score(LossPruner(0.5, weights=pruner.classifier.weights, cache_dir=None, **SMALL), source)
     counted.clear()
-    monkeypatch.setattr(loss_module, "_SAVE_EVERY", 16)
+    monkeypatch.setattr(base, "_SAVE_EVERY", 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     saves = []
-    save = loss_module._save
+    add = Store.add
 
-    def killed(*arguments):
+    def killed(store, keys, **columns):
         if len(saves) >= 2:  # as if the process were gone: nothing is written any more
             raise SystemExit(137)
-        saves.append(save(*arguments))
-        return saves[-1]
+        add(store, keys, **columns)
+        if "loss" in columns:
+            saves.append(len(keys))
 
-    monkeypatch.setattr(loss_module, "_save", killed)
+    monkeypatch.setattr(Store, "add", killed)
     with pytest.raises(SystemExit):
         score(pruner, source)
-    assert saves == [16, 32]
-    monkeypatch.setattr(loss_module, "_save", save)
+    assert saves == [16, 16]
+    monkeypatch.setattr(Store, "add", add)
     counted.clear()
     assert score(pruner, source).rows.equals(expected.rows)
     assert len(counted) == 60 - 32
@@ -328,3 +331,25 @@ def test_a_classifier_that_only_guesses_is_reported(weights, tmp_path):
         UserWarning, match=r"mobilenet_v3_small gets 0\.00% of these images right, no more than guessing"
     ):
         score(pruner, NoiseSource(34, 34, 34))
+
+
+def test_a_killed_run_does_not_read_hashed_files_again(pruner, tmp_path, monkeypatch):
+    source = FolderSource(str(write_folder(tmp_path / "data", {"a": 12, "b": 12, "c": 12})))
+    items, read = source.items("train"), []
+    expected = hash_items(source, items, None)
+    monkeypatch.setattr(base, "_SAVE_EVERY", 8)
+    plain = FolderSource.sha256
+
+    def hashed(self, item):
+        if len(read) > 20:
+            raise KeyboardInterrupt
+        read.append(item.key)
+        return plain(self, item)
+
+    monkeypatch.setattr(FolderSource, "sha256", hashed)
+    monkeypatch.setattr(base, "_THREADS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        hash_items(source, items, pruner.cache_dir)
+    monkeypatch.setattr(FolderSource, "sha256", lambda self, item: read.append(item.key) or plain(self, item))
+    assert hash_items(source, items, pruner.cache_dir) == expected
+    assert sorted(read) == sorted(item.key for item in items)  # each once
