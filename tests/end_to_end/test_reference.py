@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import reference
 
+pytestmark = pytest.mark.smoke
+
 RECORDED = json.loads(Path(reference.__file__).with_name("reference.json").read_text())
 SAME_MACHINE = reference.machine() == RECORDED["machine"]
 

@@ -1,0 +1,143 @@
+"""The shortest use of every verb, and the README's Python example: run on each Python that the package names."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+import yaml
+from original_ldm import build, checkpoint_of, config_of, randomise
+from reference import CONFIGS, EVALUATION, NARROW, NO_BAR, QUICK, SHORT_CHAIN, STUDENT, THREE
+from safetensors.torch import load_file
+
+import ldd
+from ldd import cli
+from ldd.artefact.set import DistilledSet
+from ldd.commands.prior import ACTIONS
+from ldd.evaluation import evaluate
+from ldd.priors import LatentDiffusionPrior
+
+pytestmark = pytest.mark.smoke
+
+README = Path(__file__).parents[2] / "README.md"
+DATA = ("--data", CONFIGS / "data" / "digits.yaml", *THREE)
+EXPERT = {"class_path": "ldd.evaluation.ExpertLabels", "init_args": {"trajectories": "recording"}}
+SOFT = {"augmentations": [], "views": {"crop_scale": [0.5, 1.0], "flip": True}, "labels": "teacher"}
+
+COMMANDS: dict[str, list[object]] = {
+    "fit": reference.RUNS["dm"],
+    "experts": reference.RUNS["experts"],
+    "validate": [
+        *("validate", *QUICK, *THREE, *SHORT_CHAIN, "--model.objective.network.width", 8, *EVALUATION),
+        *("--trainer.default_root_dir", "dm", *NO_BAR),
+    ],
+    "plan": [
+        *("plan", *QUICK, *THREE, *SHORT_CHAIN, "--model.objective.network.width", 8, *NO_BAR),
+        *("--trainer.max_steps", 3, "--trainer.limit_val_batches", 0, "--probe_steps", 2, "--json"),
+    ],
+    "sweep": [
+        *("sweep", "--config", "sweep.yaml", "--out", "sweep", "--", *THREE, *SHORT_CHAIN, *NO_BAR),
+        *("--trainer.max_steps", 1, "--model.objective.init_args.network.init_args.width", 4, *EVALUATION),
+    ],
+    "check": ["check", "dm", *DATA, "--networks", STUDENT, "--protocol", "protocol.yaml"],
+    "train": [
+        *("train", "dm", *DATA, "--network", NARROW, "--protocol", "protocol.yaml"),
+        *("--out", "network.safetensors"),
+    ],
+    "label-crops": [
+        *("label-crops", "dm", *DATA, "--labels", "expert.yaml", "--protocol", "soft.yaml"),
+        *("--out", "crops.safetensors"),
+    ],
+    "inspect": ["inspect", "dm", "--json"],
+    "report": ["report", "dm", "--out", "report.html"],
+    "configs": ["configs", "--copy", "recipes"],
+    "convert": [
+        *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
+        *("--class-names", "names.txt"),
+    ],
+}
+"""Name -> arguments of `latentdd` that `reference.RUNS` lacks, in the order in which they need each other."""
+
+
+def prepare(folder):
+    """Write the files that the commands name."""
+    reference.prepare(folder)
+    expert = {**EXPERT, "init_args": {**EXPERT["init_args"], "epoch": 3, "network": json.loads(NARROW)}}
+    expert["init_args"]["network"]["init_args"] = {"width": 8}
+    sweep = {"base": str(CONFIGS / "quickstart.yaml"), "axes": {"seed": {"one": {}}}, "seeds": [1]}
+    contents = {"expert.yaml": expert, "soft.yaml": reference.PROTOCOL | SOFT, "sweep.yaml": sweep}
+    params = config_of()
+    contents["model.yaml"] = {"model": {"params": params}}
+    for name, content in contents.items():
+        (folder / name).write_text(yaml.safe_dump(content))
+    unet, stage = (randomise(module) for module in build(params))
+    torch.save({"state_dict": checkpoint_of(params, unet, stage, torch.zeros(11, 16))}, folder / "model.ckpt")
+    (folder / "names.txt").write_text("\n".join(f"n{row:08} thing {row}" for row in range(10)))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """Run the commands in a folder of their own: (folder, what each printed)."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as printing:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("HOME", str(folder / "home"))
+        patch.setattr("sys.argv", ["latentdd"])
+        prepare(folder)
+        printed = {}
+        for name, arguments in COMMANDS.items():
+            with (folder / f"{name}.out").open("w+") as file:
+                printing.setattr("sys.stdout", file)
+                code = cli.main([str(argument) for argument in arguments])
+                printing.undo()
+                file.seek(0)
+                printed[name] = file.read()
+            assert code == 0, name
+    return folder, printed
+
+
+def test_every_verb_is_used():
+    """Here or in the reference runs, which are part of the same check."""
+    used = [(*map(str, arguments), "")[:2] for arguments in (*COMMANDS.values(), *reference.RUNS.values())]
+    assert {verb for verb, _ in used} == {*cli.VERBS}
+    assert {action for verb, action in used if verb == "prior"} == {*ACTIONS}
+
+
+def test_a_run_and_its_evaluation(said):
+    folder, _ = said
+    assert DistilledSet.load(folder / "dm").classes[2].wnid == "digit-7"
+    rows = [*reference.rows_of(folder / "dm" / "evaluation.csv")]
+    assert {row["set"] for row in rows} >= {"distilled", "initial", "random_real"}
+    assert all(0 < float(row["accuracy"]) <= 1 for row in rows)
+    assert (folder / "sweep" / "sweep.csv").read_text().count("\n") >= 2
+
+
+def test_what_the_other_verbs_leave(said):
+    folder, printed = said
+    assert json.loads(printed["plan"].splitlines()[-1])["steps"] == 3
+    found = json.loads(printed["inspect"])
+    assert (found["num_classes"], found["images_per_class"]) == (3, 1)
+    assert "confusion.png" in {path.name for path in (folder / "dm" / "checks").iterdir()}
+    assert load_file(folder / "network.safetensors")
+    crops = load_file(folder / "crops.safetensors")
+    assert all(len(tensor) for tensor in crops.values())
+    assert "<table" in (folder / "report.html").read_text()
+    assert (folder / "recipes" / "quickstart.yaml").read_text() == (CONFIGS / "quickstart.yaml").read_text()
+    assert len(LatentDiffusionPrior(str(folder / "converted")).classes) == 10
+
+
+def test_the_python_example_of_the_readme(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(import lightning.*?)```", README.read_text(), re.DOTALL)
+    protocol = tmp_path / "protocol.yaml"
+    protocol.write_text(json.dumps(reference.PROTOCOL))
+    short = {"protocol": str(protocol), "baselines": [], "num_workers": 1}
+    monkeypatch.setattr(ldd, "evaluate", lambda *given, **named: evaluate(*given, **named | short))
+    example, shortened = re.subn(r"max_steps=\d+", "max_steps=2", example)
+    assert shortened == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, str(README), "exec"), {})
+    assert DistilledSet.load("runs/python/distilled").images.shape == (10, 3, 32, 32)
+    assert "narrow" in capsys.readouterr().out
