@@ -6,18 +6,21 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ldd.data.pictures import check_class_names, listed, picture_files, read_file, subfolders
 from ldd.data.sources import SPLIT_SEED, Item, Source, Split, UnreadableImage
-from ldd.data.splits import read_file
 from ldd.disk.files import sha256
+from ldd.disk.text import read_text
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.images import SUFFIXES, ClassInfo
+from ldd.runtime.ranks import rank_zero_warn
 from ldd.runtime.seeding import generator
 
 TABLES = ("classes.json", "classes.csv")
@@ -52,8 +55,14 @@ class FolderSource(Source):
         self.place = f"root={root!r}"
         self._root = Path(root).expanduser()
         self._test = "val" if (self._root / "val").is_dir() or not (self._root / "test").is_dir() else "test"
-        self._class_folders(self._test)
-        self.classes = class_table(self._root, self._class_folders("train"))
+        tested, names = self._class_folders(self._test), self._class_folders("train")
+        self.classes = class_table(self._root, names)
+        check_class_names(self.classes, self._root)
+        if more := set(tested) - set(names):
+            rank_zero_warn(
+                f"{self._root / self._test} has {len(more)} class folders that {self._root / 'train'} lacks "
+                f"({listed(more)}); their images are not used"
+            )
         self._listed: dict[tuple[str, int], list[str]] = {}
 
     def _class_folders(self, split: str) -> list[str]:
@@ -63,13 +72,11 @@ class FolderSource(Source):
                     f"{self.place}: there is no folder {folder}; images are expected in "
                     "<root>/train/<class>/ and <root>/val/<class>/"
                 )
-        with os.scandir(self._root / split) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-        names = sorted(name for name, is_folder in found if is_folder)
+        names = subfolders(self._root / split)
         if names:
             return names
         cure = "one folder per class is needed"
-        if any(name.lower().endswith(SUFFIXES) for name, _ in found):
+        if any(name.lower().endswith(SUFFIXES) for name in os.listdir(self._root / split)):
             cure += (
                 "; the images of ImageNet's validation archive are sorted into such folders by "
                 "torchvision.datasets.ImageNet(root, split='val'), given its devkit archive"
@@ -98,14 +105,9 @@ class FolderSource(Source):
         return [Item(key=path, label=label) for path in paths]
 
     def _list(self, folder: str) -> list[str]:
-        """Paths below `folder`, relative to the root. Text only: path objects cost ten times the system call."""
+        """Paths below `folder`, relative to the root."""
         start = len(os.path.join(self._root, ""))
-        return sorted(
-            os.path.join(parent, name)[start:].replace(os.sep, "/")
-            for parent, _, names in os.walk(self._root / folder, onerror=_refuse_folder, followlinks=True)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        )
+        return [path[start:].replace(os.sep, "/") for path in picture_files(str(self._root / folder))]
 
     def read(self, item: Item) -> Tensor:
         """Decode one file, (3, h, w) uint8 RGB, upright."""
@@ -136,18 +138,13 @@ class FolderSource(Source):
             return None
 
 
-def _refuse_folder(error: OSError) -> None:
-    """Raise where `os.walk` would take a class folder that it cannot list for an empty one."""
-    if not isinstance(error, FileNotFoundError):
-        raise UserError(f"cannot list {error.filename}: {error.strerror}; make it readable") from error
-
-
 def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
     """Return the classes of the folders `names` (sorted), ordered by id.
 
     A table next to the folders comes first: `classes.json`, a list of
     `{"wnid": folder, "id": number, "name": text}`, or `classes.csv` with these columns. `id` (default: the row's
-    place) and `name` (default: the folder) may be missing; rows of folders that are not there are ignored.
+    place) and `name` (default: the folder) may be missing; rows of folders that are not there are ignored. Without a
+    table, folders that are all numbers have these as ids, in the order of their names as text.
     """
     for file in (root / name for name in TABLES):
         if file.is_file():
@@ -158,14 +155,17 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
             ClassInfo(label=i, id=indices[name], wnid=name, name=imagenet.readable_name(name))
             for i, name in enumerate(names)
         ]
-    return [ClassInfo(label=i, id=i, wnid=name, name=name) for i, name in enumerate(names)]
+    ids = [int(name) if name.isascii() and name.isdecimal() else -1 for name in names]
+    if min(ids) < 0 or len(set(ids)) < len(ids):  # 7 and 007 beside each other
+        ids = list(range(len(names)))
+    return [ClassInfo(label=i, id=ids[i], wnid=name, name=name) for i, name in enumerate(names)]
 
 
 def table_rows(file: Path) -> list[ClassInfo]:
     """Return all rows of a table, ordered by `label` where all have one (as in our exports), else by `id`."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            rows: list[Any] = json.load(opened) if file.suffix == ".json" else list(csv.DictReader(opened))
+        text = read_text(file)
+        rows: list[Any] = json.loads(text) if file.suffix == ".json" else list(csv.DictReader(StringIO(text)))
         numbers = [int(str(row.get("id", place))) for place, row in enumerate(rows)]
         labels = [str(row.get("label", "")) for row in rows]
         wnids = [str(row["wnid"]) for row in rows]

@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
 
+from ldd.data.pictures import fit_to_square
 from ldd.data.real import RealImages
 from ldd.data.sources import Item, Source, Split, UnreadableImage
 from ldd.disk.files import write_json
@@ -62,14 +61,21 @@ def load_split(
     """
     items = source.items(split)
     if cache_dir is None:
-        return decode(source, items, image_size, on_error)
+        return decode(source, items, image_size, on_error, every_class=split != "selection")
     entry = CacheEntry(Path(cache_dir).expanduser(), source, split, items, image_size)
     found = entry.open(on_error)
     return entry.build(on_error) if found is None else found
 
 
-def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnError = "raise") -> RealImages:
-    """Decode `items`, ordered by class, into memory."""
+def decode(
+    source: Source,
+    items: Sequence[Item],
+    image_size: int,
+    on_error: OnError = "raise",
+    *,
+    every_class: bool = True,
+) -> RealImages:
+    """Decode `items`, ordered by class, into memory; with `every_class` at least one of each must be read."""
     needed, free = len(items) * 3 * image_size**2, free_bytes(torch.device("cpu"))
     if needed > free:
         raise UserError(
@@ -83,7 +89,7 @@ def decode(source: Source, items: Sequence[Item], image_size: int, on_error: OnE
         left_out |= {start + i: result for i, result in enumerate(results) if isinstance(result, LeftOut)}
         for image in _images(results):
             np.copyto(next(places), image)
-    kept = _kept(source, items, left_out)
+    kept = _kept(source, items, left_out, every_class=every_class)
     _report([*left_out.values()], on_error)
     labels = torch.tensor([item.label for item in kept], dtype=torch.int64)
     return RealImages(images[: len(kept)], labels, [item.key for item in kept], len(source.classes))
@@ -170,7 +176,7 @@ class CacheEntry:
             shards.add((image.data for image in _images(results)), [len(results), [*missing.items()]])
         left_out = _left_out(shards)
         try:
-            kept = _kept(self._source, self._items, left_out)
+            kept = _kept(self._source, self._items, left_out, every_class=self._split != "selection")
         except UserError:
             shards.discard()  # mended images have another key
             raise
@@ -229,10 +235,16 @@ def _left_out(shards: Shards) -> dict[int, LeftOut]:
     return found
 
 
-def _kept(source: Source, items: Sequence[Item], left_out: Mapping[int, LeftOut]) -> list[Item]:
-    """The items that could be read: at least one of each class that has any."""
+def _kept(
+    source: Source, items: Sequence[Item], left_out: Mapping[int, LeftOut], *, every_class: bool = True
+) -> list[Item]:
+    """The items that could be read: at least one of each class that has any.
+
+    Not so in the selection split, which may hold one image of a class.
+    """
     kept = [item for place, item in enumerate(items) if place not in left_out]
-    for label in sorted({item.label for item in items} - {item.label for item in kept}):
+    gone = {item.label for item in items} - {item.label for item in kept} if every_class else set()
+    for label in sorted(gone):
         reason = next(entry.reason for place, entry in left_out.items() if items[place].label == label)
         raise UserError(
             f"class {source.classes[label].wnid!r} is left without images: none of its files can be read, e.g. {reason}"
@@ -249,44 +261,3 @@ def _report(left_out: Sequence[LeftOut], on_error: OnError, hint: str = "") -> N
     listed = "".join(f"\n  {entry.key}: {entry.reason}" for entry in left_out[:_LISTED])
     more = f"\n  and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
     rank_zero_warn(f"{len(left_out)} unreadable images are left out{hint}:{listed}{more}")
-
-
-def read_file(path: Path) -> Tensor:
-    """Read one image file as (3, h, w) uint8 RGB, at its native size and upright.
-
-    Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's `ImageFolder` does), of
-    an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
-    a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
-    """
-    try:
-        return _read_file(path)
-    except UnreadableImage:
-        raise
-    except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
-        raise UnreadableImage(
-            f"cannot read image {path}: {error}; repair it or remove it from the folder, or leave out such "
-            "images with data.on_error: skip"
-        ) from error
-
-
-def _read_file(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
-            raise UnreadableImage(
-                f"{path} has more than 8 bits per channel; convert it to 8 bits, or leave out such images with "
-                "data.on_error: skip"
-            )
-        upright = ImageOps.exif_transpose(image)
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
-        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
-
-
-def fit_to_square(image: Tensor, size: int) -> Tensor:
-    """Return (3, h, w) uint8 as (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
-    from torchvision.transforms.v2 import InterpolationMode  # here: importing pictures does without it
-    from torchvision.transforms.v2.functional import center_crop, resize
-
-    resized = resize(image, [size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-    square: Tensor = center_crop(resized, [size, size])
-    return square

@@ -1,14 +1,16 @@
 """Choosing some classes of a source and numbering them anew."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from unicodedata import normalize
 
 from torch import Tensor
 
 from ldd.data.sources import Item, Source, Split
+from ldd.disk.text import read_text
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.images import ClassInfo
@@ -24,8 +26,9 @@ class Subset(Source):
         source: where the images come from.
         chosen: the name of a published ImageNet subset (`imagenette`, `birds`, `a`...; `imagenet-1k` is all
             1,000 classes), or the path of a text file (`*.txt`) with one wnid a line, or a list of wnids or names
-            (text) and ids (numbers; ImageNet's own indices where the classes are ImageNet's). There is no
-            `imagenet-100`: at least four lists of that name circulate, so give the file of the one you mean.
+            (text) and ids (numbers; ImageNet's own indices where the classes are ImageNet's, the folders' names where
+            these are numbers). There is no `imagenet-100`: at least four lists of that name circulate, so give the
+            file of the one you mean.
 
     Raises:
         UserError: an unknown subset or class (the message lists the nearest names), one that the source lacks,
@@ -33,7 +36,7 @@ class Subset(Source):
     """
 
     def __init__(self, source: Source, chosen: str | Sequence[str | int]) -> None:
-        names = subset_wnids(chosen) if isinstance(chosen, str) else chosen
+        names = subset_wnids(chosen, source.classes) if isinstance(chosen, str) else chosen
         if not names:
             raise UserError("subset=[] names no class; name at least one, or leave it null for all classes")
         self._refuse_missing(source, names)
@@ -87,16 +90,21 @@ class Subset(Source):
         return self._source.sha256(item)
 
 
-def subset_wnids(subset: str) -> Sequence[str]:
-    """Return the wnids of a published subset, or of a text file (first word of a line; `#` starts a comment)."""
+def subset_wnids(subset: str, classes: Sequence[ClassInfo] = ()) -> Sequence[str]:
+    """Return the wnids of a published subset, or of a text file with one a line; `#` starts a comment.
+
+    A line is a class's name, which may hold spaces, where it is one of `classes` or does not begin with a wnid of
+    ImageNet; else its first word counts.
+    """
     if subset.endswith(".txt") or "/" in subset:
         try:
-            lines = Path(subset).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(Path(subset).expanduser()).splitlines()
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"subset={subset!r}: cannot read this list of wnids ({error}); give a text file with one wnid a line"
             ) from error
-        wnids = [words[0] for line in lines if (words := line.partition("#")[0].split())]
+        known = {_composed(text) for info in classes for text in (info.wnid, info.name)}
+        wnids = [_name_in(words, known) for line in lines if (words := line.partition("#")[0].split())]
         if not wnids:
             raise UserError(f"subset={subset!r}: the file names no class; write one wnid a line")
         return wnids
@@ -104,6 +112,17 @@ def subset_wnids(subset: str) -> Sequence[str]:
     if wnids_of_name is None:
         raise UserError(_unknown_subset(subset))
     return wnids_of_name
+
+
+def _name_in(words: Sequence[str], known: Set[str]) -> str:
+    whole = " ".join(words)
+    first_counts = _WNID.fullmatch(words[0]) or _composed(words[0]) in known
+    return words[0] if first_counts and _composed(whole) not in known else whole
+
+
+def _composed(name: str) -> str:
+    """A name in the one form of Unicode that compares: some systems write accents as characters of their own."""
+    return normalize("NFC", name)
 
 
 def _unknown_subset(subset: str) -> str:
@@ -121,11 +140,16 @@ def _unknown_subset(subset: str) -> str:
 
 def find_class(classes: Sequence[ClassInfo], name: str | int) -> ClassInfo:
     """Return the class with this wnid or name (text) or id (number)."""
+    if isinstance(name, bool):
+        raise UserError(
+            f"subset: {name} is a truth value; YAML takes yes, no, on and off for such: quote the name"
+        )
     if isinstance(name, int):
         found = [info for info in classes if info.id == name]
     else:
-        found = [info for info in classes if info.wnid == name] or [
-            info for info in classes if info.name == name
+        same = _composed(name)
+        found = [info for info in classes if _composed(info.wnid) == same] or [
+            info for info in classes if _composed(info.name) == same
         ]
     if len(found) == 1:
         return found[0]

@@ -121,6 +121,7 @@ def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], di
             protocol with a teacher where there is none.
     """
     protocol, setting = request.protocol, request.setting(distilled)
+    request.selection_split()  # or refuses
     for made in filter(None, (distilled, request.initial)):
         refuse_other_data(made, request.data.spec)
     beside, left_out = request.baselines, None

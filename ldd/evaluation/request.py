@@ -95,7 +95,16 @@ class Request:
         return self.protocol.test_part(Labelled(test.images, test.labels))
 
     def selection_split(self) -> Labelled | None:
-        """Return the selection split where the protocol looks at it during training."""
+        """Return the selection split where the protocol looks at it during training.
+
+        Raises:
+            UserError: it is empty.
+        """
         if not self.protocol.looks:
             return None
+        if not len(self.data.selection_images):
+            raise UserError(
+                f"protocol {self.protocol.id} looks at the selection split during training, which is empty: each "
+                "class has one training image; add images, or take a protocol without looks"
+            )
         return Labelled(self.data.selection_images.images, self.data.selection_images.labels)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ldd.data.folders import TABLES, class_table, table_rows
+from ldd.data.pictures import files_below, listed, picture_files, read_file, subfolders
 from ldd.data.sources import UnreadableImage
-from ldd.data.splits import read_file
 from ldd.errors import UserError
 from ldd.images import SUFFIXES, ClassInfo
 from ldd.importers.classes import RawSet, shown
+from ldd.runtime.ranks import rank_zero_warn
 
 _LISTED = 10  # folders spelt out in a message
 
@@ -48,10 +49,10 @@ def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
     images: list[Tensor] = []
     labels: list[int] = []
     for name in sorted(names, key=lambda name: place[name]):
-        files = sorted(p for p in (folder / name).iterdir() if p.name.lower().endswith(SUFFIXES))
+        files = picture_files(str(folder / name))
         if not files:
             raise UserError(f"{folder / name} holds no pictures ({', '.join(SUFFIXES)}); add some")
-        for file in files:
+        for file in map(Path, files):
             try:
                 image = read_file(file)
             except UnreadableImage as error:
@@ -64,16 +65,23 @@ def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
                 )
             images.append(image)
             labels.append(place[name])
+    _tell_others(folder, len(images))
     return RawSet(torch.stack(images), torch.tensor(labels), f"folders named by {form}", form == "label")
 
 
+def _tell_others(folder: Path, read: int) -> None:
+    """Warn of files that were not read: pictures of other kinds, or pictures beside the class folders."""
+    others = [Path(path) for path in files_below(str(folder))]
+    others = [path for path in others if path.parent == folder or path.suffix.lower() not in SUFFIXES]
+    names = [path.name for path in others if path.name not in TABLES]
+    if names:
+        rank_zero_warn(
+            f"{folder}: {read} pictures are read, {len(names)} other files are not ({listed(names)})"
+        )
+
+
 def _class_folders(folder: Path) -> list[str]:
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be listed ({error.strerror}); name a folder of class folders"
-        ) from error
+    names = subfolders(folder)
     if not names:
         raise UserError(f"{folder} holds no class folders; one folder a class is needed, or a .pt file")
     return names

@@ -99,6 +99,11 @@ class ExpertLabels(Labels):
             UserError: no recording fits the data and the network, or the expert or an epoch is not in it.
         """
         experts = self._find(data)
+        if self.epoch == "auto" and not len(data.selection_images):
+            raise UserError(
+                "labels.epoch (auto) is chosen on the selection split, which is empty: each class has one training "
+                "image; add images, or give a number"
+            )
         if self.epoch != "auto":
             return self._of_epoch(experts, data.spec, self.epoch, device)
         labellers = {

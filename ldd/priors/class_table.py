@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ldd.disk.text import read_lines
 from ldd.errors import UserError
 from ldd.imagenet.tables import readable_name, synsets
 from ldd.images import ClassInfo
@@ -101,10 +102,7 @@ def imagenet_classes() -> list[ClassInfo]:
 
 def read_class_names(path: Path | str) -> list[ClassInfo]:
     """Read classes by row, one a line: the name of the class's folder, then its readable name if that differs."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--class-names ({path}) cannot be read: {error}; give a text file") from error
+    lines = read_lines(path, "--class-names", "give a text file")
     words = [line.split(maxsplit=1) for line in lines if line.strip()]
     twice = sorted(wnid for wnid, number in Counter(parts[0] for parts in words).items() if number > 1)
     if twice:

@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 
 import ldd
 from ldd.data import DigitsSource, DistillationData, FolderSource, Item, Pruner, RandomPruner
+from ldd.data.pictures import fit_to_square
 from ldd.data.pruning.table import ScoreFacts, ScoreTable
-from ldd.data.splits import fit_to_square
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.runtime.seeding import generator

@@ -1,6 +1,7 @@
 """Checks of images against loops and formulas, and the command that runs them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import scipy.linalg
@@ -16,7 +17,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.commands.check import check, data_of_run
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
-from ldd.evaluation.checks.confusion import Confusion, confusions
+from ldd.evaluation.checks.confusion import Confusion, confusion_matrix, confusions
 from ldd.evaluation.checks.neighbours import by_pixels, nearest_real
 from ldd.evaluation.checks.spread import frechet_distance, spread_of
 from ldd.evaluation.features import ClassifierFeatures, losses, pixels, trained_features, trained_network
@@ -226,3 +227,19 @@ def test_the_runs_own_data_are_taken(tmp_path):
 
 def test_large_pixels_are_averaged():
     assert pixels(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 3 * 32 * 32)
+
+
+def test_a_set_of_one_class_has_a_confusion_too():
+    spec = replace(SPEC, classes=CLASSES[:1])
+    test = Labelled(striped(4, 2)[0][:4], torch.zeros(4, dtype=torch.int64))
+    network = NARROW(1, 32)
+    assert confusion_matrix(network, spec, test).tolist() == [[4]]
+
+
+def test_confusion_counts_classes_down_and_answers_across():
+    class Says(torch.nn.Module):
+        def forward(self, images):
+            return torch.eye(3)[torch.tensor([0, 1, 1, 2])]
+
+    test = Labelled(striped(2, 2)[0][:4], torch.tensor([0, 0, 1, 1]))
+    assert confusion_matrix(Says(), SPEC, test).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]

@@ -57,6 +57,26 @@ def test_every_naming(tmp_path, table, capsys, naming):
     assert torch.equal(read.images, IMAGES)
 
 
+def test_pictures_at_any_depth_and_what_is_left(tmp_path):
+    folder = write(tmp_path / "set", WNIDS)
+    for label, name in enumerate(WNIDS):
+        (folder / name / "part2" / "deep").mkdir(parents=True)
+        (folder / name / "1.png").rename(folder / name / "part2" / "deep" / "1.png")
+        (folder / name / "._0.png").write_bytes(b"of another system")
+        (folder / name / ".ipynb_checkpoints").mkdir()
+        to_pil_image(IMAGES[label]).save(folder / name / ".ipynb_checkpoints" / "0-checkpoint.png")
+    (folder / WNIDS[0] / "loop").symlink_to(".")
+    (folder / WNIDS[1] / "x.gif").write_bytes(b"GIF89a")
+    (folder / "notes.png").write_bytes(b"beside the class folders")
+    with pytest.warns(
+        UserWarning, match=r"6 pictures are read, 2 other files are not \(notes\.png, x\.gif\)"
+    ):
+        assert run(folder, tmp_path) == 0
+    read = DistilledSet.load(tmp_path / "out")
+    assert torch.equal(read.images[read.labels == 1], IMAGES[:2])
+    assert len(read.labels) == 6
+
+
 def test_wnids_need_no_table(tmp_path):
     assert run(write(tmp_path / "set", WNIDS), tmp_path) == 0
     read = DistilledSet.load(tmp_path / "out")

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
+from ldd.data.pictures import fit_to_square
 from ldd.data.pruning.table import ScoreTable, ordered
 from ldd.data.sources import Item, Source
-from ldd.data.splits import fit_to_square
 from ldd.images import ClassInfo
 
 _LISTED = 50  # classes in the printed table
