@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-
-from rich.progress import track
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
@@ -13,10 +10,10 @@ from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
-from ldd.labels.crops import check_croppable, label_crops as make_labels
+from ldd.labels.crops import check_croppable, label_crops as make_labels, shards_of
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
-from ldd.runtime.ledger import LABEL, Ledger
+from ldd.runtime.ledger import LABEL, Ledger, measured
 
 
 def label_crops(
@@ -54,9 +51,11 @@ def label_crops(
     ledger = Ledger()
     with ledger.charge(LABEL, device):
         labeller = labels.choose(data, distilled.counts, seed, device)
-        shown = partial(track, description="labelling epochs")
-        crops = make_labels(distilled, labeller, recipe, seed, device, shown)
-    replace(crops, cost=ledger.stages[LABEL]).save(out)
+    with shards_of(Path(out), distilled, labeller, recipe, seed, device) as shards:
+        ledger.add({LABEL: measured(sum(shards.facts), device)})  # of epochs that an earlier process labelled
+        with ledger.charge(LABEL, device):
+            crops = make_labels(distilled, labeller, recipe, seed, device, shards)
+        replace(crops, cost=ledger.stages[LABEL]).save(out)
     size = sum(part.nbytes for part in crops.tensors.values())
     print(f"saved {out}: labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
 

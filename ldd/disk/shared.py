@@ -62,6 +62,20 @@ def build_once(
     return built
 
 
+@contextmanager
+def in_shards(target: Path, key: str) -> Iterator[Shards]:
+    """Yield the shards of a file that this process alone makes; see `ldd.disk.shards.Shards`.
+
+    Raises:
+        UserError: its folder cannot be written.
+    """
+    with (
+        one_at_a_time(target.with_name(f".{target.name}.lock")) as alone,
+        Shards(target, key, kept=alone) as shards,
+    ):
+        yield shards
+
+
 def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
     """Map a file of `size` numbers; writing into the tensor does not change the file.
 
@@ -124,7 +138,7 @@ def _lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        rank_zero_info(f"another process is building {path.with_suffix('.bin')}; waiting for it")
+        rank_zero_info(f"another process holds {path}; waiting for it")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         return False

@@ -1,13 +1,16 @@
 """Stored labels of crops: what a teacher says of every crop that students will see."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ldd.artefact import soft_labels
@@ -15,9 +18,12 @@ from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.soft_labels import DENSE, INDICES, VALUES, Precision
 from ldd.disk.files import read_tensors, write_tensors
+from ldd.disk.shards import Shards
+from ldd.disk.shared import in_shards
 from ldd.errors import UserError
 from ldd.labels.base import Labeller
 from ldd.networks.training import epoch_batches
+from ldd.runtime.progress import progress
 from ldd.students.protocol import Protocol
 from ldd.students.training import one_thread, student_transform
 
@@ -155,7 +161,7 @@ def label_crops(
     protocol: Protocol,
     seed: int,
     device: torch.device,
-    track: Callable[[range], Iterable[int]] = iter,
+    shards: Shards | None = None,
 ) -> CropLabels:
     """Label every crop that students of a set will see.
 
@@ -165,7 +171,7 @@ def label_crops(
         protocol: one with a teacher.
         seed: of the crops and their order.
         device: where crops are made and labelled.
-        track: goes through the epochs, to show progress.
+        shards: where each epoch is kept as soon as it is done (see `shards_of`); None keeps none.
 
     Raises:
         UserError: see `check_croppable`.
@@ -177,10 +183,17 @@ def label_crops(
     places = torch.arange(len(images), device=device, dtype=torch.float64)
     teacher = crop_teacher(labeller, protocol)
     see = student_transform(labeller.spec, protocol, None, augmented=True, stored=True)
-    by_epoch: list[dict[str, Tensor]] = []
-    with one_thread(device):  # as students work: the same sums, the same bits
-        for epoch in track(range(epochs)):
-            by_epoch.append(_of_epoch(teacher, epoch_batches(images, places, batch_size, seed, epoch, see)))
+    by_epoch = [] if shards is None else [load(shards.read(epoch)) for epoch in range(len(shards.facts))]
+    left = range(len(by_epoch), epochs)
+    # As students work on one thread: the same sums, the same bits.
+    with one_thread(device), progress("labelling crops", len(left) * len(images)) as counter:
+        for epoch in left:
+            started = time.perf_counter()
+            batches = epoch_batches(images, places, batch_size, seed, epoch, see)
+            by_epoch.append(_of_epoch(teacher, batches))
+            if shards is not None:
+                shards.add([save(by_epoch[-1])], time.perf_counter() - started)
+            counter.add(len(images))
     return CropLabels(
         {name: torch.stack([part[name] for part in by_epoch]) for name in by_epoch[0]},
         seed,
@@ -189,6 +202,28 @@ def label_crops(
         protocol.hash,
         teacher_facts(labeller, protocol),
     )
+
+
+@contextmanager
+def shards_of(
+    out: Path,
+    distilled: DistilledSet,
+    labeller: Labeller,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Shards]:
+    """Yield the epochs that are labelled already of a file `out` in the making; write it before the context ends.
+
+    Another process at the same file waits.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    facts = [identity(distilled), protocol.hash, protocol.temperature, seed, device.type, labeller.facts]
+    form = [labeller.top_k, labeller.precision]
+    with in_shards(out, json.dumps([*facts, *form], sort_keys=True, default=str)) as shards:
+        yield shards
 
 
 def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:

@@ -10,7 +10,7 @@ from small_world import SPEC, SmallData, protocol_file, small_set
 from ldd.artefact.soft_labels import quantise
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Protocol, RandomReal, TrainingSet, evaluate, train_student
-from ldd.labels.crops import CropLabels, CropTeacher, crop_teacher, label_crops
+from ldd.labels.crops import CropLabels, CropTeacher, crop_teacher, label_crops, shards_of
 from ldd.networks import ConvNet
 from ldd.students.training import fresh_network
 
@@ -133,3 +133,35 @@ def test_what_is_stored_takes_what_its_form_takes(teacher, protocol, tmp_path):
         "soft_label_values": ((3, 6, 2), torch.float16),
         "soft_label_indices": ((3, 6, 2), torch.int16),
     }
+
+
+def test_a_stopped_labelling_goes_on_at_its_epoch(teacher, protocol, tmp_path, monkeypatch):
+    labeller, distilled = Labeller(teacher, SPEC, top_k=2, facts={"network": "t"}), small_set(2)
+    out, asked = tmp_path / "crops.safetensors", []
+    plain = label_crops(distilled, labeller, protocol, 3, CPU)
+    packed = CropTeacher.packed
+
+    def counted(self, inputs, stop_at):
+        if len(asked) == stop_at:
+            raise KeyboardInterrupt
+        asked.append(len(inputs))
+        return packed(self, inputs)
+
+    def label(stop_at, seed=3):
+        monkeypatch.setattr(CropTeacher, "packed", lambda self, inputs: counted(self, inputs, stop_at))
+        with shards_of(out, distilled, labeller, protocol, seed, CPU) as shards:
+            label_crops(distilled, labeller, protocol, seed, CPU, shards).save(out)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(stop_at=5)  # in the second batch of the third epoch of two batches each
+    assert not out.exists()
+    label(stop_at=-1)
+    assert asked == [4, 2] * 2 + [4] + [4, 2]  # the third epoch again, and no other
+    plain.save(tmp_path / "plain.safetensors")
+    assert out.read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*crops*")) == ["crops.safetensors"]
+    with pytest.raises(KeyboardInterrupt):
+        label(stop_at=12)
+    label(stop_at=-1, seed=4)  # other crops: nothing of it counts
+    assert CropLabels.load(out).tensors.keys() == plain.tensors.keys()
+    assert not all(map(torch.equal, CropLabels.load(out).tensors.values(), plain.tensors.values()))
