@@ -1,6 +1,9 @@
 """Training a prior: losses fall, a stopped run resumes exactly, the folder loads, samples are those of the folder."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -10,10 +13,12 @@ from processes import run_ranks, torchrun_variables
 
 from ldd.artefact.picture import draw_grid
 from ldd.augmentation.affine import AffineViews
+from ldd.callbacks import LastCheckpoints
 from ldd.data import DistillationData, RandomPruner
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
 from ldd.prior_training.architectures import AutoencoderShape, UNetShape
+from ldd.prior_training.latents import CHUNK
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures, draw_class
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior
@@ -63,7 +68,7 @@ def fit(data, steps, folder, ckpt_path=None, precision="32-true", callbacks=(), 
         use_distributed_sampler=False,
         max_steps=steps,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, LastCheckpoints) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -336,3 +341,34 @@ def test_too_few_steps_and_saving_too_early_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="has not been trained for a single step"):
         PriorTraining(data_spec=data.spec, **TINY).save_prior(tmp_path / "prior")
     assert not (tmp_path / "prior").exists()
+
+
+def test_a_signal_while_latents_are_encoded_stops_at_once_and_nothing_is_encoded_twice(
+    trained, data, tmp_path, monkeypatch
+):
+    """The checkpoint is of the step before; the next run goes on at the part that was being encoded."""
+    encoded, plain, cache = [], PriorTraining._encoder, str(tmp_path / "latents")
+    whole, losses, _ = trained
+
+    def encoder(self, images, tell=None):
+        measuring = self.autoencoder.config.scaling_factor == 1.0
+        if tell is not None and not measuring and len(encoded) == tell:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+            raise AssertionError("not stopped")
+        encoded.extend([] if measuring else [images])
+        return plain(self, images)
+
+    def run(tell, **arguments):
+        monkeypatch.setattr(PriorTraining, "_encoder", lambda self, images: encoder(self, images, tell))
+        return fit(data, 60, tmp_path, cache_dir=cache, callbacks=[LastCheckpoints(1000)], **arguments)
+
+    with pytest.raises(SystemExit):
+        run(tell=8)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == TINY["autoencoder_steps"]
+    model, found, _ = run(tell=None, ckpt_path=last)
+    parts = 2 * -(-len(data.train_images) // CHUNK)
+    assert len(encoded) == parts + 1  # and the selection split
+    assert found.denoiser == losses.denoiser
+    assert same_weights(model.average, whole.average)

@@ -9,6 +9,7 @@ from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
 from ldd.runs.history import public_command
+from ldd.runtime.ranks import rank_zero_warn
 
 
 class PriorTrainingCLI(RunCLI):
@@ -25,6 +26,30 @@ class PriorTrainingCLI(RunCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Drop the licence that a recipe states where the data are not those of the recipe."""
+        model = self.options.model
+        if self._is_of_other_data(model.licence):
+            rank_zero_warn(
+                f"model.licence ({model.licence}) is that of the recipe's own data, and these are other data: the "
+                "prior says that the terms of its data apply; state its licence with --model.licence"
+            )
+            model.licence = None
+        super().before_instantiate_classes()
+
+    def _is_of_other_data(self, licence: str | None) -> bool:
+        typed = any(word.partition("=")[0] == "--model.licence" for word in self._typed)
+        if licence is None or typed:
+            return False
+        for file in self.options.config or ():
+            recipe = self.parser.parse_args(["--config", str(file.absolute)])
+            if recipe.model.licence == licence:
+                own, chosen = recipe.data, self.options.data
+                # A recipe for folders of ImageNet leaves the root open.
+                names = ("source", "subset") if own.root is None else ("source", "subset", "root")
+                return any(own[name] != chosen[name] for name in names)
+        return False
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.picture import draw_grid
 from ldd.artefact.set import DistilledSet
 from ldd.commands import prior
+from ldd.commands.prior.train import PriorTrainingCLI
 from ldd.data import DistillationData
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
+from ldd.prior_training.module import PriorTraining
 from ldd.priors import LatentDiffusionPrior
 from ldd.runtime.seeding import generator
 
@@ -325,3 +328,46 @@ def test_two_devices_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("prior written to") == 1
     assert LatentDiffusionPrior(str(tmp_path / "run" / "prior")).image_size == 16
+
+
+@pytest.fixture
+def other_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "ship"):
+            for number in range(3):
+                path = tmp_path / "images" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    return str(tmp_path / "images")
+
+
+ROOM = Path(ldd.__file__).parents[1] / "configs"
+OF_DIGITS = "Apache-2.0; learned from UCI Optical Recognition of Handwritten Digits (CC BY 4.0)"
+
+
+@pytest.mark.parametrize(
+    ("typed", "licence"),
+    [
+        ([], OF_DIGITS),
+        (["--data", ROOM / "data" / "folder.yaml", "--data.root", "IMAGES"], None),
+        (["--data.source", "ldd.data.FolderSource", "--data.root", "IMAGES"], None),
+        (["--data.source=ldd.data.FolderSource", "--data.root=IMAGES", "--model.licence=CC0"], "CC0"),
+        (["--data.subset", '["0","1"]'], None),
+        (["--data.image_size", "16"], OF_DIGITS),
+    ],
+    ids=["its own", "a data file", "a source", "stated", "a subset", "a size"],
+)
+def test_the_licence_of_a_recipe_is_not_that_of_other_data(other_folder, tmp_path, typed, licence):
+    words = [str(word).replace("IMAGES", other_folder) for word in typed]
+    words = ["--config", str(ROOM / "prior_training" / "digits.yaml"), *words, "--data.image_size", "16"]
+    arguments = [*words, "--trainer.default_root_dir", str(tmp_path / "run")]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cli = PriorTrainingCLI(PriorTraining, "runs/prior", arguments=arguments)
+    told = any("state its licence with --model.licence" in str(one.message) for one in said)
+    assert told == (licence is None)
+    assert cli.options.model.licence == licence
+    if licence is None and "subset" not in " ".join(words):
+        terms = "weights learned from data under: unknown: the terms of the folder's images apply"
+        assert cli.model._licence == terms
