@@ -139,7 +139,7 @@ class ClassUNet(nn.Module):
         """Predict the noise (N, c, h, w) in latents (N, c, h, w) at timesteps (N,) under class rows (N,)."""
         return self.predict(latents, timesteps, self.class_embedding(rows)[:, None])
 
-    def predict(self, latents: Tensor, timesteps: Tensor | int, tokens: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor | float, tokens: Tensor) -> Tensor:
         """Predict the noise (N, c, h, w) under class tokens (N, 1, D)."""
         noise: Tensor = self.unet(latents, timesteps, encoder_hidden_states=tokens).sample
         return noise

@@ -13,7 +13,7 @@ from ldd.images import to_bytes
 from ldd.prior_training.module import PriorTraining
 from ldd.priors.reverse import check_guidance, ddim_sample, guided
 from ldd.priors.sampling import PURPOSE
-from ldd.priors.schedule import Schedule
+from ldd.priors.schedule import DiffusionSchedule
 from ldd.runtime.seeding import generator
 
 
@@ -55,7 +55,7 @@ class SamplePictures(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise, before any work, for a number of steps that the schedule does not allow."""
-        Schedule(_training(pl_module).scheduler).steps(self.num_steps)
+        DiffusionSchedule(_training(pl_module).scheduler).steps(self.num_steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -109,7 +109,7 @@ def draw_class(
     noise = torch.randn(n, config.in_channels, config.sample_size, config.sample_size, generator=draws)
     tokens = table[torch.full((n,), label, device=table.device)][:, None]
     predict = guided(network.predict, tokens, table[-1].expand_as(tokens), guidance_scale)
-    latents = ddim_sample(predict, noise.to(table.device), Schedule(training.scheduler), num_steps)
+    latents = ddim_sample(predict, noise.to(table.device), DiffusionSchedule(training.scheduler), num_steps)
     return to_bytes(training.decode(latents)).cpu()
 
 

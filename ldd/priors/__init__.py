@@ -7,14 +7,17 @@ from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
 from ldd.priors.pixel import PixelPrior
 from ldd.priors.reverse import Skip, ddim_invert, ddim_sample, modified_reverse
-from ldd.priors.schedule import Schedule, Step
+from ldd.priors.schedule import DiffusionSchedule, FlowSchedule, Level, Schedule, Step
 
 __all__ = [
     "AutoencoderPrior",
     "DeconvolutionPrior",
+    "DiffusionSchedule",
     "DirectPrior",
+    "FlowSchedule",
     "Guide",
     "LatentDiffusionPrior",
+    "Level",
     "NeckPrior",
     "PixelPrior",
     "Prior",

@@ -32,7 +32,7 @@ _TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
 
 @final
 class LatentDiffusionPrior(Prior):
-    """Frozen autoencoder, denoising network and DDIM schedule, as diffusers saves them.
+    """Frozen autoencoder, denoising network and schedule (diffusion or flow matching), as diffusers saves them.
 
     The folder holds `vae/` (or `vqvae/`), `scheduler/` and one of:
 

@@ -1,19 +1,21 @@
 """The modified reverse process of LD3M, ordinary DDIM, and its inversion.
 
 Everything here is a function of a denoiser's output: `predict(x, timestep)` returns what the network predicts
-for noisy latents x (N, c, h, w), with guidance and conditioning already in it. All steps are deterministic
-(DDIM with eta 0).
+for noisy latents x (N, c, h, w), with guidance and conditioning already in it. All steps are deterministic:
+DDIM with eta 0, which on the straight path of a flow is Euler's method.
 
 Notation:
     in the code     symbol     meaning
     num_steps       S          steps of the reverse process
     k               k          index of a step, from S - 1 (noisiest) down to 0
     step.timestep   t_k        timestep the network is told
-    step.abar       abar_k     product of 1 - beta up to t_k; abar_S is that of the first step
-    step.abar_prev  abar_prev  the same where step k ends, at t_k - T // S; below 0 the scheduler's final one
+    step.level      a_k, b_k   shares of signal and noise where step k begins: x = a z + b n. A diffusion model has
+                               a = sqrt(abar_k), b = sqrt(1 - abar_k), with abar_k the product of 1 - beta up to t_k; a
+                               flow has a = 1 - sigma, b = sigma
+    step.end        a', b'     the same where step k ends: at t_k - T // S, below 0 at the scheduler's final level
     latents         Z          clean latents (N, c, h, w) in the denoiser's scaled space: what is learned
     noise           n          standard normal (N, c, h, w), one fixed tensor per code
-    noised          x_S        sqrt(abar_S) Z + sqrt(1 - abar_S) n
+    noised          x_S        a_S Z + b_S n, at the level of the first step
     x               x          noisy latents on their way down
     x0, e           x0, e      clean latents and noise that the network's output implies for x
     quantise        Q          nearest code with straight-through gradient (VQ autoencoders), or the identity
@@ -31,13 +33,13 @@ import torch
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.priors.schedule import Schedule, Step
+from ldd.priors.schedule import Level, Schedule, Step
 
 Skip = Literal["clean", "noised", "none"]
-Predict = Callable[[Tensor, int], Tensor]
+Predict = Callable[[Tensor, float], Tensor]
 """`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
 
-Network = Callable[[Tensor, int, Tensor], Tensor]
+Network = Callable[[Tensor, float, Tensor], Tensor]
 """`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
 
 
@@ -47,7 +49,7 @@ def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -
     Both halves are one batch of 2N; at scales 0 and 1 only the half that counts is run.
     """
 
-    def predict(x: Tensor, timestep: int) -> Tensor:
+    def predict(x: Tensor, timestep: float) -> Tensor:
         output = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning]))
         without, given = output.to(x.dtype).chunk(2)  # the difference of two answers has few digits in common
         return without + scale * (given - without)
@@ -63,9 +65,9 @@ def check_guidance(scale: float) -> None:
         raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
 
 
-def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:
-    """Return sqrt(abar) clean + sqrt(1 - abar) noise."""
-    return math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
+def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """Return the mixture of clean latents and noise (N, c, h, w) at a noise level."""
+    return level.signal * clean + level.noise * noise
 
 
 def check_skip(skip: str) -> None:
@@ -81,12 +83,14 @@ def modified_reverse(
     schedule: Schedule,
     num_steps: int,
     *,
+    start: float = 1.0,
     skip: Skip = "clean",
     quantise: Callable[[Tensor], Tensor] = lambda latents: latents,
 ) -> Tensor:
     """Return the latents (N, c, h, w) that the reverse process makes of Z and n, differentiable in Z and `predict`.
 
-    With the prediction held constant, the result's gradient in Z is sqrt(final abar) for `clean` and `none`.
+    With the prediction held constant, the result's gradient in Z is sqrt(final abar) for `clean` and `none` on the path
+    of a diffusion model. A flow begins at pure noise: Z enters through the skip alone, or through a `start` below 1.
 
     Args:
         predict: the guided network.
@@ -94,6 +98,7 @@ def modified_reverse(
         noise: n (N, c, h, w).
         schedule: the prior's noise levels.
         num_steps: S.
+        start: share of the path at which the chain begins, in (0, 1]; 1 is its noise end.
         skip: `clean` mixes Q(Z) into the predicted clean latents with share w (the released code); `noised`
             mixes x_S into the next state with share w (the paper's equation, without its added noise); `none`
             is plain DDIM.
@@ -103,8 +108,8 @@ def modified_reverse(
         UserError: unknown `skip`, or a number of steps the schedule does not allow.
     """
     check_skip(skip)
-    steps = schedule.steps(num_steps)
-    noised = add_noise(latents, noise, steps[0].abar)
+    steps = schedule.steps(num_steps, start)
+    noised = add_noise(latents, noise, steps[0].level)
     clean = quantise(latents) if skip == "clean" else latents
     last = num_steps - 1
     x = noised
@@ -113,7 +118,7 @@ def modified_reverse(
         x0, e = schedule.split(predict(x, step.timestep), x, step)
         if skip == "clean":
             x0 = (1 - w) * x0 + w * clean
-        x = add_noise(x0, e, step.abar_prev)
+        x = add_noise(x0, e, step.end)
         if skip == "noised":
             x = (1 - w) * x + w * noised
     return x
@@ -157,12 +162,12 @@ def ddim_sample(
     steps = _last_steps(schedule, num_steps, strength)
     x = noise if state is None else state
     if start is not None:
-        x = add_noise(start, noise, steps[0].abar)
+        x = add_noise(start, noise, steps[0].level)
     for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
         x0, e = schedule.split(predict(x, step.timestep), x, step)
         if guide is not None:
             x0 = x0 + guide(x0, k)
-        x = add_noise(x0, e, step.abar_prev)
+        x = add_noise(x0, e, step.end)
     return x
 
 
@@ -180,9 +185,9 @@ def ddim_invert(
     """
     x = latents
     for step in reversed(_last_steps(schedule, num_steps, strength)):
-        _, e = schedule.split(predict(x, step.timestep), x, step)
-        x0 = (x - math.sqrt(1 - step.abar_prev) * e) / math.sqrt(step.abar_prev)
-        x = add_noise(x0, e, step.abar)
+        e = schedule.noise_on_the_way_back(predict(x, step.timestep), x, step)
+        x0 = (x - step.end.noise * e) / step.end.signal
+        x = add_noise(x0, e, step.level)
     return x
 
 

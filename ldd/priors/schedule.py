@@ -5,7 +5,9 @@
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -28,41 +30,121 @@ _FAMILY = {
 }  # fmt: skip
 """Samplers of diffusers for models that were trained with a table of betas, which their configs hold.
 
-Not among them: flow matching, EDM, consistency models and those distilled for a sampler of their own (LCM, TCD).
+Not among them: flow matching (`FlowMatchEulerDiscreteScheduler` is read as what it is), EDM, consistency models and
+those distilled for a sampler of their own (LCM, TCD).
 """
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+_OTHER_GRIDS = {
+    "use_dynamic_shifting": "a shift that follows from the image size: save the shift that it gives, as `shift`",
+    "use_karras_sigmas": "a grid of its own",
+    "use_exponential_sigmas": "a grid of its own",
+    "use_beta_sigmas": "a grid of its own",
+    "invert_sigmas": "a path from clean latents to noise",
+    "shift_terminal": "a path that ends before clean latents",
+    "stochastic_sampling": "noise that is added in every step",
+}
+"""Settings of the flow scheduler that would make another path or grid, and what they mean."""
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _MOST_TIMESTEPS = 100_000
 _OTHER_NOISE = ("use_flow_sigmas",)
+
+
+class Level(NamedTuple):
+    """Shares of clean latents z and noise n in noisy latents x = signal z + noise n.
+
+    Attributes:
+        signal: sqrt(abar) of a diffusion model, 1 - sigma of a flow.
+        noise: sqrt(1 - abar) of a diffusion model, sigma of a flow.
+    """
+
+    signal: float
+    noise: float
 
 
 class Step(NamedTuple):
     """One step of the grid.
 
     Attributes:
-        timestep: what the network is told.
-        abar: noise level where the step begins.
-        abar_prev: noise level where it ends.
+        timestep: what the network is told: a number of the table, or sigma times its length for a flow.
+        level: noise level where the step begins.
+        end: noise level where it ends.
     """
 
-    timestep: int
-    abar: float
-    abar_prev: float
+    timestep: float
+    level: Level
+    end: Level
+
+
+class Schedule(ABC):
+    """The path from noise to clean latents: its grids, and what a network's output means at each noise level.
+
+    Coefficients stay Python floats until they are multiplied with tensors, so that a chain is as exact as its tensors.
+
+    Attributes:
+        num_train_timesteps: T, what the timestep of pure noise is counted in.
+        prediction_type: what the network predicts: `epsilon` (n), `sample` (z), `v_prediction` (signal n - noise z) or
+            `flow` (n - z).
+        clip: bound on the predicted clean latents, or None.
+    """
+
+    num_train_timesteps: int
+    prediction_type: str
+    clip: float | None = None
+
+    @abstractmethod
+    def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
+        """Return the grid of `num_steps` steps, noisiest first.
+
+        Args:
+            num_steps: S.
+            start: share of the path to go, in (0, 1]: 1 begins at its noise end.
+
+        Raises:
+            UserError: a number of steps or a start out of range, or a noise level at which the prediction type
+                determines nothing.
+        """
+
+    def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the clean latents x0 (clipped if the config says so) and the noise e that an output at x implies."""
+        x0, e = self._implied(output.to(x.dtype), x, step.level)  # a network may answer in half precision
+        return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e
+
+    def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
+        """Return the noise e that an output implies for x, which lies where the step ends: to run it backwards."""
+        return self._implied(output.to(x.dtype), x, step.level)[1]
+
+    def _implied(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        signal, noise = level
+        if self.prediction_type == "epsilon":
+            return (x - noise * output) / signal, output
+        if self.prediction_type == "sample":
+            return output, (x - signal * output) / noise
+        return self._of_velocity(output, x, level)
+
+    @abstractmethod
+    def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Clean latents and noise of a mixture x and an output that is another mixture of them."""
+
+    def _checked(self, steps: tuple[Step, ...], num_steps: int, cure: str) -> tuple[Step, ...]:
+        """The steps; raises where the prediction type would divide by nothing."""
+        for step in steps:
+            share = {"epsilon": step.level.signal, "sample": step.level.noise}.get(self.prediction_type)
+            if share == 0:
+                raise UserError(
+                    f"scheduler: prediction_type={self.prediction_type!r} is undefined at the noise level "
+                    f"abar={step.level.signal**2} that num_steps={num_steps} visits; {cure}"
+                )
+        return steps
 
 
 @final
-class Schedule:
-    """Timesteps and noise levels of a DDIM scheduler, with its prediction type and clipping.
+class DiffusionSchedule(Schedule):
+    """Timesteps and noise levels of a DDIM scheduler: x = sqrt(abar) z + sqrt(1 - abar) n.
 
-    The table is the scheduler's own, widened to float64. Coefficients stay Python floats until they are multiplied
-    with tensors, so that a chain is as exact as its tensors.
+    The table is the scheduler's own, widened to float64.
 
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
-
-    Attributes:
-        num_train_timesteps: T, length of the table.
-        prediction_type: what the network predicts: `epsilon`, `v_prediction` or `sample`.
-        clip: bound on the predicted clean latents, or None.
 
     Raises:
         UserError: thresholding is on, the prediction type is unknown, or noise levels are none.
@@ -80,9 +162,9 @@ class Schedule:
                 f"scheduler: prediction_type={config.prediction_type!r} is unknown; "
                 f"it must be one of {', '.join(_PREDICTION_TYPES)}"
             )
-        self.num_train_timesteps: int = config.num_train_timesteps
-        self.prediction_type: str = config.prediction_type
-        self.clip: float | None = config.clip_sample_range if config.clip_sample else None
+        self.num_train_timesteps = config.num_train_timesteps
+        self.prediction_type = config.prediction_type
+        self.clip = config.clip_sample_range if config.clip_sample else None
         self._spacing: str = config.timestep_spacing
         self._scheduler = scheduler
         self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
@@ -92,16 +174,14 @@ class Schedule:
                 "scheduler: its betas lead to noise levels outside [0, 1]; restore scheduler_config.json"
             )
 
-    def steps(self, num_steps: int) -> tuple[Step, ...]:
-        """Return the grid of `num_steps` steps, noisiest first, as in `DDIMScheduler.set_timesteps` and `.step`.
+    def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
+        """Return the grid as in `DDIMScheduler.set_timesteps` and `.step`.
 
-        Raises:
-            UserError: fewer than one step, more than the table has, a grid that leaves the table, or a noise
-                level at which the prediction type determines nothing.
+        With a `start` below 1 its timesteps are multiplied by it and rounded down, and each step ends where the next
+        one begins.
         """
         table = self.num_train_timesteps
-        if num_steps < 1:
-            raise UserError(f"num_steps={num_steps} must be at least 1")
+        _check_grid(num_steps, start)
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
         self._scheduler.set_timesteps(num_steps)
@@ -115,51 +195,120 @@ class Schedule:
                 f"{self._spacing!r}, steps_offset {self._scheduler.config.steps_offset}); take fewer steps"
             )
         stride = table // num_steps
+        ends = [self._abar[t - stride] if t >= stride else self._final_abar for t in timesteps]
+        if start < 1:
+            timesteps = [int(start * t) for t in timesteps]
+            ends = [*(self._abar[t] for t in timesteps[1:]), self._final_abar]
         steps = tuple(
-            Step(t, self._abar[t], self._abar[t - stride] if t >= stride else self._final_abar)
-            for t in timesteps
+            Step(t, _variance_kept(self._abar[t]), _variance_kept(end))
+            for t, end in zip(timesteps, ends, strict=True)
         )
-        # v_prediction is defined at every noise level; the others divide by one of the two signal shares.
-        forbidden = {"epsilon": 0.0, "sample": 1.0}.get(self.prediction_type)
-        if any(step.abar == forbidden for step in steps):
-            raise UserError(
-                f"scheduler: prediction_type={self.prediction_type!r} is undefined at the noise level "
-                f"abar={forbidden} that num_steps={num_steps} visits with spacing {self._spacing!r}; "
-                "use another timestep_spacing or a v_prediction model"
-            )
-        return steps
+        cure = "use another timestep_spacing or a v_prediction model"
+        return self._checked(steps, num_steps, f"the spacing is {self._spacing!r}; {cure}")
 
-    def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the clean latents x0 (clipped if the config says so) and the noise e that an output at x implies."""
-        output = output.to(x.dtype)  # under autocast the network answers in half precision
-        signal, spread = math.sqrt(step.abar), math.sqrt(1 - step.abar)
-        if self.prediction_type == "epsilon":
-            x0, e = (x - spread * output) / signal, output
-        elif self.prediction_type == "v_prediction":
-            x0, e = signal * x - spread * output, signal * output + spread * x
-        else:
-            x0, e = output, (x - signal * output) / spread
-        return (x0 if self.clip is None else x0.clamp(-self.clip, self.clip)), e
+    def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        signal, noise = level  # of squares that sum to one
+        return signal * x - noise * output, signal * output + noise * x
+
+
+@final
+class FlowSchedule(Schedule):
+    """The straight path of flow matching: x = (1 - sigma) z + sigma n (rectified flow, arXiv:2209.03003).
+
+    S steps begin at the noise shares 1, (S - 1) / S, ..., 1 / S and end at 0, each share sigma moved to
+    shift sigma / (1 + (shift - 1) sigma); a `start` multiplies the moved shares.
+
+    Args:
+        shift: of the noise shares towards noise, as large images want it; 1 leaves them even.
+        num_train_timesteps: T; the network is told sigma T.
+        prediction_type: see `Schedule`; models of flow matching predict `flow`.
+
+    Raises:
+        UserError: a shift that is not positive, or an unknown prediction type.
+    """
+
+    def __init__(
+        self, shift: float = 1.0, num_train_timesteps: int = 1000, prediction_type: str = "flow"
+    ) -> None:
+        if not 0 < shift < math.inf:
+            raise UserError(f"scheduler: shift={shift} must be a positive number")
+        if prediction_type not in (*_PREDICTION_TYPES, "flow"):
+            raise UserError(
+                f"scheduler: prediction_type={prediction_type!r} is unknown; it must be one of "
+                f"{', '.join((*_PREDICTION_TYPES, 'flow'))}"
+            )
+        self.shift = shift
+        self.num_train_timesteps = num_train_timesteps
+        self.prediction_type = prediction_type
+
+    def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
+        """Return the grid of even shares, moved by the shift."""
+        _check_grid(num_steps, start)
+        even = [k / num_steps for k in range(num_steps, -1, -1)]
+        shares = [start * self.shift * sigma / (1 + (self.shift - 1) * sigma) for sigma in even]
+        steps = tuple(
+            Step(sigma * self.num_train_timesteps, Level(1 - sigma, sigma), Level(1 - end, end))
+            for sigma, end in pairwise(shares)
+        )
+        return self._checked(
+            steps, num_steps, "begin below the noise end (start), or take a model that predicts flow"
+        )
+
+    def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
+        """Return the noise e: a velocity is one of the whole line, so x is split where it lies, at the step's end."""
+        return self._implied(output.to(x.dtype), x, step.end)[1]
+
+    def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        signal, noise = level
+        if self.prediction_type == "flow":
+            return x - noise * output, x + signal * output
+        norm = signal**2 + noise**2
+        return (signal * x - noise * output) / norm, (noise * x + signal * output) / norm
+
+
+def _variance_kept(abar: float) -> Level:
+    return Level(math.sqrt(abar), math.sqrt(1 - abar))
+
+
+def _check_grid(num_steps: int, start: float) -> None:
+    if num_steps < 1:
+        raise UserError(f"num_steps={num_steps} must be at least 1")
+    if not 0 < start <= 1:
+        raise UserError(f"start={start} must lie in (0, 1]: the share of the path to go, 1 from pure noise")
 
 
 def load_schedule(folder: Path) -> Schedule:
-    """Load the schedule in `folder`: read as DDIM, whichever scheduler of the family saved it."""
+    """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it."""
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
     config = read_json(path, infinite=True)  # diffusers writes -Infinity, of settings that DDIM does not have
-    _check_family(path, config)
+    flow = config.get("_class_name") == _FLOW
+    _check_flow(path, config) if flow else _check_family(path, config)
     timesteps = config.get("num_train_timesteps", 1)
     if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
         raise UserError(
             f"{path}: num_train_timesteps is {timesteps!r}; it must be a number up to {_MOST_TIMESTEPS}"
         )
     try:
-        return Schedule(DDIMScheduler.from_config(config))
+        if flow:
+            known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
+            return FlowSchedule(num_train_timesteps=timesteps, **known)
+        return DiffusionSchedule(DDIMScheduler.from_config(config))
     except UserError:
         raise
     except Exception as error:  # of values of any kind
-        raise UserError(f"{path} cannot be used as DDIMScheduler: {error}") from error
+        raise UserError(f"{path} cannot be used as {_FLOW if flow else 'DDIMScheduler'}: {error}") from error
+
+
+def _check_flow(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise for a setting that makes another path of flow matching."""
+    for name, meaning in _OTHER_GRIDS.items():
+        if config.get(name):
+            raise UserError(
+                f"{path} says {name}={config[name]!r} ({meaning}), which is not supported; set it to its default there "
+                "if the model works without it"
+            )
 
 
 def _check_family(path: Path, config: Mapping[str, Any]) -> None:

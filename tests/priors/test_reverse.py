@@ -9,14 +9,14 @@ from tiny_prior import PUBLISHED, SCHEDULER
 
 from ldd.errors import UserError
 from ldd.priors.reverse import ddim_invert, ddim_sample, modified_reverse
-from ldd.priors.schedule import Schedule
+from ldd.priors.schedule import DiffusionSchedule
 from ldd.runtime.seeding import generator
 
 SHAPE = (2, 4, 8, 8)
 
 
 def scheduler(**config) -> DDIMScheduler:
-    """The published noise schedule, its table widened as `Schedule` does."""
+    """The published noise schedule, its table widened as `DiffusionSchedule` does."""
     made = DDIMScheduler(**SCHEDULER | config)
     made.alphas_cumprod, made.final_alpha_cumprod = (
         made.alphas_cumprod.double(),
@@ -45,7 +45,7 @@ def library_loop(made: DDIMScheduler, num_steps: int, x: torch.Tensor) -> torch.
 @pytest.mark.parametrize("num_steps", [1, 5, 7, 10, 61, 999])
 def test_grid_is_the_library_s(spacing, num_steps):
     made = scheduler(timestep_spacing=spacing)
-    steps = Schedule(made).steps(num_steps)
+    steps = DiffusionSchedule(made).steps(num_steps)
     made.set_timesteps(num_steps)
     assert (
         len(steps) == num_steps
@@ -53,15 +53,14 @@ def test_grid_is_the_library_s(spacing, num_steps):
     assert [step.timestep for step in steps] == made.timesteps[:num_steps].tolist()
     for step in steps:
         previous = step.timestep - 1000 // num_steps
-        assert step.abar == made.alphas_cumprod[step.timestep]
-        assert step.abar_prev == (
-            made.alphas_cumprod[previous] if previous >= 0 else made.final_alpha_cumprod
-        )
+        end = made.alphas_cumprod[previous] if previous >= 0 else made.final_alpha_cumprod
+        for level, abar in ((step.level, float(made.alphas_cumprod[step.timestep])), (step.end, float(end))):
+            assert level == (math.sqrt(abar), math.sqrt(1 - abar))
 
 
 def test_published_grid():
     """Values printed for the released ImageNet model at 10 steps."""
-    steps = Schedule(scheduler()).steps(10)
+    steps = DiffusionSchedule(scheduler()).steps(10)
     printed = [
         0.000858,
         0.004120,
@@ -75,8 +74,8 @@ def test_published_grid():
         0.996994,
     ]
     assert [step.timestep for step in steps] == list(range(901, 0, -100))
-    assert [step.abar for step in steps] == pytest.approx(printed, abs=5e-7)
-    assert steps[-1].abar_prev == pytest.approx(0.9985, abs=1e-6)
+    assert [step.level.signal**2 for step in steps] == pytest.approx(printed, abs=5e-7)
+    assert steps[-1].end.signal ** 2 == pytest.approx(0.9985, abs=1e-6)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -96,7 +95,7 @@ def test_skip_none_and_sampling_equal_the_library(prediction, num_steps, config)
     latents, noise = normal("latents"), normal("noise")
     made.set_timesteps(num_steps)
     noised = made.add_noise(latents, noise, made.timesteps[:1])
-    schedule = Schedule(scheduler(prediction_type=prediction, **config))
+    schedule = DiffusionSchedule(scheduler(prediction_type=prediction, **config))
     ours = modified_reverse(network, latents, noise, schedule, num_steps, skip="none")
     torch.testing.assert_close(ours, library_loop(made, num_steps, noised), rtol=0, atol=1e-9)
     sampled = ddim_sample(network, noise, schedule, num_steps)
@@ -109,12 +108,12 @@ def test_zero_terminal_signal(num_steps):
     config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     made = scheduler(prediction_type="v_prediction", **config)
     assert made.alphas_cumprod[-1] == 0
-    ours = ddim_sample(network, normal("noise"), Schedule(made), num_steps)
+    ours = ddim_sample(network, normal("noise"), DiffusionSchedule(made), num_steps)
     torch.testing.assert_close(ours, library_loop(made, num_steps, normal("noise")), rtol=0, atol=1e-9)
     with pytest.raises(
         UserError, match=r"prediction_type='epsilon' is undefined at the noise level abar=0\.0"
     ):
-        Schedule(scheduler(**config)).steps(num_steps)
+        DiffusionSchedule(scheduler(**config)).steps(num_steps)
 
 
 @pytest.mark.parametrize("skip", ["clean", "none"])
@@ -124,7 +123,7 @@ def test_gradient_of_latents_with_the_output_held_constant(skip, num_steps):
     latents = normal("latents").requires_grad_()
     held = normal("output")
     result = modified_reverse(
-        lambda x, t: held, latents, normal("noise"), Schedule(scheduler()), num_steps, skip=skip
+        lambda x, t: held, latents, normal("noise"), DiffusionSchedule(scheduler()), num_steps, skip=skip
     )
     (gradient,) = torch.autograd.grad(result.sum(), latents)
     torch.testing.assert_close(gradient, torch.full(SHAPE, math.sqrt(1 - 0.0015)).double(), rtol=0, atol=1e-7)
@@ -139,7 +138,7 @@ def test_start_and_strength(strength, run):
     x = made.add_noise(start, noise, made.timesteps[10 - run : 11 - run])
     for timestep in made.timesteps[10 - run :]:
         x = made.step(network(x, int(timestep)), int(timestep), x).prev_sample
-    ours = ddim_sample(network, noise, Schedule(scheduler()), 10, start=start, strength=strength)
+    ours = ddim_sample(network, noise, DiffusionSchedule(scheduler()), 10, start=start, strength=strength)
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-9)
 
 
@@ -152,7 +151,7 @@ def test_guide_is_added_to_the_clean_latents():
         asked.append(k)
         return target - x0
 
-    schedule = Schedule(scheduler(set_alpha_to_one=True))
+    schedule = DiffusionSchedule(scheduler(set_alpha_to_one=True))
     sampled = ddim_sample(network, normal("noise"), schedule, 5, guide=guide)
     assert asked == [4, 3, 2, 1, 0]
     torch.testing.assert_close(sampled, target, rtol=0, atol=1e-12)
@@ -161,7 +160,7 @@ def test_guide_is_added_to_the_clean_latents():
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_inversion_converges_with_the_steps(prediction):
     """The way there and back misses by O(1 / S)."""
-    schedule = Schedule(scheduler(prediction_type=prediction, set_alpha_to_one=True))
+    schedule = DiffusionSchedule(scheduler(prediction_type=prediction, set_alpha_to_one=True))
     noise = normal("noise")
     # A denoiser that is right about data with variance one: E[x0 | x] = sqrt(abar) x.
     table = scheduler().alphas_cumprod
@@ -182,7 +181,7 @@ def test_inversion_converges_with_the_steps(prediction):
 
 
 def test_inversion_is_exact_where_the_noise_is_known():
-    schedule, held, noise = Schedule(scheduler()), normal("output"), normal("noise")
+    schedule, held, noise = DiffusionSchedule(scheduler()), normal("output"), normal("noise")
     sampled = ddim_sample(lambda x, t: held, noise, schedule, 10)
     inverted = ddim_invert(lambda x, t: held, sampled, schedule, 10)
     torch.testing.assert_close(inverted, noise, rtol=0, atol=1e-9)
@@ -203,42 +202,44 @@ def test_inversion_is_exact_where_the_noise_is_known():
 )
 def test_bad_number_of_steps(num_steps, config, message):
     with pytest.raises(UserError, match=message):
-        Schedule(scheduler(**config)).steps(num_steps)
+        DiffusionSchedule(scheduler(**config)).steps(num_steps)
 
 
 def test_thousand_steps_without_offset():
-    assert len(Schedule(scheduler(steps_offset=0)).steps(1000)) == 1000
+    assert len(DiffusionSchedule(scheduler(steps_offset=0)).steps(1000)) == 1000
 
 
 def test_unsupported_schedules():
     with pytest.raises(UserError, match=r"thresholding=True .* not supported; set it to false"):
-        Schedule(DDIMScheduler(**PUBLISHED, thresholding=True))
+        DiffusionSchedule(DDIMScheduler(**PUBLISHED, thresholding=True))
     with pytest.raises(
         UserError, match="prediction_type='flow' is unknown; it must be one of epsilon, v_pred"
     ):
-        Schedule(DDIMScheduler(**PUBLISHED, prediction_type="flow"))
+        DiffusionSchedule(DDIMScheduler(**PUBLISHED, prediction_type="flow"))
 
 
 def test_unknown_skip():
     with pytest.raises(UserError, match="skip='linear' is unknown; choose one of clean, noised, none"):
-        modified_reverse(network, normal("z"), normal("n"), Schedule(scheduler()), 5, skip="linear")
+        modified_reverse(network, normal("z"), normal("n"), DiffusionSchedule(scheduler()), 5, skip="linear")
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, math.nan])
 def test_bad_strength(strength):
     with pytest.raises(UserError, match=r"strength=\S+ must lie in \(0, 1\]"):
-        ddim_sample(network, normal("n"), Schedule(scheduler()), 5, start=normal("z"), strength=strength)
+        ddim_sample(
+            network, normal("n"), DiffusionSchedule(scheduler()), 5, start=normal("z"), strength=strength
+        )
 
 
 def test_strength_without_start():
     with pytest.raises(UserError, match=r"strength=0\.5 needs start"):
-        ddim_sample(network, normal("n"), Schedule(scheduler()), 5, strength=0.5)
+        ddim_sample(network, normal("n"), DiffusionSchedule(scheduler()), 5, strength=0.5)
 
 
 @pytest.mark.parametrize(("strength", "run"), [(1.0, 10), (0.6, 6), (0.01, 1)])
 def test_partial_inversion_and_the_way_back(strength, run):
     """Exact where the noise is known; the state lies at the noise level where the last steps begin."""
-    schedule, held, clean = Schedule(scheduler()), normal("output"), normal("clean")
+    schedule, held, clean = DiffusionSchedule(scheduler()), normal("output"), normal("clean")
     state = ddim_invert(lambda x, t: held, clean, schedule, 10, strength)
     back = ddim_sample(lambda x, t: held, normal("unused"), schedule, 10, state=state, strength=strength)
     torch.testing.assert_close(back, clean, rtol=0, atol=1e-9)
@@ -253,7 +254,13 @@ def test_partial_inversion_and_the_way_back(strength, run):
 def test_two_places_to_begin():
     with pytest.raises(UserError, match=r"start \(clean latents\) and state \(noisy ones\)"):
         ddim_sample(
-            network, normal("n"), Schedule(scheduler()), 5, start=normal("z"), state=normal("z"), strength=0.5
+            network,
+            normal("n"),
+            DiffusionSchedule(scheduler()),
+            5,
+            start=normal("z"),
+            state=normal("z"),
+            strength=0.5,
         )
     with pytest.raises(UserError, match=r"strength=0 must lie in \(0, 1\]"):
-        ddim_invert(network, normal("z"), Schedule(scheduler()), 5, 0)
+        ddim_invert(network, normal("z"), DiffusionSchedule(scheduler()), 5, 0)

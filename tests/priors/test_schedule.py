@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from tiny_prior import SCHEDULER
 
 from ldd.errors import UserError
-from ldd.priors.schedule import load_schedule
+from ldd.priors.schedule import FlowSchedule, load_schedule
 
 BETAS = {name: SCHEDULER[name] for name in ("beta_start", "beta_end", "beta_schedule")}
 ALL = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
@@ -45,6 +45,8 @@ def test_each_scheduler_of_diffusers_is_right_or_refused(tmp_path):
         if config.keys() >= BETAS.keys() and not name.startswith(DISTILLED_OR_SHIFTED):
             assert load_schedule(tmp_path / "s")._abar == expected
             read.add(name)
+        elif name == "FlowMatchEulerDiscreteScheduler":
+            assert isinstance(load_schedule(tmp_path / "s"), FlowSchedule)
         else:
             with pytest.raises(UserError, match=f"config of a {name}, whose noise levels"):
                 load_schedule(tmp_path / "s")

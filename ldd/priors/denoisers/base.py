@@ -77,7 +77,7 @@ class Denoiser(nn.Module, ABC):
     def null(self, n: int) -> Tensor:
         """Return the conditioning (n, L, D) of the null condition."""
 
-    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
         """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w).
 
         This is the call of a U-Net with cross-attention; other networks override it.
@@ -92,9 +92,13 @@ class Denoiser(nn.Module, ABC):
         return (channels,)
 
 
-def timestep_tensor(timestep: int, like: Tensor) -> Tensor:
-    """Return a timestep as the networks take it: on the device, where a plain number is copied at every call."""
-    return torch.full((), timestep, dtype=torch.int64, device=like.device)
+def timestep_tensor(timestep: float, like: Tensor) -> Tensor:
+    """Return a timestep as the networks take it: on the device, where a plain number is copied at every call.
+
+    Those of a diffusion model are whole numbers; those of a flow lie between, in float32 whatever the precision.
+    """
+    kind = torch.int64 if isinstance(timestep, int) else torch.float32
+    return torch.full((), timestep, dtype=kind, device=like.device)
 
 
 def check_inputs(unet: ModelMixin, tokens: str) -> None:

@@ -75,7 +75,7 @@ class DiffusionTransformer(Denoiser):
         """Return embeddings of the null class, (n, blocks, D) or (n, 1, D) if tied."""
         return self.class_embedding[:, self.null_class].expand(n, self.blocks, -1)
 
-    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is (N, blocks, D) or (N, 1, D) if tied."""
         conditions = conditioning.expand(-1, len(self.network.transformer_blocks), -1)
         output: Tensor = self.network(

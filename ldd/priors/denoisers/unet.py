@@ -78,7 +78,7 @@ class UnconditionalUNet(Denoiser):
         weight: Tensor = next(self.network.parameters())
         return weight.new_zeros(n, 0, 0)
 
-    def forward(self, x: Tensor, timestep: int, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is not read."""
         output: Tensor = self.network(x, timestep_tensor(timestep, x), return_dict=False)[0]
         return output

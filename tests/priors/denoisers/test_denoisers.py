@@ -1,6 +1,5 @@
 """Every form of diffusion model as prior, against the library's own pipelines and finite differences."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -54,8 +53,8 @@ def prior(request) -> LatentDiffusionPrior:
 
 def start_at(prior, noise):
     """Z with which the reverse process starts at `noise`, the noise tensor being the same."""
-    abar = prior.schedule.steps(STEPS)[0].abar
-    return noise * (1 - math.sqrt(1 - abar)) / math.sqrt(abar)
+    signal, spread = prior.schedule.steps(STEPS)[0].level
+    return noise * (1 - spread) / signal
 
 
 def images_of(prior, conditioning, guidance):
