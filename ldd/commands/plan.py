@@ -10,6 +10,7 @@ import rich
 from rich.table import Table
 
 from ldd.planning.run import Plan, PlanCLI, plan_run
+from ldd.runtime.progress import duration
 
 
 def _table(plan: Plan) -> Table:
@@ -17,10 +18,10 @@ def _table(plan: Plan) -> Table:
     rows = {
         "chunk": f"{plan.chunk} images{', activations computed again in backward' * plan.checkpointing}",
         "a step": f"{plan.seconds_per_step:.3g} s",
-        "to the first step": _duration(plan.setup_seconds),
-        "all steps": _duration(plan.distillation_seconds),
-        "evaluation": _duration(plan.evaluation_seconds),
-        "in all": _duration(plan.total_seconds),
+        "to the first step": duration(plan.setup_seconds),
+        "all steps": duration(plan.distillation_seconds),
+        "evaluation": duration(plan.evaluation_seconds),
+        "in all": duration(plan.total_seconds),
         "peak memory": f"{plan.peak_memory_mib:,.0f} MiB",
         "evaluation's peak memory": f"{plan.evaluation_peak_memory_mib:,.0f} MiB",
         **{f"disk, {name}": f"{mib:,.2f} MiB" for name, mib in plan.disk_mib.items() if mib},
@@ -30,10 +31,6 @@ def _table(plan: Plan) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import LABEL
 from ldd.runtime.precision import without_autocast
 from ldd.runtime.ranks import rank_zero_warn, sum_gradients
+from ldd.runtime.trainer import own_bar
 
 _PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 """Those under which codes, noise, momenta and counters have at least single precision."""
@@ -212,6 +213,10 @@ class Distiller(L.LightningModule):
         self.log(f"train/{name}", value, prog_bar=prog_bar, sync_dist=many, reduce_fx=reduce_fx)
 
     # Start of a run
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return a progress bar of whole runs in the place of the trainer's own."""
+        return own_bar(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""

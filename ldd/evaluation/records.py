@@ -3,21 +3,12 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pyarrow as pa
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, distributed, nn
 
 from ldd import __version__
@@ -26,8 +17,10 @@ from ldd.disk.table import Store
 from ldd.evaluation.request import Request
 from ldd.images import Labelled
 from ldd.networks.base import dotted_name
+from ldd.runtime.progress import progress
+from ldd.runtime.ranks import this_rank
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
-from ldd.students.workers import Done, Sets, run_students
+from ldd.students.workers import Sets, run_students
 
 FOLDER = "evaluated"
 """Name of the folder of records in a run's folder."""
@@ -55,12 +48,15 @@ def run_missing(
     missing = [student for student in students if student not in outcomes]
     if kept is not None:
         missing = kept.distinct(missing)
-    with _progress_bar(len(missing) + len(outcomes), len(outcomes), shown=request.progress) as shown:
+    here, total = len(outcomes), len(missing) + len(outcomes)
+    with progress("evaluating", total, unit="networks", done=here, shown=request.progress) as counter:
 
         def done(student: Student, outcome: Outcome) -> None:
             if kept is not None:
                 kept.add(student, outcome)
-            shown(student, outcome)
+            # The other ranks are at theirs meanwhile.
+            tested = f"{student.network} on {student.set}: {100 * outcome.accuracy:.1f} %"
+            counter.add(this_rank()[1], tested)
 
         outcomes |= run_students(
             lesson,
@@ -76,19 +72,6 @@ def run_missing(
         kept.merge()
         outcomes |= kept.find([student for student in students if student not in outcomes])
     return {student: outcomes[student] for student in students}
-
-
-@contextmanager
-def _progress_bar(total: int, done_before: int, *, shown: bool) -> Iterator[Done]:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, disable=not shown) as bar:
-        task = bar.add_task("evaluating", total=total, completed=done_before)
-
-        def done(student: Student, outcome: Outcome) -> None:
-            latest = f"evaluating: {student.network} on {student.set} {100 * outcome.accuracy:.1f} %"
-            bar.update(task, advance=1, description=latest)
-
-        yield done
 
 
 class Records:

@@ -2,14 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD
@@ -31,6 +29,7 @@ from ldd.networks import ConvNet, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.runtime.devices import find_device
 from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, measured, total, whole
+from ldd.runtime.progress import progress as shown_progress
 from ldd.runtime.seeding import derive_seed, seeded
 
 _COSTS = (
@@ -110,7 +109,12 @@ def _record_missing(
     _check_disk(recording, missing, len(wanted))
     recording.write_index()
     images, labels = data.core_set.images.to(device), data.core_set.labels.to(device)
-    with _bar(len(missing) * training.epochs, shown=progress) as tick:
+    total = len(missing) * training.epochs
+    with shown_progress("recording experts", total, unit="epochs", shown=progress) as counter:
+
+        def tick(loss: Tensor) -> None:
+            counter.add(note=lambda: f"loss {float(loss):.3f}")
+
         for done, expert in enumerate(missing):
             started = time.perf_counter()
             snapshots, losses = _train_expert(network, data.spec, images, labels, training, expert, tick)
@@ -196,21 +200,6 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
             f"{_size(free)} free; lower num_experts ({wanted}) or epochs ({recording.training.epochs}), or choose "
             "another disk with out"
         )
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[_Tick]:
-    """Progress over all epochs of all experts, with the loss and the time left."""
-    columns = (
-        TextColumn("experts"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs, loss {task.fields[loss]}, left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown or not total) as bar:
-        task = bar.add_task("experts", total=total, loss="-")
-        yield lambda loss: bar.update(task, advance=1, loss=f"{float(loss):.3f}")
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from diffusers import DDIMScheduler, ModelMixin
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import AdamW, Optimizer
@@ -31,6 +31,7 @@ from ldd.priors.folder import PriorCard, write_prior
 from ldd.runtime.processes import preparing
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
 from ldd.runtime.seeding import generator, seeded
+from ldd.runtime.trainer import own_bar
 
 if TYPE_CHECKING:
     from ldd.data.datamodule import DistillationData
@@ -157,6 +158,10 @@ class PriorTraining(LightningModule):
                 f"trainer.max_steps={self.trainer.max_steps} leaves no step for the denoiser after "
                 f"autoencoder_steps={self._autoencoder_steps}; set it to the steps of both phases together"
             )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return a progress bar of whole runs in the place of the trainer's own."""
+        return own_bar(self.trainer)
 
     # One step
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from ldd.errors import UserError
@@ -12,6 +11,7 @@ from ldd.images import ClassInfo, Labelled, to_bytes
 from ldd.priors.base import Guide, Prior
 from ldd.priors.class_table import choose_classes
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
+from ldd.runtime.progress import tracked
 from ldd.runtime.ranks import rank_zero_warn
 from ldd.runtime.seeding import generator
 
@@ -98,7 +98,7 @@ class PriorSampler:
 
     def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
         """Draw images of all classes, class-major, labelled by their places in `classes`; show a progress bar."""
-        drawn = [self.images(prior, info) for info in track(classes, "sampling", transient=True)]
+        drawn = [self.images(prior, info) for info in tracked("sampling", "classes")(classes)]
         blank = [info.name for info, images in zip(classes, drawn, strict=True) if is_blank(images)]
         if blank:
             rank_zero_warn(

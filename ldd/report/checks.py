@@ -10,9 +10,9 @@ from ldd.artefact.identity import identity
 from ldd.disk.files import read_json
 from ldd.errors import UserError
 from ldd.evaluation.checks import CONFUSION_NAME, FOLDER, JSON_NAME, NEIGHBOURS_NAME
-from ldd.evaluation.results.tables import PlainTable
 from ldd.report.pictures import Picture, picture_of
 from ldd.report.runs import Run
+from ldd.runtime.tables import PlainTable
 
 MAX_BYTES = 4 * 2**20  # of a picture inside the page
 PICTURES = {

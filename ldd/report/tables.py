@@ -11,14 +11,14 @@ from ldd.evaluation.results.rows import DISTILLED, REFERENCE, Score
 from ldd.evaluation.results.scores import EVALUATIONS, MEAN_UNSEEN
 from ldd.evaluation.results.tables import (
     DIFFER,
-    PlainTable,
     dimensions_table,
     looks_table,
-    of_runs,
     robustness_table,
 )
 from ldd.report.runs import Run
 from ldd.runtime.ledger import DECODES, EVALUATE, PEAK, SECONDS, STEPS, total, whole
+from ldd.runtime.progress import duration
+from ldd.runtime.tables import PlainTable, of_runs
 
 
 @dataclass(frozen=True)
@@ -181,14 +181,6 @@ def _figures(figures: Mapping[str, float | None]) -> tuple[str, ...]:
         if name in figures
     }
     return tuple(known.get(name, "") for name in shown)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: `9.5 s`, `12 min 30 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def _numbers(values: Sequence[int]) -> str:

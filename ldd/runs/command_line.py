@@ -3,7 +3,6 @@
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch import distributed
@@ -29,6 +27,7 @@ from ldd.runs.folder import changes, find_fault, find_last, settings_of
 from ldd.runs.verb import refuse_nulls
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info
+from ldd.runtime.trainer import expect_warnings
 
 _TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -37,15 +36,6 @@ _TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "use_distributed_sampler": False,  # the models draw their own batches
 }
-
-
-_EXPECTED_WARNINGS = (
-    r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
-    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
-    r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
-    r"LightningCLI's args parameter is intended",  # the process's own arguments name the verb as well
-    r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
-)
 
 
 _LOGS = "logs"  # folder of our own logger's files
@@ -85,8 +75,7 @@ class RunCLI(LightningCLI):
         arguments: Sequence[str] | None = None,
     ) -> None:
         self._typed = [*self.program.split()[1:], *(sys.argv[1:] if arguments is None else arguments)]
-        for expected in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", expected)
+        expect_warnings()
         super().__init__(
             model_class,
             DistillationData,
@@ -177,7 +166,7 @@ class RunCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
-        """Log to `<run>/logs/` unless a logger is given; show a progress bar unless it is switched off."""
+        """Log to `<run>/logs/` unless a logger is given; print no summary of modules unless it is asked for."""
         trainer = self.options.trainer
         try:
             Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
@@ -187,13 +176,8 @@ class RunCLI(LightningCLI):
             ) from error
         if trainer.logger in (None, True):
             kwargs["logger"] = CSVLogger(trainer.default_root_dir, name=_LOGS)
-        given = self._get(self.config_init, "trainer").callbacks or []
-        callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
-        if trainer.enable_progress_bar is not False and not any(
-            isinstance(c, ProgressBar) for c in callbacks
-        ):
-            callbacks.append(RichProgressBar(leave=True))
-        kwargs["callbacks"] = callbacks
+        if trainer.enable_model_summary is None:
+            kwargs["enable_model_summary"] = False  # counts nothing that a user of ours asks for
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning_utilities.core import rank_zero
 from lightning_utilities.core.rank_zero import (
     rank_zero_info as rank_zero_info,
-    rank_zero_only,
+    rank_zero_only as rank_zero_only,
     rank_zero_warn as rank_zero_warn,
 )
 from torch import Tensor, nn

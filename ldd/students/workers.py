@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 import cloudpickle
@@ -30,7 +31,7 @@ Sets = Mapping[tuple[str, int], Labelled | TrainingSet]
 """(set, repeat) -> what its students learn from, on the CPU."""
 
 NumWorkers = int | Literal["auto"]
-"""Worker processes on a CPU: 1 trains in this process; "auto" takes one per core, shared by the ranks of a machine."""
+"""Worker processes on a CPU: 0 or 1 trains in this process; "auto": one per core, shared by the ranks of a machine."""
 
 Done = Callable[[Student, Outcome], None]
 """Called in the parent process when a student has been tested."""
@@ -72,7 +73,7 @@ def run_students(
         selection: the selection split likewise, for protocols that look during training.
 
     Raises:
-        UserError: fewer workers than 1, a network that cannot be sent to a worker, a worker that was killed.
+        UserError: fewer workers than 0, a network that cannot be sent to a worker, a worker that was killed.
     """
     rank, world_size = this_rank()
     # The longest first, so that no worker is left with one at the end.
@@ -103,13 +104,13 @@ def count_workers(num_workers: NumWorkers) -> int:
     """Return how many worker processes `num_workers` stands for on this machine.
 
     Raises:
-        UserError: fewer than 1.
+        UserError: fewer than 0.
     """
     if num_workers == "auto":
         return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    if num_workers < 1:
-        raise UserError(f"num_workers ({num_workers}) must be 'auto' or at least 1")
-    return num_workers
+    if num_workers < 0:
+        raise UserError(f"num_workers ({num_workers}) must be 'auto', 0 (in this process) or more")
+    return max(1, num_workers)
 
 
 def _here(
@@ -129,6 +130,7 @@ def _in_workers(
 ) -> Results:
     # joblib's processes rather than multiprocessing's: they take lambdas and classes of the main script, do not run
     # that script again, map a large array instead of copying it, and notice when one of them is killed.
+    lesson = replace(lesson, factories={name: _bare(made) for name, made in lesson.factories.items()})
     _check_sendable(lesson)
     arrays: dict[int, Array] = {}
 
@@ -153,6 +155,17 @@ def _in_workers(
         ) from error
     finally:
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401 - a factory, or an argument of one
+    """What the command line makes of `class_path` with `init_args`, without its parser, which holds the whole run."""
+    if not isinstance(value, partial):
+        return value
+    arguments = {name: _bare(one) for name, one in value.keywords.items()}
+    instantiator, *classes = value.args or (None,)
+    if type(instantiator).__module__.startswith("jsonargparse.") and len(classes) == 1:
+        return partial(classes[0], **arguments)
+    return partial(value.func, *value.args, **arguments)
 
 
 def _check_sendable(lesson: Lesson) -> None:

@@ -272,7 +272,7 @@ def test_all_that_can_be_had_unless_told_otherwise(run, rows, protocol, tmp_path
     ("settings", "message"),
     [
         ({"repeats": 0}, r"evaluation.repeats \(0\) must be at least 1"),
-        ({"num_workers": -1}, r"num_workers \(-1\) must be 'auto' or at least 1"),
+        ({"num_workers": -1}, r"num_workers \(-1\) must be 'auto', 0"),
         ({"protocol": "fast"}, r"protocol \(fast\) is not known"),
     ],
 )

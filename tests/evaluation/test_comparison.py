@@ -159,7 +159,7 @@ def test_another_size_is_refused(run):
     ("settings", "message"),
     [
         ({"repeats": 0}, r"repeats \(0\) must be at least 1"),
-        ({"num_workers": 0}, r"num_workers \(0\)"),
+        ({"num_workers": -1}, r"num_workers \(-1\)"),
         ({"networks": {}}, "networks is empty"),
         ({"protocol": "fast"}, r"protocol \(fast\) is not known"),
         ({"baselines": [RandomReal(), RandomReal()]}, "random_real is there twice"),

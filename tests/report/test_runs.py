@@ -10,7 +10,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Report, Row
 from ldd.report import check_comparable, read_runs, write_report
 from ldd.report.charts import line_chart, styles
-from ldd.report.tables import byte_table, cost_table, duration, judged
+from ldd.report.tables import byte_table, cost_table, judged
 
 
 def rows(protocol="small", *, step=4, gain=0.1):
@@ -173,14 +173,6 @@ class TestTables:
         )
         found = {row[:2]: row[2:] for row in cost_table(read_runs([str(run)])).rows}
         assert found["a", "in all"][0] == "unknown"
-
-    def test_durations(self):
-        assert [duration(s) for s in (9.46, 59.6, 750, 7530)] == [
-            "9.5 s",
-            "59.6 s",
-            "12 min 30 s",
-            "2 h 5 min",
-        ]
 
 
 def test_charts_are_repeatable_and_their_parts_unique():

@@ -175,10 +175,10 @@ def test_ranks_share_the_students(tmp_path):
 
 
 def test_count_workers(monkeypatch):
-    assert count_workers(3) == 3
+    assert [count_workers(number) for number in (0, 1, 3)] == [1, 1, 3]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert count_workers("auto") == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert count_workers("auto") == 2
-    with pytest.raises(UserError, match=r"num_workers \(0\) must be 'auto' or at least 1"):
-        count_workers(0)
+    with pytest.raises(UserError, match=r"num_workers \(-1\) must be 'auto', 0"):
+        count_workers(-1)

@@ -24,6 +24,7 @@ from ldd.evaluation.results.scores import (
     Scores,
     by_protocol,
 )
+from ldd.runtime.tables import PlainTable
 
 CSV_NAME = "evaluation.csv"
 JSON_NAME = "evaluation.json"
@@ -168,9 +169,9 @@ class Report(Scores):
                 f"{path} is not an evaluation of this program ({error}); move it away, or use another folder"
             ) from error
 
-    def tables(self) -> list[tables.PlainTable]:
+    def tables(self) -> list[PlainTable]:
         """Return all that the latest evaluation has to show."""
-        made = (tables.accuracy_table, tables.looks_table, tables.robustness_table, tables.dimensions_table)
+        made = (tables.accuracy_table, tables.looks_table, tables.robustness_table, _costs)
         return [shown for table in made if (shown := table(self)) is not None]
 
     def __str__(self) -> str:
@@ -179,6 +180,10 @@ class Report(Scores):
         with console.capture() as captured:
             console.print(tables.accuracy_table(self))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _costs(report: Report) -> PlainTable:
+    return tables.dimensions_table(report).without_constants("bytes", "accuracy")
 
 
 def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def test_an_unreadable_image_is_named_and_nothing_is_lost(pruner, counted, tmp_p
 
 
 def test_the_speed_is_reported(pruner, monkeypatch, caplog):
-    monkeypatch.setattr(progress, "_SHOW_FROM", 5)
+    monkeypatch.setattr(progress, "_MANY_IMAGES", 5)
     with caplog.at_level(logging.INFO):
         score(pruner, NoiseSource(2, 2, 2))
     assert re.search(r"scoring images: 6 in \d+ s \([0-9.]+ images/s\)", caplog.text)

@@ -1,0 +1,121 @@
+"""What our models put in the place of a trainer's own: one progress bar of whole runs, and no advertisements."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+
+from ldd.runtime.progress import Counter, progress
+
+_EXPECTED_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # lightning 2.6 on torch 2.15, out of our control
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # steps do not read the loader
+    r"LightningCLI's args parameter is intended",  # the process's own arguments name the verb as well
+    r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
+    r"Using `DistributedSampler` with the dataloaders",  # likewise
+    r"Starting from v1.9.0, `tensorboardX` has been removed",  # advertisement
+)
+_EXPECTED_WORDS = (
+    "💡 Tip: For seamless cloud",  # advertisements
+    "Seed set to",  # said by the recipe, and once more by each part of a federation
+    "`Trainer.fit` stopped: `max_steps=",  # the end of every run of ours
+)
+_ENDLESS = 2**31  # steps of an epoch of `DistillationData` where no number of steps is asked for
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_EXPECTED_WORDS)
+
+
+def expect_warnings() -> None:
+    """Silence what the trainer says of things that are so on purpose, and its advertisements."""
+    for expected in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", expected)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_worth_saying)  # the same function is added once
+
+
+expect_warnings()  # before a trainer is made, which tells its advertisements at once
+
+
+class TrainingBar(ProgressBar):
+    """Shows the steps of a whole run with the latest loss, in the display that all other work shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._open = ExitStack()
+        self._counter: Counter | None = None
+
+    def disable(self) -> None:
+        """Show nothing; the trainer calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show it again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the step of a resumed run."""
+        self._counter = self._open.enter_context(
+            progress("training", _steps(trainer), unit="steps", done=trainer.global_step, shown=self._enabled)
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: L.pytorch.utilities.types.STEP_OUTPUT,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Count the steps; losses are read only when they are shown, since a GPU would have to wait."""
+        if self._counter is not None:
+            self._counter.add(trainer.global_step - self._counter.done, lambda: _losses(trainer))
+            if self._counter.done == _steps(trainer):  # what is left is evaluation
+                self._open.close()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the bar away."""
+        self._open.close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away."""
+        self._open.close()
+
+
+def own_bar(trainer: L.Trainer) -> list[L.Callback]:
+    """Return our bar where the trainer has the bar that it makes by default, which is taken out."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    others = [one for one in callbacks if type(one) not in (RichProgressBar, TQDMProgressBar)]
+    if len(others) == len(callbacks):
+        return []
+    trainer.callbacks = others  # type: ignore[attr-defined]
+    bar = TrainingBar()
+    if not trainer.is_global_zero:
+        bar.disable()
+    return [bar]
+
+
+def _steps(trainer: L.Trainer) -> int | None:
+    """Steps of the whole run; None where only time or the user ends it."""
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs or 0
+    by_epochs = epochs * batches if epochs > 0 else float("inf")
+    steps = min(by_epochs, trainer.max_steps if trainer.max_steps >= 0 else float("inf"))
+    return int(steps) if steps < _ENDLESS else None
+
+
+def _losses(trainer: L.Trainer) -> str:
+    shown: Mapping[str, float] = trainer.progress_bar_metrics
+    return ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
