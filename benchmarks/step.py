@@ -1,7 +1,7 @@
 """One training step of distribution matching against its floor and against the published two-pass scheme.
 
     python -m benchmarks.step [--json] [--prior embedded:digits] [--device cpu]
-        [--precision float32|bfloat16] [--channels-last] [--compile inductor]
+        [--precision float32|bfloat16] [--prior-precision float32|bfloat16] [--channels-last] [--compile inductor]
 
 Floor: the arithmetic that cannot be avoided, timed piece by piece in the same run: S guided U-Net forwards and
 input-gradient backwards, one decode both ways, the matching network forward on the real batch and both ways on the
@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
 from ldd.objectives import DistributionMatching
 from ldd.priors import LatentDiffusionPrior
+from ldd.priors.base import in_own_type
+from ldd.priors.reverse import guided
 from ldd.runtime.devices import peak_memory_mib
 
 
@@ -47,6 +50,7 @@ class Setting:
         bfloat16: bool = False,
         channels_last: bool = False,
         compile: str | None = None,
+        prior_precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         self.data = DistillationData()
         self.data.setup()
@@ -59,6 +63,7 @@ class Setting:
             images_per_class=ipc,
             channels_last=channels_last,
             compile=compile,
+            prior_precision=prior_precision,
         ).to(device)
         self.real = self.data.core_set.to(device)
         self.model.initializer(
@@ -85,16 +90,17 @@ def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
     n = len(context.rows)
     latents = codes.latents.detach().requires_grad_()
     conditioning = codes.conditioning.detach().requires_grad_()
-    timestep = torch.tensor(501, device=latents.device)
     network = context.network(setting.objective.network)
     real = context.real_classes(setting.objective.real_batch)
     with torch.no_grad():
         images = prior.decode(latents)
 
+    def call(x: Tensor, timestep: float, condition: Tensor) -> Tensor:
+        return in_own_type(prior.unet, lambda x, c: prior.denoiser(x, timestep, c), x, condition)
+
     def unet() -> None:
-        both = torch.cat([prior.null(n).to(conditioning), conditioning])
-        noise = prior.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=both).sample
-        torch.autograd.grad(noise.sum(), [latents, conditioning])
+        predict = guided(call, conditioning, prior.null(n).to(conditioning), prior.guidance_scale)
+        torch.autograd.grad(predict(latents, 501).sum(), [latents, conditioning])
 
     def decode() -> None:
         torch.autograd.grad(prior.decode(latents).sum(), latents)
@@ -188,6 +194,7 @@ def main() -> None:
         "--memory-at", default="1,10,50", help="images per class at which memory is measured; empty for not"
     )
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--prior-precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--channels-last", action="store_true", help="of our step only")
     parser.add_argument("--compile", default=None, help="backend of torch.compile, of our step only")
     arguments = parser.parse_args()
@@ -203,9 +210,11 @@ def main() -> None:
         "bfloat16": arguments.precision == "bfloat16",
         "channels_last": arguments.channels_last,
         "compile": arguments.compile,
+        "prior_precision": arguments.prior_precision,
     }
     setting = Setting(*work, **options)
-    plain = Setting(*work) if any(options.values()) else setting
+    changed = any(value not in (None, False, "float32") for value in options.values())
+    plain = Setting(*work) if changed else setting
     seconds = measure(
         {"step": setting.step, "two_pass": lambda: two_pass_step(plain), **floor_parts(setting)},
         arguments.repetitions,

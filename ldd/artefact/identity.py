@@ -42,8 +42,11 @@ def identify(prior: "Prior") -> dict[str, Any]:
 
     Returns:
         `class_path`, `image_size`, `floats` and `bytes` (of parameters and buffers that are not trained with the
-        codes), and `sha256` over their names, types, shapes and values. Equal for equal weights, wherever they lie.
+        codes), and `sha256` over their names, types, shapes and values. Equal for equal weights, wherever they lie,
+        and of the weights as loaded where a run has cast them.
     """
+    if prior.identity is not None:
+        return prior.identity
     digest, floats, size = hashlib.sha256(), 0, 0
     trained = {id(parameter) for parameter in prior.trainable()}
     for name, tensor in (*prior.named_parameters(), *prior.named_buffers()):

@@ -89,6 +89,7 @@ class MemoryPlanner:
         checkpointing: Checkpointing = "auto",
         memory_format: torch.memory_format = torch.contiguous_format,
         compile_backend: str | None = None,
+        prior_precision: str = "float32",
     ) -> None:
         if chunk_size != "auto" and chunk_size < 1:
             raise UserError(f"chunk_size ({chunk_size}) must be 'auto' or at least 1")
@@ -103,7 +104,7 @@ class MemoryPlanner:
         self._synthesis = synthesis
         self._objective = objective
         self._spec = spec
-        self._settings = [chunk_size, checkpointing, str(memory_format), compile_backend]
+        self._settings = [chunk_size, checkpointing, str(memory_format), compile_backend, prior_precision]
 
     def plan(self, purpose: str, make: Pass, num_images: int, *, whole: bool) -> MemoryPlan:
         """Return the plan of a purpose; when it is first asked for, all ranks measure and agree on one.

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
 from ldd.errors import UserError
-from ldd.priors.base import DirectPrior
+from ldd.priors.base import DirectPrior, in_own_type
 from ldd.priors.folder import read_licence, read_optional_card
 from ldd.priors.loading import class_name, load_model, locate
 from ldd.runtime.precision import without_autocast
@@ -97,8 +97,7 @@ class AutoencoderPrior(DirectPrior):
             with without_autocast():
                 z = convolution(z)
         decoder = self.autoencoder.decoder
-        images: Tensor = decoder(z, *spatial)
-        return images.to(latents.dtype)
+        return in_own_type(decoder, decoder, z, *spatial).to(latents.dtype)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """Return the nearest codes of scaled latents, straight-through; without a codebook the latents."""

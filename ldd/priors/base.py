@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
+from ldd.runtime.precision import without_autocast
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
 """`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
@@ -29,6 +30,7 @@ class Prior(nn.Module, ABC):
         can_encode: whether there is an encoder; without one `encode` is refused.
         can_sample: whether there is a diffusion model; without one `sample` and `invert` are refused.
         batch_dependent: whether a decoded image depends on those decoded with it.
+        identity: what `ldd.artefact.identity.identify` said of the weights as loaded; None where they are still that.
     """
 
     image_size: int
@@ -38,14 +40,34 @@ class Prior(nn.Module, ABC):
     can_encode: bool = True
     can_sample: bool = True
     batch_dependent: bool = False
+    identity: dict[str, Any] | None = None
 
     def trainable(self) -> Iterable[nn.Parameter]:
         """Return the parameters that are optimised, checkpointed and exported with the codes; none if frozen."""
         return ()
 
     def networks(self) -> Iterable[nn.Module]:
-        """Return the networks that a step calls and `Distiller(compile=...)` compiles; none by default."""
+        """Return the frozen networks that a step calls; none by default.
+
+        `Distiller(compile=...)` compiles them, and `Distiller(prior_precision=...)` casts their weights: they are to be
+        called through `in_own_type`.
+        """
         return ()
+
+    @final
+    def to_bfloat16(self) -> None:
+        """Cast the weights of the `networks` to bfloat16, once; all else keeps its precision.
+
+        Raises:
+            UserError: there is no frozen network.
+        """
+        networks = list(self.networks())
+        if not networks:
+            raise UserError(
+                f"prior_precision (bfloat16): {type(self).__name__} has no frozen network to cast; set float32"
+            )
+        for network in networks:
+            nn.Module.to(network, torch.bfloat16)  # not diffusers' own, which warns of a list that is empty
 
     @final
     def trained(self) -> dict[str, nn.Parameter]:
@@ -201,6 +223,18 @@ class DirectPrior(Prior, ABC):
         return (
             f"{type(self).__name__} has no diffusion model and cannot {wish}; choose a LatentDiffusionPrior"
         )
+
+
+def in_own_type(network: nn.Module, call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return `call(*inputs)`, which calls the network, with inputs of the type of its weights if these are bfloat16.
+
+    They are cast at the door, outside of autocast, which would cast again; what comes back has the type of the first
+    input.
+    """
+    if next(network.parameters()).dtype != torch.bfloat16:
+        return call(*inputs)
+    with without_autocast():
+        return call(*(value.to(torch.bfloat16) for value in inputs)).to(inputs[0].dtype)
 
 
 def compile_networks(prior: Prior, backend: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldd.images import ClassInfo
 from ldd.priors.autoencoder import FOLDERS, AutoencoderPrior, autoencoder_folder, pixels_per_latent
-from ldd.priors.base import Guide, Prior
+from ldd.priors.base import Guide, Prior, in_own_type
 from ldd.priors.denoisers import Denoiser, load_denoiser
 from ldd.priors.folder import CARD
 from ldd.priors.loading import Init, locate, read_json
@@ -200,8 +200,15 @@ class LatentDiffusionPrior(Prior):
 
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """The guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
+        network = self.denoiser.network
+        if network.dtype == torch.bfloat16:
+            conditioning = conditioning.to(network.dtype)  # once, and not at every call
         null = self.null(len(conditioning)).to(conditioning)
-        return guided(self.denoiser, conditioning, null, scale)
+
+        def call(x: Tensor, timestep: float, condition: Tensor) -> Tensor:
+            return in_own_type(network, lambda x, c: self.denoiser(x, timestep, c), x, condition)
+
+        return guided(call, conditioning, null, scale)
 
 
 def _trained_size(folder: Path, latent_size: int | None) -> int | None:

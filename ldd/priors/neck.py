@@ -49,6 +49,10 @@ class NeckPrior(DirectPrior):
         """Return the neck's weights."""
         return self.neck.parameters()
 
+    def networks(self) -> Iterable[nn.Module]:
+        """Return the decoder of the frozen autoencoder."""
+        return self.autoencoder.networks()
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) of codes (N, latent_width, 1, 1), not clamped."""
         return self.autoencoder.decode(self.neck(latents).to(latents.dtype))

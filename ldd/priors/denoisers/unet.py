@@ -76,7 +76,8 @@ class UnconditionalUNet(Denoiser):
     def null(self, n: int) -> Tensor:
         """Return empty conditioning (n, 0, 0)."""
         weight: Tensor = next(self.network.parameters())
-        return weight.new_zeros(n, 0, 0)
+        kind = torch.promote_types(weight.dtype, torch.float32)  # not that of half-precision weights
+        return weight.new_zeros(n, 0, 0, dtype=kind)
 
     def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is not read."""
