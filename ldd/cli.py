@@ -6,6 +6,7 @@ A user's mistake ends with exit code 2 and one message, Ctrl-C with 130.
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -112,9 +113,14 @@ def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
         option, value = before if before.startswith("--") and "=" not in before else "", word
         if word.startswith("-"):
             option, _, value = word.partition("=")
-        if option and option != "--out" and value.endswith((".yaml", ".yml")) and not Path(value).is_file():
+        if (
+            option
+            and option != "--out"
+            and value.endswith((".yaml", ".yml"))
+            and not os.path.isfile(os.path.expanduser(value))
+        ):
             return f"{option} ({value}) does not exist; check the path"
-        if not option and verb in _OF_A_SET and not Path(value).exists():
+        if not option and verb in _OF_A_SET and not os.path.exists(os.path.expanduser(value)):
             return f"{value} does not exist; name a distilled set or the folder of a finished run"
     return None
 

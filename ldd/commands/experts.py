@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 from ldd.data import DistillationData
 from ldd.experts.recording import record_experts
 from ldd.runs.history import record_command
+from ldd.runs.options import instantiate, parse
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
@@ -19,7 +20,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="Path to a configuration file.")
     parser.add_class_arguments(DistillationData, "data")
     names = parser.add_function_arguments(record_experts, skip={"data"}, as_positional=False)
-    options = parser.instantiate(parser.parse_args(list(arguments)))
+    options = instantiate(parser, parse(parser, arguments))
     folder = record_experts(options.data, **{name: options[name] for name in names})
     record_command(folder, [verb, *arguments])
     print(f"recorded in {folder}; use it with --model.objective.trajectories {folder}")

@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 
 from ldd.federation.jobs import Machines
 from ldd.federation.running import federate
+from ldd.runs.options import parse
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
@@ -19,7 +20,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     of_machines = parser.add_class_arguments(Machines, as_positional=False)
     known = {option for action in parser._actions for option in action.option_strings}
     own, settings = split(arguments, known)
-    options = parser.parse_args(own)
+    options = parse(parser, own)
     machines = Machines(**{name: options[name] for name in of_machines})
     federate(
         machines, **{name: options[name] for name in own_names}, settings=settings, typed=[verb, *arguments]

@@ -13,6 +13,7 @@ from ldd.data.splits import readable
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 from ldd.runs.history import record_command
+from ldd.runs.options import instantiate, parse
 
 
 def prune(
@@ -63,6 +64,6 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
-    options = parser.instantiate(parser.parse_args(list(arguments)))
+    options = instantiate(parser, parse(parser, arguments))
     prune(**vars(options))
     record_command(options.out, [verb, *arguments])

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 
 from ldd.errors import UserError
 from ldd.report import read_runs, write_report
+from ldd.runs.options import parse
 
 
 def report(runs: Sequence[str], out: str, overwrite: bool = False) -> None:
@@ -36,5 +37,5 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog=f"latentdd {verb}", description=about)
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or of distilled sets.")
     parser.add_function_arguments(report, skip={"runs"}, as_positional=False)
-    options = parser.parse_args(list(arguments))
+    options = parse(parser, arguments)
     report(**vars(options))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+from ldd.runs.options import parse
 from ldd.sweeps.running import sweep
 
 
@@ -19,4 +20,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         usage="latentdd sweep --config SWEEP.yaml --out DIR [--jobs N] [--dry_run true] [-- options of latentdd fit]",
     )
     parser.add_function_arguments(sweep, skip={"extra", "typed"}, as_positional=False)
-    sweep(**vars(parser.parse_args(own)), extra=extra, typed=[verb, *arguments])
+    sweep(**vars(parse(parser, own)), extra=extra, typed=[verb, *arguments])

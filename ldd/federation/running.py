@@ -55,7 +55,7 @@ def federate(
         settings: options of `latentdd fit`, which go over those of the recipe.
         typed: the command, which is recorded in DIR.
     """
-    folder = Path(out).expanduser()
+    folder = Path(out)
     if subtasks is not None and subtasks < 1:
         raise UserError(f"--subtasks ({subtasks}) must be at least 1")
     if (config is None) != (subtasks is None):

@@ -3,7 +3,9 @@
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ import psutil
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from torch import distributed
 
@@ -24,7 +25,7 @@ from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError
 from ldd.runs import history
 from ldd.runs.folder import changes, find_fault, find_last, settings_of
-from ldd.runs.verb import refuse_nulls
+from ldd.runs.options import in_a_line, mistakes_named, raised_in, refuse_nulls, spell_paths
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info
 from ldd.runtime.trainer import expect_warnings
@@ -39,6 +40,8 @@ _TRAINER_DEFAULTS = {
 
 
 _LOGS = "logs"  # folder of our own logger's files
+
+_OF_A_START = {"config.yaml", history.NAME, _LOGS}  # what a run has written before its first step
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -66,7 +69,7 @@ class RunCLI(LightningCLI):
     run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
     program: str = "latentdd"
-    _starts_again = False
+    _starts_again = _new_folder = False
 
     def __init__(
         self,
@@ -104,9 +107,26 @@ class RunCLI(LightningCLI):
         options: Namespace = self.config[self.subcommand] if self.subcommand else self.config
         return options
 
-    def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path`; refuse null where a value is needed, and a folder that already holds a run."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; refuse null where a value is needed; give every path one spelling.
+
+        Raises:
+            UserError: a null, a seed out of range, or a folder that cannot be one.
+        """
+        super().parse_arguments(parser, args)
+        self.subcommand = self.config.get("subcommand")
         refuse_nulls(self._parser(self.subcommand), self.options)
+        spell_paths(self.options)
+        if self.options.trainer.default_root_dir is None:
+            raise UserError(
+                "trainer.default_root_dir (null) must be a folder; leave it out to have the default"
+            )
+        seed = self.options.seed_everything
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything ({seed}) must be a number from 0 to 4294967295")
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve `--ckpt_path`; refuse a folder that already holds a run."""
         run = Path(self.options.trainer.default_root_dir)
         resumed = self._resolve_checkpoint(run)
         if "weights_only" in self.options and self.options.weights_only is None:
@@ -168,35 +188,56 @@ class RunCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
         """Log to `<run>/logs/` unless a logger is given; print no summary of modules unless it is asked for."""
         trainer = self.options.trainer
-        try:
-            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"trainer.default_root_dir ({trainer.default_root_dir}): {error.strerror}; choose a writable folder"
-            ) from error
         if trainer.logger in (None, True):
             kwargs["logger"] = CSVLogger(trainer.default_root_dir, name=_LOGS)
         if trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False  # counts nothing that a user of ours asks for
-        return super().instantiate_trainer(**kwargs)
+        given = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
+        try:
+            made = super().instantiate_trainer(**kwargs, callbacks=[*callbacks])
+        except Exception as error:
+            ours = [self._get(self.config_init, name) for name in self._parser(self.subcommand).callback_keys]
+            settings = {**vars(self._get(self.config_init, "trainer")), **kwargs}
+            raise _refused({**settings, "callbacks": [*callbacks, *ours]}, error) from error
+        run = Path(trainer.default_root_dir)
+        self._new_folder = not run.exists()
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"trainer.default_root_dir ({run}): {error.strerror}; choose a writable folder"
+            ) from error
+        return made
+
+    def instantiate_classes(self) -> None:
+        """Instantiate data, model, callbacks and trainer."""
+        with mistakes_named(self.options):
+            super().instantiate_classes()
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit` in a folder that is now this run's."""
-        run = Path(self.trainer.default_root_dir)
-        if self.options.ckpt_path is None and self.trainer.is_global_zero:
+        run, leader = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
+        if self.options.ckpt_path is None and leader:
             for path in self._found(run):
                 if self._starts_again and path.name == "config.yaml":
                     continue  # by which ranks that start later know it too
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-        if self.trainer.is_global_zero:
+                _remove([path])
+        there = set(run.iterdir())
+        if leader:
             for folder in (run, *filter(Path.is_dir, run.iterdir())):
                 remove_leftovers(folder)
             begun = self._starts_again or self.options.ckpt_path is not None
             history.record_command(run, self._typed, anew=not begun)
-        self._call(self.trainer.fit, **kwargs)
+        try:
+            self._call(self.trainer.fit, **kwargs)
+        except UserError:
+            made = set(run.iterdir()) - there
+            if leader and {path.name for path in made} <= _OF_A_START:
+                _remove(made)  # refused before its first step
+                if self._new_folder and not any(run.iterdir()):
+                    run.rmdir()
+            raise
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
         """`Trainer.validate`."""
@@ -211,9 +252,9 @@ class RunCLI(LightningCLI):
         try:
             with signals_interrupt() as received:
                 function(**kwargs)
-        except MisconfigurationException as error:  # e.g. gradient_clip_val under manual optimisation
-            raise UserError(f"trainer: {error}") from error
-        except RuntimeError as error:
+        except Exception as error:
+            if raised_in(error, "lightning"):  # e.g. gradient_clip_val under manual optimisation
+                raise UserError(f"trainer: {in_a_line(error)}; leave that setting out") from error
             if self.trainer.world_size == 1 or not _is_lost_connection(error):
                 raise
             raise LostRankError(
@@ -232,6 +273,15 @@ class RunCLI(LightningCLI):
             raise SystemExit(128 + number) from None
 
 
+def _remove(paths: Iterable[Path]) -> None:
+    """Delete files and folders."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _rank_started_by_lightning(trainer: L.Trainer) -> int:
     """Number of this process on its machine if rank 0 of the machine started it, else 0."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -243,10 +293,26 @@ def _rank_started_by_lightning(trainer: L.Trainer) -> int:
     return environment.local_rank() if parent is not None and parent.cmdline()[-len(own) :] == own else 0
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def _is_lost_connection(error: Exception) -> bool:
     """Whether a collective failed because another rank has ended or does not answer."""
     # gloo raises plain RuntimeErrors, which name its source file.
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def _refused(settings: dict[str, Any], error: Exception) -> UserError:
+    """What Lightning's trainer said of its settings, under those without which it can be made."""
+    defaults = {name: parameter.default for name, parameter in signature(L.Trainer).parameters.items()}
+    given = {name: value for name, value in settings.items() if value != defaults[name]}
+    named = []
+    for name in sorted(given.keys() - {"callbacks", "default_root_dir", "logger"}):
+        with suppress(Exception):
+            # Lightning adds to the list that it is given.
+            others = {key: value for key, value in given.items() if key != name}
+            L.Trainer(**{**others, "callbacks": [*given["callbacks"]]})
+            named.append(f"trainer.{name} ({given[name]})")
+    return UserError(f"{', '.join(named) or 'trainer'}: {in_a_line(error)}; change it, or leave it out")
 
 
 def _as_seed(value: bool | int) -> int:

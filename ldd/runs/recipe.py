@@ -14,6 +14,7 @@ from ldd.disk.files import atomic_file, read_yaml
 from ldd.distiller.module import Distiller
 from ldd.runs.command_line import DistillationCLI
 from ldd.runs.folder import MAY_CHANGE, changes, flattened
+from ldd.runs.options import instantiate
 
 _FOLDER = "trainer.default_root_dir"  # may have been moved
 
@@ -61,8 +62,7 @@ class Recipe(DistillationCLI):
 
     @cached_property
     def _built(self) -> Namespace:
-        built: Namespace = self.parser.instantiate(self.config)
-        return built
+        return instantiate(self.parser, self.config)
 
     @property
     def data(self) -> DistillationData:

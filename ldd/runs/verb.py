@@ -2,12 +2,14 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from enum import Enum
 from inspect import signature
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentParser, set_loader
 
 # What `set_loader` replaces; there are no public names.
 from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
@@ -15,6 +17,7 @@ from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
 from ldd.runs.history import record_command
+from ldd.runs.options import instantiate, parse
 from ldd.runtime.processes import signals_interrupt
 
 Main = Callable[[str, Sequence[str]], None]
@@ -25,7 +28,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, Arithme
 
 
 def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
-    """Run one verb in this process and return its exit code: 2 for a user's mistake, 128 + its number for a signal.
+    """Run one verb in this process and return its exit code: 2 for a user's mistake, 1 for a defect, 128 + a signal.
 
     Args:
         verb: as typed.
@@ -53,6 +56,9 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
         code, said = 1, f"error: {error}"
     except KeyboardInterrupt:
         code, said = 128 + (received[-1] if received else signal.SIGINT), "interrupted"
+    except Exception:
+        traceback.print_exc()
+        code, said = 1, "a defect of the program; please report it, with the lines above and the command"
     else:
         return 0
     print(f"latentdd {verb}: {said}", file=sys.stderr)
@@ -90,41 +96,17 @@ def run_function(
 
             parser.add_class_arguments(DistillationData, "data")
     parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
-    options = parser.parse_args(list(arguments))
-    refuse_nulls(parser, options)
-    function(**vars(parser.instantiate(options)))
+    options = parse(parser, arguments)
+    function(**vars(instantiate(parser, options)))
     if options.get("out") is not None:
         record_command(options.out, [verb, *arguments], source=options.path if path else None)
-
-
-def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
-    """Raise if null is given for what cannot be null, or a value in the place of a section.
-
-    Args:
-        parser: of the options.
-        options: as parsed, before anything is instantiated.
-
-    Raises:
-        UserError: names the option.
-    """
-    for action in parser._actions:
-        hint: Any = getattr(action, "_typehint", action.type)
-        free = hint is None or hint is Any or type(None) in get_args(hint)
-        if free or action.default is None or action.dest.endswith(".help"):
-            continue
-        parts = action.dest.split(".")
-        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for name in names:
-            value = options.get(name, "")
-            if value is None:
-                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
-            if name != action.dest and name in options and not isinstance(value, Namespace):
-                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")
 
 
 def guard_yaml() -> None:
     """Let every parser of jsonargparse answer unreadable YAML with exit code 2 in place of a traceback."""
     set_loader("yaml", _load_yaml, _YAML_ERRORS)
+    # Defaults of Lightning's classes, Timer's for instance, are members of enumerations.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any value

@@ -35,7 +35,8 @@ from ldd.objectives import Objective
 from ldd.priors import PixelPrior
 from ldd.priors.folder import read_card
 from ldd.priors.loading import load_tensor
-from ldd.runs.verb import guard_yaml, refuse_nulls
+from ldd.runs.options import refuse_nulls
+from ldd.runs.verb import guard_yaml
 
 fuzz = settings(
     max_examples=50,

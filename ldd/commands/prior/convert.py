@@ -7,11 +7,12 @@ from jsonargparse import ArgumentParser
 from ldd.priors.class_table import imagenet_classes, read_class_names
 from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
 from ldd.runs.history import record_command
+from ldd.runs.options import parse
 
 
 def main(arguments: Sequence[str]) -> None:
     """Convert the checkpoint and say where the folder is."""
-    options = _parser().parse_args(list(arguments))
+    options = parse(_parser(), arguments)
     classes = imagenet_classes() if options.class_names is None else read_class_names(options.class_names)
     out = convert_checkpoint(
         options.checkpoint,

@@ -17,6 +17,7 @@ from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
 from ldd.runs.history import record_command
+from ldd.runs.options import instantiate, parse
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = _parser(
         data=any(a.startswith("--data") for a in arguments) or bool({"-h", "--help"} & {*arguments})
     )
-    options = parser.instantiate(parser.parse_args(list(arguments)))
+    options = instantiate(parser, parse(parser, arguments))
     out, spec = Path(options.out), options.data.spec if "data" in options else None
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)

@@ -1,0 +1,171 @@
+"""Options of a verb, between its words and what is made of them: one spelling of a path, no nulls, errors in a line."""
+
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ldd.errors import UserError
+
+_FOLDERS = ("out", "default_root_dir")
+"""Options, by the last part of their names, below which a verb writes."""
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
+    """Return the options of a verb, with paths in one spelling and no null where a value is needed.
+
+    Args:
+        parser: of the verb.
+        arguments: its words; None takes those of the process.
+
+    Raises:
+        UserError: a null, a home folder that nobody has, or a folder elsewhere than on this machine.
+        SystemExit: from the parser.
+    """
+    options: Namespace = parser.parse_args(None if arguments is None else list(arguments))
+    refuse_nulls(parser, options)
+    spell_paths(options)
+    return options
+
+
+def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
+    """Return the options with every `class_path` instantiated.
+
+    Raises:
+        UserError: see `mistakes_named`.
+    """
+    with mistakes_named(options):
+        made: Namespace = parser.instantiate(options)
+    return made
+
+
+@contextmanager
+def mistakes_named(options: Namespace) -> Iterator[None]:
+    """Let what classes refuse while a block makes them of `options` end in one line, with the option and the class.
+
+    Raises:
+        UserError: arguments that a class cannot take, or a package that it needs and that is missing.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (mistake := _as_mistake(error, options)) is None:
+            raise
+        raise mistake from error
+
+
+def raised_in(error: BaseException, package: str) -> bool:
+    """Return whether a module of `package` raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    name = str(frames[-1][0].f_globals.get("__name__")) if frames else ""
+    return name.partition(".")[0] == package
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what an error says, or its kind, without line breaks and a full stop."""
+    return " ".join(str(error).split()).rstrip(".!") or type(error).__name__
+
+
+def spell_paths(options: Namespace, section: str = "") -> None:
+    """Write out the home folder in every value that begins with it (`~/x`), in whatever option it stands.
+
+    So all who are handed the value, Lightning and users' own classes among them, mean one place. Other paths stay as
+    they were typed, and with them what is recorded of a run.
+
+    Raises:
+        UserError: a home folder that nobody has, or a folder to write that is an address (`s3://...`).
+    """
+    for name, value in list(options.items()):
+        options[name] = _spelt(f"{section}{name}", value)
+
+
+def _spelt(name: str, value: Any) -> Any:  # noqa: ANN401 - any option
+    if isinstance(value, Namespace):
+        spell_paths(value, f"{name}.")
+    elif isinstance(value, dict):
+        return {key: _spelt(f"{name}.{key}", inner) for key, inner in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return type(value)(_spelt(name, inner) for inner in value)
+    elif isinstance(value, Path):
+        return Path(_spelt_text(name, str(value)))
+    elif isinstance(value, str):
+        return _spelt_text(name, value)
+    return value
+
+
+def _spelt_text(name: str, value: str) -> str:
+    if value == "~" or (value.startswith("~") and "/" in value):  # a class of that name has no slash
+        expanded = os.path.expanduser(value)
+        if expanded == value:
+            raise UserError(f"{name} ({value}): there is no such user; write the path out, or ./{value}")
+        value = expanded
+    if name.rpartition(".")[2] in _FOLDERS:
+        if "://" in value:
+            raise UserError(f"{name} ({value}) must be a folder on this machine; copy the results from there")
+        plain = os.path.normpath(value)  # which is what Lightning works in
+        if os.path.realpath(value) != os.path.realpath(plain):  # `link/../x`
+            return os.path.realpath(value)
+    return value
+
+
+def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
+    """Raise if null is given for what cannot be null, or a value in the place of a section.
+
+    Args:
+        parser: of the options.
+        options: as parsed, before anything is instantiated.
+
+    Raises:
+        UserError: names the option.
+    """
+    for action in parser._actions:
+        hint: Any = getattr(action, "_typehint", action.type)
+        free = hint is None or hint is Any or type(None) in get_args(hint)
+        if free or action.default is None or action.dest.endswith(".help"):
+            continue
+        parts = action.dest.split(".")
+        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        for name in names:
+            value = options.get(name, "")
+            if value is None:
+                raise UserError(f"{name} (null) needs a value; leave it out to have the default")
+            if name != action.dest and name in options and not isinstance(value, Namespace):
+                raise UserError(f"{name} ({value}) must hold settings, {name}.{parts[-1]} for instance")
+
+
+def _as_mistake(error: Exception, options: Namespace) -> UserError | None:
+    """What a constructor said, under the option that names its class; None where this package itself failed.
+
+    The parser tries every type that an option may have, and chains what each of them raised.
+    """
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    if (known := next((one for one in chain if isinstance(one, UserError)), None)) is not None:
+        return known
+    if raised_in(chain[-1], "ldd"):
+        return None
+    told = "\n".join(map(str, chain))
+    named = [(name, path) for name, path in _class_paths(options) if path in told]
+    where = "; ".join(f"{name} ({path})" for name, path in named) or "a class of the configuration"
+    return UserError(f"{where}: {in_a_line(chain[-1])}; correct its arguments, or leave it out")
+
+
+def _class_paths(options: Any, section: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any option
+    """Every class that is named in the options: (option, dotted name)."""
+    if isinstance(options, Namespace):
+        options = vars(options)
+    if isinstance(options, dict):
+        if isinstance(path := options.get("class_path"), str):
+            yield section.removesuffix("."), path
+        for key, value in options.items():
+            yield from _class_paths(value, f"{section}{key}.")
+    elif isinstance(options, (list, tuple)):
+        for value in options:
+            yield from _class_paths(value, section)
