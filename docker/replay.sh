@@ -42,10 +42,14 @@ start() { # what FROM stands for
   for file in /etc/resolv.conf /etc/hosts $certificates; do cp -L "$file" "$root$file"; done
 }
 
-copy() { # COPY --chown=USER . TARGET: what git tracks, as .dockerignore leaves it
-  local owner=${1#--chown=} target=$3
+copy() { # COPY --chown=USER SOURCE TARGET: what git tracks; SOURCE is a file or the whole repository
+  local owner=${1#--chown=} source=$2 target=$3
   mkdir -p "$root$target"
-  git -C "$here/.." archive HEAD | tar -x -C "$root$target"
+  if [ "$source" = . ]; then
+    git -C "$here/.." archive HEAD | tar -x -C "$root$target"
+  else
+    git -C "$here/.." show "HEAD:$source" >"$root$target/${source##*/}"
+  fi
   chroot "$root" chown -R "$owner" "$target"
 }
 
@@ -54,7 +58,7 @@ while IFS= read -r line; do
   case $keyword in
     FROM) echo "+ FROM $rest: Debian bookworm here" && start ;;
     RUN) echo "+ $line" && inside "$user" sh -c "$rest" </dev/null ;;
-    ARG) environment+=("$rest") ;;
+    ARG) [[ $rest != *=* ]] || environment+=("$rest") ;; # without a value: one from before FROM
     ENV) for pair in $rest; do environment+=("$(expand "$pair")"); done ;;
     USER) user=$rest ;;
     WORKDIR) directory=$rest ;;

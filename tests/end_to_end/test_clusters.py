@@ -1,14 +1,20 @@
 """Files for images and clusters: sound scripts, and options that the command line takes."""
 
+import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import ldd
+from ldd.data.pruning.base import CACHE_DIR
 
 ROOT = Path(ldd.__file__).parent.parent
 SCRIPTS = [*sorted((ROOT / "cluster").glob("*.sbatch")), ROOT / "docker" / "replay.sh"]
@@ -54,6 +60,87 @@ def test_kubernetes_arguments_are_those_of_fit(fit_parser, monkeypatch):
         assert any(path.startswith(place) for place in mounted)
     claims = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == claims
+
+
+def test_kubernetes_gives_the_pod_no_more_than_it_needs():
+    _, job = yaml.safe_load_all((ROOT / "cluster" / "kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    for kind in ("cpu", "memory", "ephemeral-storage"):
+        assert {kind} <= container["resources"]["requests"].keys() & container["resources"]["limits"].keys()
+    # With a root that cannot be written: runs, what our caches are by default, and temporary files.
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/app/runs", "/home/latentdd/.cache", "/tmp"}
+    for cache in (CACHE_DIR, "~/.cache/latentdd/latents"):
+        assert cache.replace("~", "/home/latentdd").startswith("/home/latentdd/.cache/")
+    for variable in container["env"]:
+        assert any(variable["value"].startswith(place) for place in writable)
+
+
+def let_in(path):
+    """Whether Docker's rules in `.dockerignore` let a file into the image: the last rule that fits a part decides."""
+    found = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = re.escape(line.lstrip("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        parts = path.split("/")
+        if any(re.fullmatch(pattern, "/".join(parts[:count])) for count in range(1, len(parts) + 1)):
+            found = line.startswith("!")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(".env", ".git/config", ".netrc", "id_rsa", "secrets.json", "ldd/.env", "configs/.secret/token"),
+        *("data/train/cat/0.png", "weights/prior.safetensors", "runs/x/config.yaml", "shared/data/x.png"),
+        *(
+            "venv/bin/python",
+            "env/lib/x.py",
+            "lightning_logs/x",
+            "ldd/__pycache__/cli.pyc",
+            "x.egg-info/PKG-INFO",
+        ),
+        *("docs/priors.md", "tests/conftest.py", "docker/Dockerfile", "cluster/kubernetes.yaml", "mine.ckpt"),
+    ],
+)
+def test_the_image_gets_no_data_and_no_secrets(path):
+    assert not let_in(path)
+
+
+def test_the_image_gets_all_that_it_is_built_of():
+    whole = ["pyproject.toml", "README.md", "LICENSE", "docker/requirements.lock"]
+    for folder in ("ldd", "configs"):
+        files = (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file())
+        whole += [path.as_posix() for path in files if "__pycache__" not in path.parts]
+    assert [path for path in whole if not let_in(path)] == []
+
+
+def test_the_lock_has_a_hash_for_every_dependency():
+    locked = {}
+    for entry in re.split(r"\n(?=\w)", (ROOT / "docker" / "requirements.lock").read_text()):
+        if found := re.match(r"([\w.-]+)==(\S+)", entry):
+            locked[canonicalize_name(found[1])] = Version(found[2])
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for text in (*project["project"]["dependencies"], *project["build-system"]["requires"], "editables"):
+        needed = Requirement(text)
+        assert needed.specifier.contains(locked[canonicalize_name(needed.name)]), text
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    assert "--require-hashes -r docker/requirements.lock" in dockerfile
+    assert "--no-deps --no-build-isolation -e ." in dockerfile
 
 
 def test_the_image_runs_as_kubernetes_says():
