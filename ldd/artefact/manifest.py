@@ -9,6 +9,7 @@ from typing import Any, Self, TypedDict
 
 from ldd import __version__
 from ldd.disk.files import read_json, sha256, write_json
+from ldd.disk.public import public_configuration
 from ldd.disk.records import REST, parse, shown, to_json
 from ldd.errors import UserError
 from ldd.images import ClassInfo
@@ -101,7 +102,7 @@ class Manifest(Mapping[str, Any]):
     Attributes:
         format_version: of the file.
         package_version: which wrote it.
-        config: of the run, as resolved.
+        config: of the run, as resolved; in a file without local paths (see `ldd.disk.public`).
         seed: of the run.
         classes: ordered by label.
         normalisation: the same for real and synthetic images.
@@ -201,9 +202,15 @@ class Manifest(Mapping[str, Any]):
         return self.replaced(ledger={**self["ledger"], "stages": stages})
 
     def saved(self, hashes: Mapping[str, str], charged: Mapping[str, int]) -> Self:
-        """Return what is written: the current version, hashes of the files beside it, bytes of their tensors."""
+        """Return what is written: the current version, hashes of the files beside it, bytes of their tensors.
+
+        The configuration travels with the set, so that it tells nothing of this machine.
+        """
         versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
-        return self.replaced(**versions, sha256=hashes, ledger={**self["ledger"], "bytes": charged})
+        config = public_configuration(self.config)
+        return self.replaced(
+            **versions, config=config, sha256=hashes, ledger={**self["ledger"], "bytes": charged}
+        )
 
     @classmethod
     def read(cls, path: Path) -> Self:

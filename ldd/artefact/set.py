@@ -1,7 +1,7 @@
 """The artefact: a distilled set in memory, and the folder that holds it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -39,6 +39,7 @@ class DistilledSet:
         decoder: weights of a decoder that was trained with the codes, by name, or None.
         label_top_k: how many probabilities of each soft label are stored; None stores all. They must be such as
             `ldd.artefact.soft_labels.quantise` makes.
+        folder: from which it was loaded, or None.
 
     Raises:
         UserError: a tensor of the wrong kind, shape or range; the message names it.
@@ -52,6 +53,7 @@ class DistilledSet:
     codes: dict[str, Tensor] | None = None
     decoder: dict[str, Tensor] | None = None
     label_top_k: int | None = None
+    folder: Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         contents.check_images(self.images)
@@ -173,6 +175,7 @@ class DistilledSet:
                 codes=optional.get("codes"),
                 decoder=optional.get("decoder"),
                 label_top_k=soft.top_k_of(tensors),
+                folder=folder,
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}; the artefact is damaged: export it anew") from error

@@ -1,7 +1,9 @@
 """From codes to images: with their graph in a training step, as bytes in a distilled set."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from ldd.artefact import manifest as manifests
 from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, stored_codes
+from ldd.disk.files import read_yaml
+from ldd.disk.public import public_configuration
 from ldd.errors import UserError
 from ldd.images import DataSpec, saturate, to_bytes
 from ldd.priors import Prior
@@ -159,9 +163,7 @@ def prior_of(distilled: DistilledSet) -> Prior:
     Raises:
         UserError: it names none, or another one, or the prior is not where it was.
     """
-    config: Any = distilled.manifest.get("config")
-    for key in ("model", "prior"):
-        config = config.get(key) if isinstance(config, Mapping) else None
+    config = _prior_settings(distilled)
     known = {
         f"{kind.__module__}.{kind.__qualname__}": kind
         for kind in vars(priors).values()
@@ -180,6 +182,44 @@ def prior_of(distilled: DistilledSet) -> Prior:
         raise UserError(
             f"the prior of the set's manifest cannot be built: {error}; give the prior"
         ) from error
+    except UserError as error:
+        place = distilled.folder or "the set"
+        raise UserError(
+            f"the prior of the set's manifest cannot be built: {error}; its folder, or a link to it, is also found "
+            f"under its own name beside {place}"
+        ) from error
+
+
+def _prior_settings(distilled: DistilledSet) -> Any:  # noqa: ANN401 - as in the file
+    """Return class and arguments of the prior that a manifest names.
+
+    A manifest tells no local paths: where the prior lies is in the run's own `config.yaml`, if the set still lies in
+    the run; else a folder of the prior's name beside the set, or in it, is taken.
+    """
+    named = _settings_of(distilled.manifest.config)
+    folder = distilled.folder
+    if folder is None or not isinstance(named, Mapping):
+        return named
+    try:
+        own = _settings_of(read_yaml(folder.parent / "config.yaml"))
+    except UserError:  # the set was moved away from its run
+        own = None
+    if own is not None and public_configuration(own) == public_configuration(named):
+        return own
+    arguments = dict(named.get("init_args") or {})
+    for name, value in arguments.items():
+        is_name = isinstance(value, str) and re.fullmatch(r"[^/:]+", value) and not Path(value).exists()
+        for beside in (folder.parent, folder) if is_name else ():
+            if value not in (".", "..") and (beside / value).is_dir():
+                arguments[name] = str(beside / value)
+                break
+    return {**named, "init_args": arguments}
+
+
+def _settings_of(config: Any) -> Any:  # noqa: ANN401 - as in a file
+    for key in ("model", "prior"):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
 
 
 def check_prior(distilled: DistilledSet, prior: Prior) -> None:

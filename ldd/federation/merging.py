@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldd.artefact.manifest import Manifest, Subtask
 from ldd.artefact.set import DistilledSet
+from ldd.disk.public import public_configuration
 from ldd.errors import UserError
 from ldd.federation.partition import check_blocks
 from ldd.images import ClassInfo
@@ -92,7 +93,7 @@ def _prior(part: DistilledSet) -> dict[str, Any]:
     config = part.manifest.get("config") or {}
     model = config.get("model") if isinstance(config, Mapping) else None
     used = model.get("prior") if isinstance(model, Mapping) else None
-    return {"weights": part.manifest.get("prior"), "settings": used}
+    return {"weights": part.manifest.get("prior"), "settings": public_configuration(used)}
 
 
 def _kinds(part: DistilledSet) -> dict[str, Any]:

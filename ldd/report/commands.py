@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from ldd.disk.public import public_configuration
 from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import DISTILLED_HARD
 from ldd.report.runs import Run
@@ -35,7 +36,7 @@ class Lacking:
 
 def again(run: Run) -> Again:
     """Return the commands that made and evaluated a run; where they were not recorded, say so."""
-    settings = yaml.safe_dump(dict(run.config), sort_keys=False) if run.config else ""
+    settings = yaml.safe_dump(public_configuration(run.config), sort_keys=False) if run.config else ""
     found = recorded_commands(run.folder)
     commands = [one.command for one in found]
     if any(one.verb not in _OF_MADE_SETS for one in found):

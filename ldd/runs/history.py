@@ -1,7 +1,5 @@
 """The commands that made what lies on disk: every verb leaves its own in `commands.json`, the report shows them."""
 
-import os
-import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,18 +8,11 @@ from typing import NamedTuple
 
 from ldd import __version__
 from ldd.disk.files import read_json, write_json
+from ldd.disk.public import public_command
 from ldd.errors import UserError
 
 NAME = "commands.json"
 """In a folder; beside a single file it is called `<file>.commands.json`."""
-
-_STANDS_FOR = {"root": "ROOT", "cache_dir": "CACHE"}
-"""What stands for an absolute path, by the last part of the option that takes it; elsewhere its last name does."""
-
-# `//` after a colon belongs to a URL; what follows a letter, a dot or a dash to a relative path.
-_ABSOLUTE = r"(?<![\w./~-])(?!(?<=:)//)(?:file:)?(?:~[\w-]*(?=[/\s\"',\]}]|$)|/)"
-_WHOLE = re.compile(_ABSOLUTE + r".*", re.DOTALL)
-_WITHIN = re.compile(rf"(?<=\"){_ABSOLUTE}[^\"]*|(?<='){_ABSOLUTE}[^']*|{_ABSOLUTE}[^\s\"',\[\]{{}}]*")
 
 
 class Recorded(NamedTuple):
@@ -36,28 +27,6 @@ class Recorded(NamedTuple):
     verb: str
     command: str
     version: str
-
-
-def public_command(arguments: Sequence[str]) -> str:
-    """Return `latentdd ARGUMENTS` for a shell, without what only this machine knows.
-
-    Relative paths stay as they were typed. Absolute ones, and those below a home (`~`), would tell where somebody
-    keeps their files: the data root becomes ROOT, a cache CACHE, and of any other path the last name is left. They are
-    found as values of options, after `=`, and inside JSON or YAML.
-
-    Args:
-        arguments: of `latentdd`, the verb first.
-    """
-    words: list[str] = []
-    option = ""
-    for word in arguments:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            option = name
-            words.append(name + equals + _public(value, option))
-        else:
-            words.append(_public(word, option))
-    return shlex.join(["latentdd", *words])
 
 
 def record_command(
@@ -120,15 +89,3 @@ def _is_one(command: str) -> bool:
 
 def _file(made: Path) -> Path:
     return made.with_name(f"{made.name}.{NAME}") if made.is_file() else made / NAME
-
-
-def _public(value: str, option: str) -> str:
-    placeholder = _STANDS_FOR.get(re.split(r"[.-]", option)[-1])
-
-    def named(path: re.Match[str]) -> str:
-        _, below, name = path[0].rstrip("/").rpartition("/")
-        home = os.path.expanduser(path[0].rstrip("/")) == os.path.expanduser("~")
-        return placeholder or (name if below and not home else "PATH")
-
-    pattern = _WHOLE if _WHOLE.match(value) else _WITHIN
-    return pattern.sub(named, value)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ldd import __version__
+from ldd.disk.public import public_command
 from ldd.errors import UserError
-from ldd.runs.history import NAME, public_command, record_command, recorded_commands
+from ldd.runs.history import NAME, record_command, recorded_commands
 
 HOME = str(Path.home())
 

@@ -17,6 +17,7 @@ from ldd.artefact.manifest import Costs
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import span
 from ldd.disk.files import atomic_file
+from ldd.disk.public import public_configuration
 from ldd.errors import UserError
 
 CARD = "README.md"
@@ -62,7 +63,7 @@ def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
         "## Facts\n\n" + _table(("", ""), _facts(distilled).items()),
         "## Cost\n\n" + _costs(distilled.manifest.ledger),
         "## Classes\n\n" + _classes(distilled),
-        _configuration(distilled.manifest.config),
+        _configuration(public_configuration(distilled.manifest.config)),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 

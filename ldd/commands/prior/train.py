@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from ldd.disk.public import public_command
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
-from ldd.runs.history import public_command
 from ldd.runtime.ranks import rank_zero_warn
 
 

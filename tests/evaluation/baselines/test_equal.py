@@ -211,6 +211,7 @@ def test_the_command_takes_the_prior_that_the_set_names(tmp_path, tiny_prior_pat
         evaluate_command(str(tmp_path / name), as_digits(SmallData()), str(out), **short | settings)
         return json.loads((out / "evaluation.json").read_text())
 
+    (tmp_path / tiny_prior_path.name).symlink_to(tiny_prior_path)  # the manifest tells its name alone
     found = compare("known", {"path_or_hub_id": str(tiny_prior_path), "num_steps": 2})
     assert set(found["accuracy"]) == {"distilled", *REAL, "prior_samples", *FULL}
     assert "left out" not in capsys.readouterr().out
