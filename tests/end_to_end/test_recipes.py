@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import ldd
 from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.commands.experts import main as experts
-from ldd.commands.federate import split
 from ldd.commands.prior.train import PriorTrainingCLI
 from ldd.commands.sweep import Sweep
 from ldd.data import DistillationData
@@ -149,21 +147,6 @@ def test_prior_training_parses():
     parser = parser_of(PriorTrainingCLI, PriorTraining, "runs/prior", arguments=[])
     for path in shipped("prior_training"):
         assert parser.parse_args(["--config", str(path)]).model.batch_size > 0, path
-
-
-def test_commands_in_the_docs_parse(fit_parser, monkeypatch):
-    """Every `latentdd fit` and `federate` line of docs/recipes.md, with the placeholders filled in."""
-    monkeypatch.chdir(ROOT)
-    text = (ROOT / "docs" / "recipes.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^ *(latentdd (?:fit|federate) .*)$", text, re.M)
-    assert len(commands) >= 10
-    for command in commands:
-        filled = command.replace("$s", "birds").replace("; done", "")
-        words = shlex.split(filled, comments=True)[2:]
-        if "federate" in command:
-            own, words = split(words, {"--subtasks", "--workers", "--out"})
-            assert set(own[::2]) == {"--subtasks", "--workers", "--out"}
-        fit_parser.parse_args(["fit", *words])
 
 
 SMALL = (

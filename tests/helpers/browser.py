@@ -40,14 +40,14 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
 
-    def open(self, file: Path, width: int, height: int, *, dark: bool = False) -> None:
-        """Load a file as a device of this size shows it (phones report a touch screen and twice the pixels)."""
+    def open(self, place: Path | str, width: int, height: int, *, dark: bool = False) -> None:
+        """Load a file or an address as a device of this size shows it (phones: a touch screen and twice the pixels)."""
         phone = width < 600
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Page.navigate", url=file.resolve().as_uri())
+        self.ask("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while self._next().get("method") != "Page.loadEventFired":
             pass
 

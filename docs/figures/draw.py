@@ -1,0 +1,199 @@
+"""Draw the schematic pictures of the site: `python docs/figures/draw.py` writes them beside this file as SVG.
+
+Figures with numbers take them from docs/results.md (its tables are named at each).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+BLUE, GREEN, ORANGE, RED, GREY, PALE = "#3f51b5", "#2e7d32", "#ef6c00", "#c62828", "#616161", "#eceff6"
+plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "ldd", "font.size": 11, "axes.spines.top": False}
+plt.rcParams |= {"axes.spines.right": False}
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(width, height))
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
+    axes.set_axis_off()
+    figure.subplots_adjust(0, 0, 1, 1)
+    return figure, axes
+
+
+def _box(axes: Axes, x: float, y: float, text: str, colour: str = BLUE, width: float = 1.5) -> None:
+    patch = FancyBboxPatch(
+        (x, y), width, 0.8, boxstyle="round,pad=0.05", facecolor=PALE, edgecolor=colour, linewidth=1.5
+    )
+    axes.add_patch(patch)
+    axes.text(x + width / 2, y + 0.4, text, ha="center", va="center", fontsize=10.5)
+
+
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = GREY, bend: float = 0
+) -> None:
+    style = f"arc3,rad={bend}"
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=13,
+            color=colour,
+            connectionstyle=style,
+            linewidth=1.4,
+        )
+    )
+
+
+def chain() -> Figure:
+    """Draw one training step: what is learned, what is frozen, where the gradient goes."""
+    figure, axes = _canvas(9.4, 3.5)
+    steps = ("codes\nZ, c", "reverse\nprocess, S steps", "decode", "augment", "match")
+    for number, text in enumerate(steps):
+        learned = number == 0
+        _box(axes, 0.2 + 1.85 * number, 1.35, text, GREEN if learned else BLUE)
+        if number:
+            _arrow(axes, (1.85 * number - 0.07, 1.75), (1.85 * number + 0.12, 1.75))
+    _box(axes, 7.6, 2.55, "real images", ORANGE)
+    _arrow(axes, (8.35, 2.5), (8.35, 2.25), ORANGE)
+    _box(axes, 0.2, 2.55, "noise n (fixed)", GREY)
+    _arrow(axes, (1.75, 2.7), (2.3, 2.32))
+    _arrow(axes, (8.3, 1.25), (1.0, 1.25), RED, bend=-0.16)
+    axes.text(4.7, 0.35, "gradient of the loss: through all of it, to Z and c alone", ha="center", color=RED)
+    axes.text(1.0, 1.05, "learned", ha="center", color=GREEN)
+    axes.text(4.4, 2.4, "frozen latent diffusion model", ha="center", color=BLUE)
+    axes.plot([2.1, 5.4], [2.28, 2.28], color=BLUE, linewidth=1)
+    return figure
+
+
+def skip() -> Figure:
+    """Draw the weight of the skip by step, and what it is worth (docs/results.md, "What is learned, and the skip")."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
+    last = 9
+    left.bar(range(last + 1), [(last - i) / last for i in range(last + 1)], color=BLUE, label="Z, the code")
+    left.bar(
+        range(last + 1),
+        [i / last for i in range(last + 1)],
+        bottom=[(last - i) / last for i in range(last + 1)],
+        color="#c5cae9",
+        label="the denoiser's estimate",
+    )
+    left.set_xticks(range(last + 1), [str(last - i) for i in range(last + 1)])
+    left.set_xlabel("k, counted down (S = 10)")
+    left.set_title("what the predicted clean latent is made of", fontsize=11)
+    left.legend(loc="upper right", fontsize=9)
+    names = ("c", "Z", "c and Z")
+    for shift, label, colour, rows in (
+        (-0.2, "without skip", GREY, ((12.4, 0.3), (14.8, 1.8), (12.0, 0.8))),
+        (0.2, "skip: clean", BLUE, ((13.6, 1.0), (14.3, 1.0), (13.9, 0.6))),
+    ):
+        places = [i + shift for i in range(3)]
+        right.bar(
+            places,
+            [m for m, _ in rows],
+            0.38,
+            yerr=[s for _, s in rows],
+            color=colour,
+            label=label,
+            capsize=3,
+        )
+    right.set_xticks(range(3), names)
+    right.set_ylim(9, 18)
+    right.set_ylabel("accuracy, %")
+    right.set_title("what is learned (ImageNette, 64 px, DM, 20 steps)", fontsize=11)
+    right.legend(fontsize=9, ncols=2)
+    return figure
+
+
+def protocols() -> Figure:
+    """Draw one set under four protocols (docs/results.md, "Quickstart", seed 0, and "Protocols on the digits")."""
+    figure, axes = plt.subplots(figsize=(9.4, 3.3), layout="constrained")
+    rows = {"quick": (86.9, 63.8), "idc-hard-small": (82.4, 66.9)}
+    rows |= {"ddranking-small": (85.9, 68.2), "rded-soft-small": (87.7, 84.4)}
+    for shift, index, label, colour in ((-0.2, 0, "distilled", BLUE), (0.2, 1, "random real", ORANGE)):
+        bars = axes.bar(
+            [i + shift for i in range(4)],
+            [row[index] for row in rows.values()],
+            0.38,
+            color=colour,
+            label=label,
+        )
+        axes.bar_label(bars, fmt="%.1f", fontsize=9)
+    axes.set_xticks(range(4), list(rows))
+    axes.set_ylabel("accuracy of ConvNet, %")
+    axes.set_ylim(40, 100)
+    axes.legend(ncols=2, fontsize=9)
+    axes.set_title("the same ten digits, the same network, four protocols", fontsize=11)
+    return figure
+
+
+def storage() -> Figure:
+    """Draw what is charged for four sets of about the same bytes (docs/results.md, "D3 on the digits")."""
+    figure, axes = plt.subplots(figsize=(9.4, 2.9), layout="constrained")
+    parts = (("images", BLUE), ("codes", GREEN), ("decoder", ORANGE), ("labels", RED))
+    sets = {
+        "LD3M, 4 images per class": (40 * 3072, 0, 0, 40 * 8),
+        "D3, hard labels": (0, 80 * 2 * 64 * 4, 19_535 * 4, 80 * 8),
+        "D3, soft labels": (0, 80 * 2 * 64 * 4, 19_535 * 4, 80 * 8 + 1_600),
+        "39 random real images": (39 * 3072, 0, 0, 39 * 8),
+    }
+    for row, amounts in enumerate(reversed(sets.values())):
+        left = 0
+        for (name, colour), amount in zip(parts, amounts, strict=True):
+            axes.barh(row, amount, left=left, color=colour, label=name if row == 0 else None)
+            left += amount
+        axes.text(left + 1500, row, f"{left:,}", va="center", fontsize=10)
+    axes.set_yticks(range(len(sets)), list(reversed(sets)))
+    axes.set_xlim(0, 142_000)
+    axes.set_xlabel("bytes that a user downloads to train")
+    axes.legend(ncols=4, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 1.2), frameon=False)
+    return figure
+
+
+def distribution() -> Figure:
+    """Draw a distribution as a set: Gaussians, a decoder that is trained with them, means and draws."""
+    figure, axes = _canvas(9.4, 2.9)
+    for number, (x, y) in enumerate(((0.9, 2.1), (1.5, 1.2), (0.8, 0.6))):
+        for size in (2600, 1300, 400):
+            axes.scatter([x], [y], s=size, color=(BLUE, ORANGE, GREEN)[number], alpha=0.22, linewidths=0)
+        axes.scatter([x], [y], s=18, color="black")
+    axes.text(1.1, 2.65, "per class a few Gaussians", ha="center")
+    _box(axes, 3.2, 1.05, "decoder", GREEN)
+    axes.text(3.95, 2.1, "trained with them", ha="center", color=GREEN)
+    _arrow(axes, (2.2, 1.45), (3.1, 1.45))
+    _box(axes, 6.0, 1.75, "means: the images that are stored", BLUE, 3.1)
+    _box(axes, 6.0, 0.45, "draws: fresh images in every epoch", BLUE, 3.1)
+    _arrow(axes, (4.8, 1.6), (5.9, 2.15))
+    _arrow(axes, (4.8, 1.35), (5.9, 0.85))
+    return figure
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "chain": chain,
+    "skip": skip,
+    "protocols": protocols,
+    "bytes": storage,
+    "distribution": distribution,
+}
+"""File name without ending -> what draws it."""
+
+
+def main(folder: Path) -> None:
+    """Write all figures to a folder; the same bytes for the same version of Matplotlib."""
+    for name, draw in FIGURES.items():
+        figure = draw()
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
