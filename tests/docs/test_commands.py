@@ -77,18 +77,23 @@ def parsing_only(parser=ArgumentParser):
             yield patch
 
 
+def understood(words):
+    """Have a verb parse its options; that the runs which a page names are not there is no matter."""
+    with parsing_only() as patch:
+        patch.setattr(cli, "_missing_file", lambda *_: None)
+        cli.main(list(words))
+
+
 def parse(words, fit_parser):
     """Parse one command of this project as far as its own parser does."""
     verb, rest = words[0], list(words[1:])
     if verb == "federate":
         own, settings = split(rest, {*OWN, "--cpus_per_job", "--overwrite"})
-        with parsing_only():
-            cli.main(["federate", *own])
+        understood(["federate", *own])
         if any(word == "--config" for word in settings):
             fit_parser.parse_args(["fit", *settings])
     elif verb == "sweep":
-        with parsing_only():
-            cli.main(list(words))
+        understood(words)
         if "--" in rest:
             cell = Sweep.load(rest[rest.index("--config") + 1]).cells(ROOT, rest[rest.index("--") + 1 :])[0]
             fit_parser.parse_args(cell.command()[:-2])
@@ -97,8 +102,7 @@ def parse(words, fit_parser):
         settings = [word for word in rest if word not in ("--print_config", "--json")]
         fit_parser.parse_args(["validate" if verb == "validate" else "fit", *settings])
     else:
-        with parsing_only():
-            cli.main(list(words))
+        understood(words)
 
 
 def own_words(words):
