@@ -335,7 +335,7 @@ class PriorTraining(LightningModule):
         facts = {"licence of the weights": self._licence, **self._facts(self.averaged, command)}
         return write_prior(
             folder,
-            unet=half_precision(self.averaged.unet),
+            network=half_precision(self.averaged.unet),
             autoencoder=half_precision(self._autoencoder),
             scheduler=self.scheduler,
             class_embedding=self.averaged.class_embedding.weight.half(),

@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
-from diffusers import DDIMScheduler, ModelMixin, VQModel
+from diffusers import DiTTransformer2DModel, ModelMixin, SchedulerMixin, VQModel
 from torch import Tensor
 
 from ldd.disk.files import atomic_folder, write_json, write_tensors
@@ -15,6 +16,8 @@ from ldd.images import ClassInfo
 from ldd.priors.loading import read_json
 
 CARD = "prior.json"
+Form = Literal["dit", "sit"]
+"""Original diffusion transformers, whose timestep embedding is not diffusers', see `DiffusionTransformer`."""
 
 _LICENCE = 200  # characters: of terms, not their text
 
@@ -28,12 +31,14 @@ class PriorCard:
         null_class: row of the null condition; -1 without a class table.
         image_size: pixels the prior was trained at.
         licence: terms of the weights.
+        form: the original code whose arithmetic a transformer follows; None for diffusers' own.
     """
 
     classes: Sequence[ClassInfo]
     null_class: int
     image_size: int
     licence: str
+    form: Form | None = None
 
     def check_table(self, num_rows: int, table: str) -> None:
         """Raise unless a class table of `num_rows` rows holds the classes and the null row."""
@@ -60,7 +65,12 @@ def read_card(folder: Path, *, table: bool = True) -> PriorCard:
         null_class, image_size = _whole(card["null_class"]), _whole(card["image_size"])
         if image_size < 1 or (table and null_class < 0):
             raise ValueError(f"image_size {image_size}, null_class {null_class}")
-        return PriorCard(classes, null_class, image_size, _words(card.get("licence")))
+        form = card.get("form")
+        if form not in (None, *get_args(Form)):
+            raise ValueError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
+        return PriorCard(
+            classes, null_class, image_size, _words(card.get("licence")), cast("Form | None", form)
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
@@ -106,9 +116,9 @@ def _words(licence: object) -> str:
 def write_prior(
     folder: Path | str,
     *,
-    unet: ModelMixin,
+    network: ModelMixin,
     autoencoder: ModelMixin,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
     class_embedding: Tensor | None,
     card: PriorCard,
     readme: str,
@@ -118,7 +128,8 @@ def write_prior(
     `class_embedding` is (rows, D), the null row included; None for an unconditional prior. Tensors keep their type.
     """
     with atomic_folder(folder) as beside:
-        unet.save_pretrained(beside / "unet", safe_serialization=True)
+        component = "transformer" if isinstance(network, DiTTransformer2DModel) else "unet"
+        network.save_pretrained(beside / component, safe_serialization=True)
         name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
         autoencoder.save_pretrained(beside / name, safe_serialization=True)
         scheduler.save_pretrained(beside / "scheduler")
@@ -131,6 +142,7 @@ def write_prior(
                 "null_class": card.null_class,
                 "image_size": card.image_size,
                 "licence": card.licence,
+                **({"form": card.form} if card.form else {}),
             },
         )
         (beside / "README.md").write_text(readme, encoding="utf-8")

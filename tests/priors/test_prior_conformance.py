@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import original_transformer
 import pytest
 import torch
 from conformance import PriorConformance
@@ -17,6 +18,7 @@ from ldd.priors import (
     NeckPrior,
     PixelPrior,
 )
+from ldd.priors.conversion.transformer import convert_transformer
 from ldd.priors.loading import EMBEDDED
 from ldd.runtime.seeding import generator, seeded
 
@@ -83,6 +85,20 @@ class TestQuantisedLatentDiffusionPrior(PriorConformance):
     @pytest.fixture
     def prior(self, load):
         return load(vq=True, num_steps=3)
+
+
+class TestFlowTransformer(PriorConformance):
+    """An original SiT, converted."""
+
+    known_classes = DIGITS[:5]
+
+    @pytest.fixture
+    def prior(self, tmp_path, kl_folder):
+        torch.save(original_transformer.state(), tmp_path / "model.pt")
+        vae = str(kl_folder / "vae") if (kl_folder / "vae").is_dir() else str(kl_folder)
+        settings = {"classes": self.known_classes, "licence": "random weights", "heads": 2}
+        folder = convert_transformer(tmp_path / "model.pt", "sit", vae, tmp_path / "prior", **settings)
+        return LatentDiffusionPrior(str(folder), num_steps=3)
 
 
 @pytest.mark.skipif(not (EMBEDDED / "digits").is_dir(), reason="embedded:digits is not built in this tree")

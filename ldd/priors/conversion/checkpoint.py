@@ -80,7 +80,7 @@ def convert_checkpoint(
     kind = "unconditional" if table is None else f"{len(known)} classes"
     return write_prior(
         out,
-        unet=original.unet,
+        network=original.unet,
         autoencoder=original.autoencoder,
         scheduler=original.scheduler,
         class_embedding=table,

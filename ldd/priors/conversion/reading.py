@@ -16,8 +16,8 @@ _ZIP = b"PK\x03\x04"  # how a file of torch.save starts since 1.6; older ones ca
 _SHOWN = 5
 
 
-def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint's `state_dict` by name (of the whole file, if it has none), on the CPU.
+def read_state(path: Path | str, *, trust: bool = False, section: str = "state_dict") -> dict[str, Tensor]:
+    """Read the tensors of a section of a checkpoint by name (of the whole file, if it has none), on the CPU.
 
     The file is mapped where its format allows; tensors come into memory when they are used. With `trust`, a pickle that
     holds more than tensors (callbacks of Lightning, for example) is read too: an inert stand-in replaces its classes,
@@ -36,10 +36,10 @@ def read_state(path: Path | str, *, trust: bool = False) -> dict[str, Tensor]:
             f"checkpoint ({path}) is truncated or no checkpoint ({reason}); compare its size with the "
             "original's and fetch it again"
         ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    state = loaded.get(section, loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
-            f"checkpoint ({path}) holds no tensors under 'state_dict'; give the .ckpt file of the original code"
+            f"checkpoint ({path}) holds no tensors under '{section}'; give the .ckpt file of the original code"
         )
     others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if others:

@@ -36,6 +36,10 @@ class DiffusionTransformer(Denoiser):
     their rows passed in: conditioning is (N, blocks, D), and the model's own forward runs with it in the place of
     class labels. Channels of a learned variance are dropped. Rows are named by `card` (`prior.json`), else by
     `model_index.json`. `tied` means one condition for all blocks, (N, 1, D), which starts from the mean of the tables.
+
+    The original code differs from diffusers' model, and `prior.json` says whose a network is: its sinusoids of the
+    timestep have the frequencies 10000^(-i / 128), where diffusers divides by 127; and a `sit` (SiT, arXiv:2401.08740)
+    counts time from noise (0) to data (1) and predicts data - noise: both are turned round here.
     """
 
     _component = "transformer"
@@ -47,6 +51,10 @@ class DiffusionTransformer(Denoiser):
         super().__init__()
         self.network = load_model(folder / "transformer", (DiTTransformer2DModel,), init=init)
         embeddings = [block.norm1.emb for block in self.network.transformer_blocks]
+        self.form = None if card is None else card.form
+        if self.form is not None:
+            for emb in embeddings:
+                emb.time_proj.downscale_freq_shift = 0
         tables = torch.stack([emb.class_embedder.embedding_table.weight.detach() for emb in embeddings])
         for block, emb in enumerate(embeddings):
             emb.class_embedder = _BlockCondition(block)
@@ -77,11 +85,13 @@ class DiffusionTransformer(Denoiser):
 
     def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is (N, blocks, D) or (N, 1, D) if tied."""
+        time = 1 - timestep if self.form == "sit" else timestep
         conditions = conditioning.expand(-1, len(self.network.transformer_blocks), -1)
         output: Tensor = self.network(
-            x, timestep_tensor(timestep, x).expand(len(x)), class_labels=conditions, return_dict=False
+            x, timestep_tensor(time, x).expand(len(x)), class_labels=conditions, return_dict=False
         )[0]
-        return output[:, : x.shape[1]]
+        output = output[:, : x.shape[1]]
+        return -output if self.form == "sit" else output
 
     def _outputs(self, channels: int) -> tuple[int, ...]:
         return (channels, 2 * channels)

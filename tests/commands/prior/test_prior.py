@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import original_transformer
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from PIL import Image
 from processes import Started
 from safetensors.torch import load_file, save_file
 from tiny_denoisers import text_pipeline
+from tiny_prior import tiny_autoencoder
 from torch.nn.functional import interpolate
 
 import ldd
@@ -95,6 +97,28 @@ def test_convert(capsys, original):
     code, shown = latentdd(capsys, *arguments)
     assert code == 2
     assert "exists; name a new folder" in shown
+
+
+def test_convert_of_a_transformer(capsys, tmp_path):
+    """By its form, with the autoencoder it speaks; options of other forms are refused."""
+    torch.save(original_transformer.state(), tmp_path / "model.pt")
+    (tmp_path / "names.txt").write_text("".join(f"n{i}, thing {i}\n" for i in range(5)))
+    tiny_autoencoder(shift_factor=None).save_pretrained(tmp_path / "vae")
+    command = ("prior", "convert", tmp_path / "model.pt", "--form", "sit", "--out", tmp_path / "prior")
+    given = ("--vae", tmp_path / "vae", "--heads", 2, "--class-names", tmp_path / "names.txt")
+    for options, said in (
+        (given[2:], "--form sit needs --vae"),
+        ((*given, "--config", tmp_path / "names.txt"), "names.txt) means nothing to --form sit"),
+        (given[:4], "which must be the 1000 classes"),
+    ):
+        code, shown = latentdd(capsys, *command, *options)
+        assert code == 2
+        assert said in shown
+    code, shown = latentdd(capsys, *command, *given)
+    assert (code, shown) == (0, f"prior written to {tmp_path / 'prior'}\n")
+    prior = LatentDiffusionPrior(str(tmp_path / "prior"), num_steps=2)
+    assert [info.name for info in prior.classes][3] == "thing 3"
+    assert prior.sample(torch.tensor([1]), generator(0), num_steps=2).isfinite().all()
 
 
 def test_convert_needs_a_config(capsys):
