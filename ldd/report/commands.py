@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from ldd.disk.public import public_configuration
+from ldd.disk.public import public_command, public_configuration
 from ldd.evaluation.results.report import LEFT_OUT, Report
 from ldd.evaluation.results.rows import DISTILLED_HARD
 from ldd.report.runs import Run
@@ -51,7 +51,7 @@ def again(run: Run) -> Again:
         commands.insert(0, shlex.join(["latentdd", *words]))
     else:
         note = "How the set was made was not recorded."
-        commands.insert(0, shlex.join(["latentdd", "inspect", str(run.folder)]))
+        commands.insert(0, public_command(["inspect", str(run.folder)]))
     # Anybody may have written the version, so that it is quoted.
     install = shlex.join(["pip", "install", f"latentdd=={run.manifest.package_version}"])
     return Again((install, *commands), note, settings)
@@ -100,7 +100,7 @@ def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str
     """A command with names in capitals for files that the run's folder need not hold."""
     from ldd.students.protocol import shipped
 
-    words = ["latentdd", "evaluate", str(run.folder), "--data", "DATA.yaml"]
+    words = ["evaluate", str(run.folder), "--data", "DATA.yaml"]
     words += ["--protocol", protocol if protocol in shipped() else "PROTOCOL.yaml"]
     words += [
         "--repeats",
@@ -110,7 +110,7 @@ def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str
     ]
     if "teacher" in report.facts or any(_SOFT in name for name in baselines):
         words += ["--labels", "LABELS.yaml"]
-    return shlex.join([*words, "--baselines", ",".join(baselines), "--out", str(run.folder)])
+    return public_command([*words, "--baselines", ",".join(baselines), "--out", str(run.folder)])
 
 
 def _listed(names: Sequence[str]) -> str:
