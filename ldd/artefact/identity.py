@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,16 +66,24 @@ def identify(prior: "Prior") -> dict[str, Any]:
     }
 
 
-def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec) -> None:
+def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec, contents: Mapping[str, str]) -> None:
     """Raise if the set was made beside another test split, so that it may have learned from these test images.
+
+    Args:
+        distilled: the set; one from before contents were known is compared by names and sizes.
+        spec: of the data.
+        contents: fingerprint by contents of their split `test`, and its `format`.
 
     Raises:
         UserError: both fingerprints, and how to go on.
     """
-    own = distilled.manifest.test_split_fingerprint
-    if own is not None and own != spec.fingerprint:
+    known = distilled.manifest.data_fingerprints or {}
+    own, now = distilled.manifest.test_split_fingerprint, spec.fingerprint
+    if own == now and known.get("format") == contents["format"]:
+        own, now = known.get("test"), contents["test"]
+    if own is not None and own != now:
         raise UserError(
-            f"the set was made beside the test split {own}, and that of --data is {spec.fingerprint}: it may have "
+            f"the set was made beside the test split {own}, and that of --data is {now}: it may have "
             "learned from these test images. Give the --data of its run (its manifest has the configuration), or, to "
             "test it on other images of its classes on purpose, --other_data true"
         )

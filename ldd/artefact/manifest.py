@@ -26,6 +26,9 @@ BYTES = ("images", "codes", "labels", "decoder")
 SUBTASKS = "subtasks"
 """Key for what each part of a merged set was."""
 
+RESUMED = "resumed.json"
+"""In a run's folder: the settings that it was resumed with and had not begun with."""
+
 _CURE = "copy the artefact again or export it anew"
 
 
@@ -79,6 +82,14 @@ class Subtask:
     step: int | None
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """A run that went on with other settings: from which training step, and what was changed."""
+
+    step: int
+    changes: tuple[str, ...]
+
+
 class Facts(TypedDict, total=False):
     """What a new set says of itself, see `DistilledSet.from_images`."""
 
@@ -106,7 +117,7 @@ class Manifest(Mapping[str, Any]):
         seed: of the run.
         classes: ordered by label.
         normalisation: the same for real and synthetic images.
-        test_split_fingerprint: of the test images that the set has not seen.
+        test_split_fingerprint: of the test images that the set has not seen, by names and sizes.
         licences: of `prior` and `data`.
         seen_networks: dotted names of the networks it was matched with.
         sha256: of each file beside the manifest.
@@ -118,6 +129,8 @@ class Manifest(Mapping[str, Any]):
         imported: form and treatment of the files of another program.
         labels: where soft labels come from.
         budget: images per class that were taken of a larger set.
+        data_fingerprints: of the real images by contents: of each split and of the core-set, and their `format`.
+        resumed: how often, from which step, and which settings were then changed, as `name: then -> now`.
         others: what another version added.
     """
 
@@ -139,6 +152,8 @@ class Manifest(Mapping[str, Any]):
     imported: dict[str, Any] | None = None
     labels: dict[str, Any] | None = None
     budget: int | None = None
+    data_fingerprints: dict[str, str] | None = None
+    resumed: list[Resumption] | None = None
     others: dict[str, Any] = field(default_factory=dict, metadata=REST)
 
     def __post_init__(self) -> None:
@@ -245,6 +260,17 @@ class Manifest(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(to_json(self))
+
+
+def resumptions(run: Path) -> list[dict[str, Any]]:
+    """Return from which steps a run went on with other settings, and with which (see `Resumption`).
+
+    Raises:
+        UserError: the file in its folder that says so is damaged.
+    """
+    path = run / RESUMED
+    found: list[dict[str, Any]] = read_json(path, "restore or delete it") if path.is_file() else []
+    return found
 
 
 def charge(folder: Path, stage: str, figures: Figures) -> None:

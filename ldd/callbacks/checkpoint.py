@@ -95,6 +95,16 @@ class LastCheckpoints(Checkpoint):
         """Let a finished run be continued with more steps: its loop must not think that it is done."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Warn of a checkpoint from before runs knew their images, which `DistillationData` compares."""
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and type(data).__qualname__ not in checkpoint:
+            rank_zero_warn(
+                "this checkpoint does not say which images its run was started with, so that they cannot be compared"
+            )
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:

@@ -101,7 +101,8 @@ class CrossArchitecture(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse, before any work, results of another version of the protocol, and a protocol without its teacher."""
         if _switched_on(trainer):
-            report_in(trainer.default_root_dir, self.protocol)
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            report_in(trainer.default_root_dir, self.protocol, data)
             if getattr(pl_module, "labels", None) is None:
                 teacher_of(self.protocol, None)
 

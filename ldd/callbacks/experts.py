@@ -58,6 +58,7 @@ class RecordExperts(L.Callback):
             weight_decay=weight_decay,
             augmentation=tuple(augmentation),
             seed=seed,
+            wait=True,  # runs of a sweep share their experts
         )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

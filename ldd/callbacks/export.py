@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from ldd.artefact.manifest import NAME, Manifest
+from ldd.artefact.manifest import NAME, Manifest, resumptions
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_yaml
 from ldd.distiller.module import Distiller
@@ -71,7 +71,8 @@ class Export(L.Callback):
         if step == self._written_step or not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
-        distilled = pl_module.distilled_set().with_facts(config=_resolved_config(run))
+        facts = {"config": _resolved_config(run), "resumed": resumptions(run) or None}
+        distilled = pl_module.distilled_set().with_facts(**facts)
         _with_evaluation(distilled, run).save(run / "distilled")
         self._written_step = step
 

@@ -13,6 +13,7 @@ from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, read_yaml
+from ldd.disk.locks import writing
 from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, StoredSet
@@ -67,7 +68,7 @@ def check(
         raise UserError(f"repeats ({repeats}) and copy_ratio ({copy_ratio}) must be 0 or more")
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
-        refuse_other_test_split(distilled, data.spec)
+        refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     folder = Path(out) if out is not None else _beside(Path(path))
     check_writable(folder)
     data.setup()
@@ -82,7 +83,8 @@ def check(
         training = StoredSet("distilled", distilled, samples=draws).training
         confused = confusions_of(lesson, training, data, distilled.counts, repeats, device)
         found = replace(found, confused=confused, protocol={"id": recipe.id, "hash": recipe.hash})
-    found.write(folder)
+    with writing(folder):
+        found.write(folder)
     rich.print(found)
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 

@@ -9,10 +9,10 @@ import rich
 from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
-from ldd.disk.files import check_writable
+from ldd.disk.locks import writing_in
 from ldd.distiller.synthesis import check_prior, prior_of, stored_sampler
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, Labels, Protocol, equal_baselines
+from ldd.evaluation import Baseline, Labels, Protocol, Report, equal_baselines
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare, report_in
@@ -74,19 +74,27 @@ def evaluate(
     """
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
-        refuse_other_test_split(distilled, data.spec)
+        refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     names = EQUAL if baselines is None else baselines
     baselines_by_name(names)  # a wrong name shows before any work
-    earlier = report_in(out, recipe)
+    with writing_in(out):
+        earlier = _earlier(out, recipe, data, distilled)
+        request = Request(
+            data, recipe, networks, repeats, seed, budgets=budgets or (), num_workers=num_workers
+        )
+        request = replace(request, records=Path(out) / FOLDER, device=pick_device())
+        request = _with_labels(request, distilled, labels, crop_labels)
+        report = compare(distilled, _with_sets(request, distilled, names, Path(path)))
+        (report if earlier is None else report.after(earlier)).write(out)
+    rich.print(*report.tables())
+
+
+def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet) -> Report | None:
+    """The report that is added to, if it is of this set and of these images."""
+    earlier = report_in(out, recipe, data)
     if earlier is not None:
         earlier.check_set(distilled.manifest.step or 0, identity(distilled))
-    check_writable(out)
-    request = Request(data, recipe, networks, repeats, seed, budgets=budgets or (), num_workers=num_workers)
-    request = replace(request, records=Path(out) / FOLDER, device=pick_device())
-    request = _with_labels(request, distilled, labels, crop_labels)
-    report = compare(distilled, _with_sets(request, distilled, names, Path(path)))
-    (report if earlier is None else report.after(earlier)).write(out)
-    rich.print(*report.tables())
+    return earlier
 
 
 def _with_labels(

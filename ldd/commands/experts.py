@@ -19,7 +19,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="Path to a configuration file.")
     parser.add_class_arguments(DistillationData, "data")
-    names = parser.add_function_arguments(record_experts, skip={"data"}, as_positional=False)
+    names = parser.add_function_arguments(record_experts, skip={"data", "wait"}, as_positional=False)
     options = instantiate(parser, parse(parser, arguments))
     folder = record_experts(options.data, **{name: options[name] for name in names})
     record_command(folder, [verb, *arguments])

@@ -10,7 +10,8 @@ from ldd.data import DistillationData, Pruner
 from ldd.data.pruning import RankedPruner, write_lists
 from ldd.data.pruning.picture import draw_scores, tabulate
 from ldd.data.splits import readable
-from ldd.disk.files import atomic_file
+from ldd.disk.files import atomic_file, check_writable
+from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
@@ -64,6 +65,8 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
-    options = instantiate(parser, parse(parser, arguments))
-    prune(**vars(options))
-    record_command(options.out, [verb, *arguments])
+    options = parse(parser, arguments)
+    check_writable(Path(options.out).parent)
+    with writing(options.out):
+        prune(**vars(instantiate(parser, options)))
+        record_command(options.out, [verb, *arguments])

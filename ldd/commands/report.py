@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.report import read_runs, write_report
 from ldd.runs.options import parse
@@ -27,7 +28,8 @@ def report(runs: Sequence[str], out: str, overwrite: bool = False) -> None:
         raise UserError(f"--out ({out}) must name a file that ends in .html")
     if file.exists() and not overwrite:
         raise UserError(f"--out ({out}) exists; name a new file, or replace it with --overwrite true")
-    write_report(read_runs(runs), file)
+    with writing(file):
+        write_report(read_runs(runs), file)
     print(f"report on {len(runs)} run{'s' * (len(runs) > 1)}: {out} ({file.stat().st_size:,} bytes)")
 
 

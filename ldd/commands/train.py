@@ -62,7 +62,7 @@ def train(
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     _check_labels(labels, crop_labels, recipe, data)
     if data is not None:
-        refuse_other_test_split(distilled, data.spec)
+        refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
         data.setup()
         refuse_other_data(distilled, data.spec)
     labeller, crops, spec = None, None, _spec_of(distilled)

@@ -1,7 +1,7 @@
 """The data of a run: source -> subset -> cache -> prune -> class-balanced batches of bytes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any, get_args
@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ldd.data import folders as folders  # its source may be named without its module
+from ldd.data.fingerprints import FORMAT, differences, fingerprint
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split
@@ -91,6 +92,7 @@ class DistillationData(LightningDataModule):
         self.on_error: OnError = on_error
         self.seed = seed
         self._splits: dict[Split, RealImages] = {}
+        self._fingerprints: dict[str, str] = {}
         self._ready = False
         self.pruning_cost: dict[str, float] | None = None
         self.classes: list[ClassInfo] = self.source.classes
@@ -116,11 +118,17 @@ class DistillationData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Decode the three splits, or map them, and prune; a second call does nothing.
 
+        Called by a trainer (with a `stage`) it also finds the `fingerprints`, which its checkpoints keep, on all ranks.
+
         Raises:
             UserError: an unreadable image, a class without images, or too little memory or disk.
         """
-        if self._ready:
-            return
+        if not self._ready:
+            self._setup()
+        if stage is not None:
+            self.fingerprints  # noqa: B018 - kept
+
+    def _setup(self) -> None:
         self.train_images = self._load("train")
         self.selection_images = self._load("selection")
         self.test_images = self._load("test")
@@ -136,7 +144,45 @@ class DistillationData(LightningDataModule):
             self.core_set = self.train_images.select(kept)
         self.train_images.explain = self.core_set.explain = self._explain
         self.train_images.spec = self.core_set.spec = self.spec
+        self.core_set.fingerprint = lambda: self.fingerprints["core_set"]
         self._ready = True
+
+    def fingerprints_of(self, *splits: Split) -> dict[str, str]:
+        """Return the fingerprints of splits by contents, as the source lists them; `format` is theirs.
+
+        Every file is read once on this machine; ranks share the work, so all of them must call it.
+        """
+        for split in splits:
+            if split not in self._fingerprints:
+                items, skip = self.source.items(split), self.on_error == "skip"
+                self._fingerprints[split] = fingerprint(self.source, items, skip=skip)
+        return {"format": FORMAT, **{split: self._fingerprints[split] for split in splits}}
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """The fingerprints of all splits and, after `setup`, of the core-set (see `ldd.data.fingerprints`)."""
+        found = self.fingerprints_of(*get_args(Split))
+        if not self._ready:
+            return found
+        if "core_set" not in self._fingerprints:
+            self._fingerprints["core_set"] = fingerprint(self.source, _items_of(self.core_set))
+        return {**found, "core_set": self._fingerprints["core_set"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data: which images they are."""
+        return {"fingerprints": dict(self.fingerprints)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise if a checkpoint's run has learned from other images.
+
+        Raises:
+            UserError: names the splits that differ, with both fingerprints.
+        """
+        if changed := differences(state_dict.get("fingerprints"), self.fingerprints):
+            raise UserError(
+                f"ckpt_path: the run was started with other images in {self.source.place} ({'; '.join(changed)}); "
+                "restore them, or start another run"
+            )
 
     def core_set_key(self) -> str:
         """Return the `pixels_key` of the core-set, by which caches tell whether they were computed from it.

@@ -1,6 +1,6 @@
 """Real images of one split, held as bytes and ordered by class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol as Interface
 
 import torch
@@ -29,10 +29,12 @@ class RealImages:
         spec: classes, image size and normalisation; None where they are unknown.
         explain: given a label and a number that its class cannot give, returns the class's name and the cure, for
             messages; None where only the label is known.
+        fingerprint: returns their `ldd.data.fingerprints.fingerprint`; None where the files are not known.
     """
 
     spec: DataSpec | None = None
     explain: Callable[[int, int], str] | None = None
+    fingerprint: Callable[[], str] | None = None
 
     def __init__(self, images: Tensor, labels: Tensor, keys: Sequence[str], num_classes: int) -> None:
         assert images.dtype == torch.uint8, "images are held as bytes"
@@ -181,6 +183,7 @@ class EvaluationData(Interface):
     Attributes:
         spec: classes, image size and normalisation.
         train_images, core_set, selection_images, test_images: there after `setup`.
+        fingerprints: of the splits, see `DistillationData.fingerprints`.
     """
 
     spec: DataSpec
@@ -188,6 +191,10 @@ class EvaluationData(Interface):
     core_set: RealImages
     selection_images: RealImages
     test_images: RealImages
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Which images these are."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load the splits; a second call does nothing."""

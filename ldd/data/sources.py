@@ -46,11 +46,13 @@ class Source(ABC):
         classes: the K classes, ordered by label.
         licence: terms of the data.
         place: where the images lie, for messages.
+        in_memory: whether an image is at hand without reading a file.
     """
 
     classes: list[ClassInfo]
     licence: str
     place: str = "the source"
+    in_memory: bool = False
 
     @abstractmethod
     def class_items(self, split: Split, label: int) -> list[Item]:
@@ -85,7 +87,10 @@ class Source(ABC):
         return [item for info in self.classes for item in self.class_items(split, info.label)]
 
     def fingerprint(self, split: Split) -> str:
-        """Return a hash over the labels, keys and stamps of a split; equal wherever the same files lie."""
+        """Return a hash over the labels, keys and stamps of a split; equal wherever the same files lie.
+
+        Of files the stamp is the size, so this is quick; `ldd.data.fingerprints.fingerprint` is over what is in them.
+        """
         digest = hashlib.sha256()
         for item in self.items(split):
             digest.update(f"{item.label}\t{item.key}\t{self.stamp(item)}\n".encode())
@@ -108,6 +113,7 @@ class DigitsSource(Source):
         UserError: a root was given.
     """
 
+    in_memory = True
     licence = "UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998), CC BY 4.0"
 
     def __init__(self, root: str | None = None) -> None:

@@ -50,6 +50,7 @@ class Subset(Source):
         self.classes = [replace(info, label=label) for label, info in enumerate(found)]
         self.licence = source.licence
         self.place = source.place
+        self.in_memory = source.in_memory
 
     @staticmethod
     def _refuse_missing(source: Source, names: Sequence[str | int]) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # and in two functions: text files are read and written witho
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp(?P<old>\.old)?")
 """Names that `_create_beside` and `_swap` give."""
 
+LOCK = ".lock"
+"""The file by which a process says that it alone writes in a folder (see `ldd.disk.locks`)."""
+
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
@@ -81,14 +84,18 @@ def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path | str) -> None:
+def remove_leftovers(folder: Path | str, name: str | None = None) -> None:
     """Delete what killed processes left of `atomic_file` and `atomic_folder` in a folder that has a single writer.
 
     A folder that had been moved aside for its replacement is put back if the replacement is missing.
+
+    Args:
+        folder: where they lie.
+        name: only those of this file or folder.
     """
     for path in Path(folder).glob(".*.tmp*"):
         found = _TEMPORARY.fullmatch(path.name)
-        if found is None:
+        if found is None or name not in (None, found["name"]):
             continue
         if found["old"] and not path.with_name(found["name"]).exists():
             os.replace(path, path.with_name(found["name"]))
@@ -96,6 +103,15 @@ def remove_leftovers(folder: Path | str) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; a link to a folder (on a scratch disk) stays, and what lies in that folder goes."""
+    for each in [*path.iterdir()] if path.is_symlink() and path.is_dir() else [path]:
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
 
 
 def sync_file(path: Path | str) -> None:
@@ -119,13 +135,13 @@ def check_writable(folder: Path | str) -> None:
 
 
 def holds_files(path: Path | str) -> bool:
-    """Return whether `path` is a folder with anything in it.
+    """Return whether `path` is a folder with anything in it, apart from the lock of who is about to write there.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        return Path(path).is_dir() and bool(os.listdir(path))
+        return Path(path).is_dir() and bool({*os.listdir(path)} - {LOCK})
     except OSError as error:
         raise UserError(f"cannot read {path}: {_reason(error)}; choose a folder of yours") from error
 

@@ -1,6 +1,5 @@
 """Large files that processes share: the first one builds the file under a lock, and all map it."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ldd.disk.locks import locked
 from ldd.disk.shards import Shards
 from ldd.errors import UserError
 from ldd.runtime.ranks import rank_zero_info
@@ -104,42 +104,10 @@ def _check_space(folder: Path, needed: int, contents: str) -> None:
 def one_at_a_time(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`; yield False where the file system has no locks, so that every process does the work.
 
-    A process that dies loses its lock. The file is deleted when its holder is done, so whoever waited for it checks
-    that the file it has locked is still the one of that name.
+    Raises:
+        UserError: its folder (`cache_dir`) cannot be written.
     """
-    while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise UserError(
-                f"cache_dir={str(path.parent)!r} cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        try:
-            locked = _lock(descriptor, path)
-            if locked and not _is_open_at(descriptor, path):
-                continue
-            try:
-                yield locked
-            finally:
-                path.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(descriptor)
-
-
-def _is_open_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int, path: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        rank_zero_info(f"another process holds {path}; waiting for it")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cache_dir={str(path.parent)!r} cannot be written; choose another folder")
+    with locked(path, lambda holder: rank_zero_info(f"{holder} holds {path}; waiting for it")) as alone:
+        yield alone

@@ -14,7 +14,7 @@ from ldd.codes import Codes, CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
-from ldd.distiller.record import NOT_KEPT, RunLedger, describe
+from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis
 from ldd.errors import NonFiniteError, UserError
@@ -115,7 +115,7 @@ class Distiller(L.LightningModule):
         self._number = 0  # num_steps_done, without asking the device
         self._resident: tuple[RealImages, RealImages] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
-        self._identity: dict[str, Any] | None = None
+        self._prior_record = PriorRecord(prior)
 
     # One step: codes -> denoise -> decode (`Synthesis`) -> augment -> match (the objective) -> backward -> step.
 
@@ -307,16 +307,15 @@ class Distiller(L.LightningModule):
 
     @torch.no_grad()
     def _describe(self, step: int) -> DistilledSet:
-        if self._identity is None:
-            self._identity = identify(self.prior)  # it never changes
         chunk_size = self.planner.chunk_size
         described = describe(
             self.synthesis,
             self.data_spec,
             self.synthesis.draw(chunk_size=64 if chunk_size == "auto" else chunk_size),
             matched_by=self.objective.matching_networks(),
-            prior=self._identity,
+            prior=self._prior_record.identity,
             pruning=self._data.pruning_record(),
+            data_fingerprints=self._data.fingerprints,
             seed=self.seed,
             step=step,
         )
@@ -340,6 +339,7 @@ class Distiller(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the prior's frozen weights, add the memory plans and what this run has cost beside its steps."""
         checkpoint["ledger"] = self.ledger.kept(self._data)
+        self._prior_record.save(checkpoint)
         trained = {f"prior.{name}" for name in self.prior.trained()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
@@ -348,11 +348,8 @@ class Distiller(L.LightningModule):
         self.planner.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise for a checkpoint of another run's shape.
-
-        Raises:
-            UserError: codes or trained decoder missing, or of other shapes than this configuration makes.
-        """
+        """Raise UserError for a checkpoint of another run: of other codes or decoders, or of another prior."""
+        self._prior_record.check(checkpoint)
         state = checkpoint["state_dict"]
         needed = {f"codes.{name}": value for name, value in self.codes.state_dict().items()}
         needed |= {f"prior.{name}": value for name, value in self.prior.trained().items()}

@@ -1,19 +1,23 @@
 """What a run says of itself: the description of its set, and the ledger of what it has cost."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.distiller.synthesis import Synthesis
+from ldd.errors import UserError
 from ldd.experts.recording import cost_of_experts
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.networks import NetworkFactory
 from ldd.networks.base import dotted_name
+from ldd.priors import Prior
 from ldd.runtime.ledger import (
     DECODES,
     DISTIL,
@@ -40,6 +44,7 @@ def describe(
     matched_by: Sequence[NetworkFactory],
     prior: Mapping[str, Any],
     pruning: Mapping[str, Any] | None,
+    data_fingerprints: Mapping[str, str],
     seed: int,
     step: int,
 ) -> DistilledSet:
@@ -60,7 +65,32 @@ def describe(
         seen_networks=sorted(map(dotted_name, seen)),
         prior=prior,
     )
-    return described.with_facts(step=step, pruning=pruning or None)
+    return described.with_facts(step=step, pruning=pruning or None, data_fingerprints=dict(data_fingerprints))
+
+
+class PriorRecord:
+    """The identity of a prior's frozen weights, which a run's checkpoints and its set keep."""
+
+    def __init__(self, prior: Prior) -> None:
+        self._prior = prior
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What `identify` says; the weights never change."""
+        return identify(self._prior)
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add it to a checkpoint."""
+        checkpoint["prior"] = dict(self.identity)
+
+    def check(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raise UserError, with both hashes, if a checkpoint's run had other weights; an older one does not say."""
+        before, now = checkpoint.get("prior", {}).get("sha256"), self.identity["sha256"]
+        if before not in (None, now):
+            raise UserError(
+                f"ckpt_path: the run was started with other weights of the prior (sha256 then {before}, now {now}); "
+                "restore them, or start another run"
+            )
 
 
 class RunLedger(Ledger):

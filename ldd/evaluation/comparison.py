@@ -12,7 +12,7 @@ from ldd.evaluation.baselines.base import Baseline
 from ldd.evaluation.courses import Course, courses, lesson_of
 from ldd.evaluation.records import run_missing
 from ldd.evaluation.request import Device, Request
-from ldd.evaluation.results.report import LEFT_OUT, Report
+from ldd.evaluation.results.report import DATA, LEFT_OUT, Report
 from ldd.evaluation.results.rows import Row
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
@@ -110,15 +110,18 @@ def compare(distilled: DistilledSet, request: Request, step: int | None = None) 
     return Report(rows, {request.protocol.id: request.protocol.hash}, facts)
 
 
-def report_in(folder: Path | str, protocol: Protocol) -> Report | None:
+def report_in(folder: Path | str, protocol: Protocol, data: EvaluationData | None = None) -> Report | None:
     """Read the report that a folder holds already, to which an evaluation by this protocol will add; None without one.
 
     Raises:
-        UserError: files that are not a report, or results of another protocol under the same id.
+        UserError: files that are not a report, results of another protocol under the same id, or on other images than
+            `data` are.
     """
     earlier = Report.read(folder)
     if earlier is not None:
         earlier.check_protocol(protocol.id, protocol.hash)
+        if data is not None:
+            earlier.check_images(data.spec.fingerprint, data.fingerprints)
     return earlier
 
 
@@ -131,6 +134,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
         "test_images": len(request.test_split().labels),
         "sets": {str(step): identity(distilled)},
         "test_split_fingerprint": request.data.spec.fingerprint,
+        DATA: dict(request.data.fingerprints),
         "test_split_of_the_set": distilled.manifest.test_split_fingerprint,
         "device": str(request.device),
         "labels": distilled.manifest.labels,

@@ -1,8 +1,10 @@
 """Recording expert trajectories: networks trained on the core-set, their weights kept after every epoch."""
 
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from torch.optim import SGD
 
 from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.data import DistillationData
+from ldd.disk.files import LOCK
+from ldd.disk.locks import locked, made
 from ldd.disk.table import Store
 from ldd.errors import UserError
 from ldd.experts.trajectories import (
@@ -36,6 +40,8 @@ _COSTS = (
     "cost"  # folder in a recording's: seconds and peak memory of each expert, which do not depend on them
 )
 
+_PATIENCE = 0.5  # seconds between two looks at another process's lock
+
 _Tick = Callable[[Tensor], None]  # called after each epoch of an expert with its mean training loss
 
 
@@ -54,6 +60,7 @@ def record_experts(
     device: str = "auto",
     out: str = "experts",
     progress: bool = True,
+    wait: bool = False,
 ) -> Path:
     """Train experts on the core-set and store their weights after each epoch (MTT, arXiv 2203.11932, section 4.1).
 
@@ -75,12 +82,14 @@ def record_experts(
         device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
         out: folder in which the recording gets one of its own.
         progress: show a bar with the loss and the time left.
+        wait: for another process that records some of these experts; False refuses.
 
     Returns:
         The recording's folder.
 
     Raises:
-        UserError: a number out of range, an unknown device, too little disk space, weights that became NaN.
+        UserError: a number out of range, an unknown device, too little disk space, weights that became NaN, or another
+            process that records some of these experts.
     """
     _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
     place, strategies = find_device(device), SiameseAugmentation(augmentation).strategies
@@ -89,10 +98,41 @@ def record_experts(
     setting = ExpertSetting.of(data.spec, data.core_set, blank_network(network, data.spec))
     wanted = range(first_expert, first_expert + num_experts)
     recording = Trajectories.under(Path(out).expanduser(), setting, training, wanted.stop)
-    _record_missing(recording, wanted, data, network, place, progress)
+    with _alone(recording.folder, wanted, wait=wait):
+        _record_missing(recording, wanted, data, network, place, progress)
     losses = torch.stack([recording.losses(expert) for expert in wanted]).mean(0)
     print("mean training loss by epoch:", " ".join(f"{loss:.3f}" for loss in losses.tolist()))
     return recording.folder
+
+
+@contextmanager
+def _alone(folder: Path, wanted: range, *, wait: bool) -> Iterator[None]:
+    """Be the only process that records these experts; others may record others of the same recording."""
+
+    def busy(holder: str) -> None:
+        raise UserError(
+            f"experts {wanted.start} to {wanted.stop - 1} of {folder} are being recorded by {holder}; wait until that "
+            "has ended, or name other experts by first_expert and num_experts"
+        )
+
+    told = False
+    with made(folder), ExitStack() as held:
+        while True:
+            with locked(folder / LOCK, lambda holder: None):  # for a moment, in which nobody else chooses
+                try:
+                    for other in folder.glob(".*-*.lock"):
+                        first, stop = map(int, other.name.removesuffix(".lock")[1:].split("-"))
+                        if first < wanted.stop and wanted.start < stop:
+                            with locked(other, busy):
+                                pass
+                    held.enter_context(locked(folder / f".{wanted.start}-{wanted.stop}.lock", busy))
+                    break
+                except UserError as error:
+                    if not wait:
+                        raise
+                    told = told or print(f"waiting: {error}", file=sys.stderr) is None
+            time.sleep(_PATIENCE)
+        yield
 
 
 def _record_missing(

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -44,6 +44,8 @@ class ExpertSetting:
         mean, std: the normalisation, see `DataSpec`.
         num_images: images in the core-set.
         core_set: hash over their keys and labels.
+        contents: of their files, see `ldd.data.fingerprints`; None in a recording from before these were kept, or where
+            the files are not known.
         network: dotted name of the network's class.
         layers: the network as torch prints it, line by line.
         parameters: name and shape of each parameter, in order.
@@ -60,6 +62,7 @@ class ExpertSetting:
     layers: tuple[str, ...]
     parameters: tuple[str, ...]
     num_parameters: int
+    contents: str | None = None
 
     @classmethod
     def of(cls, spec: DataSpec, core_set: "RealImages", network: Network) -> Self:
@@ -79,6 +82,7 @@ class ExpertSetting:
             layers=tuple(repr(network).splitlines()),
             parameters=tuple(f"{name} {tuple(value.shape)}" for name, value in named.items()),
             num_parameters=sum(value.numel() for value in named.values()),
+            contents=None if core_set.fingerprint is None else core_set.fingerprint(),
         )
 
     def differences(self, run: "ExpertSetting") -> list[str]:
@@ -92,6 +96,10 @@ class ExpertSetting:
             other = f"{run.num_images}{' other ones' if run.num_images == self.num_images else ''}"
             found.append(
                 f"a core-set of {self.num_images} images (this run: {other}; pruner and data.seed must be the same)"
+            )
+        elif None not in (self.contents, run.contents) and self.contents != run.contents:
+            found.append(
+                f"images of other contents (fingerprint {self.contents}; this run: {run.contents}) under the same names"
             )
         if (self.mean, self.std) != (run.mean, run.std):
             found.append(
@@ -178,12 +186,13 @@ class Trajectories:
     @classmethod
     def under(cls, root: Path, setting: ExpertSetting, training: ExpertTraining, num_experts: int) -> Self:
         """Return the recording of these facts in `root`, whether or not it is there; nothing is written."""
-        facts = {"setting": asdict(setting), "training": asdict(training)}
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        name = f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"
-        folder = root / name
-        if (folder / INDEX).exists():
-            num_experts = max(num_experts, cls.open(folder).num_experts)
+        by_names = root / _name(replace(setting, contents=None), training)
+        for folder in (by_names, root / _name(setting, training)):
+            if not (folder / INDEX).exists():
+                break
+            found = cls.open(folder)
+            if not found.setting.differences(setting):
+                return cls(folder, found.setting, training, max(num_experts, found.num_experts))
         return cls(folder, setting, training, num_experts)
 
     @classmethod
@@ -331,6 +340,13 @@ def find_trajectories(
             f"that records them finish, or set {most}"
         )
     return Trajectories(found.folder, found.setting, found.training, wanted)
+
+
+def _name(setting: ExpertSetting, training: ExpertTraining) -> str:
+    """Name of a recording's folder. Contents are part of it only where images of other contents had these names."""
+    facts = {"setting": to_json(setting), "training": asdict(training)}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"
 
 
 def _listed(names: Sequence[str]) -> str:

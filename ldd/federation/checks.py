@@ -90,7 +90,7 @@ class _Listed:
     """The data without its pixels: all splits are the training split, and all images black."""
 
     def __init__(self, data: DistillationData) -> None:
-        self.spec = data.spec
+        self.spec, self.fingerprints = data.spec, dict[str, str]()
         items = data.source.items("train")
         size, labels = data.spec.image_size, torch.tensor([item.label for item in items])
         black = torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(len(items), -1, -1, -1)

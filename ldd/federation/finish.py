@@ -34,7 +34,9 @@ def finish(federation: Federation) -> None:
         DistilledSet.load(federation.folder_of(number)) for number in range(len(federation.partition.blocks))
     ]
     data = recipe.data
+    federation.check_images()
     merged = merge(parts, data.classes, config=recipe.resolved, test_split_fingerprint=data.spec.fingerprint)
+    merged = merged.with_facts(data_fingerprints=dict(data.fingerprints))
     labeller: Labeller | None = None
     if recipe.model.labels is not None:
         merged, labeller = _labelled(federation, merged)
@@ -84,7 +86,7 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
 
 def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
     """The earlier evaluation, if it was of this set; UserError where it was by another protocol of the same id."""
-    earlier = report_in(federation.folder, federation.recipe.evaluation.protocol)
+    earlier = report_in(federation.folder, federation.recipe.evaluation.protocol, federation.recipe.data)
     if earlier is None:
         return None
     step = str(merged.manifest.step or 0)

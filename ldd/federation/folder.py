@@ -1,15 +1,19 @@
 """A federation in its folder: the recipe as resolved, the classes of each sub-task, and the state of each job."""
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
-from ldd.disk.files import check_writable, holds_files, read_json, write_json
+from ldd.artefact.manifest import NAME, Manifest, find_artefact
+from ldd.data import DistillationData
+from ldd.data.fingerprints import differences
+from ldd.data.sources import Source
+from ldd.data.subsets import Subset
+from ldd.disk.files import check_writable, holds_files, read_json, remove, write_json
 from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
 from ldd.federation.jobs import Job
@@ -122,6 +126,26 @@ class Federation:
         arguments = ("federate", "--out", str(self.folder), "--only", name, "--end_with_parent", "true")
         return Job(name, arguments, Path(self.directory), self.folder_of(name) / "output.log")
 
+    def check_images(self) -> None:
+        """Raise if a sub-task that has ended learned from other images than its classes have now.
+
+        Raises:
+            UserError: names the sub-task and what differs, with both fingerprints.
+        """
+        data = self.recipe.data
+        for number, block in enumerate(self.partition.blocks):
+            if str(number) in self.waiting:
+                continue
+            before = Manifest.read(find_artefact(self.folder_of(number)) / NAME).data_fingerprints
+            if before is None:
+                continue
+            own = DistillationData(partial(_of_block, data.source, block), on_error=data.on_error)
+            if changed := differences(before, own.fingerprints):
+                raise UserError(
+                    f"sub-task {number} was distilled from other images ({'; '.join(changed)}); restore them, or "
+                    "replace the federation with --overwrite"
+                )
+
     def run(self, name: str) -> None:
         """Run one job in this process, or continue it; nothing where it has run to its end.
 
@@ -167,6 +191,11 @@ class Federation:
         return self.folder_of(EXPERTS) / "cost.json"
 
 
+def _of_block(source: Source, block: Sequence[str], root: str | None) -> Source:
+    """The images of a sub-task's classes: a `SourceFactory`, given the first two."""
+    return Subset(source, block)
+
+
 def _fit(arguments: Sequence[str]) -> None:
     """`latentdd ARGUMENTS` in this process, whose own arguments it leaves as they were."""
     before = sys.argv
@@ -186,10 +215,7 @@ def clear(folder: Path) -> None:
     """Remove a federation, and only what belongs to one; raise UserError if the folder holds something else."""
     _refuse_others(folder)
     for path in (folder / name for name in _OWN):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def find(recipe: Recipe, folder: Path) -> Federation | None:

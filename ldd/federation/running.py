@@ -9,6 +9,7 @@ from types import FrameType
 
 import rich
 
+from ldd.disk.locks import writing_in
 from ldd.errors import UserError
 from ldd.federation.checks import check_the_end
 from ldd.federation.finish import finish
@@ -16,7 +17,7 @@ from ldd.federation.folder import CONFIG, Federation, clear, find
 from ldd.federation.jobs import Job, Machines, failures
 from ldd.federation.partition import ClassPartition, Rule, class_means
 from ldd.federation.ray_engine import run_jobs
-from ldd.federation.slurm import write_slurm
+from ldd.federation.slurm import check_folder, write_slurm
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runs.history import record_command
 from ldd.runs.recipe import Recipe
@@ -67,18 +68,21 @@ def federate(
     if only is not None:
         _run_alone(folder, only, [*settings, *filter(None, [config])])
         return
-    if overwrite:
-        clear(folder)
-    if config is None or subtasks is None:
-        federation = _continued(folder, machines, settings)
-    else:
-        federation = _from_recipe(folder, config, subtasks, partition, machines, settings)
-    record_command(folder, typed)
     if machines.engine == "slurm":
-        _write_for_slurm(federation, machines)
-        return
-    _run_all(federation, machines)
-    finish(federation)
+        check_folder(folder.resolve())
+    with writing_in(folder):
+        if overwrite:
+            clear(folder)
+        if config is None or subtasks is None:
+            federation = _continued(folder, machines, settings)
+        else:
+            federation = _from_recipe(folder, config, subtasks, partition, machines, settings)
+        record_command(folder, typed)
+        if machines.engine == "slurm":
+            _write_for_slurm(federation, machines)
+            return
+        _run_all(federation, machines)
+        finish(federation)
 
 
 def _run_alone(folder: Path, name: str, settings: Sequence[str]) -> None:
@@ -155,6 +159,7 @@ def _write_for_slurm(federation: Federation, machines: Machines) -> None:
 
 def _run_all(federation: Federation, machines: Machines) -> None:
     """Run all jobs that are not finished, or raise when all have ended and some of them failed."""
+    federation.check_images()
     waiting = federation.waiting
     jobs = [federation.job(name) for name in waiting]
     needs = machines.needs(vars(federation.recipe.config.trainer))

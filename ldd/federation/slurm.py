@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldd.disk.files import atomic_file
+from ldd.errors import UserError
 from ldd.federation.jobs import Job, Needs
 
 _TIME_LEFT = 120  # seconds before its time is up, at which a job is told to save its step
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError if the scripts cannot name a folder: a newline would end the comment in which sbatch reads it."""
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", str(folder)):
+        raise UserError(
+            f"--out ({str(folder)!r}) has control characters in its path, which the lines for sbatch cannot hold; "
+            "choose another folder"
+        )
 
 
 def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name: str) -> Path:

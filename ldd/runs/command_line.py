@@ -1,10 +1,10 @@
 """What all runs of a trainer share: linked seeds, a guarded folder with the logs inside it, exit codes of signals."""
 
-import shutil
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,25 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from torch import distributed
 
+from ldd.artefact.manifest import RESUMED
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview, RecordExperts
 from ldd.data import DistillationData
-from ldd.disk.files import atomic_file, read_yaml, remove_leftovers
+from ldd.disk.files import atomic_file, read_yaml, remove
+from ldd.disk.locks import writing_in
 from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError
 from ldd.runs import history
-from ldd.runs.folder import changes, find_fault, find_last, settings_of
+from ldd.runs.folder import (
+    changed_on_resume,
+    changes,
+    find_fault,
+    find_last,
+    note_resumption,
+    settings_of,
+)
 from ldd.runs.options import in_a_line, mistakes_named, raised_in, refuse_nulls, spell_paths
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
-from ldd.runtime.ranks import rank_zero_info
+from ldd.runtime.ranks import rank_zero_info, starts_first
 from ldd.runtime.trainer import expect_warnings
 
 _TRAINER_DEFAULTS = {
@@ -45,17 +54,34 @@ _OF_A_START = {"config.yaml", history.NAME, _LOGS}  # what a run has written bef
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes the run's resolved config.yaml, at fit only, and not again on resume."""
+    """Writes the run's resolved config.yaml, at fit only, and notes which settings a resumed run has changed."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save before anything is computed."""
         path = Path(trainer.default_root_dir) / "config.yaml"
-        if stage != "fit" or not trainer.is_global_zero or path.exists():
+        if stage == "fit" and trainer.is_global_zero and not path.exists():
+            self._save(path)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what has changed, once the checkpoint has been accepted."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if not trainer.is_global_zero:
             return
-        config = self.config.clone()
-        config.overwrite = False  # a decision about the folder as it was, not part of the recipe
+        now = yaml.safe_load(self.parser.dump(self._recipe(), skip_none=False))
+        changed = changed_on_resume(before := read_yaml(path), now)
+        if changed and self.config.ckpt_path is not None:
+            note_resumption(path.parent, Path(self.config.ckpt_path), changed)
+        if before != now:
+            self._save(path)
+
+    def _save(self, path: Path) -> None:
         with atomic_file(path) as beside:
-            self.parser.save(config, str(beside), skip_none=False, multifile=False, overwrite=True)
+            self.parser.save(self._recipe(), str(beside), skip_none=False, multifile=False, overwrite=True)
+
+    def _recipe(self) -> Namespace:
+        config: Namespace = self.config.clone()
+        config.overwrite, config.ckpt_path = False, None  # decisions about the folder as it was
+        return config
 
 
 class RunCLI(LightningCLI):
@@ -64,12 +90,13 @@ class RunCLI(LightningCLI):
     Attributes:
         run_files: what marks a folder as holding a run, and what `--overwrite` removes.
         program: what its help calls it.
+        held: the lock of the run's folder; without `arguments` it is closed when the verb has ended.
     """
 
-    run_files: tuple[str, ...] = ("checkpoints", "config.yaml", _LOGS)
+    run_files: tuple[str, ...] = ("checkpoints", "config.yaml", RESUMED, _LOGS)
     seeded: tuple[str, ...] = ("model.seed", "data.seed")
     program: str = "latentdd"
-    _starts_again = _new_folder = False
+    _starts_again = _locked = False
 
     def __init__(
         self,
@@ -79,17 +106,22 @@ class RunCLI(LightningCLI):
     ) -> None:
         self._typed = [*self.program.split()[1:], *(sys.argv[1:] if arguments is None else arguments)]
         expect_warnings()
-        super().__init__(
-            model_class,
-            DistillationData,
-            save_config_callback=_SaveConfig,
-            seed_everything_default=0,
-            trainer_defaults={**_TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
-            auto_configure_optimizers=False,
-            parser_kwargs={"prog": self.program},
-            run=arguments is None,
-            args=None if arguments is None else list(arguments),
-        )
+        self.held = ExitStack()
+        with ExitStack() as until_built:
+            until_built.push(self.held)
+            super().__init__(
+                model_class,
+                DistillationData,
+                save_config_callback=_SaveConfig,
+                seed_everything_default=0,
+                trainer_defaults={**_TRAINER_DEFAULTS, "default_root_dir": default_root_dir},
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": self.program},
+                run=arguments is None,
+                args=None if arguments is None else list(arguments),
+            )
+            if arguments is not None:
+                until_built.pop_all()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
@@ -128,6 +160,8 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path`; refuse a folder that already holds a run."""
         run = Path(self.options.trainer.default_root_dir)
+        if starts_first():
+            self._lock(run)
         resumed = self._resolve_checkpoint(run)
         if "weights_only" in self.options and self.options.weights_only is None:
             self.options.weights_only = True  # somebody else's checkpoint must not run code
@@ -141,6 +175,12 @@ class RunCLI(LightningCLI):
                 "it with --overwrite, or choose another folder"
             )
         rank_zero_info(f"{'continuing' if resumed else 'starting'} the run in {run}")
+
+    def _lock(self, run: Path) -> None:
+        """Let no other process write in the run's folder from here on; the other ranks of this run share that."""
+        if not self._locked:
+            self.held.enter_context(writing_in(run, "trainer.default_root_dir"))
+            self._locked = True
 
     def _resolve_checkpoint(self, run: Path) -> bool:
         """Put a file, or None to start, in the place of `--ckpt_path`; whether an earlier run is gone on with."""
@@ -170,7 +210,7 @@ class RunCLI(LightningCLI):
         return True
 
     def _found(self, run: Path) -> list[Path]:
-        return [run / name for name in self.run_files if (run / name).exists()]
+        return [run / name for name in self.run_files if os.path.lexists(run / name)]
 
     def _refuse_other_settings(self, run: Path) -> None:
         # A checkpoint brings its own learning rates and draws: another setting here would be ignored.
@@ -201,7 +241,6 @@ class RunCLI(LightningCLI):
             settings = {**vars(self._get(self.config_init, "trainer")), **kwargs}
             raise _refused({**settings, "callbacks": [*callbacks, *ours]}, error) from error
         run = Path(trainer.default_root_dir)
-        self._new_folder = not run.exists()
         try:
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -218,15 +257,15 @@ class RunCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
         """`Trainer.fit` in a folder that is now this run's."""
         run, leader = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
-        if self.options.ckpt_path is None and leader:
-            for path in self._found(run):
-                if self._starts_again and path.name == "config.yaml":
-                    continue  # by which ranks that start later know it too
-                _remove([path])
         there = set(run.iterdir())
         if leader:
-            for folder in (run, *filter(Path.is_dir, run.iterdir())):
-                remove_leftovers(folder)
+            self._lock(run)
+            for path in self._found(run) if self.options.ckpt_path is None else ():
+                if (
+                    not self._starts_again or path.name != "config.yaml"
+                ):  # ranks that start later know it by that
+                    remove(path)
+            there = set(run.iterdir())
             begun = self._starts_again or self.options.ckpt_path is not None
             history.record_command(run, self._typed, anew=not begun)
         try:
@@ -234,9 +273,8 @@ class RunCLI(LightningCLI):
         except UserError:
             made = set(run.iterdir()) - there
             if leader and {path.name for path in made} <= _OF_A_START:
-                _remove(made)  # refused before its first step
-                if self._new_folder and not any(run.iterdir()):
-                    run.rmdir()
+                for path in made:
+                    remove(path)  # refused before its first step
             raise
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
@@ -271,15 +309,6 @@ class RunCLI(LightningCLI):
             if number == signal.SIGUSR1 and self.trainer.is_global_zero:
                 requeue()
             raise SystemExit(128 + number) from None
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    """Delete files and folders."""
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _rank_started_by_lightning(trainer: L.Trainer) -> int:

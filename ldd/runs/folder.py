@@ -7,11 +7,24 @@ from typing import Any
 
 import torch
 
+from ldd.artefact.manifest import RESUMED, resumptions
+from ldd.disk.files import write_json
 from ldd.errors import UserError
 from ldd.runtime.ranks import rank_zero_warn
 
 MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_size", "model.checkpointing")
 """Settings that a resumed run may change: where the data lies, and how memory is used."""
+
+_NOT_NOTED = (
+    *MAY_CHANGE,
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+    "ckpt_path",
+    "weights_only",
+)
+
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+"""The newest first. Where a file system has no links, a run that is killed while it saves may have the second alone."""
 
 
 def fit_or_resume(arguments: Sequence[str], seed: int, run: Path) -> list[str]:
@@ -22,7 +35,7 @@ def fit_or_resume(arguments: Sequence[str], seed: int, run: Path) -> list[str]:
         seed: of the run.
         run: its folder.
     """
-    resume = (run / "checkpoints" / "last.ckpt").is_file()
+    resume = any((run / "checkpoints" / name).is_file() for name in CHECKPOINTS)
     folder = ("--seed_everything", str(seed), "--trainer.default_root_dir", str(run))
     return ["fit", *arguments, *folder, *(("--ckpt_path", "last") if resume else ("--overwrite", "true"))]
 
@@ -34,7 +47,7 @@ def find_last(run: Path) -> Path:
         UserError: there is none.
     """
     damaged: list[str] = []
-    for name in ("last.ckpt", "previous.ckpt"):
+    for name in CHECKPOINTS:
         path = run / "checkpoints" / name
         if not path.is_file():
             continue
@@ -75,6 +88,23 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, object]:
     """Return what the result of a run depends on, by dotted name."""
     flat = flattened(config, ("seed_everything", "model", "data"))
     return {name: value for name, value in flat if name not in MAY_CHANGE}
+
+
+def changed_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the settings that a run goes on with differently, as `name: then -> now`, but for where things lie."""
+    then, new = (dict(flattened(config, {**before, **now})) for config in (before, now))
+    # What an earlier version did not have yet has not been changed.
+    return [text for name, text in changes(then, new).items() if name in then and name not in _NOT_NOTED]
+
+
+def note_resumption(run: Path, checkpoint: Path, changed: Sequence[str]) -> None:
+    """Write down with which other settings a run goes on from a checkpoint.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    step = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    write_json(run / RESUMED, [*resumptions(run), {"step": step, "changes": list(changed)}])
 
 
 def flattened(config: Mapping[str, Any], sections: Iterable[str]) -> Iterator[tuple[str, object]]:

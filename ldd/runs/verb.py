@@ -4,6 +4,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import Enum
 from inspect import signature
 from typing import Any
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser, set_loader
 # What `set_loader` replaces; there are no public names.
 from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
 
+from ldd.disk.locks import writing
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
 from ldd.runs.history import record_command
@@ -75,6 +77,8 @@ def run_function(
 ) -> None:
     """Parse `arguments` by the signature of `function`, call it, and record the command in what `--out` names.
 
+    No other process writes that meanwhile.
+
     Args:
         function: its docstring is the help.
         verb: as typed.
@@ -97,9 +101,11 @@ def run_function(
             parser.add_class_arguments(DistillationData, "data")
     parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
     options = parse(parser, arguments)
-    function(**vars(instantiate(parser, options)))
-    if options.get("out") is not None:
-        record_command(options.out, [verb, *arguments], source=options.path if path else None)
+    out = options.get("out")
+    with nullcontext() if out is None else writing(out):
+        function(**vars(instantiate(parser, options)))
+        if out is not None:
+            record_command(out, [verb, *arguments], source=options.path if path else None)
 
 
 def guard_yaml() -> None:

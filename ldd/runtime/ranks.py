@@ -22,14 +22,22 @@ from ldd.errors import UserError
 
 T = TypeVar("T")
 
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+_OTHER_RANKS = ("NODE_RANK", "GROUP_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of nodes, and of MPI
+
 if not hasattr(rank_zero_only, "rank"):
     # What Lightning does when it is imported, and does again; processes without a trainer need not wait for it.
-    _started_as = map(os.environ.get, ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    _started_as = map(os.environ.get, _RANKS)
     rank_zero_only.rank = int(next(filter(None, _started_as), 0))  # type: ignore[attr-defined]
     rank_zero.log = logging.getLogger("ldd")
     rank_zero.log.setLevel(logging.INFO)
     if not logging.getLogger().hasHandlers():
         rank_zero.log.addHandler(logging.StreamHandler())
+
+
+def starts_first() -> bool:
+    """Return whether this process is rank 0 as far as its launcher tells, before torch.distributed is initialised."""
+    return all((os.environ.get(name) or "0") == "0" for name in (*_RANKS, *_OTHER_RANKS))
 
 
 def this_rank() -> tuple[int, int]:

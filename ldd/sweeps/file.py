@@ -1,6 +1,7 @@
 """The file that names the settings of a sweep, and its cells: a run for each combination and each seed."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from ldd.runs.folder import fit_or_resume
 
 _NEEDED = {"base", "axes"}
 _KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CELL_NAME = "cell.json"
 
 
@@ -109,6 +111,10 @@ class Sweep:
         axes, references = content["axes"], content.get("references", {})
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
             raise UserError(f"{path}: seeds ({seeds}) must be a list of whole numbers")
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            raise UserError(
+                f"{path}: seeds ({seeds}) name {twice[0]} twice, which would be two runs in one folder"
+            )
         named = list(axes.values()) if isinstance(axes, dict) else []
         if not named or not all(named) or not all(isinstance(group, dict) for group in [*named, references]):
             raise UserError(
@@ -164,11 +170,15 @@ def _file(folder: Path, name: object) -> str:
 
 
 def _settings(folder: Path, where: str, found: Mapping[object, object]) -> dict[str, tuple[str, ...]]:
-    for name in map(str, found):
-        if not name or "_" in name or "/" in name:
+    names = [str(name) for name in found]
+    for name in names:
+        if not name or name.startswith(".") or _CONTROL.search(name) or {"_", "/", "\\"} & {*name}:
             raise UserError(
-                f"{where}.{name}: a name may hold neither _ nor /, since folders are called by it"
+                f"{where}.{name!r}: a name may hold neither _ nor / nor control characters, nor start with a dot, "
+                "since folders are called by it"
             )
+        if names.count(name) > 1:
+            raise UserError(f"{where}.{name} is there twice (as text and as a number); rename one")
     return {str(name): _options(folder, f"{where}.{name}", options) for name, options in found.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import rich
 
-from ldd.disk.files import check_writable
+from ldd.disk.locks import writing_in
 from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs.history import record_command
@@ -76,8 +76,13 @@ def sweep(
     if dry_run:
         print("\n".join(shlex.join(["latentdd", *cell.command()]) for cell in waiting))
         return
-    check_writable(out)
-    record_command(out, typed)
+    with writing_in(out):
+        record_command(out, typed)
+        _run_cells(loaded, cells, waiting, Path(out), jobs)
+
+
+def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], out: Path, jobs: int) -> None:
+    """Run those that wait, and write the results of all."""
     failed: list[Path] = []
     runs: Runs[Cell] = Runs(jobs)
     with closing(runs(_announced(waiting))) as ended:

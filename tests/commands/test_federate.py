@@ -408,6 +408,13 @@ def test_a_folder_of_something_else(tmp_path, capsys):
     assert "holds no federation" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a\ntouch x #", "a\rb", "a\x1bb", "a\x7f"])
+def test_slurm_refuses_a_folder_that_would_end_its_comments(tmp_path, name, capsys):
+    assert federate(tmp_path / name, "--subtasks", "2", "--engine", "slurm") == 2
+    assert "has control characters in its path" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_slurm_files(tmp_path, done):
     """The array's script, run by bash as SLURM would run its task; of finished sub-tasks it holds the first only."""
     out, _ = done

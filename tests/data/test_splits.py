@@ -22,7 +22,7 @@ from ldd.data import (
     splits as cache_module,
 )
 from ldd.data.splits import load_split
-from ldd.disk import shared as sharing
+from ldd.disk import locks, shared as sharing
 from ldd.errors import UserError
 from ldd.runtime.seeding import generator
 
@@ -257,7 +257,7 @@ def test_the_data_module_builds_in_prepare_data_and_maps_in_setup(root, folder, 
 
 
 def test_without_locks_two_builders_at_once_do_no_harm(root, folder, monkeypatch):
-    monkeypatch.setattr(sharing, "_lock", lambda descriptor, path: False)
+    monkeypatch.setattr(locks, "_lock", lambda descriptor, busy: False)
     expected, found = load_split(FolderSource(root), "train", 8), []
     threads = [Thread(target=lambda: found.append(load(root, folder))) for _ in range(4)]
     for thread in threads:

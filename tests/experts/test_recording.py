@@ -1,11 +1,14 @@
 import errno
 import shutil
+import threading
+import time
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Started
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -15,6 +18,7 @@ from ldd.data import DistillationData, RandomPruner
 from ldd.disk import files
 from ldd.disk.files import sha256
 from ldd.errors import UserError
+from ldd.experts import recording as experts_recording
 from ldd.experts.recording import record_experts
 from ldd.experts.trajectories import Trajectories
 from ldd.images import to_unit_range
@@ -22,6 +26,7 @@ from ldd.networks import ConvNet
 from ldd.runtime.seeding import derive_seed, generator, seeded
 
 CONFIGS = Path(ldd.__file__).parent.parent / "configs" / "experts"
+TWO = ["0", "1"]
 TINY = partial(ConvNet, depth=2, width=4)
 
 
@@ -81,6 +86,37 @@ def test_experts_differ_and_follow_from_their_number(record, tmp_path):
     record(1, out=str(shared))
     assert hashes(folder) == all_three
     assert Trajectories.open(folder).num_experts == 3
+
+
+def record_endlessly(out, first, ready):
+    """Expert `first` of the recording, for ever."""
+
+    def told(*arguments):
+        ready.touch()
+        time.sleep(600)
+
+    experts_recording._train_expert = told
+    settings = {"network": TINY, "num_experts": 1, "epochs": 2, "batch_size": 64, "learning_rate": 0.05}
+    record_experts(DistillationData(subset=TWO), out=out, first_expert=first, progress=False, **settings)
+
+
+def test_two_processes_share_the_work_but_no_expert(tmp_path):
+    out, ready = str(tmp_path / "experts"), tmp_path / "ready"
+    settings = {"network": TINY, "epochs": 2, "batch_size": 64, "learning_rate": 0.05, "progress": False}
+    other = Started(record_endlessly, out, 1, ready)
+    try:
+        while not ready.exists():
+            time.sleep(0.02)
+        record_experts(DistillationData(subset=TWO), out=out, num_experts=1, **settings)
+        holder = rf"experts 0 to 1 of .* are being recorded by process {other.process.pid} on"
+        with pytest.raises(UserError, match=holder):
+            record_experts(DistillationData(subset=TWO), out=out, num_experts=2, **settings)
+        threading.Timer(1, other.process.kill).start()
+        folder = record_experts(DistillationData(subset=TWO), out=out, num_experts=2, wait=True, **settings)
+    finally:
+        other.process.kill()
+    assert sorted(hashes(folder)) == ["expert-00000.safetensors", "expert-00001.safetensors"]
+    assert not [path for path in folder.iterdir() if path.suffix == ".lock"]
 
 
 def test_continues_after_a_kill(record, tmp_path, monkeypatch, capsys):

@@ -82,6 +82,14 @@ def test_a_reference_runs_once_a_seed(tmp_path):
         ({"base": "a.yaml", "axes": {"x": {"o_e": {}}}}, "may hold neither _ nor /"),
         ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "seeds": ["a"]}, r"seeds \(\['a'\]\) must be a list"),
         ({"base": "a.yaml", "axes": {"x": {"one": {"model.prior": "no.yaml"}}}}, "no.yaml does not exist"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "seeds": [0, 3, 0]}, r"name 0 twice, .* one folder"),
+        ({"base": "a.yaml", "axes": {"x": {1: {}, "1": {}}}}, r"axes.x.1 is there twice \(as text and as"),
+        (
+            {"base": "a.yaml", "axes": {"x": {"one": {}}}, "references": {2: {}, "2": {}}},
+            "references.2 is there",
+        ),
+        ({"base": "a.yaml", "axes": {"x": {"..": {}}}}, "nor start with a dot"),
+        ({"base": "a.yaml", "axes": {"x": {"a\nb": {}}}}, "nor control characters"),
     ],
 )
 def test_bad_files(content, text, tmp_path):

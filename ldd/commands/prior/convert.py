@@ -5,6 +5,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.priors.class_table import imagenet_classes, read_class_names
 from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
@@ -19,15 +20,18 @@ def main(arguments: Sequence[str]) -> None:
     _check(options)
     classes = imagenet_classes() if options.class_names is None else read_class_names(options.class_names)
     common = {"classes": classes, "licence": options.licence, "trust": options.trust_checkpoint}
-    if options.form == "ldm":
-        weights: Weights = options.weights or "raw"
-        out = convert_checkpoint(options.checkpoint, options.config, options.out, weights=weights, **common)
-    else:
-        given = {"heads": options.heads, "weights": options.weights or "ema"}
-        out = convert_transformer(
-            options.checkpoint, options.form, options.vae, options.out, **given, **common
-        )
-    record_command(out, ["prior", "convert", *arguments])
+    with writing(options.out):
+        if options.form == "ldm":
+            weights: Weights = options.weights or "raw"
+            out = convert_checkpoint(
+                options.checkpoint, options.config, options.out, weights=weights, **common
+            )
+        else:
+            given = {"heads": options.heads, "weights": options.weights or "ema"}
+            out = convert_transformer(
+                options.checkpoint, options.form, options.vae, options.out, **given, **common
+            )
+        record_command(out, ["prior", "convert", *arguments])
     print(f"prior written to {out}")
 
 

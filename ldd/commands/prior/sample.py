@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
 from ldd.artefact import manifest as manifests
@@ -13,6 +13,7 @@ from ldd.artefact.picture import MAX_ROWS
 from ldd.artefact.samples import sampled_set, write_samples_grid
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, holds_files
+from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
@@ -25,7 +26,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = _parser(
         data=any(a.startswith("--data") for a in arguments) or bool({"-h", "--help"} & {*arguments})
     )
-    options = instantiate(parser, parse(parser, arguments))
+    options = parse(parser, arguments)
+    with writing(options.out):
+        _sample(instantiate(parser, options), ["prior", "sample", *arguments])
+
+
+def _sample(options: Namespace, typed: Sequence[str]) -> None:
     out, spec = Path(options.out), options.data.spec if "data" in options else None
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)
@@ -40,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if not grid and spec is not None:
         check_writable(out.parent)
         sampled_set(prior, spec, sampler, options.prior).save(out)
-        record_command(out, ["prior", "sample", *arguments])
+        record_command(out, typed)
         resized = f", drawn at {prior.image_size} px" * (prior.image_size != spec.image_size)
         print(
             f"{spec.num_classes} x {sampler.per_class} images of {spec.image_size} px written to {out}{resized}"

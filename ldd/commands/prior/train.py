@@ -55,8 +55,11 @@ class PriorTrainingCLI(RunCLI):
 def main(arguments: Sequence[str]) -> None:
     """Train, or resume, and write the prior."""
     cli = PriorTrainingCLI(PriorTraining, "runs/prior", arguments=arguments)
-    cli.fit(model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True)
-    folder = Path(cli.trainer.default_root_dir) / "prior"
-    if cli.trainer.is_global_zero:
-        cli.model.save_prior(folder, command=public_command(["prior", "train", *arguments]))
-        print(f"prior written to {folder}")
+    with cli.held:
+        cli.fit(
+            model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True
+        )
+        folder = Path(cli.trainer.default_root_dir) / "prior"
+        if cli.trainer.is_global_zero:
+            cli.model.save_prior(folder, command=public_command(["prior", "train", *arguments]))
+            print(f"prior written to {folder}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ldd.data.fingerprints import differences
 from ldd.disk.files import atomic_file, read_json, write_json
 from ldd.errors import UserError
 from ldd.evaluation.results import tables
@@ -28,6 +29,9 @@ from ldd.runtime.tables import PlainTable
 
 CSV_NAME = "evaluation.csv"
 JSON_NAME = "evaluation.json"
+DATA = "data_fingerprints"
+"""Which real images, see `ldd.data.fingerprints`."""
+
 LEFT_OUT = "left_out"
 """Baselines that could not be had, with the reasons."""
 
@@ -86,6 +90,30 @@ class Report(Scores):
                 f"protocol {name} has changed since {CSV_NAME} was written (hash {self.protocols[name]}, now "
                 f"{contents}); give the changed protocol an id of its own, or evaluate into another folder"
             )
+
+    def check_images(self, test_split: str, fingerprints: Mapping[str, str]) -> None:
+        """Raise if rows come from other real images.
+
+        Args:
+            test_split: fingerprint by names and sizes; it counts for results from before contents were known.
+            fingerprints: by contents, of all splits.
+
+        Raises:
+            UserError: accuracies on different images would be mixed in one table; with both fingerprints.
+        """
+        splits = {
+            name: value for name, value in fingerprints.items() if name != "core_set"
+        }  # a pruner's choice
+        for protocol, facts in self.facts_by_protocol().items():
+            changed = differences(facts.get(DATA), splits)
+            before = facts.get("test_split_fingerprint", test_split)
+            if DATA not in facts and before != test_split:
+                changed = [f"the test split: fingerprint then {before}, now {test_split}"]
+            if changed:
+                raise UserError(
+                    f"{CSV_NAME} holds results of protocol {protocol} on other images ({'; '.join(changed)}); restore "
+                    "them, or evaluate into another folder"
+                )
 
     def check_set(self, step: int, identity: str) -> None:
         """Raise if rows of this step come from another distilled set.

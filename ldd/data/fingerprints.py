@@ -1,0 +1,71 @@
+"""Which images data are, by their contents: fingerprints of splits that tell an edited or a replaced image."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ldd.data.pruning.base import CACHE_DIR, hash_items
+from ldd.data.sources import Item, Source, UnreadableImage
+
+FORMAT = "2"
+"""Of a fingerprint; it is a key beside the splits. Format 1, `Source.fingerprint`, is over names and sizes."""
+
+_IN_WORDS = {
+    "train": "the training images",
+    "core_set": "the core-set",
+    "selection": "the selection split",
+    "test": "the test split",
+}
+
+
+def fingerprint(source: Source, items: Sequence[Item], *, skip: bool = False) -> str:
+    """Return a hash over labels, names and contents of images; equal wherever the same files lie.
+
+    The hash of a file is kept by its path, size and time of change, so that a second look costs nothing.
+
+    Args:
+        source: where the images come from.
+        items: which of them.
+        skip: take one that cannot be read for an image without contents, instead of raising.
+
+    Raises:
+        UnreadableImage: a file that cannot be read.
+    """
+    try:
+        hashes = hash_items(source, items, None if source.in_memory else _cache())
+    except UnreadableImage:
+        if not skip:
+            raise
+        hashes = [_hash_or_nothing(source, item) for item in items]
+    digest = hashlib.sha256(FORMAT.encode())
+    for item, of_file in zip(items, hashes, strict=True):
+        digest.update(f"{item.label}\t{item.key}\t{of_file}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def differences(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+    """Return in words which splits are others than they were; those that only one of the two knows are passed over."""
+    if before is None or before.get("format") != now.get("format"):
+        return []
+    return [
+        f"{words}: fingerprint then {before[name]}, now {now[name]}"
+        for name, words in _IN_WORDS.items()
+        if name in before and name in now and before[name] != now[name]
+    ]
+
+
+def _hash_or_nothing(source: Source, item: Item) -> str:
+    with suppress(UnreadableImage):
+        return source.sha256(item)
+    return ""
+
+
+def _cache() -> Path | None:
+    """Where hashes are kept, by pruning too; None where nothing can be written there."""
+    folder = Path(CACHE_DIR).expanduser()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder if os.access(folder, os.W_OK) else None
+    return None
