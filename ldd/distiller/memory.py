@@ -6,7 +6,8 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,16 +39,25 @@ MAX_PLANS = 200  # in the file of this machine; the oldest go
 ChunkSize = Literal["auto"] | int
 Checkpointing = Literal["auto", "always", "never"]
 
-Pass = Callable[[Tensor], Tensor]
-"""Makes images of code rows (n,), given on the CPU, or what an objective makes of the images."""
+Pass = Callable[[Tensor, int], Tensor]
+"""Makes images of code rows (n,), given on the CPU, or what an objective makes of the images.
+
+The number is that of `MemoryPlan.checkpointed`.
+"""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How images are decoded with graph: how many per pass, and whether backward computes activations again."""
+    """How images are decoded with graph, and how much of it backward computes again. Only `chunk` changes rounding.
+
+    Attributes:
+        chunk: images per pass.
+        checkpointed: how many parts of a pass have an activation checkpoint: the first so many of the S calls of the
+            prior's network; S + 1 is all of them, and decoding with what follows.
+    """
 
     chunk: int
-    checkpoint: bool
+    checkpointed: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,18 @@ class Cost:
     def most(self, budget: float) -> int:
         """Return how many images fit into `budget` bytes; at least 1."""
         return max(1, int((budget - self.fixed) // max(1, self.per_image)))
+
+    def of(self, n: int) -> int:
+        """Return the bytes of a pass of n images."""
+        return self.fixed + n * self.per_image
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """What a pass takes with all activations kept, and with all of its parts checkpointed."""
+
+    kept: Cost
+    checkpointed: Cost
 
 
 class MemoryPlanner:
@@ -117,31 +139,36 @@ class MemoryPlanner:
             # One plan for all ranks, with which the one that has the least memory can work.
             (most,) = most_over_ranks([max(1, num_images)], device)
             plan = self._find(purpose, make, most, SHARE_OF_FREE_MEMORY if whole else SHARE_BESIDE_OTHERS)
-            chunk, checkpoint = most_over_ranks([-plan.chunk, plan.checkpoint], device)
-            self.plans[purpose] = MemoryPlan(-chunk, bool(checkpoint))
+            chunk, checkpointed = most_over_ranks([-plan.chunk, plan.checkpointed], device)
+            self.plans[purpose] = MemoryPlan(-chunk, checkpointed)
         return self.plans[purpose]
 
     def _find(self, purpose: str, make: Pass, num_images: int, share: float) -> MemoryPlan:
         chunk_size, checkpointing = self.chunk_size, self.checkpointing
-        if chunk_size != "auto" and checkpointing != "auto":
-            return MemoryPlan(chunk_size, checkpointing == "always")
         codes, prior = self._synthesis.codes, self._synthesis.prior
+        calls = prior.num_steps
+        if chunk_size != "auto" and checkpointing != "auto":
+            return MemoryPlan(chunk_size, calls + 1 if checkpointing == "always" else 0)
         device, sample = codes.labels.device, torch.arange(min(2, len(codes)))
         seen: list[CodeBatch] = []
 
-        def run(n: int) -> None:
+        def run(n: int, checkpointed: int) -> None:
             # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
             hook = codes.register_forward_hook(lambda module, given, batch: seen.append(batch))
             with torch.enable_grad(), hook:
-                output = make(sample[:n])
+                output = make(sample[:n], checkpointed)
                 ends = [end for end in (*seen.pop(), *prior.trainable()) if end.requires_grad]
                 torch.autograd.grad(output.sum(), ends, allow_unused=True)
+
+        def measure() -> PassCosts:
+            kept, again = (partial(run, checkpointed=count) for count in (0, calls + 1))
+            return PassCosts(Cost.measure(kept, len(sample)), Cost.measure(again, len(sample)))
 
         budget = share * free_bytes(device)
         return recall_plan(
             {**self._facts(device), "images": num_images, "purpose": purpose},
-            lambda: Cost.measure(run, len(sample)),
-            lambda cost: make_plan(chunk_size, checkpointing, num_images, cost, budget),
+            measure,
+            lambda costs: make_plan(chunk_size, checkpointing, num_images, calls, costs, budget),
         )
 
     def _facts(self, device: torch.device) -> dict[str, object]:
@@ -172,30 +199,58 @@ class MemoryPlanner:
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the plans of a checkpoint, unless it was made with other settings."""
         if checkpoint.get("memory_settings") == (self.chunk_size, self.checkpointing):
-            self.plans = {purpose: MemoryPlan(*plan) for purpose, plan in checkpoint["memory_plans"].items()}
+            everything = self._synthesis.prior.num_steps + 1
+            self.plans = {  # older checkpoints say whether, and not how much
+                purpose: MemoryPlan(chunk, everything if count is True else int(count))
+                for purpose, (chunk, count) in checkpoint["memory_plans"].items()
+            }
 
 
 def make_plan(
-    chunk_size: ChunkSize, checkpointing: Checkpointing, num_images: int, cost: Cost, budget: float
+    chunk_size: ChunkSize,
+    checkpointing: Checkpointing,
+    num_images: int,
+    calls: int,
+    costs: PassCosts,
+    budget: float,
 ) -> MemoryPlan:
-    """Keep all activations if they fit into the budget (in bytes); else checkpoint the largest chunks that do.
+    """Checkpoint as few of the network's `calls` as let all images' activations fit into the budget (in bytes).
 
-    What the user has set is honoured: "never" with too little memory ends in the allocator's own error.
+    Where even all of them are too few, checkpoint everything, in the largest chunks that fit. What the user has set is
+    honoured: "never" with too little memory ends in the allocator's own error.
     """
-    fits_at_once = cost.fixed + num_images * cost.per_image <= budget
-    checkpoint = checkpointing == "always" or (checkpointing == "auto" and not fits_at_once)
+    count = {"never": 0, "always": calls + 1}.get(checkpointing)
+    if count is None:
+        count = next(
+            (n for n in range(calls + 1) if cost_with(costs, n, calls).of(num_images) <= budget), calls + 1
+        )
     if chunk_size != "auto":
-        return MemoryPlan(chunk_size, checkpoint)
-    return MemoryPlan(num_images if fits_at_once else min(num_images, cost.most(budget)), checkpoint)
+        return MemoryPlan(chunk_size, count)
+    return MemoryPlan(min(num_images, cost_with(costs, count, calls).most(budget)), count)
+
+
+def cost_with(costs: PassCosts, count: int, calls: int) -> Cost:
+    """Return what a pass takes at most with `count` of its network's `calls` checkpointed.
+
+    Each call spares the same activations. Those of one call at a time are there during backward in any case, so that
+    equal parts of what all calls spare are never too much.
+    """
+    share = min(1.0, count / max(1, calls))
+    return Cost(
+        *(
+            round(kept + share * (least - kept))
+            for kept, least in zip(astuple(costs.kept), astuple(costs.checkpointed), strict=True)
+        )
+    )
 
 
 def recall_plan(
-    facts: Mapping[str, object], measure: Callable[[], Cost], make: Callable[[Cost], MemoryPlan]
+    facts: Mapping[str, object], measure: Callable[[], PassCosts], make: Callable[[PassCosts], MemoryPlan]
 ) -> MemoryPlan:
     """Return the plan that an earlier run on this machine found for the same facts, or make one and keep it.
 
-    So the same run has the same chunks, and with them the same rounding, however busy the machine is. A plan that
-    no longer fits, or has less than half the images per pass of what fits now, is made anew from the measured cost.
+    So the same run has the same chunks, and with them the same rounding, however busy the machine is. Chunks that no
+    longer fit, or have less than half the images of what fits now, are made anew from the measured costs.
     The file, `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any
     time.
     """
@@ -203,15 +258,12 @@ def recall_plan(
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentdd" / "memory_plans.json"
     kept = _read_plans(path)
     found = kept.pop(key, None)
-    cost = measure() if found is None else Cost(**found["cost"])
-    plan = make(cost)
-    if found is not None:
-        before = MemoryPlan(**found["plan"])
-        if before == plan or (
-            before.checkpoint and plan.checkpoint and plan.chunk / 2 < before.chunk <= plan.chunk
-        ):
-            return before
-    entries = [*list(kept.items())[-MAX_PLANS + 1 :], (key, {"cost": asdict(cost), "plan": asdict(plan)})]
+    costs = measure() if found is None else _costs(found)
+    plan = make(costs)
+    if found is not None and plan.chunk / 2 < found["chunk"] <= plan.chunk:
+        return replace(plan, chunk=found["chunk"])
+    of_this = {"costs": asdict(costs), "chunk": plan.chunk}
+    entries = [*list(kept.items())[-MAX_PLANS + 1 :], (key, of_this)]
     with suppress(UserError):  # a machine without a home to write to measures each time
         write_json(path, dict(entries))
     return plan
@@ -222,10 +274,14 @@ def _read_plans(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         for entry in content.values():
-            Cost(**entry["cost"]), MemoryPlan(**entry["plan"])
+            _costs(entry), int(entry["chunk"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
     return dict(content)
+
+
+def _costs(entry: Mapping[str, Any]) -> PassCosts:
+    return PassCosts(**{name: Cost(**cost) for name, cost in entry["costs"].items()})
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

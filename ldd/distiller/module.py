@@ -47,7 +47,8 @@ class Distiller(L.LightningModule):
         codes: how codes are parameterised.
         initializer: where codes start; None takes `RealEncodings`, or `GaussianLatents` where the prior cannot encode.
         chunk_size: images per decoding pass; "auto" takes the most that fits.
-        checkpointing: recompute activations in backward; "auto" only when memory asks.
+        checkpointing: compute activations again in backward; "auto" for as many calls of the prior's network as memory
+            asks, "always" for all of them and for decoding. Gradients have the same bits.
         channels_last: lay images and features out by pixel, not by channel; the same up to rounding. Which is faster
             depends on device, networks and precision: measure.
         compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The

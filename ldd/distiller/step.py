@@ -97,7 +97,7 @@ class DistillationStep(StepContext):
             keep = len(rows)
             # A rank without codes here makes an image for its shape, and keeps none of it.
             parts = self._synthesis.split(rows if keep else rows.new_zeros(1), plan.chunk)
-            made = [_call(make, part, recompute=plan.checkpoint) for part in parts]
+            made = [make(part, plan.checkpointed) for part in parts]
             whole = made[0] if len(made) == 1 else torch.cat(made)
             decoded.append(whole if keep else whole[:0])
         return decoded
@@ -105,17 +105,19 @@ class DistillationStep(StepContext):
     def _pass(self, purpose: str, number: int, then: Embed | None) -> Pass:
         seed = self.generator(f"{purpose} {number}" if number else purpose).initial_seed()
 
-        def make(rows: Tensor) -> Tensor:
-            # The same state for each chunk, so that chunks and recomputation under a checkpoint draw the same.
+        def make(rows: Tensor, checkpointed: int) -> Tensor:
+            # The same state for each chunk, so that chunks draw the same.
             same = torch.Generator().manual_seed(seed)
-            images = self._synthesis(rows.to(self._device, non_blocking=True), same, self.step)
-            return images if then is None else then(images, self.all_labels_on_host[rows])
+            on_device = rows.to(self._device, non_blocking=True)
+            latents = self._synthesis.denoise(on_device, same, self.step, checkpointed)
+
+            def finish(latents: Tensor) -> Tensor:
+                images = self._synthesis.decode(latents, self.step)
+                return images if then is None else then(images, self.all_labels_on_host[rows])
+
+            if checkpointed <= self._synthesis.prior.num_steps:
+                return finish(latents)
+            made: Tensor = checkpoint(finish, latents, use_reentrant=False, preserve_rng_state=False)
+            return made
 
         return make
-
-
-def _call(make: Pass, rows: Tensor, *, recompute: bool) -> Tensor:
-    if not recompute:
-        return make(rows)
-    made: Tensor = checkpoint(make, rows, use_reentrant=False, preserve_rng_state=False)
-    return made

@@ -65,6 +65,7 @@ class Synthesis:
         self._spec = spec
         self._seed = seed
         self._labels: tuple[Tensor, Tensor] | None = None
+        self._redrawn: tuple[int, Tensor] | None = None
 
     def __call__(
         self, rows: Tensor, generator: torch.Generator | None = None, step: int | None = None
@@ -74,12 +75,35 @@ class Synthesis:
         Without a generator codes with a spread give their means; without a step images are as the artefact has
         them.
         """
+        return self.decode(self.denoise(rows, generator, step), step)
+
+    def denoise(
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None = None,
+        step: int | None = None,
+        checkpointed: int = 0,
+    ) -> Tensor:
+        """Return clean latents (n, c, h, w) of code `rows`, the first part of the call.
+
+        Backward makes the first `checkpointed` calls of the prior's network again instead of keeping activations.
+        """
         latents, conditioning, noise, _ = self.codes(rows, generator)
         if step is not None and self.quirks.redrawn_noise:
-            # Noise of all codes, so that chunks and ranks make no difference.
+            noise = self._redraw(noise, step)[rows]
+        return self.prior.denoise_checkpointed(latents, conditioning, noise, checkpointed)
+
+    def _redraw(self, like: Tensor, step: int) -> Tensor:
+        """The step's noise of all codes, so that chunks and ranks make no difference; drawn once."""
+        if self._redrawn is None or self._redrawn[0] != step:
             drawing = seeding.generator(self._seed, "redrawn noise", step)
-            noise = torch.randn((len(self.codes), *noise.shape[1:]), generator=drawing).to(noise)[rows]
-        images = self.prior.decode(self.prior.denoise(latents, conditioning, noise))
+            noise = torch.randn((len(self.codes), *like.shape[1:]), generator=drawing)
+            self._redrawn = step, noise.to(like, non_blocking=True)
+        return self._redrawn[1]
+
+    def decode(self, latents: Tensor, step: int | None = None) -> Tensor:
+        """Return images of clean latents, the second part of the call."""
+        images = self.prior.decode(latents)
         if step is None:
             return saturate(images)
         images = images.clamp(-1, 1) if self.quirks.hard_clamp else saturate(images)

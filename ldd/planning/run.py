@@ -166,7 +166,7 @@ def plan_run(cli: PlanCLI) -> Plan:
         device=str(device),
         steps=cli.max_steps,
         chunk=min(found.chunk for found in model.planner.plans.values()),
-        checkpointing=any(found.checkpoint for found in model.planner.plans.values()),
+        checkpointing=any(found.checkpointed for found in model.planner.plans.values()),
         seconds_per_step=clock.seconds_per_step,
         setup_seconds=setup,
         distillation_seconds=distillation,

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
@@ -140,6 +141,20 @@ class Prior(nn.Module, ABC):
         Returns:
             Clean latents (N, c, h, w).
         """
+
+    def denoise_checkpointed(
+        self, latents: Tensor, conditioning: Tensor, noise: Tensor, calls: int
+    ) -> Tensor:
+        """Return what `denoise` does, with activation checkpoints over `calls` of its `num_steps` network calls.
+
+        Gradients have the same bits. A prior that does not override it has one checkpoint over all of them.
+        """
+        if not calls:
+            return self.denoise(latents, conditioning, noise)
+        denoised: Tensor = checkpoint(
+            self.denoise, latents, conditioning, noise, use_reentrant=False, preserve_rng_state=False
+        )
+        return denoised
 
     @abstractmethod
     def sample(

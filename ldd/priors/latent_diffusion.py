@@ -148,6 +148,12 @@ class LatentDiffusionPrior(Prior):
 
         Without steps the result is Z.
         """
+        return self.denoise_checkpointed(latents, conditioning, noise, 0)
+
+    def denoise_checkpointed(
+        self, latents: Tensor, conditioning: Tensor, noise: Tensor, calls: int
+    ) -> Tensor:
+        """Run the modified reverse process with a checkpoint over each of the first `calls` calls of the network."""
         if not self.num_steps:
             return latents
         return modified_reverse(
@@ -158,6 +164,7 @@ class LatentDiffusionPrior(Prior):
             self.num_steps,
             skip=self.skip,
             quantise=self.autoencoder.quantise,
+            checkpointed=calls,
         )
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
 from ldd.priors.schedule import Level, Schedule, Step
@@ -86,6 +87,7 @@ def modified_reverse(
     start: float = 1.0,
     skip: Skip = "clean",
     quantise: Callable[[Tensor], Tensor] = lambda latents: latents,
+    checkpointed: int = 0,
 ) -> Tensor:
     """Return the latents (N, c, h, w) that the reverse process makes of Z and n, differentiable in Z and `predict`.
 
@@ -103,6 +105,8 @@ def modified_reverse(
             mixes x_S into the next state with share w (the paper's equation, without its added noise); `none`
             is plain DDIM.
         quantise: Q, used by `clean`.
+        checkpointed: how many calls of the network, from the first, backward makes again instead of keeping their
+            activations: it goes through the last ones first, so that theirs are gone when it reaches these.
 
     Raises:
         UserError: unknown `skip`, or a number of steps the schedule does not allow.
@@ -115,7 +119,11 @@ def modified_reverse(
     x = noised
     for k, step in zip(range(last, -1, -1), steps, strict=True):
         w = k / last if last else 0.0
-        x0, e = schedule.split(predict(x, step.timestep), x, step)
+        if k > last - checkpointed:
+            output = checkpoint(predict, x, step.timestep, use_reentrant=False, preserve_rng_state=False)
+        else:
+            output = predict(x, step.timestep)
+        x0, e = schedule.split(output, x, step)
         if skip == "clean":
             x0 = (1 - w) * x0 + w * clean
         x = add_noise(x0, e, step.end)
