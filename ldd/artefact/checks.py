@@ -9,6 +9,7 @@ from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
 
 _TOLERANCE = 1e-3  # a clamp in half precision rounds; a quarter of the distance between two byte values
+_SUM_TOLERANCE = 1e-2  # rounding of a thousand numbers in half precision
 _STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN = (*_STORED, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -93,12 +94,21 @@ def check_labels(labels: Tensor, images: Tensor, classes: Sequence[ClassInfo]) -
         )
 
 
-def check_soft_labels(soft_labels: Tensor, num_images: int, num_classes: int) -> None:
-    """Raise UserError unless `soft_labels` is (N, K) probabilities."""
+def check_soft_labels(
+    soft_labels: Tensor, num_images: int, num_classes: int, top_k: int | None = None
+) -> None:
+    """Raise UserError unless `soft_labels` is (N, K) probabilities; rows sum to 1, of a stored top k at most."""
     if soft_labels.dtype not in _STORED or soft_labels.shape != (num_images, num_classes):
         raise UserError(f"soft_labels must be float ({num_images}, {num_classes}), got {_shown(soft_labels)}")
     if not ((soft_labels >= 0) & (soft_labels <= 1)).all():  # NaN fails both
         raise UserError("soft_labels must be probabilities in [0, 1]; take the softmax of logits")
+    sums = soft_labels.float().sum(1)
+    error = (sums - 1).abs() if top_k is None else sums - 1
+    if len(sums) and error.max() > _SUM_TOLERANCE:
+        row = int(error.argmax())
+        raise UserError(
+            f"soft_labels of image {row} add up to {float(sums[row]):.4g}, not to 1; divide each row by its sum"
+        )
 
 
 def check_weights(weights: Tensor, num_images: int) -> None:

@@ -29,6 +29,8 @@ SUBTASKS = "subtasks"
 RESUMED = "resumed.json"
 """In a run's folder: the settings that it was resumed with and had not begun with."""
 
+_MOST_HOLES = 2**30  # bytes
+
 _CURE = "copy the artefact again or export it anew"
 
 
@@ -292,7 +294,7 @@ def find_artefact(path: Path | str) -> Path:
     path = Path(path)
     for folder in (path, path / "distilled"):
         if (folder / NAME).is_file():
-            _refuse_escape(folder / NAME)
+            refuse_escape(folder / NAME)
             return folder
     if not path.exists():
         raise UserError(f"{path} does not exist; name a distilled set or the folder of a finished run")
@@ -312,9 +314,14 @@ def verified_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, Path]:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise UserError(f"{folder / NAME} names {shown(name)}, which is not a plain file name: refused")
         file = folder / name
-        _refuse_escape(file)
+        refuse_escape(file)
         if not file.is_file():
             raise UserError(f"{file} is missing, though the manifest lists it; copy the artefact again")
+        status = file.stat()
+        if status.st_size - 512 * status.st_blocks > _MOST_HOLES:  # hashing them would take hours
+            raise UserError(
+                f"{file} has holes of over 1 GiB, so that nothing is stored in it; copy the artefact again"
+            )
         try:
             found = sha256(file)
         except OSError as error:
@@ -324,9 +331,12 @@ def verified_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, Path]:
     return {name: folder / name for name in hashes}
 
 
-def _refuse_escape(file: Path) -> None:
-    if os.path.dirname(os.path.realpath(file)) != os.path.realpath(file.parent):
+def refuse_escape(file: Path, folder: Path | None = None) -> Path:
+    """Return `file`; raise UserError where it is a link out of `folder`, by default that in which it lies."""
+    inside = os.path.realpath(file.parent if folder is None else folder)
+    if os.path.commonpath([inside, os.path.realpath(file)]) != inside:
         raise UserError(f"{file} is a link out of its folder: refused; put the file itself there")
+    return file
 
 
 def _upgraded(content: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON

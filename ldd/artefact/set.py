@@ -59,7 +59,7 @@ class DistilledSet:
         contents.check_images(self.images)
         contents.check_labels(self.labels, self.images, self.classes)
         if self.soft_labels is not None:
-            contents.check_soft_labels(self.soft_labels, len(self.images), self.num_classes)
+            contents.check_soft_labels(self.soft_labels, len(self.images), self.num_classes, self.label_top_k)
             soft.stored(self.soft_labels, self.label_top_k)  # refuses what could not be stored
         if self.weights is not None:
             contents.check_weights(self.weights, len(self.images))

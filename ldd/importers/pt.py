@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldd.disk.pickles import load_plain
+from ldd.disk.records import parse
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.importers.classes import RawSet
@@ -84,15 +86,14 @@ def _images_file(folder: Path) -> Path:
 
 def _load(file: Path) -> Any:  # noqa: ANN401 - whatever was stored
     try:
-        with torch.serialization.safe_globals(_NUMBERS):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_plain(file, _NUMBERS)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0][:300]
         raise UserError(
             f"{file} cannot be read as plain tensors ({reason}); a pickle with other objects could run any program, so "
             "save images and labels alone: torch.save({'images': ..., 'labels': ...}, FILE)"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except ValueError as error:
         raise UserError(
             f"{file} is missing, damaged or no file of torch.save ({error}); copy it again"
         ) from error
@@ -118,11 +119,23 @@ def _of_experiments(file: Path, data: Any, experiment: int | None) -> RawSet:  #
 def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
     raw = _labelled(file, content["images"], content["labels"], "export of latentdd")
     try:
-        classes = [ClassInfo(**info) for info in content["classes"]] if "classes" in content else None
-    except TypeError as error:
-        raise UserError(f"{file}: classes must be a list of {{label, id, wnid, name}}") from error
+        given_classes = content.get("classes")
+        classes = None if given_classes is None else [parse(ClassInfo, info) for info in given_classes]
+    except (TypeError, UserError) as error:
+        raise UserError(f"{file}: classes must be a list of {{label, id, wnid, name}}: {error}") from error
     soft = content.get("soft_labels", raw.soft_labels)
     given: dict[str, Any] = {name: content.get(name) for name in ("weights", "mean", "std")}
+    for what, value in (("soft_labels", soft), ("weights", given["weights"])):
+        if value is not None and not isinstance(value, Tensor):
+            raise UserError(f"{file}: {what} must be a tensor, got {type(value).__name__}")
+    for what in ("mean", "std"):
+        value = given[what].tolist() if isinstance(given[what], Tensor) else given[what]
+        numbers = [value] if isinstance(value, int | float) else value
+        if numbers is not None and not (
+            isinstance(numbers, list | tuple) and numbers and all(isinstance(n, int | float) for n in numbers)
+        ):
+            raise UserError(f"{file}: {what} must be a number or one for each channel, got {numbers!r:.80}")
+        given[what] = numbers
     return replace(raw, soft_labels=soft, classes=classes, **given)
 
 

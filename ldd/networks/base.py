@@ -1,7 +1,6 @@
 """What every classifier offers to objectives and to the evaluation."""
 
 import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldd.errors import UserError
+from ldd.runtime.classes import imported_class, loaded_class
+
+_PACKAGE = "ldd.networks"
 
 MIN_IMAGE_SIZE = 32
 """Smallest image side in pixels: VGG-11 halves the map five times."""
@@ -55,25 +57,36 @@ def dotted_name(network: type) -> str:
 
 
 def canonical(class_path: str) -> str:
-    """Return where a class is defined, given any name it can be imported by; a name that cannot is unchanged."""
-    try:
-        found = pkgutil.resolve_name(class_path)
-    except (ImportError, AttributeError, ValueError):
-        return class_path
-    return dotted_name(found) if isinstance(found, type) else class_path
+    """Return where a class is defined, given any name it goes by; unchanged where nothing imported so far has it."""
+    found = loaded_class(class_path, object)
+    return class_path if found is None else dotted_name(found)
 
 
 def find_network(class_path: str) -> type[Network]:
-    """Return the network class of a dotted name."""
+    """Return the network class of a dotted name in a protocol: of this package, or of a module that is imported.
+
+    A protocol may come from anybody, so it imports no other module.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    known = class_path.startswith(f"{_PACKAGE}.")
     try:
-        found = pkgutil.resolve_name(class_path)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = (imported_class if known else loaded_class)(class_path, Network)
+    except ImportError as error:
         raise UserError(
-            f"network {class_path!r} cannot be imported: {error}; give a dotted class name"
+            f"network {class_path!r} cannot be imported: {error}; give a class of {_PACKAGE}"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Network)):
-        raise UserError(f"network {class_path!r} is not a subclass of ldd.networks.Network")
-    return found
+    if found is not None:
+        return found
+    if known or loaded_class(class_path, object):
+        raise UserError(
+            f"network {class_path!r} cannot be imported as a class, or is not a subclass of {_PACKAGE}.Network"
+        )
+    raise UserError(
+        f"network {class_path!r}: a protocol imports nothing but {_PACKAGE}, since it may come from anybody; name "
+        "networks of your own on the command line (--networks FILE, in a recipe evaluation.networks)"
+    )
 
 
 @dataclass(frozen=True)

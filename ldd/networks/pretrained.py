@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from ldd.disk.files import read_tensors, sha256
+from ldd.disk.pickles import load_plain
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, DataSpec
@@ -203,8 +204,8 @@ class Classifier:
         if path.suffix == ".safetensors":
             return read_tensors(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            state = load_plain(path)
+        except (ValueError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"weights={self.weights!r} cannot be loaded as tensors only ({reason}); save a state dict"

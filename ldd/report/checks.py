@@ -53,7 +53,7 @@ def checks_of(run: Run) -> Checks | None:
         )
     pictures = []
     for name, text in PICTURES.items():
-        file = folder / name
+        file = manifests.refuse_escape(folder / name)
         size = file.stat().st_size if file.is_file() else 0
         if size > MAX_BYTES:
             note += f" {name} ({size // 2**20} MiB) is too large for a page; it lies in {folder}."
@@ -65,6 +65,7 @@ def checks_of(run: Run) -> Checks | None:
 def _folder(run: Run) -> Path | None:
     """The folder in the run's; checks of a set alone lie beside it, where those of another set may lie too."""
     if (run.folder / FOLDER / JSON_NAME).is_file():
+        manifests.refuse_escape(run.folder / FOLDER / JSON_NAME, run.folder)
         return run.folder / FOLDER
     beside = run.folder.resolve().parent / FOLDER
     if (run.folder / manifests.NAME).is_file() and (beside / JSON_NAME).is_file():

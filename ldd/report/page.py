@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from ldd import __version__
 from ldd.disk.files import atomic_file
+from ldd.errors import UserError
+from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 from ldd.evaluation.results.scores import MEAN_UNSEEN
 from ldd.report.charts import bar_chart, line_chart, styles
@@ -32,10 +34,25 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
             commands, or a file that cannot be written.
     """
     check_comparable(runs)
+    try:
+        page = _page(runs)
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        files_of = ", ".join(f"{run.folder / JSON_NAME} and the manifest of its set" for run in runs)
+        raise UserError(
+            f"a value in {files_of} is of another kind than latentdd writes ({error!r}); restore the file, or evaluate "
+            "anew"
+        ) from error
+    with atomic_file(out) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def _page(runs: Sequence[Run]) -> str:
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files("ldd.report").joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.render(
+    return template.render(
         version=__version__,
         runs=runs,
         data=_data(runs[0]),
@@ -50,8 +67,6 @@ def write_report(runs: Sequence[Run], out: Path | str) -> None:
         facts={run.name: _facts(run) for run in runs},
         recipes={run.name: again(run) for run in runs},
     )
-    with atomic_file(out) as beside:
-        beside.write_text(page, encoding="utf-8")
 
 
 def _data(run: Run) -> dict[str, str]:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from ldd.artefact import manifest as manifests
 from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_json
+from ldd.disk.text import read_text
 from ldd.errors import UserError
-from ldd.evaluation.results.report import JSON_NAME, Report
+from ldd.evaluation.results.report import CSV_NAME, JSON_NAME, Report
 from ldd.evaluation.results.rows import INITIAL
+from ldd.runs import history
+
+_LARGEST = 1e30  # of a loss in a chart, whose axes cannot hold more
 
 Curve = list[tuple[float, float]]
 """Points (step, value)."""
@@ -63,19 +68,28 @@ class Run:
     def initial(self) -> DistilledSet | None:
         """The set before the first step, where the run kept it."""
         folder = self.folder / INITIAL
-        return DistilledSet.load(folder) if (folder / manifests.NAME).is_file() else None
+        if not (folder / manifests.NAME).is_file():
+            return None
+        manifests.refuse_escape(folder, self.folder)
+        return DistilledSet.load(folder)
 
     @cached_property
     def losses(self) -> Curve:
         """Training loss by step, over all starts of the run."""
         points: dict[float, float] = {}
         for file in sorted(self.folder.glob("logs/version_*/metrics.csv"), key=_version):
-            with file.open(newline="", encoding="utf-8") as opened:
-                for row in csv.DictReader(opened):
-                    try:
-                        points[float(row["step"])] = float(row["train/loss"])
-                    except (KeyError, TypeError, ValueError):  # a row of other values, or one cut by a kill
-                        continue
+            manifests.refuse_escape(file, self.folder)
+            try:
+                rows = list(csv.DictReader(StringIO(read_text(file))))
+            except (OSError, ValueError, csv.Error) as error:
+                raise UserError(f"{file} cannot be read ({error}); move it away") from error
+            for row in rows:
+                try:
+                    step, loss = float(row["step"]), float(row["train/loss"])
+                except (KeyError, TypeError, ValueError):  # a row of other values, or one cut by a kill
+                    continue
+                if abs(step) < _LARGEST and abs(loss) < _LARGEST:
+                    points[step] = loss
         return sorted(points.items())
 
 
@@ -92,6 +106,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     for path in paths:
         found = manifests.find_artefact(path)
         whole = found.parent if found.name == "distilled" else found
+        manifests.refuse_escape(found, whole)
         if whole.resolve() in [folder.resolve() for folder in folders]:
             raise UserError(f"{path} is named twice; name each run once")
         folders.append(whole)
@@ -131,6 +146,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def _read(name: str, folder: Path) -> Run:
+    for file in (CSV_NAME, JSON_NAME, history.NAME):
+        manifests.refuse_escape(folder / file)
     whole = Report.read(folder)
     evaluations = {}
     if whole is not None:

@@ -18,6 +18,7 @@ from tests.disk.test_files import names
 
 WNIDS = ["n01440764", "n02102040", "n02979186"]
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+EXPORT = {"images": random_images(6), "labels": LABELS}
 
 
 @pytest.fixture
@@ -96,6 +97,20 @@ class TestForms:
         assert torch.equal(read.soft_labels, soft)
         assert read.labels.tolist() == LABELS.tolist()
 
+    def test_soft_labels_add_up_to_one(self, wnids, tmp_path, capsys):
+        torch.save(EXPORT | {"soft_labels": torch.ones(6, 3)}, tmp_path / "set.pt")
+        assert run(tmp_path / "set.pt", tmp_path, "--classes", wnids) == 2
+        assert "soft_labels of image 0 add up to 3, not to 1" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_one_number_is_the_mean_of_all_channels(self, images, wnids, tmp_path):
+        floats = (images.float() / 255 - 0.5) / 0.5
+        torch.save(
+            {"images": floats, "labels": LABELS, "mean": 0.5, "std": torch.tensor(0.5)}, tmp_path / "set.pt"
+        )
+        assert run(tmp_path / "set.pt", tmp_path, "--classes", wnids) == 0
+        assert torch.equal(DistilledSet.load(tmp_path / "out").images, images)
+
     def test_one_grey_channel(self, tmp_path):
         grey = random_images(6)[:, :1]
         grey[0, :, 0, 0], grey[1, :, 0, 0] = 0, 255
@@ -113,6 +128,19 @@ class TestForms:
             ({"images": 1, "labels": LABELS}, "images must be a tensor, got int"),
             ({"images": torch.zeros(6), "labels": torch.randn(6, 3)}, "take the softmax of logits"),
             (collections.Counter("ab"), "no known form"),
+            (EXPORT | {"soft_labels": [[1.0]]}, "soft_labels must be a tensor, got list"),
+            (EXPORT | {"weights": 0.5}, "weights must be a tensor, got float"),
+            (EXPORT | {"mean": "grey"}, "mean must be a number or one for each channel, got 'grey'"),
+            (EXPORT | {"std": [None]}, "std must be a number or one for each channel"),
+            (
+                EXPORT | {"classes": [{"label": 0}]},
+                r"classes must be a list of \{label, id, wnid, name\}: missing",
+            ),
+            (
+                EXPORT | {"classes": [{"label": 0, "id": 0, "wnid": "a\x1b", "name": "b"}]},
+                "control characters",
+            ),
+            (EXPORT | {"classes": 7}, "classes must be a list"),
         ],
     )
     def test_other_content(self, tmp_path, content, message):

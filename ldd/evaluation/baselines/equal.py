@@ -1,6 +1,5 @@
 """Baselines of every report: as many images, bytes or training steps as the distilled set."""
 
-import pkgutil
 from collections.abc import Callable, Sequence
 
 from ldd.artefact.set import DistilledSet
@@ -8,6 +7,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, Drawn, EqualBytes, FullReal, RandomReal, Setting
 from ldd.evaluation.baselines.chosen import EasyReal, NearestReal, PriorSamples
 from ldd.evaluation.baselines.variants import EqualSteps, SoftLabels
+from ldd.runtime.classes import imported_class
 from ldd.students.protocol import Protocol
 
 
@@ -110,9 +110,9 @@ def _one(name: str) -> Baseline:
     if base in DRAWN:
         return _with_endings(DRAWN[base](), endings)
     try:
-        found = pkgutil.resolve_name(name)
-        baseline = found() if isinstance(found, type) and issubclass(found, Baseline) else None
-    except (ImportError, AttributeError, ValueError, TypeError):
+        found = imported_class(name, Baseline)
+        baseline: Baseline | None = found() if found else None
+    except (ImportError, TypeError):
         baseline = None
     if baseline is None:
         raise UserError(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ldd.data.fingerprints import differences
 from ldd.disk.files import atomic_file, read_json, write_json
+from ldd.disk.text import read_text
 from ldd.errors import UserError
 from ldd.evaluation.results import tables
 from ldd.evaluation.results.robustness import robustness
@@ -185,11 +186,10 @@ class Report(Scores):
         if not path.is_file():
             return None
         try:
-            with path.open(newline="") as file:
-                lines = csv.DictReader(file)
-                rows = tuple(map(Row.from_text, lines))
-                if tuple(lines.fieldnames or ()) not in (COLUMNS, COLUMNS + LOOKS):
-                    raise ValueError(f"its columns are {lines.fieldnames}")
+            lines = csv.DictReader(StringIO(read_text(path)))
+            rows = tuple(map(Row.from_text, lines))
+            if tuple(lines.fieldnames or ()) not in (COLUMNS, COLUMNS + LOOKS):
+                raise ValueError(f"its columns are {lines.fieldnames}")
             known = read_json(summary) if summary.is_file() else {"protocols": {}}
             return cls(rows, dict(known["protocols"]), _read_facts(known, rows[-1].protocol if rows else ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:

@@ -72,7 +72,11 @@ class Row:
 
     @classmethod
     def from_text(cls, text: Mapping[str, str]) -> Self:
-        """Read one line of a CSV file."""
+        """Read one line of a CSV file.
+
+        Raises:
+            ValueError: a cell of another kind, or a number that no student has.
+        """
         if text["unseen"] not in ("true", "false"):
             raise ValueError(text["unseen"])
         return cls(
@@ -82,10 +86,10 @@ class Row:
             unseen=text["unseen"] == "true",
             repeat=int(text["repeat"]),
             seed=int(text["seed"]),
-            accuracy=float(text["accuracy"]),
-            seconds=float(text["seconds"]),
+            accuracy=_number(text["accuracy"], 1),
+            seconds=_number(text["seconds"], _LONGEST),
             protocol=text["protocol"],
-            **{name: float(text[name]) for name in LOOKS if text.get(name)},
+            **{name: _number(text[name], 1) for name in LOOKS if text.get(name)},
         )
 
     def to_text(self, columns: Iterable[str]) -> list[object]:
@@ -94,6 +98,16 @@ class Row:
         return [
             str(cell).lower() if isinstance(cell, bool) else "" if cell is None else cell for cell in cells
         ]
+
+
+_LONGEST = 1e12  # seconds
+
+
+def _number(text: str, most: float) -> float:
+    value = float(text)
+    if not 0 <= value <= most:
+        raise ValueError(f"{text} is not a number from 0 to {most:g}")
+    return value
 
 
 LOOKS = ("selected", "best_on_test")

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ldd.disk.pickles import check_dense, is_zip
 from ldd.errors import UserError
 
-_ZIP = b"PK\x03\x04"  # how a file of torch.save starts since 1.6; older ones cannot be mapped into memory
 _SHOWN = 5
 
 
@@ -28,6 +28,7 @@ def read_state(path: Path | str, *, trust: bool = False, section: str = "state_d
         raise UserError(f"checkpoint ({path}) does not exist or is not a file; check the path")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else _load(path, trust)
+        check_dense(loaded, path.stat().st_size)
     except UserError:
         raise
     except Exception as error:  # damaged zip files and pickles fail in every way
@@ -48,8 +49,7 @@ def read_state(path: Path | str, *, trust: bool = False, section: str = "state_d
 
 
 def _load(path: Path, trust: bool) -> Any:  # noqa: ANN401 - whatever is pickled
-    with open(path, "rb") as file:
-        mapped = file.read(len(_ZIP)) == _ZIP
+    mapped = is_zip(path)
     if trust:
         return torch.load(
             path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=_InertPickle

@@ -1,0 +1,46 @@
+"""Classes by dotted name: checked before they are used, and imported only where the user named them."""
+
+import importlib
+import re
+import sys
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*", re.ASCII)
+
+
+def loaded_class(name: str, base: type[Any]) -> type[Any] | None:
+    """Return the subclass of `base` of a dotted name; None where no module imported so far holds it.
+
+    For names in the files of others: nothing is imported or called.
+    """
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        found: object = sys.modules.get(".".join(parts[:length]))
+        if found is None:
+            continue
+        for part in parts[length:]:
+            with suppress(Exception):  # of modules that look up their attributes
+                found = getattr(found, part) if isinstance(found, ModuleType | type) else None
+                continue
+            return None
+        return found if isinstance(found, type) and issubclass(found, base) else None
+    return None
+
+
+def imported_class(name: str, base: type[Any]) -> type[Any] | None:
+    """Return the same, its module imported where it is not yet; None for what does not look like a class's name.
+
+    For names that the user typed.
+
+    Raises:
+        ImportError: there is no such module, or it needs another one.
+    """
+    if not _NAME.fullmatch(name):
+        return None
+    found = loaded_class(name, base)
+    if found is None:
+        importlib.import_module(name.rpartition(".")[0])
+        found = loaded_class(name, base)
+    return found
