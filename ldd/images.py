@@ -75,12 +75,17 @@ class DataSpec:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return images in [-1, 1] as networks see them; normalisation happens nowhere else."""
-        mean, std = (_per_channel(value, images.device, images.dtype) for value in (self.mean, self.std))
-        return ((images + 1) / 2 - mean) / std
+        return normalised(images, self.mean, self.std)
 
     def as_input(self, images: Tensor) -> Tensor:
         """Stored images (N, C, H, W) uint8 as the networks see them."""
         return self.normalise(to_unit_range(images))
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return images (..., C, H, W) in [-1, 1] with these constants per channel, which are for images in [0, 1]."""
+    shift, scale = (_per_channel(values, images.device, images.dtype) for values in (mean, std))
+    return ((images + 1) / 2 - shift) / scale
 
 
 @cache

@@ -1,6 +1,8 @@
 """Pictures of a set and of a run: a labelled grid of images, the loss curve."""
 
+from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -65,6 +67,18 @@ def draw_curve(values: Sequence[float], label: str = "loss") -> Image.Image:
         canvas.draw()  # type: ignore[no-untyped-call]
         rgba = bytes(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         return Image.frombytes("RGBA", canvas.get_width_height(), rgba).convert("RGB")
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """Return the contents of a PNG file."""
+    file = BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def data_address(png: bytes) -> str:
+    """Return a `data:` address of a PNG file's contents, for pages that hold their pictures themselves."""
+    return "data:image/png;base64," + b64encode(png).decode()
 
 
 def to_picture(image: Tensor) -> Image.Image:

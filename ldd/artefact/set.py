@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ldd.artefact import checks as contents, manifest as manifests, soft_labels as soft
+from ldd.artefact.dataset import DistilledDataset, InputTransform, Transform
 from ldd.artefact.manifest import Facts, Manifest
-from ldd.artefact.picture import draw_grid
-from ldd.artefact.size import Amount, Storage
+from ldd.artefact.picture import as_png, data_address, draw_grid
+from ldd.artefact.size import Amount, Storage, span
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.errors import UserError
-from ldd.images import ClassInfo, to_unit_range
+from ldd.images import ClassInfo, normalised
 from ldd.runtime.ledger import Stages
 
 IMAGES = "images.safetensors"
@@ -23,7 +26,7 @@ OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
 PREVIEW = "preview.png"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DistilledSet:
     """A few synthetic images that stand for a data set, with all that is needed to use and trace them.
 
@@ -267,9 +270,49 @@ class DistilledSet:
             manifest=self.manifest.replaced(budget=images_per_class),
         )
 
-    def as_dataset(self) -> "DistilledDataset":
-        """Return a torch data set of (float image in [-1, 1], label)."""
-        return DistilledDataset(self)
+    def as_dataset(self, transform: Transform | None = None, normalise: bool = False) -> DistilledDataset:
+        """Return a torch data set of (float image, label); `test_transform` makes real images to test on alike.
+
+        Args:
+            transform: of each image (3, H, H), at last.
+            normalise: subtract and divide by the mean and standard deviation with which the set was made and evaluated;
+                else images are in [-1, 1].
+        """
+        names = [info.name for info in self.classes]
+        return DistilledDataset(
+            self.images, self.labels, names, self._normalise if normalise else None, transform
+        )
+
+    def test_transform(self, normalise: bool = False) -> InputTransform:
+        """Return what makes a real image (PIL, or uint8) like those of `as_dataset(normalise=...)`."""
+        return InputTransform(self.image_size, self._normalise if normalise else None)
+
+    def show(self) -> Image.Image:
+        """Return a labelled grid of the images, which a notebook shows; `show().show()` opens it elsewhere."""
+        return draw_grid(self.images, self.labels, self.classes)
+
+    def __repr__(self) -> str:
+        """One line."""
+        facts = [
+            f"{len(self.images)} images of {self.num_classes} classes",
+            f"{span(self.counts)} per class",
+            f"{self.image_size} x {self.image_size} px",
+            f"{sum(self.bytes.values()):,} bytes",
+        ]
+        held = {"soft labels": self.soft_labels, "weights": self.weights, "codes": self.codes}
+        held["decoder"] = self.decoder
+        facts += [name for name, value in held.items() if value is not None]
+        return f"{type(self).__name__}({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the picture above one line of facts."""
+        return f'<img src="{data_address(as_png(self.show()))}"><p>{escape(repr(self))}</p>'
+
+    @property
+    def _normalise(self) -> Transform:
+        """What networks see of float images: the one normalisation of the run."""
+        stored = self.manifest["normalisation"]
+        return partial(normalised, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
 
     def summary(self) -> dict[str, Any]:
         """Return what `latentdd inspect` shows, in plain JSON values; `bytes` is a sum."""
@@ -305,23 +348,3 @@ def first_rows(labels: Tensor, count: int) -> Tensor:
     """Return the places of the first `count` images of each class among `labels` (N,), ascending."""
     found = [(labels == label).nonzero().flatten()[:count] for label in labels.unique()]
     return torch.cat(found).sort().values
-
-
-class DistilledDataset(Dataset[tuple[Tensor, int]]):
-    """The images of a distilled set for a `DataLoader`: (3, H, H) float32 in [-1, 1] and hard label.
-
-    Attributes:
-        classes: readable names, ordered by label.
-        targets: the label of each image.
-    """
-
-    def __init__(self, distilled: DistilledSet) -> None:
-        self._images = distilled.images
-        self.classes = [info.name for info in distilled.classes]
-        self.targets: list[int] = distilled.labels.tolist()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return to_unit_range(self._images[index]), self.targets[index]

@@ -72,6 +72,8 @@ class CrossArchitecture(L.Callback):
         UserError: an unknown protocol, or numbers out of range.
     """
 
+    evaluates = True  # what a distiller asks of its trainer's callbacks
+
     def __init__(
         self,
         networks: dict[str, NetworkFactory] | None = None,

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from ldd.data import DistillationData, Pruner
 from ldd.data.pruning import RankedPruner, write_lists
-from ldd.data.pruning.picture import draw_scores, tabulate
+from ldd.data.pruning.picture import draw_scores
 from ldd.data.splits import readable
 from ldd.disk.files import atomic_file, check_writable
 from ldd.disk.locks import writing
@@ -56,7 +56,7 @@ def prune(
     if lists is not None and isinstance(pruner, RankedPruner):
         files = write_lists(Path(lists), table, data.classes, pruner.selection, lists_prefix)
         written.append(f"{len(files)} lists in {lists}")
-    rich.print(tabulate(table))
+    rich.print(table.tabulate())
     print(f"written: {', '.join(written)}; data fingerprint {table.fingerprint}")
 
 

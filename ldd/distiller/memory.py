@@ -178,7 +178,7 @@ class MemoryPlanner:
             factory(spec.num_classes, spec.image_size) for factory in self._objective.matching_networks()
         ]
         return {
-            "prior": [str(type(prior)), repr(prior), prior.latent_shape, prior.num_steps],
+            "prior": [str(type(prior)), torch.nn.Module.__repr__(prior), prior.latent_shape, prior.num_steps],
             "guidance": getattr(prior, "guidance_scale", None),
             "objective": str(type(self._objective)),
             "networks": [repr(network) for network in networks],

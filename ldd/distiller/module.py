@@ -10,13 +10,13 @@ from torch.optim import Optimizer
 
 from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
-from ldd.codes import Codes, CodesFactory, PointCodes
+from ldd.codes import CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.step import DistillationStep
-from ldd.distiller.synthesis import Quirks, Synthesis
+from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
 from ldd.errors import NonFiniteError, UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
@@ -29,7 +29,7 @@ from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import LABEL
 from ldd.runtime.precision import without_autocast
 from ldd.runtime.ranks import rank_zero_warn, sum_gradients
-from ldd.runtime.trainer import own_bar
+from ldd.runtime.trainer import own_bar, tell_of_evaluation
 
 _PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 """Those under which codes, noise, momenta and counters have at least single precision."""
@@ -102,7 +102,7 @@ class Distiller(L.LightningModule):
         self.labels = labels
         self.labeller: Labeller | None = None
         self.seed = seed
-        self.codes = _new_codes(codes, prior, data_spec, images_per_class, seed)
+        self.codes = new_codes(codes, prior, data_spec, images_per_class, seed)
         self.synthesis = Synthesis(self.codes, prior, quirks, data_spec, seed)
         settings = (chunk_size, checkpointing, self.memory_format, compile, prior_precision)
         self.planner = MemoryPlanner(self.synthesis, objective, data_spec, *settings)
@@ -224,8 +224,15 @@ class Distiller(L.LightningModule):
     # Start of a run
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return a progress bar of whole runs in the place of the trainer's own."""
+        """Return a progress bar of whole runs in the place of the trainer's own; say what is missing."""
+        tell_of_evaluation(self.trainer)
         return own_bar(self.trainer)
+
+    def __repr__(self) -> str:
+        """One line; `print(nn.Module.__repr__(model))` lists the layers."""
+        made = f"{self.images_per_class} of each of {self.data_spec.num_classes} classes"
+        parts = f"{type(self.objective).__name__}, {self.prior!r}"
+        return f"Distiller({type(self.codes).__name__}: {made}, step {int(self.num_steps_done)}; {parts})"
 
     def setup(self, stage: str) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""
@@ -379,19 +386,6 @@ def _check(prior: Prior, spec: DataSpec, images_per_class: int) -> None:
             f"data.image_size ({spec.image_size}) differs from the prior's image_size "
             f"({prior.image_size}); set one of them so that they agree"
         )
-
-
-def _new_codes(
-    factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_class: int, seed: int
-) -> Codes:
-    labels = torch.arange(spec.num_classes).repeat_interleave(images_per_class)
-    conditioning = prior.embed(prior.rows(spec.classes)[labels])
-    shape = (len(labels), *prior.latent_shape)
-    if prior.num_steps:
-        noise = torch.randn(shape, generator=seeding.generator(seed, "code noise"))
-    else:  # nothing reads the noise or the conditioning
-        noise, conditioning = torch.empty(len(labels), 0), conditioning[:, :0]
-    return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

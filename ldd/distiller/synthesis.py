@@ -13,7 +13,7 @@ from ldd import priors
 from ldd.artefact import manifest as manifests
 from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
-from ldd.codes import Codes, stored_codes
+from ldd.codes import Codes, CodesFactory, stored_codes
 from ldd.disk.files import read_yaml
 from ldd.disk.public import public_configuration
 from ldd.errors import UserError
@@ -288,3 +288,15 @@ def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.de
         UserError: codes that cannot be decoded here.
     """
     return StoredSampler(distilled, device=device) if protocol.draws_from(distilled) else None
+
+
+def new_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_class: int, seed: int) -> Codes:
+    """Return codes of zeros with the conditions of their classes; the noise follows from the seed alone."""
+    labels = torch.arange(spec.num_classes).repeat_interleave(images_per_class)
+    conditioning = prior.embed(prior.rows(spec.classes)[labels])
+    shape = (len(labels), *prior.latent_shape)
+    if prior.num_steps:
+        noise = torch.randn(shape, generator=seeding.generator(seed, "code noise"))
+    else:  # nothing reads the noise or the conditioning
+        noise, conditioning = torch.empty(len(labels), 0), conditioning[:, :0]
+    return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)

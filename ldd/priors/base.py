@@ -43,6 +43,17 @@ class Prior(nn.Module, ABC):
     batch_dependent: bool = False
     identity: dict[str, Any] | None = None
 
+    @final
+    def __repr__(self) -> str:
+        """One line; `print(nn.Module.__repr__(prior))` lists the layers."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        shape = " x ".join(map(str, self.latent_shape))
+        steps = f", {self.num_steps} steps" * bool(self.num_steps)
+        return (
+            f"{type(self).__name__}({self.image_size} x {self.image_size} px, latents of {shape}{steps}, "
+            f"{weights:,} weights, licence: {self.licence})"
+        )
+
     def trainable(self) -> Iterable[nn.Parameter]:
         """Return the parameters that are optimised, checkpointed and exported with the codes; none if frozen."""
         return ()

@@ -1,9 +1,9 @@
 """Images inside the page: each is a PNG in a `data:` URL, under the name of its class."""
 
-from base64 import b64encode
 from dataclasses import dataclass
 
 from ldd.artefact.exporters.base import png
+from ldd.artefact.picture import data_address
 from ldd.artefact.set import DistilledSet
 
 MAX_IMAGES = 100  # of one set: what a person looks through, and a phone can hold
@@ -29,7 +29,7 @@ class Gallery:
 
 def picture_of(content: bytes, name: str, text: str) -> Picture:
     """Return a PNG file's bytes as a picture of the page."""
-    return Picture("data:image/png;base64," + b64encode(content).decode(), name, text)
+    return Picture(data_address(content), name, text)
 
 
 def gallery(distilled: DistilledSet) -> Gallery:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from ldd.runtime.progress import Counter, progress
+from ldd.runtime.ranks import rank_zero_info
 
 _EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen prior, on purpose
@@ -97,7 +98,8 @@ class TrainingBar(ProgressBar):
 
 def own_bar(trainer: L.Trainer) -> list[L.Callback]:
     """Return our bar where the trainer has the bar that it makes by default, which is taken out."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = _callbacks(trainer)
+    expect_warnings()  # again: a program may have set filters of its own
     others = [one for one in callbacks if type(one) not in (RichProgressBar, TQDMProgressBar)]
     if len(others) == len(callbacks):
         return []
@@ -106,6 +108,21 @@ def own_bar(trainer: L.Trainer) -> list[L.Callback]:
     if not trainer.is_global_zero:
         bar.disable()
     return [bar]
+
+
+def tell_of_evaluation(trainer: L.Trainer) -> None:
+    """Say in one line what to attach where nothing evaluates the codes: the command line attaches it itself."""
+    if trainer.limit_val_batches == 0 or any(getattr(one, "evaluates", False) for one in _callbacks(trainer)):
+        return
+    rank_zero_info(
+        "no accuracy will be measured: give the trainer callbacks=[ldd.CrossArchitecture(), ldd.Export()], as the "
+        "command line does, or call ldd.evaluate(model.distilled_set(), None, data); limit_val_batches=0 says that "
+        "this is meant"
+    )
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
 
 def _steps(trainer: L.Trainer) -> int | None:

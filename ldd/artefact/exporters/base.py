@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ldd.artefact.picture import to_picture
+from ldd.artefact.picture import as_png, to_picture
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import atomic_folder, holds_files, write_json
 from ldd.errors import UserError
@@ -71,9 +70,7 @@ def shards(distilled: DistilledSet, suffix: str) -> Iterator[tuple[str, range]]:
 
 def png(image: Tensor) -> bytes:
     """Return an image (3, H, H) uint8 as the bytes of a PNG file, pixel-equal."""
-    buffer = BytesIO()
-    to_picture(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return as_png(to_picture(image))
 
 
 def unique_names(distilled: DistilledSet) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a score table looks like: counts by class, how its values are spread, and the two ends of every class."""
+"""What a score table looks like: how its values are spread, and the two ends of every class."""
 
 import matplotlib
 import numpy as np
@@ -6,42 +6,18 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from rich.table import Table
 
 from ldd.data.pictures import fit_to_square
 from ldd.data.pruning.table import ScoreTable, ordered
 from ldd.data.sources import Item, Source
 from ldd.images import ClassInfo
 
-_LISTED = 50  # classes in the printed table
 _CLASSES = 20  # rows of the picture; more would not be looked at
 _ENDS = 6  # images of each end of a class
 _CELL, _MARGIN, _NAME = 72, 2, 110  # pixels
 _ROW = _CELL + 16 + _MARGIN
 _WIDTH = _NAME + 2 * _ENDS * (_CELL + _MARGIN) + 4 * _MARGIN
 _BINS = 60
-
-
-def tabulate(table: ScoreTable) -> Table:
-    """Return the images and the kept ones of each class, with the criterion's range; the last row counts all."""
-    name = table.facts.criterion
-    shown = Table(title=f"kept by {name}")
-    for column in ("label", "class", "images", "kept", f"{name} kept", "of all"):
-        shown.add_column(column, justify="left" if column == "class" else "right")
-    labels = np.unique(table.labels)
-    for label in labels[:_LISTED].tolist():
-        shown.add_row(str(label), table.wnid(label), *_counts(table, table.labels == label))
-    if len(labels) > _LISTED:
-        shown.add_row("", f"{len(labels) - _LISTED} more", "", "", "", "")
-    shown.add_section()
-    shown.add_row("", "all", *_counts(table, np.ones(len(table), dtype=np.bool_)))
-    return shown
-
-
-def _counts(table: ScoreTable, mine: npt.NDArray[np.bool_]) -> tuple[str, ...]:
-    kept, values = mine & table.is_kept, table.values
-    spans = [f"{part.min():.3g} to {part.max():.3g}" for part in (values[kept], values[mine])]
-    return (str(mine.sum()), str(kept.sum()), *spans)
 
 
 def draw_scores(table: ScoreTable, source: Source, classes: list[ClassInfo]) -> Image.Image:

@@ -18,6 +18,7 @@ from ldd.data.sources import Item
 from ldd.disk.files import atomic_file
 from ldd.errors import UserError
 from ldd.images import ClassInfo
+from ldd.runtime.tables import PlainTable
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,6 +35,8 @@ _COLUMNS = {
     "kept": pa.bool_(),
 }  # of every table; a criterion other than the loss adds a column of its name
 _MAY_BE_NULL = ("sha256", "loss", "margin", "kept")  # no file was opened; no classifier; nothing selected yet
+_LISTED = 50  # classes in the printed table
+_NOTE = "of the training split, without the images that are set aside to choose settings by (selection split)"
 _ABSOLUTE = r"^(/|\\|[A-Za-z]:)|(^|/)\.\.(/|$)"
 
 
@@ -214,6 +217,37 @@ class ScoreTable:
         """(M,), whether each image was selected; False for all before a selection."""
         kept: npt.NDArray[np.bool_] = self.rows["kept"].fill_null(False).to_numpy()
         return kept
+
+    def tabulate(self) -> PlainTable:
+        """Return the images and the kept ones of each class, with the criterion's range; the last row counts all."""
+        name, labels = self.facts.criterion, np.unique(self.labels)
+        rows = [
+            (str(label), self.wnid(label), *self._counted(self.labels == label))
+            for label in labels[:_LISTED].tolist()
+        ]
+        if len(labels) > _LISTED:
+            rows.append(("", f"{len(labels) - _LISTED} more", "", "", "", ""))
+        rows.append(("", "all", *self._counted(np.ones(len(self), dtype=np.bool_))))
+        head = ("label", "class", "images", "kept", f"{name} kept", "of all")
+        return PlainTable(f"kept by {name}", _NOTE, head, 2, tuple(rows), frozenset({len(rows) - 1}))
+
+    def _counted(self, mine: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        kept = mine & self.is_kept
+        spans = [
+            f"{v.min():.3g} to {v.max():.3g}" if len(v) else ""
+            for v in (self.values[kept], self.values[mine])
+        ]
+        return (str(mine.sum()), str(kept.sum()), *spans)
+
+    def __repr__(self) -> str:
+        """One line."""
+        kept = "nothing selected" if self.kept is None else f"{int(self.is_kept.sum()):,} kept"
+        classes = len(np.unique(self.labels))
+        return f"ScoreTable({len(self):,} images of {classes} classes by {self.facts.criterion}, {kept})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return self.tabulate()._repr_html_()
 
     def with_kept(self, indices: Tensor) -> "ScoreTable":
         """Return the same table with a selection recorded, `indices` (m,) int64."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -27,6 +27,9 @@ from ldd.evaluation.results.scores import (
     by_protocol,
 )
 from ldd.runtime.tables import PlainTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CSV_NAME = "evaluation.csv"
 JSON_NAME = "evaluation.json"
@@ -201,6 +204,25 @@ class Report(Scores):
         """Return all that the latest evaluation has to show."""
         made = (tables.accuracy_table, tables.looks_table, tables.robustness_table, _costs)
         return [shown for table in made if (shown := table(self)) is not None]
+
+    def plot(self) -> "Figure":
+        """Draw the accuracies of the latest evaluation: networks from left to right, a mark for each set."""
+        from ldd.evaluation.results.plot import draw_scores  # here: most reports are not drawn
+
+        return draw_scores(self)
+
+    def __repr__(self) -> str:
+        """One line."""
+        sets, networks = len(self.scores()), len(self.networks())
+        means = ", ".join(f"{name} {score}" for name, score in self.mean_unseen().items())
+        return (
+            f"Report({sets} sets, {networks} networks, protocol {self.protocol}, step {self.step}"
+            f"{f'; mean of unseen in %: {means}' * bool(means)})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return "".join(table._repr_html_() for table in self.tables())
 
     def __str__(self) -> str:
         """Return the table of accuracies as plain text: networks down, sets across."""
