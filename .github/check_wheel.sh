@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The wheel of DIST in an environment of its own, in an empty folder: two steps of the quickstart; then into PARTS
-# sbom.json (CycloneDX: every component with its licence) and requirements.lock (every distribution with its hash).
+# The wheel of DIST in an environment of its own, in an empty folder: two steps of the quickstart; then PARTS/sbom.json
+# (CycloneDX: every component of that environment with its licence).
 #   bash .github/check_wheel.sh DIST PARTS
 set -euo pipefail
 wheel=$(realpath "$1"/latentdd-*.whl)
@@ -17,7 +17,5 @@ venv/bin/latentdd fit --config recipes/quickstart.yaml --trainer.max_steps 2 --t
 venv/bin/latentdd inspect runs/quickstart
 
 python3 -m venv "$work/tools"
-tools/bin/pip install --quiet cyclonedx-bom uv
+tools/bin/pip install --quiet cyclonedx-bom
 tools/bin/cyclonedx-py environment --output-reproducible --output-file "$parts/sbom.json" venv/bin/python
-venv/bin/pip freeze --exclude latentdd > frozen.txt
-tools/bin/uv pip compile --quiet --no-header --no-deps --generate-hashes frozen.txt --output-file "$parts/requirements.lock"
