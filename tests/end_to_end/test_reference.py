@@ -1,6 +1,7 @@
 """Short runs of every kind give what they gave when `reference.json` was written, on one thread."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,16 +28,23 @@ def found(tmp_path_factory):
         return json.loads(json.dumps(reference.results(folder)))
 
 
+def comparable(text):
+    """As it stands on the machine of the record; elsewhere without hashes, which another version of torch changes."""
+    return text if SAME_MACHINE else re.sub(r"[0-9a-f]{12,}", "*", text)
+
+
 def test_the_same_files_are_written(found):
-    assert sorted(found) == sorted(RECORDED["results"])
+    assert sorted(map(comparable, found)) == sorted(map(comparable, RECORDED["results"]))
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED["results"]))
 def test_result(found, name):
     """To the last bit on the machine of the record; elsewhere losses to a thousandth, and facts as they are."""
+    if not SAME_MACHINE and name not in found and comparable(name) != name:
+        pytest.skip("the file is named by a hash")
     mine, recorded = found[name], RECORDED["results"][name]
     if SAME_MACHINE or name.endswith("manifest.json"):
-        assert mine == recorded
+        assert comparable(json.dumps(mine)) == comparable(json.dumps(recorded))
     elif name.endswith("metrics.csv"):
         assert [float(value or 0) for value in mine] == pytest.approx(
             [float(value or 0) for value in recorded], rel=1e-3, abs=1e-4
