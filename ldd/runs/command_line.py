@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import psutil
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -218,12 +218,30 @@ class RunCLI(LightningCLI):
         if not path.is_file():
             return
         now = yaml.safe_load(self._parser(self.subcommand).dump(self.options, skip_none=False))
-        changed = [*changes(settings_of(read_yaml(path)), settings_of(now)).values()]
+        changed = [*changes(settings_of(self._settings_in(path)), settings_of(now)).values()]
         if changed:
             raise UserError(
                 f"ckpt_path: the run in {run} was started with other settings ({'; '.join(changed[:5])}); resume with "
                 f"its own {path}, or start another run"
             )
+
+    def _settings_in(self, path: Path) -> dict[str, Any]:
+        """Read a run's `config.yaml`; options that an earlier version did not have yet take their defaults."""
+        written: dict[str, Any] = read_yaml(path)
+        parser = self._parser(self.subcommand)
+        exits, parser.exit_on_error = parser.exit_on_error, False
+        try:
+            parsed = parser.parse_object(written)
+            return {**written, **yaml.safe_load(parser.dump(parsed, skip_none=False))}
+        except (
+            ArgumentError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # of a class that is gone: compared as it stands
+            return written
+        finally:
+            parser.exit_on_error = exits
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
         """Log to `<run>/logs/` unless a logger is given; print no summary of modules unless it is asked for."""

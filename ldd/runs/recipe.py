@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from ldd.callbacks import CrossArchitecture, RecordExperts
 from ldd.data import DistillationData
-from ldd.disk.files import atomic_file, read_yaml
+from ldd.disk.files import atomic_file
 from ldd.distiller.module import Distiller
 from ldd.runs.command_line import DistillationCLI
 from ldd.runs.folder import MAY_CHANGE, changes, flattened
@@ -120,7 +120,7 @@ class Recipe(DistillationCLI):
         Raises:
             UserError: the file is damaged.
         """
-        before, now = read_yaml(path), self.resolved
+        before, now = self._settings_in(path), self.resolved
         names = dict.fromkeys((*before, *now))
         changed = changes(dict(flattened(before, names)), dict(flattened(now, names)))
         changed.pop(_FOLDER, None)

@@ -93,3 +93,13 @@ def test_a_finished_federation_is_gone_on_with(old, capsys):
     code = cli.main([str(word) for word in reference.RUNS["federation"]])
     assert code == 0, capsys.readouterr().err
     assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_an_option_that_the_run_did_not_have_is_its_default(old, capsys):
+    """Another value than the default would make another set."""
+    arguments = ["fit", "--config", "dm/config.yaml", "--ckpt_path", "dm/checkpoints/previous.ckpt"]
+    assert cli.main([*arguments, "--model.prior_precision", "bfloat16"]) == 2
+    assert (
+        "started with other settings (model.prior_precision: 'float32' -> 'bfloat16')"
+        in capsys.readouterr().err
+    )
