@@ -138,6 +138,11 @@ class LatentCache:
             contents=f"{self._shape[0]} latents",
         )
 
+    def remove(self) -> None:
+        """Delete the file; tensors that are mapped from it stay whole."""
+        for path in (self.index, self.data):
+            path.unlink(missing_ok=True)
+
     def _open(self) -> Tensor | None:
         if not self.index.is_file():
             return None

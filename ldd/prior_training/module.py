@@ -131,6 +131,7 @@ class PriorTraining(LightningModule):
         )
         self._latents: Tensor | None = None
         self._selection: Tensor | None = None
+        self._scale: float | None = None  # of the latents of an autoencoder of our own, once it is trained
         self._rows: Tensor
         self.measured = Measured()
 
@@ -240,29 +241,35 @@ class PriorTraining(LightningModule):
 
     def _encode_training_images(self) -> Tensor:
         """Scaled latents of all views of the training images, on the CPU, in the order of `encode_views`."""
-        real = self._data.core_set
+        real, plain = self._data.core_set, None
         if self.frozen is None:
             # Nothing trains the autoencoder from here on. Its unit of measure is the spread of plain latents.
             self.autoencoder.eval().requires_grad_(False)
             self.autoencoder.register_to_config(scaling_factor=1.0)
-            plain = self._encode(real)
-            self.autoencoder.register_to_config(scaling_factor=float(1 / plain.std()))
-        parts = partial(encode_views, self._encoder, real, self._views, self.device)
+            plain = self._cache(LatentViews())
+            if self._scale is None:
+                self._scale = float(1 / self._encoded(real, LatentViews(), plain).std())
+            self.autoencoder.register_to_config(scaling_factor=self._scale)
+        latents = self._encoded(real, self._views, self._cache(self._views))
+        if plain is not None:
+            plain.remove()
+        return latents
+
+    def _encoded(self, real: "RealImages", views: LatentViews, cache: LatentCache | None) -> Tensor:
+        parts = partial(encode_views, self._encoder, real, views, self.device)
+        return torch.cat(list(parts(0))) if cache is None else cache.load(parts)
+
+    def _cache(self, views: LatentViews) -> LatentCache | None:
         if self._cache_dir is None:
-            return torch.cat(list(parts(0)))
-        cache = LatentCache(
+            return None
+        return LatentCache(
             self._cache_dir,
             self._data.core_set_key(),
             fingerprint(self._autoencoder),
-            self._views,
-            (len(real.labels) * len(self._views), *self._latent_shape),
+            views,
+            (len(self._data.core_set.labels) * len(views), *self._latent_shape),
             self.spec.image_size,
         )
-        return cache.load(parts)
-
-    def _encode(self, real: "RealImages") -> Tensor:
-        """Scaled latents of images as they are, on the CPU."""
-        return torch.cat(list(encode_views(self._encoder, real, LatentViews(), self.device)))
 
     def _encoder(self, images: Tensor) -> Tensor:
         if self.frozen is not None:
@@ -299,7 +306,9 @@ class PriorTraining(LightningModule):
         split, draws = self._data.selection_images, generator(self._seed, "validation")
         if self.trainer.sanity_checking or self._latents is None or not len(split.labels):
             return
-        latents = self._selection = self._encode(split) if self._selection is None else self._selection
+        latents = self._selection = (
+            self._encoded(split, LatentViews(), None) if self._selection is None else self._selection
+        )
         error = torch.zeros((), device=self.device)
         for number in range(_VALIDATION_DRAWS):
             noise, timesteps = self._noise(len(latents), draws)
@@ -324,9 +333,14 @@ class PriorTraining(LightningModule):
         self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop a frozen autoencoder's weights."""
+        """Drop a frozen autoencoder's weights, and add the scale of the latents."""
         state = checkpoint["state_dict"].items()
         checkpoint["state_dict"] = {name: value for name, value in state if not name.startswith("frozen.")}
+        checkpoint["latent_scale"] = self._scale
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the scale of the latents, which would take all of them to measure again."""
+        self._scale = checkpoint.get("latent_scale")
 
     def save_prior(self, folder: Path | str, command: str | None = None) -> Path:
         """Write the prior folder with averaged weights in half precision, in place of an existing one."""

@@ -351,24 +351,26 @@ def test_a_signal_while_latents_are_encoded_stops_at_once_and_nothing_is_encoded
     whole, losses, _ = trained
 
     def encoder(self, images, tell=None):
-        measuring = self.autoencoder.config.scaling_factor == 1.0
-        if tell is not None and not measuring and len(encoded) == tell:
+        if tell is not None and len(encoded) == tell:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
             raise AssertionError("not stopped")
-        encoded.extend([] if measuring else [images])
+        encoded.append(images)
         return plain(self, images)
 
     def run(tell, **arguments):
         monkeypatch.setattr(PriorTraining, "_encoder", lambda self, images: encoder(self, images, tell))
         return fit(data, 60, tmp_path, cache_dir=cache, callbacks=[LastCheckpoints(1000)], **arguments)
 
+    parts = -(-len(data.train_images) // CHUNK)
     with pytest.raises(SystemExit):
-        run(tell=8)
+        run(tell=parts + 2)  # all of them once to measure their scale, and two more
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == TINY["autoencoder_steps"]
     model, found, _ = run(tell=None, ckpt_path=last)
-    parts = 2 * -(-len(data.train_images) // CHUNK)
-    assert len(encoded) == parts + 1  # and the selection split
+    assert len(encoded) == parts + 2 * parts + 1  # and the selection split
+    assert (
+        len(list((tmp_path / "latents").iterdir())) == 2
+    )  # file and index: nothing is left of the measuring
     assert found.denoiser == losses.denoiser
     assert same_weights(model.average, whole.average)
