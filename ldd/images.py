@@ -84,8 +84,13 @@ class DataSpec:
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return images (..., C, H, W) in [-1, 1] with these constants per channel, which are for images in [0, 1]."""
-    shift, scale = (_per_channel(values, images.device, images.dtype) for values in (mean, std))
+    shift, scale = (per_channel(numbers, images) for numbers in (mean, std))
     return ((images + 1) / 2 - shift) / scale
+
+
+def per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return a number for each channel, (C, 1, 1), of the type and on the device of `like`."""
+    return _per_channel(numbers, like.device, like.dtype)
 
 
 @cache

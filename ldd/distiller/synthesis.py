@@ -17,7 +17,7 @@ from ldd.codes import Codes, CodesFactory, stored_codes
 from ldd.disk.files import read_yaml
 from ldd.disk.public import public_configuration
 from ldd.errors import UserError
-from ldd.images import DataSpec, saturate, to_bytes
+from ldd.images import DataSpec, per_channel, saturate, to_bytes
 from ldd.priors import Prior
 from ldd.runtime import seeding
 from ldd.students.protocol import Protocol
@@ -109,8 +109,7 @@ class Synthesis:
         images = images.clamp(-1, 1) if self.quirks.hard_clamp else saturate(images)
         if self.quirks.mismatched_mean:  # `spec.normalise` of the shifted images subtracts RELEASED_MEAN
             assert self._spec is not None
-            shift = images.new_tensor(self._spec.mean) - images.new_tensor(RELEASED_MEAN)
-            images = images + 2 * shift.view(-1, 1, 1)
+            images = images + 2 * (per_channel(self._spec.mean, images) - per_channel(RELEASED_MEAN, images))
         return images
 
     @torch.no_grad()

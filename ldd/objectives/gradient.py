@@ -24,7 +24,8 @@ class GradientMatching(MatchingObjective):
     """DC (Zhao et al., ICLR 2021) with siamese augmentation, on generated images (LD3M, arXiv 2403.03881).
 
     One step is one update of the codes. The network is drawn anew every `outer_loop` steps; between them it is
-    trained for `inner_loop` epochs on the synthetic images as they are (and carried across steps and checkpoints).
+    trained for `inner_loop` epochs on the synthetic images of before the update (as LD3M's code does, which spares
+    making them anew), and carried across steps and checkpoints.
 
     Args:
         lr_latents: SGD learning rate of Z (published: 0.1).
@@ -111,12 +112,12 @@ class GradientMatching(MatchingObjective):
                 with without_autocast():
                     loss = self.distance(real, synthetic, self.epsilon) / len(sizes)
                     # Freed one by one: memory holds the second-order graph of one class and budget only.
-                    loss.backward()
+                    loss.backward(inputs=[leaf])  # and not to the network's weights, which nobody reads
                 total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
         yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)
         if (context.step + 1) % self.outer_loop:
-            self._train(network, context)
+            self._train(network, context, images.detach())
 
     def _real_gradient(self, network: Network, images: Tensor, label: int) -> list[Tensor]:
         total: list[Tensor] = []
@@ -132,12 +133,10 @@ class GradientMatching(MatchingObjective):
             network.load_state_dict(self._trained)
         return network
 
-    def _train(self, network: Network, context: StepContext) -> None:
-        with torch.no_grad():
-            images = context.gather(context.decode(context.rows))
+    def _train(self, network: Network, context: StepContext, images: Tensor) -> None:
         train_classifier(
             network,
-            images,
+            context.gather(images),
             context.all_labels,
             epochs=self.inner_loop,
             batch_size=self.batch_network,

@@ -148,7 +148,9 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         elif self.expert_epoch != "last":
             epoch = self.expert_epoch
         parameters = list(found.network.parameters())
-        vector_to_parameters(found.experts.read(expert, [epoch])[0].to(parameters[0]), parameters)
+        vector_to_parameters(
+            found.experts.read(expert, [epoch])[0].to(parameters[0], non_blocking=True), parameters
+        )
         return found.network
 
     def _watch(self, context: StepContext, measured: Measured, num_classes: int) -> dict[str, Tensor]:

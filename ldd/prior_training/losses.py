@@ -7,6 +7,8 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def reconstruction_loss(
     autoencoder: AutoencoderKL, images: Tensor, noise: Tensor, kl_weight: float
@@ -39,12 +41,15 @@ def noise_error(
     return mse_loss(predicted, noise)
 
 
-def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Return `avg_fn` of an exponential `AveragedModel`; its n-th update decays by min(decay, (1 + n) / (10 + n))."""
+def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Return `multi_avg_fn` of an exponential `AveragedModel`, which asks the device once for all weights.
 
-    def average(averaged: Tensor, current: Tensor, number: Tensor | int) -> Tensor:
-        now = min(decay, (1 + float(number)) / (10 + float(number)))
-        return averaged.lerp(current, 1 - now)
+    Its n-th update decays by min(decay, (1 + n) / (10 + n)).
+    """
+
+    def average(averaged: _Tensors, current: _Tensors, number: Tensor | int) -> None:
+        n = float(number)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
     return average
 

@@ -114,7 +114,8 @@ class PriorTraining(LightningModule):
         with seeded(seed, "denoiser weights"):
             self.denoiser = ClassUNet(unet.build(channels, side), data_spec.num_classes)
         self._latent_shape = (channels, side, side)
-        self.average = AveragedModel(self.denoiser, avg_fn=moving_average(ema_decay)).requires_grad_(False)
+        average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
+        self.average = average.requires_grad_(False)
         self.scheduler = DDIMScheduler(
             num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=beta_start, beta_end=beta_end,
             prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False,

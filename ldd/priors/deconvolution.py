@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldd.errors import UserError
-from ldd.images import IMAGENET_MEAN, IMAGENET_STD
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from ldd.priors.base import DirectPrior
 
 _Norm = Callable[[int], nn.Module]
@@ -99,8 +99,7 @@ class DeconvolutionPrior(DirectPrior):
         images: Tensor = torch.tanh(self.decoder(latents).to(latents.dtype))
         if not self.faithful:
             return images
-        mean = images.new_tensor(IMAGENET_MEAN).view(-1, 1, 1)
-        std = images.new_tensor(IMAGENET_STD).view(-1, 1, 1)
+        mean, std = (per_channel(numbers, images) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
         return 2 * (images * std + mean) - 1
 
 

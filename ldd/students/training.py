@@ -286,17 +286,20 @@ def _optimizer(network: nn.Module, protocol: Protocol, parameters: Iterable[nn.P
     return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
 def epoch_average(network: nn.Module) -> AveragedModel:
     """Return a moving average of a network's weights: the n-th update (from 1) has decay min(0.995, 1 - 1/n).
 
     So the first update copies the weights, and up to the 200th the average is their plain mean.
     """
-    return AveragedModel(network, avg_fn=_blend)
+    return AveragedModel(network, multi_avg_fn=_blend)
 
 
-def _blend(average: Tensor, weights: Tensor, num_averaged: Tensor | int) -> Tensor:
-    decay = min(MAX_DECAY, 1 - 1 / (int(num_averaged) + 1))
-    return torch.lerp(weights, average, decay)
+def _blend(average: _Tensors, weights: _Tensors, num_averaged: Tensor | int) -> None:
+    decay = min(MAX_DECAY, 1 - 1 / (int(num_averaged) + 1))  # the device is asked once for all weights
+    torch._foreach_copy_(average, torch._foreach_lerp(weights, average, decay))
 
 
 @contextmanager

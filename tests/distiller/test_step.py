@@ -1,13 +1,16 @@
 """The step's data path: real images in one gather as a loop would draw them; nothing asks the device back."""
 
+from functools import partial
+
 import pytest
 import torch
 from host_reads import HostReads
 from small_runs import NARROW, fit, matching
 
+from ldd.codes import GaussianCodes, PointCodes
 from ldd.distiller.module import Distiller
-from ldd.objectives import GradientMatching
-from ldd.priors import LatentDiffusionPrior, PixelPrior
+from ldd.objectives import GradientMatching, MaximumMeanDiscrepancy, RBFMixture
+from ldd.priors import DeconvolutionPrior, LatentDiffusionPrior, PixelPrior
 from ldd.runtime.seeding import generator
 
 
@@ -54,7 +57,7 @@ def test_labels_on_the_host(digits):
 def watched(monkeypatch, tmp_path, digits):
     """Reads of the host in the last of three training steps, checkpointed in chunks."""
 
-    def run(prior, objective):
+    def run(prior, objective, **arguments):
         found = []
         plain = Distiller.training_step
 
@@ -70,7 +73,8 @@ def watched(monkeypatch, tmp_path, digits):
             found.extend(note for note in reads.found if "self.log" not in note)
 
         monkeypatch.setattr(Distiller, "training_step", training_step)
-        fit(prior, objective, tmp_path / "run", 3, digits, chunk_size=4, checkpointing="always")
+        options = {"chunk_size": 4, "checkpointing": "always"} | arguments
+        fit(prior, objective, tmp_path / "run", 3, digits, **options)
         return found
 
     return run
@@ -106,4 +110,23 @@ def test_distribution_matching_asks_the_device_once(watched, tiny_prior_path, no
 def test_gradient_matching_asks_the_device_once(watched, tiny_prior_path):
     prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
     once = watched(prior, GradientMatching(real_batch=4, network=NARROW, lr_latents=0.1))
+    assert [note.partition("(")[0] for note in once] == ["__bool__: if not torch.isfinite"]
+
+
+@pytest.mark.parametrize("codes", [PointCodes, partial(GaussianCodes, rank=2)], ids=["points", "gaussians"])
+@pytest.mark.parametrize("kind", ["dm", "dc", "mmd", "faithful decoder"])
+def test_no_draw_of_codes_asks_the_device(watched, tiny_prior_path, codes, kind):
+    """Chunks, several draws and means of channels wait for nothing: only whether the step was finite."""
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+    objective = {
+        "dm": matching(),
+        "dc": GradientMatching(real_batch=4, network=NARROW, lr_latents=0.1),
+    }.get(kind, MaximumMeanDiscrepancy(network=NARROW, samples=4, discrepancy=RBFMixture(), lr_latents=0.1))
+    options = {}
+    if kind == "faithful decoder":
+        prior = DeconvolutionPrior("small", 32, preset="faithful", width=8, latent_width=4)
+        options = {"chunk_size": "auto"}
+    if codes is PointCodes:
+        options["images_per_class"] = 2  # a discrepancy needs two samples
+    once = watched(prior, objective, codes=codes, **options)
     assert [note.partition("(")[0] for note in once] == ["__bool__: if not torch.isfinite"]

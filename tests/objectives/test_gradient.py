@@ -115,6 +115,43 @@ def test_the_network_is_trained_between_steps_and_then_drawn_anew(digits):
     assert all(torch.equal(fresh[name], used[name]) for name in fresh)
 
 
+def test_the_network_is_trained_on_the_images_that_were_matched(digits):
+    """Those of before the update, which are not made a second time; written out with a plain optimizer."""
+    mine = objective(outer_loop=2, augmentation=[], batch_network=20, lr_network=0.1)
+    model, step = pixel_step(digits, mine)
+    images = model.codes.latents.detach().clone()
+    terms = mine.terms(step)
+    next(terms).value.backward()
+    with torch.no_grad():
+        model.codes.latents.sub_(model.codes.latents.grad)
+    assert next(terms, None) is None
+    assert model.ledger._in_step == len(model.codes)
+    network = step.network(NARROW).requires_grad_(True).train()
+    loss = F.cross_entropy(network(step.normalise(images)), step.all_labels)
+    for parameter, gradient in zip(
+        network.parameters(), torch.autograd.grad(loss, network.parameters()), strict=True
+    ):
+        parameter.data -= 0.1 * gradient
+    for name, value in network.named_parameters():
+        assert (mine._trained[name] - value).abs().max() < 1e-9
+
+
+def test_only_the_images_get_gradients(digits):
+    """Nobody reads those of the network's weights."""
+    mine = objective()
+    _, step = pixel_step(digits, mine)
+    made = []
+    draw = step.network
+
+    def network(factory):
+        made.append(draw(factory))
+        return made[-1]
+
+    step.network = network
+    next(mine.terms(step))
+    assert all(parameter.grad is None for parameter in made[0].parameters())
+
+
 def test_loop_counts_are_checked():
     with pytest.raises(UserError, match=r"objective.outer_loop \(0\) must be at least 1"):
         objective(outer_loop=0)

@@ -1,0 +1,110 @@
+"""Memory of the reverse process against its number of steps S, with and without activation checkpoints over its calls.
+
+    python -m benchmarks.chain [--json] [--prior embedded:digits] [--num-steps 5,10,20,40] [--published]
+
+For the prior, one code: `kept` is what the graph keeps for backward (MiB, weights left out), `peak` the most that
+tensors hold at one time, backward included. `--published` counts one image of the U-Net that LD3M uses (400.9 M
+parameters, float32, guidance) with fake tensors, which have no values and take no memory: `peak` at 128 px (S = 10) and
+256 px (S = 20).
+"""
+
+import argparse
+import json
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from ldd.distiller.memory import peak_bytes
+from ldd.priors import DiffusionSchedule, LatentDiffusionPrior, modified_reverse
+from ldd.priors.denoisers.base import timestep_tensor
+from ldd.priors.reverse import guided
+from ldd.runtime.seeding import generator
+
+MIB = 2**20
+
+
+def of_prior(prior: LatentDiffusionPrior, checkpointed: int) -> tuple[float, float]:
+    """Kept and peak MiB of one code."""
+    latents, noise = torch.randn(2, 1, *prior.latent_shape, generator=generator(0)).requires_grad_().unbind()
+    conditioning = prior.null(1).clone().requires_grad_()
+    own = {tensor.untyped_storage().data_ptr() for tensor in prior.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def denoise() -> Tensor:
+        return prior.denoise_checkpointed(latents, conditioning, noise, checkpointed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = denoise()
+    kept = sum(saved.values())
+    del held
+    return kept / MIB, peak_bytes(lambda: torch.autograd.grad(denoise().sum(), conditioning)) / MIB
+
+
+def of_published(side: int, num_steps: int, checkpointed: int) -> float:
+    """Peak MiB of one image whose latents have this side."""
+    schedule = DiffusionSchedule(
+        DDIMScheduler(
+            beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear",
+            clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        )
+    )  # fmt: skip
+    grid = schedule.steps(num_steps)  # which reads a table, as fake tensors cannot
+    schedule.steps = lambda num_steps, start=1.0: grid  # type: ignore[method-assign]
+    with FakeTensorMode():
+        network = UNet2DConditionModel(
+            in_channels=3, out_channels=3, block_out_channels=(192, 384, 576, 960), layers_per_block=2,
+            cross_attention_dim=512, attention_head_dim=1,
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+            up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+        ).requires_grad_(False)  # fmt: skip
+        latents, noise = (torch.zeros(1, 3, side, side, requires_grad=True) for _ in range(2))
+        conditioning = torch.zeros(1, 1, 512, requires_grad=True)
+
+        def call(x: Tensor, timestep: float, condition: Tensor) -> Tensor:
+            output: Tensor = network(x, timestep_tensor(timestep, x), encoder_hidden_states=condition).sample
+            return output
+
+        def step() -> None:
+            predict = guided(call, conditioning, torch.zeros(1, 1, 512), 3.0)
+            made = modified_reverse(predict, latents, noise, schedule, num_steps, checkpointed=checkpointed)
+            torch.autograd.grad(made.sum(), [latents, conditioning])
+
+        return peak_bytes(step) / MIB
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--prior", default="embedded:digits")
+    parser.add_argument("--num-steps", default="5,10,20,40")
+    parser.add_argument("--published", action="store_true")
+    arguments = parser.parse_args()
+    figures: dict[str, float] = {}
+    for num_steps in map(int, arguments.num_steps.split(",")):
+        prior = LatentDiffusionPrior(arguments.prior, num_steps=num_steps)
+        for name, count in (("without", 0), ("with", num_steps)):
+            kept, peak = of_prior(prior, count)
+            figures |= {f"kept_mib_{num_steps}_{name}": kept, f"peak_mib_{num_steps}_{name}": peak}
+    if arguments.published:
+        for side, num_steps in ((32, 10), (64, 20)):
+            for name, count in (("without", 0), ("with", num_steps)):
+                figures[f"published_peak_mib_{4 * side}px_{name}"] = of_published(side, num_steps, count)
+    for name, value in figures.items():
+        print(f"{name:<45}{value:.4g}")
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
