@@ -53,6 +53,8 @@ class Distiller(L.LightningModule):
             depends on device, networks and precision: measure.
         compile: backend of `torch.compile` for the prior's networks ("inductor"), each as one graph; null for none. The
             same up to rounding; the first step takes minutes.
+        compile_mode: of inductor: `reduce-overhead` replays a step's launches (CUDA graphs), which are the limit at few
+            images; null for its default.
         prior_precision: type of the prior's frozen networks. `bfloat16` casts their weights once, and inputs as they
             enter, outside of whatever autocast the run has: half the memory, no casts of weights at every call. Codes,
             the chain between the network's calls and quantisation stay float32.
@@ -77,6 +79,7 @@ class Distiller(L.LightningModule):
         checkpointing: Checkpointing = "auto",
         channels_last: bool = False,
         compile: str | None = None,
+        compile_mode: str | None = None,
         prior_precision: Literal["float32", "bfloat16"] = "float32",
         quirks: Quirks = Quirks(),  # noqa: B008 - frozen
         labels: Labels | None = None,
@@ -92,8 +95,7 @@ class Distiller(L.LightningModule):
         if prior_precision == "bfloat16":
             prior.identity = identify(prior)
             prior.to_bfloat16()
-        if compile is not None:
-            compile_networks(prior, compile)
+        compile_networks(prior, compile, compile_mode)
         self.objective = objective
         self.data_spec = data_spec
         self.images_per_class = images_per_class

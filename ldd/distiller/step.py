@@ -33,7 +33,7 @@ class DistillationStep(StepContext):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.step = step
+        self.step = self.turn = step
         self.spec = spec
         self.core_set = real
         self.stochastic = synthesis.codes.stochastic

@@ -94,7 +94,7 @@ class _GuidedStep(StepContext):
 
     def __init__(self, start: ClassStart, x0: Tensor, k: int) -> None:
         label, n = start.info.label, len(x0)
-        self.step = 0  # an objective that trains its network does so between steps
+        self.step = self.turn = 0  # an objective that trains its network does so between steps
         self.spec = start.spec
         self.core_set = start.real
         self.classes = torch.tensor([label])

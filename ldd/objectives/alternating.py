@@ -1,6 +1,7 @@
 """Several objectives in one step, in turn or as a sum."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Literal
@@ -71,7 +72,9 @@ class Alternating(Objective):
             yield _sum([term for term in together if term is not None])
 
     def _terms(self, i: int, context: StepContext) -> Iterator[Term]:
-        for term in self._children[i].terms(context):
+        own = copy(context)
+        own.turn = context.step // self.every[i]  # so that an objective's own cycles are whole
+        for term in self._children[i].terms(own):
             yield replace(term, optimizers=tuple(self._name(i, name) for name in term.optimizers))
 
     def _name(self, i: int, name: str) -> str:

@@ -51,6 +51,7 @@ class StepContext(Protocol):
 
     Attributes:
         step: training step, from 0.
+        turn: how many steps the objective has taken part in before this one; `step` unless it alternates with others.
         spec: classes, image size and normalisation.
         classes: labels of this rank's shard, (K',) int64 on the CPU.
         rows: this rank's codes, (N',) int64, class-major.
@@ -65,6 +66,7 @@ class StepContext(Protocol):
     """
 
     step: int
+    turn: int
     spec: DataSpec
     classes: Tensor
     rows: Tensor

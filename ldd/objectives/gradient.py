@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from ldd.augmentation.siamese import OPERATIONS
@@ -14,8 +15,10 @@ from ldd.errors import check_at_least, check_not_negative
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import CODES, StepContext, Term
-from ldd.objectives.matching import MatchingObjective, Rates, check_sgd, with_all
+from ldd.objectives.matching import MatchingObjective, Rates, check_sgd, has_batch_norm, with_all
 from ldd.runtime.precision import without_autocast
+
+_STATISTICS = 16  # real images of each class from which batch normalisation takes its statistics
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
 
@@ -26,6 +29,9 @@ class GradientMatching(MatchingObjective):
     One step is one update of the codes. The network is drawn anew every `outer_loop` steps; between them it is
     trained for `inner_loop` epochs on the synthetic images of before the update (as LD3M's code does, which spares
     making them anew), and carried across steps and checkpoints.
+
+    Batch normalisation takes its statistics from 16 real images of every class at the start of a step, and keeps them
+    in it (as published).
 
     Args:
         lr_latents: SGD learning rate of Z (published: 0.1).
@@ -116,7 +122,7 @@ class GradientMatching(MatchingObjective):
                 total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
         yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)
-        if (context.step + 1) % self.outer_loop:
+        if (context.turn + 1) % self.outer_loop:
             self._train(network, context, images.detach())
 
     def _real_gradient(self, network: Network, images: Tensor, label: int) -> list[Tensor]:
@@ -129,8 +135,10 @@ class GradientMatching(MatchingObjective):
 
     def _current_network(self, context: StepContext) -> Network:
         network = context.network(self.network).requires_grad_(True)
-        if context.step % self.outer_loop:
+        if context.turn % self.outer_loop:
             network.load_state_dict(self._trained)
+        if has_batch_norm(network):
+            _freeze_statistics(network, context)
         return network
 
     def _train(self, network: Network, context: StepContext, images: Tensor) -> None:
@@ -154,6 +162,17 @@ class GradientMatching(MatchingObjective):
     def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's own signature
         """Take what `get_extra_state` returned."""
         self._trained = dict(state)
+
+
+@torch.no_grad()
+def _freeze_statistics(network: Network, context: StepContext) -> None:
+    """Let batch normalisation see 16 real images of every class once, and keep its running statistics from then on."""
+    classes = torch.arange(context.spec.num_classes)
+    n = min(_STATISTICS, *context.core_set.counts)
+    network(context.normalise(context.real_classes(n, classes).images))
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def loss_gradient(network: Network, images: Tensor, label: int, *, create_graph: bool) -> list[Tensor]:

@@ -263,17 +263,26 @@ def in_own_type(network: nn.Module, call: Callable[..., Tensor], *inputs: Tensor
         return call(*(value.to(torch.bfloat16) for value in inputs)).to(inputs[0].dtype)
 
 
-def compile_networks(prior: Prior, backend: str) -> None:
-    """Compile each of the prior's networks as one graph, when it is first called.
+def compile_networks(prior: Prior, backend: str | None, mode: str | None = None) -> None:
+    """Compile each of the prior's networks as one graph, when it is first called; without a backend do nothing.
 
     Raises:
-        UserError: unknown backend, or a prior without networks.
+        UserError: unknown backend or mode, a mode for another backend than inductor, or a prior without networks.
     """
+    if backend is None:
+        if mode is not None:
+            raise UserError(f"compile_mode ({mode}) needs compile: inductor")
+        return
     backends = torch.compiler.list_backends(exclude_tags=None)
     if backend not in backends:
         raise UserError(f"compile ({backend}) is not a backend; choose from {', '.join(backends)}, or null")
+    modes = ["default", *torch._inductor.list_mode_options()] if mode is not None else []
+    if mode is not None and (backend != "inductor" or mode not in modes):
+        raise UserError(
+            f"compile_mode ({mode}) is for compile: inductor, and one of {', '.join(dict.fromkeys(modes))}; or null"
+        )
     networks = list(prior.networks())
     if not networks:
         raise UserError(f"compile ({backend}): {type(prior).__name__} has no network to compile; set null")
     for network in networks:
-        network.compile(fullgraph=True, backend=backend)
+        network.compile(fullgraph=True, backend=backend, mode=mode)

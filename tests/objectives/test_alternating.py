@@ -3,13 +3,14 @@
 import pytest
 import torch
 from d3_world import TINY, gaussian_model
-from small_runs import fit, matching
+from small_runs import NARROW, fit, matching
 
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
+from ldd.distiller.module import Distiller
 from ldd.errors import UserError
-from ldd.objectives import Alternating, RBFMixture, TrajectoryMatching
-from ldd.priors import DeconvolutionPrior
+from ldd.objectives import Alternating, GradientMatching, RBFMixture, TrajectoryMatching
+from ldd.priors import DeconvolutionPrior, PixelPrior
 from ldd.runs.folder import find_last
 from tests.objectives.test_mmd import mmd
 
@@ -173,3 +174,24 @@ def test_refuses(data, experts):
         both(experts, every=[2, 2])
     with pytest.raises(UserError, match=r"share_optimizers \(false\): a sum has one step"):
         both(experts, mode="sum", share_optimizers=False)
+
+
+def test_cycles_of_an_objective_count_its_own_steps(digits):
+    """DC in every second step with a network for two of its steps: fresh in steps 0 and 4, trained in 2 and 6."""
+    dc = GradientMatching(real_batch=4, network=NARROW, outer_loop=2, augmentation=[])
+    both = Alternating([matching(), dc], every=[1, 2], share_optimizers=False)
+    model = Distiller(PixelPrior(32), both, digits.spec)
+    model.initializer(model.codes, model.prior, digits.core_set, torch.Generator().manual_seed(0))
+    fresh = []
+    current = dc._current_network
+
+    def noted(context):
+        network = current(context)
+        plain = context.network(NARROW).state_dict()
+        fresh.append(all(torch.equal(plain[name], value) for name, value in network.state_dict().items()))
+        return network
+
+    dc._current_network = noted
+    for step in range(8):
+        list(both.terms(model.context(digits.core_set, step)))
+    assert fresh == [True, False, True, False]

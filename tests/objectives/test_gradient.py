@@ -1,5 +1,7 @@
 """DC against a plain loop per class, its zero, its descent and its inner training."""
 
+from functools import partial
+
 import pytest
 import torch
 from small_runs import NARROW, fit
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
-from ldd.objectives.gradient import row_cosine, squared_error, whole_cosine
+from ldd.objectives.gradient import loss_gradient, row_cosine, squared_error, whole_cosine
 from ldd.priors import PixelPrior
 from tests.objectives.test_distribution import pixel_step
 
@@ -150,6 +152,25 @@ def test_only_the_images_get_gradients(digits):
     step.network = network
     next(mine.terms(step))
     assert all(parameter.grad is None for parameter in made[0].parameters())
+
+
+def test_batch_normalisation_keeps_the_statistics_of_real_images(digits):
+    """As DC's code: one forward pass of 16 real images of each class in training mode, then evaluation mode."""
+    normed = partial(NARROW, norm="batch")
+    mine = objective(network=normed)
+    _, step = pixel_step(digits, mine)
+    found = mine._current_network(step)
+    expected = step.network(normed).train()
+    with torch.no_grad():
+        images = torch.cat([step.real(label, 16) for label in range(10)])
+        expected(step.normalise(images))
+    for name, value in expected.named_buffers():
+        assert (found.get_buffer(name) - value).abs().max() <= 1e-9 * value.abs().max(), name
+    before = {name: value.clone() for name, value in found.named_buffers()}
+    single = loss_gradient(found, step.normalise(step.real(3, 1)), 3, create_graph=False)
+    pair = loss_gradient(found, step.normalise(step.real(3, 1)).expand(2, -1, -1, -1), 3, create_graph=False)
+    assert all((a - b).abs().max() < 1e-9 for a, b in zip(single, pair, strict=True))
+    assert all(torch.equal(before[name], value) for name, value in found.named_buffers())
 
 
 def test_loop_counts_are_checked():

@@ -81,3 +81,18 @@ def test_refusals(tmp_path, tiny_prior_path, digits):
     prior = AutoencoderPrior(str(tiny_prior_path))
     with pytest.raises(UserError, match=r"compile \(fast\) is not a backend; choose from .*inductor"):
         Distiller(prior, matching(), digits.spec, compile="fast")
+    for backend, mode in (("aot_eager", "reduce-overhead"), ("inductor", "fastest")):
+        with pytest.raises(
+            UserError, match=rf"compile_mode \({mode}\) is for compile: inductor, .*max-autotune"
+        ):
+            Distiller(prior, matching(), digits.spec, compile=backend, compile_mode=mode)
+    with pytest.raises(UserError, match=r"compile_mode \(default\) needs compile: inductor"):
+        Distiller(prior, matching(), digits.spec, compile_mode="default")
+
+
+def test_the_mode_reaches_the_compiler(tiny_prior_path, digits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: seen.append(options))
+    prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
+    Distiller(prior, matching(), digits.spec, compile="inductor", compile_mode="reduce-overhead")
+    assert seen == [{"fullgraph": True, "backend": "inductor", "mode": "reduce-overhead"}] * 2
