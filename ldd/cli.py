@@ -14,10 +14,13 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import ldd
+from ldd.disk.shipped import near, near_files, with_shipped_files
 from ldd.runs.verb import run_verb
 
 HELP = Path(__file__).parent / "commands" / "help"
 """Help of each verb as its parser prints it, 100 columns wide."""
+
+_OF_A_RECIPE = ("fit", "validate", "plan", "federate")
 
 _OF_A_SET = ("label", "label-crops", "evaluate", "check", "train", "export", "inspect", "report")
 
@@ -66,7 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough (`latentdd configs | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -75,12 +87,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
-        print(f"latentdd: error: unknown command {verb!r}; choose from {', '.join(VERBS)}", file=sys.stderr)
+        meant = near(verb, VERBS, 0.6) or f"; choose from {', '.join(VERBS)}"
+        print(f"latentdd: error: unknown command {verb!r}{meant}", file=sys.stderr)
         return 2
     if (known := stored_help(arguments)) is not None:
         print(known, end="")
         return 0
-    rest = _with_values(rest)
+    if verb in _OF_A_RECIPE and not rest:
+        print(
+            f"latentdd {verb}: error: name a recipe, for instance latentdd {verb} --config quickstart; "
+            f"latentdd configs lists them, latentdd {verb} --help the options",
+            file=sys.stderr,
+        )
+        return 2
+    rest = with_shipped_files(_with_values(rest))
     if missing := _missing_file(verb, rest):
         print(f"latentdd {verb}: error: {missing}", file=sys.stderr)
         return 2
@@ -110,16 +130,15 @@ def help_versions() -> dict[str, str]:
 def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
     """Say which configuration or set is not there before seconds of imports; their readers check the rest."""
     for before, word in pairwise(["", *arguments]):
-        option, value = before if before.startswith("--") and "=" not in before else "", word
+        option, value = before if before.startswith("-") and "=" not in before else "", word
         if word.startswith("-"):
             option, _, value = word.partition("=")
-        if (
-            option
-            and option != "--out"
-            and value.endswith((".yaml", ".yml"))
-            and not os.path.isfile(os.path.expanduser(value))
-        ):
-            return f"{option} ({value}) does not exist; check the path"
+        named = option in ("--config", "-c") or (
+            option not in ("", "--out") and value.endswith((".yaml", ".yml"))
+        )
+        if named and value and not os.path.isfile(os.path.expanduser(value)):
+            proposed = near_files(value) or "; check the path, or take a name that latentdd configs lists"
+            return f"{option} ({value}) does not exist{proposed}"
         if not option and verb in _OF_A_SET and not os.path.exists(os.path.expanduser(value)):
             return f"{value} does not exist; name a distilled set or the folder of a finished run"
     return None
@@ -133,12 +152,12 @@ def _with_values(arguments: list[str]) -> list[str]:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<13}{text}" for verb, (_, text) in VERBS.items())
     return (
         f"usage: latentdd COMMAND [options]\n\nlatentdd {ldd.__version__}: dataset distillation through frozen "
         f"latent diffusion models\n\ncommands:\n{verbs}\n\n"
         "latentdd COMMAND --help shows the options of one; latentdd --version the version.\n"
-        "first run: latentdd fit --config configs/quickstart.yaml"
+        "first run: latentdd fit --config quickstart"
     )
 
 

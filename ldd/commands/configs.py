@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import ldd
 from ldd.disk.files import atomic_folder
+from ldd.disk.shipped import configs_folder, shipped_names
 from ldd.errors import UserError
 from ldd.runs.verb import run_function
 
@@ -19,22 +19,32 @@ def configs(copy: str | None = None) -> None:
     Raises:
         UserError: it exists, or cannot be written.
     """
-    root = configs_folder()
     if copy is None:
-        print("\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*.yaml"))))
+        print(_listed())
         return
     target = Path(copy)
     if target.exists():
         raise UserError(f"--copy ({copy}) exists; name a new folder")
     with atomic_folder(target, durable=False) as beside:
-        shutil.copytree(root, beside, dirs_exist_ok=True)
+        shutil.copytree(configs_folder(), beside, dirs_exist_ok=True)
     print(f"copied to {target}")
 
 
-def configs_folder() -> Path:
-    """Where the shipped configs are: inside an installed package, beside it in a checkout."""
-    package = Path(ldd.__file__).parent
-    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+def _listed() -> str:
+    """The names by section, each with what the first comment of its file says."""
+    lines = []
+    for name in sorted(shipped_names(), key=lambda name: ("/" in name, name)):
+        text = (configs_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+        comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+        first = next((line for line in comments if not line.startswith(("latentdd ", "--"))), "")
+        lines.append(f"{name:<38}{first}")
+    return "\n".join(
+        (
+            *lines,
+            "",
+            "latentdd fit --config NAME takes a recipe from anywhere; so does every option a component.",
+        )
+    )
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

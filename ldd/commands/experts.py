@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 from ldd.data import DistillationData
 from ldd.experts.recording import record_experts
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
+from ldd.runs.parser import Parser
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Record, or continue a recording."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"latentdd {verb}",
         description="Train networks on the core-set and keep their weights after every epoch. The same command "
         "continues a recording that was stopped.",

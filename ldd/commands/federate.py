@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 from ldd.federation.jobs import Machines
 from ldd.federation.running import federate
 from ldd.runs.options import parse
+from ldd.runs.parser import Parser
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb; options that are not its own go to the recipe."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"latentdd {verb}", description=(federate.__doc__ or "").partition("\n\n    Args")[0]
     )
     own_names = parser.add_function_arguments(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rich
-from jsonargparse import ArgumentParser
 
 from ldd.data import DistillationData, Pruner
 from ldd.data.pruning import RankedPruner, write_lists
@@ -15,6 +14,7 @@ from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
+from ldd.runs.parser import Parser
 
 
 def prune(
@@ -62,7 +62,7 @@ def prune(
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    parser = ArgumentParser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
+    parser = Parser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
     options = parse(parser, arguments)

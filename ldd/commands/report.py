@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.report import read_runs, write_report
 from ldd.runs.options import parse
+from ldd.runs.parser import Parser
 
 
 def report(runs: Sequence[str], out: str, overwrite: bool = False) -> None:
@@ -36,7 +35,7 @@ def report(runs: Sequence[str], out: str, overwrite: bool = False) -> None:
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
     about = "Write one self-contained HTML file on one or several runs."
-    parser = ArgumentParser(prog=f"latentdd {verb}", description=about)
+    parser = Parser(prog=f"latentdd {verb}", description=about)
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or of distilled sets.")
     parser.add_function_arguments(report, skip={"runs"}, as_positional=False)
     options = parse(parser, arguments)

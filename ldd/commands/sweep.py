@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 from ldd.runs.options import parse
+from ldd.runs.parser import Parser
 from ldd.sweeps.running import sweep
 
 
@@ -14,7 +13,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     if "--" in own:
         split = own.index("--")
         own, extra = own[:split], own[split + 1 :]
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"latentdd {verb}",
         description=(sweep.__doc__ or "").partition("\n\n    Args")[0],
         usage="latentdd sweep --config SWEEP.yaml --out DIR [--jobs N] [--dry_run true] [-- options of latentdd fit]",

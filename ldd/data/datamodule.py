@@ -48,7 +48,7 @@ class DistillationData(LightningDataModule):
 
     Attributes:
         classes: the K classes, ordered by label.
-        cache_dir: as given.
+        cache_dir: folder of decoded images, shared by runs; null keeps none.
         source: where the images come from, restricted to the subset.
         spec: what models take from the data; here, as the two above, right after construction.
         train_images, core_set, selection_images, test_images: here after `setup`.

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from ldd.disk.shipped import configs_folder
 
 _STANDS_FOR = {"root": "ROOT", "cache_dir": "CACHE"}
 """What stands for an absolute path, by the last part of the option that takes it; elsewhere its last name does."""
@@ -68,6 +71,8 @@ def public_text(value: str, option: str) -> str:
     def named(path: re.Match[str]) -> str:
         if path[0] == "/" and path[0] != value:  # between words
             return path[0]
+        if Path(path[0]).is_relative_to(configs_folder()):
+            return Path(path[0]).relative_to(configs_folder()).as_posix()  # found by this name from anywhere
         _, below, last = path[0].rstrip("/").rpartition("/")
         home = os.path.expanduser(path[0].rstrip("/")) == os.path.expanduser("~")
         return placeholder or (last if below and not home else "PATH")

@@ -35,6 +35,7 @@ from ldd.runs.folder import (
     settings_of,
 )
 from ldd.runs.options import in_a_line, mistakes_named, raised_in, refuse_nulls, spell_paths
+from ldd.runs.parser import Parser, arrange
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info, starts_first
 from ldd.runtime.trainer import expect_warnings
@@ -51,6 +52,10 @@ _TRAINER_DEFAULTS = {
 _LOGS = "logs"  # folder of our own logger's files
 
 _OF_A_START = {"config.yaml", history.NAME, _LOGS}  # what a run has written before its first step
+
+
+class _Parser(Parser, LightningArgumentParser):
+    """Lightning's parser, with short errors."""
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -122,6 +127,15 @@ class RunCLI(LightningCLI):
             )
             if arguments is not None:
                 until_built.pop_all()
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Set up the parsers with our sections before Lightning's and a usage of one line."""
+        self.parser_class = _Parser
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        for verb, parser in (self._subcommand_parsers if add_subcommands else {"": self.parser}).items():
+            arrange(parser, f"{self.program} {verb}".rstrip(), verb)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""

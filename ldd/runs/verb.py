@@ -10,16 +10,18 @@ from inspect import signature
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, set_loader
+from jsonargparse import set_loader
 
 # What `set_loader` replaces; there are no public names.
 from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
 
 from ldd.disk.locks import writing
+from ldd.disk.shipped import with_shipped_settings
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
+from ldd.runs.parser import Parser
 from ldd.runtime.processes import signals_interrupt
 
 Main = Callable[[str, Sequence[str]], None]
@@ -50,6 +52,8 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
     try:
         with signals_interrupt(received):
             main(verb, arguments)
+    except BrokenPipeError:
+        raise
     except UserError as error:
         code, said = 2, f"error: {error}"
     except UnicodeDecodeError as error:
@@ -87,7 +91,7 @@ def run_function(
         data: the parameter `data` is a `DistillationData`, given as `--data FILE` and `--data.KEY VALUE`; one that
             may be left out (default None) is built only when such an option is there.
     """
-    parser = ArgumentParser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
+    parser = Parser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
     skip = set[str | int]()
     if path:
         parser.add_argument("path", type=str, help="Folder of a distilled set, or of the run that made it.")
@@ -119,4 +123,4 @@ def _load_yaml(text: str) -> Any:  # noqa: ANN401 - any value
     if text.isascii() and text.isalnum():  # most options: nothing to bound
         return yaml_load(text)  # type: ignore[no-untyped-call]
     check_expansion(text, get_yaml_default_loader())  # type: ignore[no-untyped-call]
-    return yaml_load(text)  # type: ignore[no-untyped-call]
+    return with_shipped_settings(yaml_load(text))  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ldd.disk.files import read_yaml, write_json
 from ldd.disk.records import read_record, to_json
+from ldd.disk.shipped import shipped_file
 from ldd.errors import UserError
 from ldd.runs.folder import fit_or_resume
 
@@ -164,9 +165,13 @@ class Sweep:
 
 def _file(folder: Path, name: object) -> str:
     path = folder / str(name)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name files relative to the sweep file")
-    return str(path)
+    if path.is_file():
+        return str(path)
+    if (shipped := shipped_file(str(name), "base")) is not None:
+        return str(shipped)
+    raise UserError(
+        f"{path} does not exist; name files relative to the sweep file, or a recipe of latentdd configs"
+    )
 
 
 def _settings(folder: Path, where: str, found: Mapping[object, object]) -> dict[str, tuple[str, ...]]:

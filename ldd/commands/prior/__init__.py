@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
+from ldd.disk.shipped import near
 from ldd.errors import UserError
 
 ACTIONS = {
@@ -21,6 +22,6 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         print(f"\nlatentdd {verb} ACTION --help shows the options of one.")
         return
     if not arguments or arguments[0] not in ACTIONS:
-        given = repr(arguments[0]) if arguments else "nothing"
+        given = repr(arguments[0]) + near(arguments[0], ACTIONS, 0.6) if arguments else "nothing"
         raise UserError(f"expected one of: {', '.join(ACTIONS)}; got {given}")
     importlib.import_module(ACTIONS[arguments[0]][0]).main(arguments[1:])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ldd.disk.locks import writing
 from ldd.errors import UserError
@@ -12,6 +12,7 @@ from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
 from ldd.priors.conversion.transformer import convert_transformer
 from ldd.runs.history import record_command
 from ldd.runs.options import parse
+from ldd.runs.parser import Parser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -48,9 +49,9 @@ def _check(options: Namespace) -> None:
             )
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     # By hand: --config is a plain file here, not a file of this command's own options.
-    parser = ArgumentParser(
+    parser = Parser(
         prog="latentdd prior convert",
         description="Write an original checkpoint as a prior folder: latent diffusion (CompVis), DiT or SiT.",
     )

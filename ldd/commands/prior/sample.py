@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
 from ldd.artefact import manifest as manifests
@@ -19,6 +19,7 @@ from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
+from ldd.runs.parser import Parser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -78,8 +79,8 @@ def _check(out: Path, *, grid: bool, per_class: int, classes: Sequence[str], dat
         raise UserError(f"--out ({out}) holds files that are not a distilled set; name a new folder")
 
 
-def _parser(*, data: bool) -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser(*, data: bool) -> Parser:
+    parser = Parser(
         prog="latentdd prior sample",
         description="Draw a labelled grid of what a prior generates, or a set of samples to train networks on.",
     )

@@ -1,0 +1,90 @@
+"""The recipes and components in the package, found by name from anywhere."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ldd
+
+_SUFFIXES = (".yaml", ".yml")
+_OF_RECIPES = ("config", "c", "base")
+"""Options that name a recipe; any other takes components of a folder that is called like its last part."""
+
+
+def configs_folder() -> Path:
+    """Return where the shipped files are: inside an installed package, beside it in a checkout."""
+    package = Path(ldd.__file__).parent
+    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+
+
+def shipped_names() -> list[str]:
+    """Return the names of all shipped files: `quickstart`, `ablations/steps`, ..."""
+    root = configs_folder()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def shipped_file(value: str, option: str) -> Path | None:
+    """Return the shipped file that an option's value names; None where it names none, or a file that is here.
+
+    Args:
+        value: `configs/data/digits.yaml`, `data/digits.yaml`, `data/digits`, or, after `--data`, `digits`.
+        option: name of the option, or key of a recipe, that has this value; its last part counts.
+    """
+    last = option.lstrip("-").rpartition(".")[2]
+    stem = value.removeprefix("configs/")
+    suffix = next(filter(stem.endswith, _SUFFIXES), "")
+    parts = stem.removesuffix(suffix).split("/")
+    if not all(part.replace("_", "").isalnum() for part in parts) or len(parts) > 2 or Path(value).is_file():
+        return None
+    root = configs_folder()
+    of_option = (root / last).is_dir()
+    if not (suffix or of_option or last in _OF_RECIPES):
+        return None
+    file = Path(*parts).with_suffix(".yaml")
+    return next((place for place in (root / file, root / last / file) if place.is_file()), None)
+
+
+def with_shipped_files(words: Iterable[str]) -> list[str]:
+    """Return a command's words with the path of each shipped file in the place of its name; `--out` names none."""
+    found, option = list[str](), ""
+    for word in words:
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+        else:
+            equals, value = "", word
+        file = shipped_file(value, option) if value and option and option != "--out" else None
+        found.append(word if file is None else f"{option}={file}" if equals else str(file))
+        option = option if word.startswith("-") and not equals else ""
+    return found
+
+
+def with_shipped_settings(settings: Any, option: str = "") -> Any:  # noqa: ANN401 - any YAML
+    """Return a recipe's settings with the path of each shipped file in the place of its name."""
+    if isinstance(settings, dict):
+        return {key: with_shipped_settings(value, str(key)) for key, value in settings.items()}
+    if isinstance(settings, str) and option:
+        file = shipped_file(settings, option)
+        return settings if file is None else str(file)
+    return settings
+
+
+def near(word: str, known: Iterable[str], cutoff: float = 0.75) -> str:
+    """Return a question that proposes what was meant, or nothing.
+
+    Args:
+        word: as typed.
+        known: what it may be.
+        cutoff: how alike the two must be, from 0 to 1.
+    """
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def near_files(value: str) -> str:
+    """Return a question that proposes the file whose name is nearest, here and in the package, or nothing."""
+    folder = Path(value).parent
+    here = [str(path) for path in folder.iterdir() if path.suffix in _SUFFIXES] if folder.is_dir() else []
+    suffix = next(filter(value.endswith, _SUFFIXES), "")
+    shipped = [name + suffix for name in shipped_names()]
+    return near(value.removeprefix("configs/"), (*here, *shipped))

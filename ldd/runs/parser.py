@@ -1,0 +1,84 @@
+"""The parser of every verb: an error is the last line, names what was meant, and needs no screen of usage before it."""
+
+import argparse
+import re
+import sys
+from importlib import import_module
+from inspect import signature
+from pkgutil import resolve_name
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from ldd.disk.shipped import near
+
+_HELP = {
+    "ckpt_path": "checkpoint to go on with: a file, `last` for the newest of the run's folder, or `auto` for that if "
+    "there is one and a new run if not.",
+    "seed_everything": "seed of everything random; a number, since a run must be repeatable.",
+}
+"""Of options that mean less, or more, here than for Lightning."""
+
+
+_ABOUT = {
+    "latentdd fit": "Distil a data set, for instance: latentdd fit --config quickstart --trainer.max_steps 20. ",
+    "latentdd validate": "Evaluate the codes of a checkpoint, for instance: latentdd validate --config quickstart "
+    "--ckpt_path last. Give the options that the run had. ",
+    "latentdd prior train": "Train a prior on your own images, for instance: latentdd prior train "
+    "--config prior_training/digits. ",
+}
+
+_RECIPES = (
+    "Recipes are named as `latentdd configs` lists them, or by a path; options go over them. --print_config shows the "
+    "result."
+)
+
+
+class Parser(ArgumentParser):
+    """`ArgumentParser` whose errors are short."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say how to see the options and what is wrong, and end with code 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        sys.stderr.write(f"{parser.prog.replace(' [options]', '')} --help lists the options\n")
+        sys.stderr.write(f"error: {message.rstrip()}{_meant(message, parser)}\n")
+        self.exit(2)
+
+
+def arrange(parser: ArgumentParser, program: str, verb: str) -> None:
+    """Give the parser of a run a usage of one line, and its help our sections before Lightning's.
+
+    Args:
+        parser: of the run.
+        program: words of the command.
+        verb: name of the trainer's method whose arguments are the last section; empty without one.
+    """
+    parser.usage, parser.description = (
+        f"{program} --config RECIPE [options]",
+        _ABOUT.get(program, "") + _RECIPES,
+    )
+    trainer = (parser.groups or {})["trainer"]
+    trainer.title = "Lightning's trainer"
+    groups: list[Any] = [group for group in parser._action_groups if group is not trainer]
+    if verb:
+        groups[-1].title = f"How to {verb}"
+    parser._action_groups = [*groups, trainer]
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
+
+
+def _meant(message: str, parser: argparse.ArgumentParser) -> str:
+    """What a message may have been about: an option, an argument of a class, a class, one of few values, a recipe."""
+    if option := re.search(r"unrecognized arguments: .*?(--[\w.-]+)", message, re.IGNORECASE):
+        return near(option[1], (name for action in parser._actions for name in action.option_strings))
+    if choice := re.search(r"Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL):
+        return near(choice[2].strip(), re.findall(r"'(.*?)'", choice[1]))
+    if argument := re.search(r"class_path '([\w.]+)':\s+.*?'(\w+)' is not accepted", message, re.DOTALL):
+        return near(argument[2], signature(resolve_name(argument[1])).parameters)
+    if name := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return near(name[2], (known for known in dir(import_module(name[1])) if known[0] != "_"))
+    if "required: " in message and "--config" in parser._option_string_actions:
+        return "; name a recipe, for instance --config quickstart (latentdd configs lists them)"
+    return ""
