@@ -52,6 +52,8 @@ VERBS = {
     "report": ("ldd.commands.report", "one self-contained HTML page on one or several runs"),
     "inspect": ("ldd.commands.inspect", "show what a distilled set holds and check its hashes"),
     "configs": ("ldd.commands.configs", "list the shipped recipes and components, or copy them"),
+    "doctor": ("ldd.commands.doctor", "show versions, devices, memory and caches, and what is missing"),
+    "completion": ("ldd.commands.completion", "print a script by which bash or zsh completes commands"),
 }
 """Verb -> (module with a function `main(verb, arguments)`, help)."""
 

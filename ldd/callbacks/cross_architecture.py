@@ -15,6 +15,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.data.real import EvaluationData
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Protocol, Report
+from ldd.evaluation.baselines.equal import chosen_baselines
 from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.courses import courses, teacher_of
 from ldd.evaluation.records import FOLDER
@@ -60,7 +61,8 @@ class CrossArchitecture(L.Callback):
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
-        baselines: sets to compare with; null takes all at equal images, bytes and training steps that can be had: real
+        baselines: sets to compare with: classes, or names as `latentdd evaluate --baselines` takes them (none for
+            none); null takes all at equal images, bytes and training steps that can be had: real
             images drawn at random, near centroids and easy first, plain samples of the prior, and the full real data.
         initial: compare with the codes before the first step.
         budgets: nested budgets: evaluate the first so many images of each class too, as `distilled_ipc<number>`, with
@@ -79,7 +81,7 @@ class CrossArchitecture(L.Callback):
         networks: dict[str, NetworkFactory] | None = None,
         protocol: str = "ld3m",
         repeats: int = 5,
-        baselines: Sequence[Baseline] | None = None,
+        baselines: Sequence[Baseline] | str | None = None,
         initial: bool = True,
         budgets: Sequence[int] = (),
         num_workers: NumWorkers = "auto",
@@ -91,7 +93,7 @@ class CrossArchitecture(L.Callback):
         self.networks = networks
         self.protocol = Protocol.load(protocol)
         self.repeats = repeats
-        self.baselines = None if baselines is None else tuple(baselines)
+        self.baselines = chosen_baselines(baselines)
         self.initial = initial
         self.budgets = tuple(budgets)
         self.num_workers = num_workers

@@ -35,7 +35,7 @@ def evaluate(
     protocol: str = "ld3m",
     repeats: int = 5,
     seed: int = 0,
-    baselines: str | None = None,
+    baselines: Sequence[Baseline] | str | None = None,
     budgets: list[int] | None = None,
     labels: Labels | None = None,
     crop_labels: str | None = None,
@@ -57,7 +57,8 @@ def evaluate(
         baselines: names, separated by commas: random_real, nearest_real (nearest to centroids), easy_real (of least
             loss), prior_samples (plain samples), each followed or not by _bytes (as many as the set's bytes pay for),
             _soft (one soft label each) and _steps (trained for as many steps); full_real and full_real_steps; equal
-            for all of these that can be had; or dotted names of classes. Null is equal, and evaluation.json says why
+            for all of these that can be had; or dotted names of classes; none for none. A list of
+            classes as `fit --evaluation.baselines` takes it does as well. Null is equal, and evaluation.json says why
             others were left out. The codes before the first step join in where their folder `initial` lies beside the
             set.
         budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
@@ -76,7 +77,10 @@ def evaluate(
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     names = EQUAL if baselines is None else baselines
-    baselines_by_name(names)  # a wrong name shows before any work
+    given = None if isinstance(names, str) else tuple(names)
+    names = names if isinstance(names, str) else ",".join(baseline.name for baseline in names)
+    if given is None:
+        baselines_by_name(names)  # a wrong name shows before any work
     with writing_in(out):
         earlier = _earlier(out, recipe, data, distilled)
         request = Request(
@@ -84,7 +88,7 @@ def evaluate(
         )
         request = replace(request, records=Path(out) / FOLDER, device=pick_device())
         request = _with_labels(request, distilled, labels, crop_labels)
-        report = compare(distilled, _with_sets(request, distilled, names, Path(path)))
+        report = compare(distilled, _with_sets(request, distilled, names, given, Path(path)))
         (report if earlier is None else report.after(earlier)).write(out)
     rich.print(*report.tables())
 
@@ -112,7 +116,9 @@ def _with_labels(
     return replace(request, labeller=labeller, crops=crops)
 
 
-def _with_sets(request: Request, distilled: DistilledSet, names: str, path: Path) -> Request:
+def _with_sets(
+    request: Request, distilled: DistilledSet, names: str, given: tuple[Baseline, ...] | None, path: Path
+) -> Request:
     """The request with the baselines of these names, and the sampler, the prior and the first codes of the set."""
     alone = request.crops is not None and request.labeller is None
     request = replace(
@@ -121,6 +127,8 @@ def _with_sets(request: Request, distilled: DistilledSet, names: str, path: Path
         sampler=stored_sampler(distilled, request.protocol, request.device),
         prior=_find_prior(distilled, names),
     )
+    if given is not None:
+        return replace(request, baselines=given)
     wanted = {name.strip() for name in names.split(",")}
     if wanted == {EQUAL}:
         return request

@@ -53,6 +53,8 @@ COMMANDS: dict[str, list[object]] = {
     "inspect": ["inspect", "dm", "--json"],
     "report": ["report", "dm", "--out", "report.html"],
     "configs": ["configs", "--copy", "recipes"],
+    "doctor": ["doctor", "--json"],
+    "completion": ["completion"],
     "convert": [
         *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
         *("--class-names", "names.txt"),
@@ -122,6 +124,8 @@ def test_what_the_other_verbs_leave(said):
     assert (found["num_classes"], found["images_per_class"]) == (3, 1)
     assert "confusion.png" in {path.name for path in (folder / "dm" / "checks").iterdir()}
     assert load_file(folder / "network.safetensors")
+    assert json.loads(printed["doctor"])["packages"] == "all that are needed"
+    assert printed["completion"].endswith("complete -o filenames -F _latentdd latentdd\n")
     crops = load_file(folder / "crops.safetensors")
     assert all(len(tensor) for tensor in crops.values())
     assert "<table" in (folder / "report.html").read_text()

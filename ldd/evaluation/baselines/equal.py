@@ -76,12 +76,33 @@ DRAWN: dict[str, Callable[[], Drawn]] = {
 ENDINGS = ("_bytes", "_soft", "_steps")
 """Endings of names, in this order: as many bytes as the set, soft labels, as many training steps."""
 
+NONE = ("", "none", "[]")
+"""How a command line says that there are no baselines."""
+
 EQUAL = "equal"
 """Stands for every baseline at equal images, bytes and steps that fits the set."""
 
 
+def chosen_baselines(given: Sequence[Baseline] | str | None) -> tuple[Baseline, ...] | None:
+    """Return the baselines of a setting; None for all that can be had.
+
+    Args:
+        given: baselines, names as `baselines_by_name` takes them, or null, which is `equal`.
+
+    Raises:
+        UserError: an unknown name, or `equal` beside others.
+    """
+    if given is None or given == EQUAL:
+        return None
+    if not isinstance(given, str):
+        return tuple(given)
+    if EQUAL in {name.strip() for name in given.split(",")}:
+        raise UserError(f"baselines ({given}): equal stands for all that can be had; give it alone")
+    return baselines_by_name(given)
+
+
 def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Baseline, ...]:
-    """Return baselines by their names on a command line, separated by commas; empty for none.
+    """Return baselines by their names on a command line, separated by commas; `none` or nothing for none.
 
     Args:
         names: of images (`random_real`, `nearest_real`, `easy_real`, `prior_samples`) with endings (`_bytes`, `_soft`,
@@ -92,6 +113,8 @@ def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Basel
         UserError: a name that is none of these.
     """
     chosen: dict[str, Baseline] = {}
+    if names.strip() in NONE:
+        return ()
     for name in filter(None, (part.strip() for part in names.split(","))):
         chosen.update({baseline.name: baseline for baseline in (equal if name == EQUAL else (_one(name),))})
     return tuple(chosen.values())

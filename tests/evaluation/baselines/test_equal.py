@@ -24,7 +24,7 @@ from ldd.evaluation import (
     StoredSet,
     evaluate,
 )
-from ldd.evaluation.baselines.equal import baselines_by_name, equal_baselines
+from ldd.evaluation.baselines.equal import baselines_by_name, chosen_baselines, equal_baselines
 from ldd.images import ClassInfo, DataSpec
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
 from ldd.runtime.ranks import from_first_rank, this_rank
@@ -279,3 +279,20 @@ def told_by_the_first():
 def test_all_ranks_have_the_first_ones_values():
     assert run_ranks(told_by_the_first, environments=torchrun_variables(2)) == [[0.0, 0.0]] * 2
     assert from_first_rank(torch.ones(1)).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("none", ["", "none", "[]", " none "])
+def test_no_baselines_are_said_as_a_user_would(none):
+    assert baselines_by_name(none) == ()
+    assert chosen_baselines(none) == ()
+
+
+def test_a_setting_takes_names_as_well_as_classes():
+    named = chosen_baselines("random_real, full_real_steps")
+    assert [baseline.name for baseline in named] == ["random_real", "full_real_steps"]
+    assert chosen_baselines([RandomReal()])[0].name == "random_real"
+    assert chosen_baselines(None) is chosen_baselines("equal") is None
+    with pytest.raises(UserError, match="give it alone"):
+        chosen_baselines("equal,random_real")
+    with pytest.raises(UserError, match="'random' is unknown"):
+        chosen_baselines("random")

@@ -1,0 +1,103 @@
+"""`latentdd doctor`: what this installation has to work with, and what is missing for which feature."""
+
+import json as json_format
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+
+from ldd import __version__
+from ldd.runs.verb import run_function
+from ldd.runtime.devices import available_cores
+
+_FEATURES = {
+    "tensorboard": "--trainer.logger TensorBoardLogger",
+    "wandb": "--trainer.logger WandbLogger",
+    "ray": "latentdd federate --workers",
+    "text": "priors of the Stable Diffusion form",
+}
+"""Extra of the package -> what needs it."""
+
+_CACHES = {
+    "scores and plans": ("XDG_CACHE_HOME", "~/.cache", "latentdd"),
+    "priors of the hub": ("HF_HOME", "~/.cache/huggingface", "hub"),
+    "classifiers of torchvision": ("TORCH_HOME", "~/.cache/torch", "hub"),
+}
+"""Name -> (variable that moves the folder, its place otherwise, folder in it)."""
+
+
+def doctor(json: bool = False) -> None:
+    """Show versions, devices, memory and caches, and what is missing; exit with 1 if a needed package is.
+
+    Args:
+        json: print one JSON object instead of lines.
+    """
+    missing = [*_missing("")]
+    facts = {
+        "latentdd": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "torch": f"{torch.__version__}, built for CUDA {torch.version.cuda or 'no'}",
+        "cores": str(available_cores()),
+        "memory": f"{_size(psutil.virtual_memory().available)} free of {_size(psutil.virtual_memory().total)}",
+        **{f"gpu {number}": _gpu(number) for number in range(torch.cuda.device_count())},
+        **{f"cache, {name}": _cache(*place) for name, place in _CACHES.items()},
+        **{f"for {use}": _extra(extra) for extra, use in _FEATURES.items()},
+        "packages": f"missing: {', '.join(missing)}; pip install them" if missing else "all that are needed",
+    }
+    if json:
+        print(json_format.dumps(facts))
+    else:
+        width = max(map(len, facts)) + 2
+        print("\n".join(f"{name:<{width}}{fact}" for name, fact in facts.items()))
+    if missing:
+        sys.exit(1)
+
+
+def _missing(extra: str) -> Iterator[str]:
+    """Requirements of an extra, or of the package itself, that no installed version meets."""
+    try:
+        wanted = [Requirement(text) for text in requires("latentdd") or ()]
+    except PackageNotFoundError:  # a checkout on the path
+        return
+    for one in wanted:
+        if one.marker is not None and not (extra and one.marker.evaluate({"extra": extra})):
+            continue
+        if extra and one.marker is None:
+            continue
+        try:
+            if not one.specifier.contains(found := version(one.name), prereleases=True):
+                yield f"{one.name}{one.specifier} (there is {found})"
+        except PackageNotFoundError:
+            yield f"{one.name}{one.specifier}"
+
+
+def _extra(extra: str) -> str:
+    missing = [*_missing(extra)]
+    return f"missing: {', '.join(missing)}; pip install 'latentdd[{extra}]'" if missing else "there"
+
+
+def _gpu(number: int) -> str:
+    free, total = torch.cuda.mem_get_info(number)
+    return f"{torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(total)}"
+
+
+def _cache(variable: str, default: str, name: str) -> str:
+    folder = Path(os.environ.get(variable) or default).expanduser() / name
+    if not folder.is_dir():
+        return f"{folder}: empty"
+    return f"{folder}: {_size(sum(path.lstat().st_size for path in folder.rglob('*') if path.is_file()))}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def main(verb: str, arguments: Sequence[str]) -> None:
+    """Run the verb."""
+    run_function(doctor, verb, arguments, path=False)
