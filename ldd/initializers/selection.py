@@ -95,13 +95,21 @@ class PoolSelection(Initializer, ABC):
         self.pool(candidates, prior, real, generator)
         return candidates.latents.detach()
 
-    def _features(self, pool: Pool) -> tuple[Tensor, Tensor]:
-        """Features of all candidates (K, G, n, F), and means of the real images (K, F), float64 on the CPU."""
+    def _features(self, pool: Pool, *, unit: bool = False) -> tuple[Tensor, Tensor]:
+        """Features of all candidates (K, G, n, F), and means of the real images (K, F), float64 on the CPU.
+
+        Each image's feature has `unit` length if that is asked for.
+        """
         spec, training = pool.spec, self.training
+
+        def scaled(features: Tensor) -> Tensor:
+            features = features.double()
+            return torch.nn.functional.normalize(features, dim=-1) if unit else features
+
         network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
-        features = training.features(network, pool.images.flatten(0, 2), spec).double()
+        features = scaled(training.features(network, pool.images.flatten(0, 2), spec))
         real = [
-            training.features(network, pool.real.of_class(label), spec).double().mean(0)
+            scaled(training.features(network, pool.real.of_class(label), spec)).mean(0)
             for label in range(spec.num_classes)
         ]
         return features.unflatten(0, pool.images.shape[:3]), torch.stack(real)
@@ -115,7 +123,8 @@ class PoolSelection(Initializer, ABC):
 class SeparatedGroups(PoolSelection):
     """Takes of several groups per class the one near its real images and far from other classes' groups (S3 of IMS3).
 
-    With c_i the mean feature of the chosen group of class i, r_i that of its real images and d = 1 - cos, the choice
+    With c_i the mean feature of the chosen group of class i, each of unit length before the mean (as in the released
+    code), r_i that of its real images and d = 1 - cos, the choice
     raises -attraction sum_i log d(c_i, r_i) + repulsion sum_{i<j} log d(c_i, c_j): it starts at the groups nearest to
     r_i, and classes choose in turn until none can do better. Features are those of a network trained on the core-set
     (published: of pre-trained ones).
@@ -146,7 +155,7 @@ class SeparatedGroups(PoolSelection):
 
     def choose(self, pool: Pool) -> list[Tensor]:
         """Return the chosen groups."""
-        features, real = self._features(pool)
+        features, real = self._features(pool, unit=True)
         chosen = separated(features.mean(2), real, self.attraction, self.repulsion)
         return [latents[group] for latents, group in zip(pool.latents, chosen, strict=True)]
 

@@ -77,6 +77,30 @@ def test_a_whole_group_is_taken(prior):
         assert any(torch.equal(found[label], group) for group in candidates[label])
 
 
+def test_features_have_unit_length_before_their_mean(prior):
+    """The group is that of the objective on means of unit features, written out."""
+    pool = Kept(PriorSamples(num_steps=2))
+    initializer, seen = SeparatedGroups(pool, groups=3, training=TRAINING), []
+    choose = initializer.choose
+    initializer.choose = lambda candidates: seen.append(candidates) or choose(candidates)
+    found = started(initializer, prior)
+    (candidates,) = seen
+    spec = candidates.spec
+    network = TRAINING.trained(
+        candidates.real.images, candidates.real.labels, spec, candidates.seed, "features"
+    )
+
+    def centre(images):
+        features = TRAINING.features(network, images, spec).double()
+        return (features / features.square().sum(1, keepdim=True).sqrt()).mean(0)
+
+    centres = torch.stack([torch.stack([centre(group) for group in groups]) for groups in candidates.images])
+    real = torch.stack([centre(candidates.real.of_class(label)) for label in range(3)])
+    groups = pool.codes.latents.detach().unflatten(0, (3, 3, 2))
+    for label, group in enumerate(separated(centres, real, 0.4, 0.9)):
+        assert torch.equal(found[label], groups[label, group])
+
+
 def test_difficulties_come_nearest_to_the_real_quantiles(prior):
     """Least sum over all ways to take two of six."""
     pool = Kept(RealEncodings())
