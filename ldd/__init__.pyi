@@ -94,5 +94,6 @@ from ldd.priors import (
     PixelPrior as PixelPrior,
     Prior as Prior,
 )
+from ldd.runs.distil import distil as distil
 
 __version__: str

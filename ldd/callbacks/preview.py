@@ -25,6 +25,7 @@ class Preview(L.Callback):
             raise UserError(f"preview.every_n_steps ({every_n_steps}) must be 0 or more")
         self.every_n_steps = every_n_steps
         self._losses: list[float] = []
+        self._drawn = (-1, 0)  # step and losses of the latest picture
         self._not_read: list[Tensor] = []  # of the latest steps, 0-d: no step waits for its own loss
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -38,6 +39,11 @@ class Preview(L.Callback):
         """Remember the loss; draw when it is time."""
         self._not_read.append(trainer.callback_metrics["train/loss"].detach().clone())
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._draw(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The codes that are about to be evaluated, which takes long."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,8 +65,10 @@ class Preview(L.Callback):
         return self._losses
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.every_n_steps or not trainer.is_global_zero:
+        drawn = trainer.global_step, len(self._curve())
+        if not self.every_n_steps or not trainer.is_global_zero or drawn == self._drawn:
             return
+        self._drawn = drawn
         assert isinstance(pl_module, Distiller)
         distilled = pl_module.distilled_set()
         picture = draw_grid(distilled.images, distilled.labels, distilled.classes)

@@ -90,7 +90,12 @@ def evaluate(
         request = _with_labels(request, distilled, labels, crop_labels)
         report = compare(distilled, _with_sets(request, distilled, names, given, Path(path)))
         (report if earlier is None else report.after(earlier)).write(out)
+    _show(report, Path(out))
+
+
+def _show(report: Report, out: Path) -> None:
     rich.print(*report.tables())
+    print(f"written: {out / 'evaluation.csv'}, {out / 'evaluation.json'}")
 
 
 def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet) -> Report | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ldd.disk.files import holds_files
 from ldd.errors import UserError
 from ldd.importers import RealData, read_set, shown
+from ldd.runs.ending import tell_to_evaluate
 from ldd.runs.verb import run_function
 
 
@@ -65,6 +66,7 @@ def import_set(
         f"imported {len(imported.images)} images of {imported.num_classes} classes to {out}: {facts['form']}; "
         f"{facts['normalisation']}; classes {shown(imported.classes)}"
     )
+    tell_to_evaluate(out)
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

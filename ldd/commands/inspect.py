@@ -87,7 +87,10 @@ def _generator(amount: dict[str, int] | None) -> str:
 
 
 def _cost(stage: dict[str, float | None]) -> str:
-    figures = {name: "unknown" if value is None else f"{value:,.1f}" for name, value in stage.items()}
+    figures = {
+        name: "unknown" if value is None else f"{value:,.{0 if float(value).is_integer() else 1}f}"
+        for name, value in stage.items()
+    }
     return ", ".join(f"{name} {value}" for name, value in figures.items())
 
 

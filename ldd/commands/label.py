@@ -12,6 +12,7 @@ from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.label_curve import check_curve, label_curve, write_curve
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
+from ldd.runs.ending import tell_to_evaluate
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.workers import NumWorkers
@@ -56,7 +57,14 @@ def label(
     refuse_other_data(distilled, data.spec)
     labelled, labeller = labels.label(distilled, data, seed, num_workers)
     labelled.save(out)
-    print(f"labelled by {labeller}: {out}, {labelled.bytes['labels']:,} bytes of labels")
+    split = data.selection_images
+    right = (labeller.probabilities(split.images).argmax(1) == split.labels).float().mean()
+    print(
+        f"labelled by {labeller} ({type(labeller.network).__name__}), whose accuracy on {len(split.labels)} images of "
+        f"the selection split is {100 * float(right):.1f} %"
+    )
+    print(f"labelled set: {out}, {labelled.bytes['labels']:,} bytes of labels")
+    tell_to_evaluate(out)
     if curve is None:
         return
     points = label_curve(distilled, labeller, replace(of_curve, records=Path(curve) / FOLDER))

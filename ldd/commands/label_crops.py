@@ -11,6 +11,7 @@ from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.labels.crops import check_croppable, label_crops as make_labels, shards_of
+from ldd.runs.ending import tell_next
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger, measured
@@ -58,6 +59,8 @@ def label_crops(
         replace(crops, cost=ledger.stages[LABEL]).save(out)
     size = sum(part.nbytes for part in crops.tensors.values())
     print(f"saved {out}: labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
+    of_set = ("--data", "DATA.yaml", "--protocol", protocol, "--crop_labels", out)
+    tell_next("evaluate", path, *of_set, "--out", f"{out}_evaluation")
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

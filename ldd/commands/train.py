@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ldd import __version__
@@ -23,6 +22,7 @@ from ldd.networks import NetworkFactory, accuracy
 from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
+from ldd.runtime.progress import progress
 from ldd.students.training import fresh_network, train_student
 from ldd.students.training_set import draws_for
 
@@ -73,23 +73,28 @@ def train(
         crops.check(distilled, recipe)
     draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
     epochs, batch_size = recipe.budget(distilled.counts)
-    trained = train_student(
-        fresh_network(network, spec, seed, "train", 0).to(device),
-        StoredSet("distilled", distilled, samples=draws, crops=crops).training.to(device),
-        spec,
-        recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        teacher=teacher_of(recipe, labeller) if crops is None else None,
-        seed=seed,
-    )
+    with progress("training", epochs, unit="epochs") as counter:
+        trained = train_student(
+            fresh_network(network, spec, seed, "train", 0).to(device),
+            StoredSet("distilled", distilled, samples=draws, crops=crops).training.to(device),
+            spec,
+            recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            teacher=teacher_of(recipe, labeller) if crops is None else None,
+            seed=seed,
+            on_epoch=lambda epoch, loss: counter.add(1, lambda: f"loss {float(loss):.3f}"),
+        )
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
-    print(f"saved {file}: {type(trained).__name__}, {sum(p.numel() for p in trained.parameters())} weights")
-    if data is not None:
-        _print_accuracy(trained, spec, data, device)
+    _tell(file, trained, spec, data)
 
 
-def _print_accuracy(network: nn.Module, spec: DataSpec, data: DistillationData, device: torch.device) -> None:
+def _tell(file: Path, network: nn.Module, spec: DataSpec, data: DistillationData | None) -> None:
+    print(f"saved {file}: {type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} weights")
+    if data is None:
+        print("its accuracy is printed where real images are given: --data DATA.yaml")
+        return
+    device = next(network.parameters()).device
     images, truth = data.test_images.images.to(device), data.test_images.labels.to(device)
     score = accuracy(network, images, truth, normalise=spec.as_input)
     print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")

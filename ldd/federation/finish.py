@@ -17,6 +17,7 @@ from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
 from ldd.federation.folder import Federation
 from ldd.federation.merging import merge
+from ldd.runs.ending import tell_the_end
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
 
@@ -57,6 +58,7 @@ def finish(federation: Federation) -> None:
         print(f"evaluated already: {federation.folder / JSON_NAME}")
     if report is not None:
         manifests.charge(out, EVALUATE, report.spent())
+    tell_the_end(federation.folder)
 
 
 def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:

@@ -12,6 +12,7 @@ from ldd.experts.trajectories import ExpertNeed, Trajectories, blank_network, fi
 from ldd.images import DataSpec, Labelled
 from ldd.labels.base import Labeller, Labels
 from ldd.networks import ConvNet, NetworkFactory
+from ldd.runtime.progress import progress
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Student
@@ -111,14 +112,20 @@ class ExpertLabels(Labels):
             for epoch in self._epochs(experts.training.epochs)
         }
         sets = _labelled_draws(data, counts, self.repeats, seed, labellers)
-        outcomes = run_students(
-            Lesson(data.spec, self.protocol, {"student": self.network}, derive_seed(seed, "label students")),
-            [Student(name, "student", repeat, self.protocol.epochs) for name, repeat in sets],
-            sets,
-            Labelled(data.selection_images.images, data.selection_images.labels),
-            device=device,
-            num_workers=num_workers,
-        )
+        with progress("choosing the epoch", len(sets), unit="networks") as counter:
+            outcomes = run_students(
+                Lesson(
+                    data.spec, self.protocol, {"student": self.network}, derive_seed(seed, "label students")
+                ),
+                [Student(name, "student", repeat, self.protocol.epochs) for name, repeat in sets],
+                sets,
+                Labelled(data.selection_images.images, data.selection_images.labels),
+                device=device,
+                num_workers=num_workers,
+                done=lambda tried, found: counter.add(
+                    1, f"labels of epoch {tried.set}: {100 * found.accuracy:.1f} %"
+                ),
+            )
         accuracies: dict[int, list[float]] = {}
         for student, outcome in outcomes.items():
             accuracies.setdefault(int(student.set), []).append(outcome.accuracy)

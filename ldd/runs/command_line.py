@@ -26,6 +26,7 @@ from ldd.disk.locks import writing_in
 from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError
 from ldd.runs import history
+from ldd.runs.ending import tell_the_end
 from ldd.runs.folder import (
     changed_on_resume,
     changes,
@@ -413,4 +414,4 @@ class DistillationCLI(RunCLI):
 
 def distil(verb: str, arguments: Sequence[str]) -> None:
     """Run `latentdd fit` or `latentdd validate` on the process's own arguments, which `run_verb` has set."""
-    DistillationCLI(Distiller, "runs/default")
+    tell_the_end(DistillationCLI(Distiller, "runs/default").trainer.default_root_dir)

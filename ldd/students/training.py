@@ -182,8 +182,9 @@ def train_student(
     augmented: bool = True,
     teacher: nn.Module | None = None,
     looks: Looks | None = None,
+    on_epoch: Callable[[int, Tensor], None] | None = None,
 ) -> nn.Module:
-    """Train `network` in place by the protocol.
+    """Train `network` in place by the protocol; return what is to be tested: the network, or its averaged weights.
 
     Args:
         network: freshly initialised, on the device of the images.
@@ -196,22 +197,22 @@ def train_student(
         augmented: False trains on the images as they are.
         teacher: see `Lesson`.
         looks: filled after the epochs that the protocol says.
-
-    Returns:
-        What is to be tested: `network` itself, or the average of its weights where the protocol says so.
+        on_epoch: called after each epoch with its number and mean loss.
     """
     training = TrainingSet(*training)
     seed = seed if training.crop_seed is None else int(training.crop_seed)
     stored = training.crop_labels is not None
+    in_store = partial(training.in_store, spec.num_classes)
     average = epoch_average(network) if protocol.weight_ema else None
     tested = network if average is None else average.module
-    moments = protocol.look_epochs(epochs)
 
     def after(epoch: int, loss: Tensor) -> None:
         if average is not None:
             average.update_parameters(network)
-        if looks and epoch in moments:
+        if looks and epoch in protocol.look_epochs(epochs):
             looks.take(tested)
+        if on_epoch:
+            on_epoch(epoch, loss)
 
     train_classifier(
         network,
@@ -225,9 +226,7 @@ def train_student(
         loss=partial(_loss, protocol.temperature),
         seed=seed,
         on_epoch=after,
-        by_epoch=partial(training.in_store, spec.num_classes)
-        if stored
-        else by_epoch(training, protocol, epochs, seed),
+        by_epoch=in_store if stored else by_epoch(training, protocol, epochs, seed),
     )
     return tested
 

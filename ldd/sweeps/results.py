@@ -8,8 +8,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
-from rich.text import Text
 
 from ldd.disk.files import atomic_file, read_json
 from ldd.disk.records import parse
@@ -18,6 +16,7 @@ from ldd.evaluation import Score
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 from ldd.evaluation.results.scores import MEAN_UNSEEN
+from ldd.runtime.tables import PlainTable
 
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"
@@ -127,21 +126,22 @@ class Results:
         with atomic_file(Path(out) / PLOT_NAME) as beside:
             self.plot().savefig(beside, format="png", dpi=150)
 
-    def table(self) -> Table:
+    def table(self) -> PlainTable:
         """Return the accuracy in % of distilled sets, cells down, networks across; random real images come last."""
         networks = list(dict.fromkeys(row.network for row in self.rows if row.set == DISTILLED))
-        table = Table(
-            title=f"Top-1 accuracy in % of distilled sets (test split, protocol {self.rows[0].protocol})",
-            caption="mean ± population standard deviation over seeds (over repeats where there is one seed)",
+        columns = [(DISTILLED, name, name) for name in networks]
+        columns.append((REFERENCE, MEAN_UNSEEN, f"{MEAN_UNSEEN} of {REFERENCE}"))
+        cells = self._combinations()
+        found = {(names, *column): self.score(names, *column[:2]) for names in cells for column in columns}
+        there = [column for column in columns if any(found[(names, *column)] for names in cells)]
+        rows = tuple((*names, *(str(found[(names, *column)] or "") for column in there)) for names in cells)
+        return PlainTable(
+            f"Top-1 accuracy in % of distilled sets (test split, protocol {self.rows[0].protocol})",
+            "mean ± population standard deviation over seeds (over repeats where there is one seed)",
+            (*self.axes, *(head for _, _, head in there)),
+            len(self.axes),
+            rows,
         )
-        for name in (*self.axes, *networks, f"{MEAN_UNSEEN} of {REFERENCE}"):
-            table.add_column(Text(name), justify="left" if name in self.axes else "right")
-        for names in self._combinations():
-            scores = [self.score(names, DISTILLED, network) for network in networks]
-            scores.append(self.score(names, REFERENCE, MEAN_UNSEEN))
-            cells = ["" if score is None else str(score) for score in scores]
-            table.add_row(*map(Text, names), *cells)
-        return table
 
     def plot(self) -> Figure:
         """Draw the mean accuracy over unseen networks along the first axis, a line for each setting of the others.

@@ -99,6 +99,7 @@ def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], ou
     if results.rows:
         results.write(out)
         rich.print(results.table())
+        print(f"written: {Path(out) / 'sweep.csv'}, {Path(out) / 'sweep.png'}")
     if failed:
         failed = [cell.folder for cell in cells if cell.folder in failed]  # not as they happened to end
         raise UserError(

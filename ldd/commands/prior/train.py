@@ -9,6 +9,7 @@ from ldd.disk.public import public_command
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
+from ldd.runs.ending import tell_next
 from ldd.runtime.ranks import rank_zero_warn
 
 
@@ -63,3 +64,4 @@ def main(arguments: Sequence[str]) -> None:
         if cli.trainer.is_global_zero:
             cli.model.save_prior(folder, command=public_command(["prior", "train", *arguments]))
             print(f"prior written to {folder}")
+            tell_next("prior", "sample", folder, "--out", folder.parent / "samples.png")

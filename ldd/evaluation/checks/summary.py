@@ -72,7 +72,7 @@ class Checks:
             table.add_column(name, justify="left" if name == "check" else "right")
         for key in ("coverage", "density", "diversity", "frechet_distance"):
             values = [figures[key] for figures in self.facts["images"].values()]
-            cells = ("" if value is None else f"{value:.3f}" for value in values)
+            cells = ("needs 2 a class" if value is None else f"{value:.3f}" for value in values)
             table.add_row(key.replace("_", " "), *cells)
         for name, copies in self.facts["copies"].items():
             text = f"{copies['copies']} of {len(copies['images'])}, median ratio {copies['median_ratio']:.2f}"
