@@ -168,6 +168,9 @@ def _keep(last: Path, previous: Path) -> None:
     try:
         os.link(last, link)
         os.replace(link, previous)
+        link.unlink(
+            missing_ok=True
+        )  # which stays where `previous` was that file already: a kill came after this line
     except OSError:  # a file system without links
         os.replace(last, previous)
 

@@ -59,7 +59,8 @@ def parse_yaml(text: str, loader: Any = PLAIN_LOADER) -> Any:  # noqa: ANN401 - 
     billions of values. So they are counted, among the events of the parser, before anything is constructed.
 
     Raises:
-        ValueError: too long, too deep, or too many values with all aliases written out; or it contains itself.
+        ValueError: too long, too deep, or too many values with all aliases written out; or it contains itself, or a
+            key of a mapping comes twice (a parser would drop the first).
         yaml.YAMLError: no YAML.
     """
     check_expansion(text, loader)
@@ -72,8 +73,9 @@ def check_expansion(text: str, loader: Any = PLAIN_LOADER) -> None:  # noqa: ANN
         raise ValueError(f"{len(text)} characters are more than the {_MAX_YAML} that it may have")
     whole: dict[str, int] = {}  # anchor -> values that an alias of it stands for
     open_nodes: list[tuple[str | None, int]] = []  # anchor, values counted before it
-    count = 0
+    count, keys = 0, _Keys()
     for event in yaml.parse(text, Loader=loader):
+        keys.see(event)
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((anchor, count))
@@ -95,6 +97,34 @@ def check_expansion(text: str, loader: Any = PLAIN_LOADER) -> None:  # noqa: ANN
                 whole[anchor] = 1
         if count > _MAX_NODES:
             raise ValueError(f"more than {_MAX_NODES} values")
+
+
+class _Keys:
+    """The keys of those mappings that are open while text is parsed."""
+
+    def __init__(self) -> None:
+        self._open: list[dict[str, int] | None] = []  # of a list None, else key -> its line
+        self._awaited: list[bool] = []  # whether a key follows, not a value
+
+    def see(self, event: Any) -> None:  # noqa: ANN401 - an event of PyYAML's
+        """Take in the next event; raise ValueError for a key that is there already."""
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+            self._awaited.pop()
+        if not isinstance(event, yaml.NodeEvent):
+            return
+        if self._open and (keys := self._open[-1]) is not None:
+            if self._awaited[-1] and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                if event.value in keys:
+                    raise ValueError(
+                        f"line {line} names {event.value!r} again, as line {keys[event.value]} does"
+                    )
+                keys[event.value] = line
+            self._awaited[-1] = not self._awaited[-1]
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append({} if isinstance(event, yaml.MappingStartEvent) else None)
+            self._awaited.append(True)
 
 
 def parsed(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401

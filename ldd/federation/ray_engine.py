@@ -9,6 +9,7 @@ from typing import Any
 
 from ldd.errors import UserError
 from ldd.federation.jobs import Ended, Job, Machines, Needs
+from ldd.runtime.processes import no_orphans
 
 _LOCAL_STORE = 80 * 2**20  # bytes; jobs pass no objects, and Ray asks for at least 75 MiB
 _STOPPING = 600  # seconds that jobs have to finish a step and to save it
@@ -29,7 +30,7 @@ def run_jobs(
     once too often ends with 1. An interruption is passed on to the jobs, which save their last step.
     """
     ray = _import_ray()
-    with _cluster(ray, machines.address, machines.workers * needs.cpus):
+    with no_orphans(), _cluster(ray, machines.address, machines.workers * needs.cpus):
         _check_room(ray, needs)
         remote = ray.remote(
             num_cpus=needs.cpus,

@@ -7,11 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Those that stop a run."""
+
+_LOOK = 0.5  # seconds between two looks at the processes of another
+_GRACE = 3  # seconds in which they may end by themselves
+_SAVING = 60  # seconds in which they may save a step
 
 _NAME = "end with parent"  # of the thread that watches
 
@@ -34,6 +38,42 @@ def end_with_parent(message: str | None = None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name=_NAME, daemon=True).start()
+
+
+@contextmanager
+def no_orphans() -> Iterator[None]:
+    """Let all processes that this one has started end soon after it, even if it is killed while the block lasts.
+
+    Those that do not see it themselves are told by SIGTERM, so that runs save their last step, and then killed.
+    """
+    command = [sys.executable, "-c", f"from {__name__} import _end_after; _end_after({os.getpid()})"]
+    watcher = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.wait()
+
+
+def _end_after(driver: int) -> None:
+    """Wait until a process has ended, then end those that it has started (of whom the parents may be gone)."""
+    import psutil
+
+    known: dict[int, psutil.Process] = {}
+    try:
+        started = psutil.Process(driver)
+        while started.is_running() and started.status() != psutil.STATUS_ZOMBIE:
+            known |= {child.pid: child for child in started.children(recursive=True)}
+            time.sleep(_LOOK)
+    except psutil.NoSuchProcess:
+        pass
+    known.pop(os.getpid(), None)
+    _, alive = psutil.wait_procs(known.values(), timeout=_GRACE)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                end(process)
+        _, alive = psutil.wait_procs(alive, timeout=_SAVING)
 
 
 @contextmanager

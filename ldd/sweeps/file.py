@@ -183,7 +183,7 @@ def _settings(folder: Path, where: str, found: Mapping[object, object]) -> dict[
                 "since folders are called by it"
             )
         if names.count(name) > 1:
-            raise UserError(f"{where}.{name} is there twice (as text and as a number); rename one")
+            raise UserError(f"{where}.{name} is there twice, in two spellings; rename one")
     return {str(name): _options(folder, f"{where}.{name}", options) for name, options in found.items()}
 
 

@@ -19,6 +19,7 @@ from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs.history import record_command
 from ldd.runtime.devices import available_cores
+from ldd.runtime.processes import no_orphans
 from ldd.sweeps.file import Cell, Sweep
 from ldd.sweeps.results import Results
 
@@ -147,7 +148,7 @@ class Runs(Generic[T]):
         KeyboardInterrupt once all have ended, if one was told to stop.
         """
         waiting = iter(commands)
-        with self._signals_passed_on():
+        with self._signals_passed_on(), no_orphans():
             try:
                 while True:
                     while len(self._running) < self.jobs and not self._stopping:

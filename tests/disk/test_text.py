@@ -108,3 +108,24 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path, monkeypatch):
 def test_the_licence_of_a_model_card_is_a_line_of_text(tmp_path, licence, right):
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'license': licence})}---\n", encoding="utf-8")
     assert read_licence(tmp_path) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3", 3),
+        ('{"a": 1, "a": 2}', 1),
+        ("- {x: 1}\n- y: {z: 1,\n  z: 2}", 3),
+        ("a:\n  b: 1\n  c: [1, 2]\n  b: &x 3\nd: *x", 4),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(text, line):
+    with pytest.raises(ValueError, match=rf"line {line} names '[a-z]' again"):
+        parse_yaml(text)
+
+
+def test_keys_of_different_mappings_may_be_the_same():
+    text = "a: &x {b: 1}\nc: {<<: *x, d: [1, {a: 2}, {a: 3}]}\n? [a, a]\n: a\n"
+    with pytest.raises(yaml.YAMLError, match="unhashable"):
+        parse_yaml(text)
+    assert parse_yaml(text.partition("?")[0]) == {"a": {"b": 1}, "c": {"b": 1, "d": [1, {"a": 2}, {"a": 3}]}}

@@ -13,6 +13,7 @@ from processes import Started, latentdd, slurm_variables, torchrun_variables
 from small_runs import ROOT, small_arguments
 
 from ldd.runs.folder import find_last
+from ldd.runtime.processes import no_orphans
 
 ENDLESS = 100_000
 PATIENCE = 10
@@ -157,3 +158,27 @@ def test_stopped_before_the_first_checkpoint(small, tmp_path):
     assert again.result() == 0, log.read_text()
     assert "was stopped before its first checkpoint; it starts again" in log.read_text()
     assert (folder / "distilled" / "codes.safetensors").read_bytes() == codes
+
+
+def drive(folder):
+    """Starts a process in a session of its own, which has one too, and is killed."""
+    with no_orphans():
+        command = "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", command], start_new_session=True)
+        while len(found := psutil.Process().children(recursive=True)) < 3:  # with the one that watches
+            time.sleep(0.05)
+        time.sleep(1)
+        (folder / "pids").write_text(" ".join(str(one.pid) for one in found))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_has_started_ends(tmp_path):
+    Started(drive, tmp_path).result()
+    started = time.monotonic()
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 3
+    while left := [
+        pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
+    ]:
+        assert time.monotonic() - started < 20, left
+        time.sleep(0.1)
