@@ -17,6 +17,10 @@ class LostRankError(RuntimeError):
     """Another process of a distributed run ended, so that this one cannot go on."""
 
 
+LARGEST = 3.4e38
+"""What a float32 can hold, nearly."""
+
+
 def check_at_least(low: int, section: str, **values: float | None) -> None:
     """Raise for an argument `<section>.<name>` that is below `low`; None passes."""
     for name, value in values.items():
@@ -25,7 +29,14 @@ def check_at_least(low: int, section: str, **values: float | None) -> None:
 
 
 def check_not_negative(section: str, **values: float) -> None:
-    """Raise for an argument `<section>.<name>` that is negative, infinite or NaN."""
+    """Raise for an argument `<section>.<name>` that is negative, NaN, or more than a float32 can hold."""
     for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise UserError(f"{section}.{name} ({value}) must be a number of 0 or more")
+        if not 0 <= value <= LARGEST:
+            raise UserError(
+                f"{section}.{name} ({value}) must be a number of 0 or more, and at most {LARGEST:g}"
+            )
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what an error says, or its kind, without line breaks and a full stop."""
+    return " ".join(str(error).split()).rstrip(".!") or type(error).__name__

@@ -20,6 +20,9 @@ from ldd.errors import NonFiniteError, UserError
 from ldd.runtime.processes import SIGNALS, is_preparing
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
+FOLDER = "checkpoints"
+"""In a run's folder."""
+
 
 class LastCheckpoints(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt` and the one before it, `previous.ckpt`.
@@ -154,12 +157,15 @@ class LastCheckpoints(Checkpoint):
 
 
 class _InPlace(TorchCheckpointIO):
-    """Lightning's own writes to the folder of temporary files first, which may be on another disk."""
+    """Writes ours in place: Lightning's own way is by the folder of temporary files, which may be on another disk."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
-        torch.save(checkpoint, path)
+        if Path(path).parent.name == FOLDER and Path(path).name.endswith(".tmp"):  # from `atomic_file`
+            torch.save(checkpoint, path)
+        else:  # of the user's own callbacks, wherever these are
+            super().save_checkpoint(checkpoint, path, storage_options)
 
 
 def _keep(last: Path, previous: Path) -> None:
@@ -176,4 +182,4 @@ def _keep(last: Path, previous: Path) -> None:
 
 
 def _folder(trainer: L.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "checkpoints"
+    return Path(trainer.default_root_dir) / FOLDER

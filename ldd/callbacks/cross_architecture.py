@@ -21,11 +21,13 @@ from ldd.evaluation.courses import courses, teacher_of
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, INITIAL, of_a_step
+from ldd.images import DataSpec
 from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runtime.ledger import EVALUATE
 from ldd.runtime.ranks import rank_zero_warn
+from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers, count_workers
 
 
@@ -55,7 +57,7 @@ class CrossArchitecture(L.Callback):
     Writes `<run>/initial/` (the codes before the first step), `<run>/evaluation.csv` and `<run>/evaluation.json`, logs
     `val/accuracy/<network>` and `val/accuracy/mean_unseen` and prints a table at the end. The sets that do not depend
     on the step are evaluated once per process and their rows carry the step of the latest comparison.
-    `--trainer.limit_val_batches 0` switches all of it off.
+    `--trainer.limit_val_batches 0` switches all of it off: a run without evaluation.
 
     Args:
         networks: networks by name; null takes the protocol's.
@@ -89,6 +91,11 @@ class CrossArchitecture(L.Callback):
     ) -> None:
         if repeats < 1:
             raise UserError(f"evaluation.repeats ({repeats}) must be at least 1")
+        if networks is not None and not networks:
+            raise UserError(
+                "evaluation.networks ({}) is empty; name at least one, or leave it null for the protocol's; without an "
+                "evaluation: --trainer.limit_val_batches 0"
+            )
         count_workers(num_workers)
         self.networks = networks
         self.protocol = Protocol.load(protocol)
@@ -98,13 +105,23 @@ class CrossArchitecture(L.Callback):
         self.budgets = tuple(budgets)
         self.num_workers = num_workers
         self.seed = seed
+        self.off = False  # set by the command line
         self.report: Report | None = None
         self._beside: Report | None = None
         self._evaluated_step: int | None = None
 
+    def check_networks(self, spec: DataSpec) -> None:
+        """Build every network once, before any image is decoded.
+
+        Raises:
+            UserError: one that cannot be had for so many classes or this image size.
+        """
+        factories = self.protocol.factories() if self.networks is None else self.networks
+        check_networks(factories, spec)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse, before any work, results of another version of the protocol, and a protocol without its teacher."""
-        if _switched_on(trainer):
+        if self._switched_on(trainer):
             data = trainer.datamodule  # type: ignore[attr-defined]
             report_in(trainer.default_root_dir, self.protocol, data)
             if getattr(pl_module, "labels", None) is None:
@@ -115,12 +132,12 @@ class CrossArchitecture(L.Callback):
         self._check(trainer, pl_module)
         if trainer.global_step == 0:
             self._save_initial(trainer, pl_module)
-        elif _switched_on(trainer) and self._is_owed(trainer, int(_distils(pl_module).num_steps_done)):
+        elif self._switched_on(trainer) and self._is_owed(trainer, int(_distils(pl_module).num_steps_done)):
             self._evaluate(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the codes as they are."""
-        if trainer.sanity_checking or not _switched_on(trainer):
+        if trainer.sanity_checking or not self._switched_on(trainer):
             return
         self._evaluate(trainer, pl_module)
         if trainer.state.fn == "validate":
@@ -128,7 +145,7 @@ class CrossArchitecture(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the final codes unless a validation just has (none was due, or `max_steps` is 0)."""
-        if not _switched_on(trainer):
+        if not self._switched_on(trainer):
             return
         step = int(_distils(pl_module).num_steps_done)
         if step == 0:
@@ -160,7 +177,7 @@ class CrossArchitecture(L.Callback):
     def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse now what a long run would find out at its end."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not _switched_on(trainer) or data is None:
+        if not self._switched_on(trainer) or data is None:
             return
         distilled = _distils(pl_module).distilled_set()
         request = self.request(data, **known_of(_distils(pl_module)), device=pl_module.device)
@@ -207,7 +224,7 @@ class CrossArchitecture(L.Callback):
         )
 
     def _save_initial(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.initial or not _switched_on(trainer):
+        if not self.initial or not self._switched_on(trainer):
             return
         distilled = _distils(pl_module).distilled_set()
         if trainer.is_global_zero:
@@ -225,6 +242,10 @@ class CrossArchitecture(L.Callback):
             return None
         return DistilledSet.load(folder)
 
+    def _switched_on(self, trainer: L.Trainer) -> bool:
+        dry = trainer.fast_dev_run  # type: ignore[attr-defined]
+        return trainer.limit_val_batches != 0 and not self.off and not dry
+
     def _show(self, trainer: L.Trainer) -> None:
         if self.report is not None and trainer.is_global_zero:
             rich.print(*self.report.tables())
@@ -235,10 +256,6 @@ def known_of(distils: Distils) -> dict[str, Any]:
     prior = getattr(distils, "prior", None)
     prior = prior if isinstance(prior, Prior) else None
     return {"labeller": distils.labeller, "sampler": distils.sample, "prior": prior}
-
-
-def _switched_on(trainer: L.Trainer) -> bool:
-    return trainer.limit_val_batches != 0
 
 
 def _distils(pl_module: L.LightningModule) -> Distils:

@@ -1,7 +1,7 @@
 """`latentdd check`: copies of real images, diversity and coverage, distance of features, what students confuse."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from ldd.evaluation.features import ClassifierFeatures, find_features
 from ldd.networks import NetworkFactory
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
-from ldd.students.training import Lesson
+from ldd.students.training import Lesson, check_networks
 from ldd.students.training_set import draws_for
 
 
@@ -69,6 +69,7 @@ def check(
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
+    factories = _checked(recipe.factories() if networks is None else networks, data, repeats)
     folder = Path(out) if out is not None else _beside(Path(path))
     check_writable(folder)
     data.setup()
@@ -77,7 +78,6 @@ def check(
     device = pick_device()
     found = check_images(distilled, data, find_features(features, data, seed, device), copy_ratio, seed)
     if repeats:
-        factories = recipe.factories() if networks is None else dict(networks)
         lesson = Lesson(data.spec, recipe, factories, seed, teacher_of(recipe, labeller))
         draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
         training = StoredSet("distilled", distilled, samples=draws).training
@@ -87,6 +87,15 @@ def check(
         found.write(folder)
     rich.print(found)
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+
+
+def _checked(
+    factories: Mapping[str, NetworkFactory], data: DistillationData, repeats: int
+) -> Mapping[str, NetworkFactory]:
+    """The networks whose confusions are counted, if any are, which can be built."""
+    if repeats:
+        check_networks(factories, data.spec)
+    return factories
 
 
 def _beside(path: Path) -> Path:

@@ -24,6 +24,7 @@ from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
+from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers
 
 
@@ -110,6 +111,7 @@ def _with_labels(
     request: Request, distilled: DistilledSet, labels: Labels | None, crop_labels: str | None
 ) -> Request:
     """The request with the labeller and the stored labels of crops that are named, and its data set up."""
+    check_networks(request.factories, request.data.spec)
     crops = None if crop_labels is None else CropLabels.load(crop_labels)
     data, labeller = request.data, None
     data.setup()

@@ -15,6 +15,7 @@ from ldd.evaluation.request import Request
 from ldd.runs.ending import tell_to_evaluate
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
+from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers
 
 
@@ -51,6 +52,8 @@ def label(
         data, recipe, repeats=repeats, seed=seed, num_workers=num_workers, device=pick_device()
     )
     check_curve(of_curve)
+    if curve is not None:
+        check_networks(of_curve.factories, data.spec)
     for folder in filter(None, (out, curve)):
         check_writable(folder)
     data.setup()

@@ -23,7 +23,7 @@ from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.progress import progress
-from ldd.students.training import fresh_network, train_student
+from ldd.students.training import check_networks, fresh_network, train_student
 from ldd.students.training_set import draws_for
 
 
@@ -55,12 +55,10 @@ def train(
     Raises:
         UserError: a set, protocol, data or file that cannot be used.
     """
-    file = Path(out)
-    if file.suffix != ".safetensors":
-        raise UserError(f"out ({out}) must name a file that ends in .safetensors")
-    check_writable(file.parent)
+    file = _checked(out)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     _check_labels(labels, crop_labels, recipe, data)
+    check_networks({"network": network}, _spec_of(distilled))
     if data is not None:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
         data.setup()
@@ -87,6 +85,15 @@ def train(
         )
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
     _tell(file, trained, spec, data)
+
+
+def _checked(out: str) -> Path:
+    """The file, which can be written and has the right ending."""
+    file = Path(out)
+    if file.suffix != ".safetensors":
+        raise UserError(f"out ({out}) must name a file that ends in .safetensors")
+    check_writable(file.parent)
+    return file
 
 
 def _tell(file: Path, network: nn.Module, spec: DataSpec, data: DistillationData | None) -> None:

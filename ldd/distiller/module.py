@@ -1,6 +1,7 @@
 """The distiller: synthetic codes, a frozen prior and an objective in one LightningModule."""
 
 import time
+from math import prod
 from typing import Any, Literal
 
 import lightning as L
@@ -9,15 +10,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldd.artefact.identity import identify
+from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.codes import CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
+from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
-from ldd.errors import NonFiniteError, UserError
+from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
@@ -116,6 +119,7 @@ class Distiller(L.LightningModule):
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
         self._number = 0  # num_steps_done, without asking the device
+        self.finite = FiniteCheck(type(objective).__name__)
         self._resident: tuple[RealImages, RealImages] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
         self._prior_record = PriorRecord(prior)
@@ -136,9 +140,10 @@ class Distiller(L.LightningModule):
             names = self._stepping(term)
             parameters = [p for name in names for p in _parameters(self._optimizers[name])]
             sum_gradients(parameters)
-            self._raise_if_not_finite(term, parameters)
+            self.finite.before_step(term, parameters, self._number, trainer.world_size)
             for i, name in enumerate(names):
                 self._step(name, count=not losses and i == 0)
+            self.finite.after_step(parameters)
             losses.append(self._log(term))
         self._log_value("loss", torch.stack(losses).sum(), prog_bar=True)
         for name, number in self.codes.statistics().items():
@@ -197,18 +202,6 @@ class Distiller(L.LightningModule):
             (wrapped[index] if isinstance(wrapped, list) else wrapped).step()
         else:
             self._optimizers[name].step()
-
-    def _raise_if_not_finite(self, term: Term, parameters: list[nn.Parameter]) -> None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        value = term.value.detach().clone()
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(value)  # so that no rank goes on alone
-        if not torch.isfinite(norm + value):
-            raise NonFiniteError(
-                f"step {int(self.num_steps_done)}: the {term.name} loss of {type(self.objective).__name__} is "
-                f"{value.item():g} with gradient norm {norm.item():g}; the codes before this step are kept. "
-                "Lower the objective's learning rates (lr_...), or use trainer.precision 32-true"
-            )
 
     def _log(self, term: Term) -> Tensor:
         """Log a term with its metrics; returns its value."""
@@ -317,6 +310,7 @@ class Distiller(L.LightningModule):
 
     @torch.no_grad()
     def _describe(self, step: int) -> DistilledSet:
+        self.finite.check_codes(self._number)
         chunk_size = self.planner.chunk_size
         described = describe(
             self.synthesis,
@@ -347,7 +341,8 @@ class Distiller(L.LightningModule):
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the prior's frozen weights, add the memory plans and what this run has cost beside its steps."""
+        """Drop the prior's frozen weights, add memory plans and costs beside steps; raise for codes that are lost."""
+        self.finite.check_codes(self._number)
         checkpoint["ledger"] = self.ledger.kept(self._data)
         self._prior_record.save(checkpoint)
         trained = {f"prior.{name}" for name in self.prior.trained()}
@@ -381,8 +376,17 @@ class Distiller(L.LightningModule):
 
 
 def _check(prior: Prior, spec: DataSpec, images_per_class: int) -> None:
+    Manifest.of(
+        spec.classes, {}
+    )  # or names that no artefact can hold, as they are found in folders, are refused
     if images_per_class < 1:
         raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
+    per_class = 3 * 4 * prod(prior.latent_shape) * spec.num_classes  # codes, their noise, and gradients
+    if (most := free_bytes(torch.device("cpu")) // per_class) < images_per_class:
+        raise UserError(
+            f"images_per_class ({images_per_class}): the codes alone would not fit into the free memory, which holds "
+            f"{most} a class; lower it"
+        )
     if prior.image_size != spec.image_size:
         raise UserError(
             f"data.image_size ({spec.image_size}) differs from the prior's image_size "

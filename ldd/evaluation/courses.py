@@ -19,7 +19,7 @@ from ldd.labels.base import Labeller
 from ldd.labels.crops import CropTeacher, crop_teacher
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import LEAST_EPOCHS, Protocol
-from ldd.students.training import Lesson, Student
+from ldd.students.training import Lesson, Student, check_networks
 from ldd.students.training_set import Draws, Size, TrainingCost, TrainingSet, draws_for
 
 
@@ -147,8 +147,9 @@ def lesson_of(request: Request, found: Sequence[Course]) -> Lesson:
     """Return what the students of all courses share.
 
     Raises:
-        UserError: they need a teacher, and there is none.
+        UserError: a network cannot be built for the data, or they need a teacher, and there is none.
     """
+    check_networks(request.factories, request.data.spec)
     teacher = None
     if any(course.needs_teacher for course in found):
         teacher = teacher_of(request.protocol, request.labeller)

@@ -3,20 +3,17 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from inspect import signature
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import psutil
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from torch import distributed
 
 from ldd.artefact.manifest import RESUMED
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview, RecordExperts
@@ -24,7 +21,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, read_yaml, remove
 from ldd.disk.locks import writing_in
 from ldd.distiller.module import Distiller
-from ldd.errors import LostRankError, UserError
+from ldd.errors import LostRankError, UserError, in_a_line
 from ldd.runs import history
 from ldd.runs.ending import tell_the_end
 from ldd.runs.folder import (
@@ -35,11 +32,17 @@ from ldd.runs.folder import (
     note_resumption,
     settings_of,
 )
-from ldd.runs.options import in_a_line, mistakes_named, raised_in, refuse_nulls, spell_paths
+from ldd.runs.options import mistakes_named, raised_in, refuse_nulls, spell_paths
 from ldd.runs.parser import Parser, arrange
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info, starts_first
-from ldd.runtime.trainer import expect_warnings
+from ldd.runtime.trainer import (
+    check_callbacks,
+    expect_warnings,
+    is_lost_connection,
+    rank_started_by_lightning,
+    refused_setting,
+)
 
 _TRAINER_DEFAULTS = {
     "max_steps": 1000,
@@ -165,15 +168,17 @@ class RunCLI(LightningCLI):
         refuse_nulls(self._parser(self.subcommand), self.options)
         spell_paths(self.options)
         if self.options.trainer.default_root_dir is None:
-            raise UserError(
-                "trainer.default_root_dir (null) must be a folder; leave it out to have the default"
-            )
+            raise UserError("trainer.default_root_dir (null) must be a folder; leave it out for the default")
         seed = self.options.seed_everything
         if not 0 <= seed < 2**32:
             raise UserError(f"seed_everything ({seed}) must be a number from 0 to 4294967295")
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path`; refuse a folder that already holds a run."""
+        if self.options.trainer.fast_dev_run:
+            self._thrown_away = tempfile.TemporaryDirectory(prefix="latentdd-try-")
+            self.options.trainer.default_root_dir = str(Path(self._thrown_away.name) / "run")
+            rank_zero_info("trainer.fast_dev_run: a try in a folder that is thrown away, without evaluation")
         run = Path(self.options.trainer.default_root_dir)
         if starts_first():
             self._lock(run)
@@ -248,13 +253,8 @@ class RunCLI(LightningCLI):
         try:
             parsed = parser.parse_object(written)
             return {**written, **yaml.safe_load(parser.dump(parsed, skip_none=False))}
-        except (
-            ArgumentError,
-            ValueError,
-            TypeError,
-            KeyError,
-        ):  # of a class that is gone: compared as it stands
-            return written
+        except (ArgumentError, ValueError, TypeError, KeyError):
+            return written  # of a class that is gone: compared as it stands
         finally:
             parser.exit_on_error = exits
 
@@ -267,12 +267,13 @@ class RunCLI(LightningCLI):
             kwargs["enable_model_summary"] = False  # counts nothing that a user of ours asks for
         given = self._get(self.config_init, "trainer").callbacks or []
         callbacks = list(given) if isinstance(given, (list, tuple)) else [given]
+        check_callbacks(callbacks)
         try:
             made = super().instantiate_trainer(**kwargs, callbacks=[*callbacks])
         except Exception as error:
             ours = [self._get(self.config_init, name) for name in self._parser(self.subcommand).callback_keys]
             settings = {**vars(self._get(self.config_init, "trainer")), **kwargs}
-            raise _refused({**settings, "callbacks": [*callbacks, *ours]}, error) from error
+            raise refused_setting({**settings, "callbacks": [*callbacks, *ours]}, error) from error
         run = Path(trainer.default_root_dir)
         try:
             run.mkdir(parents=True, exist_ok=True)
@@ -318,7 +319,7 @@ class RunCLI(LightningCLI):
 
     def _call(self, function: Callable[..., object], **kwargs: Any) -> None:  # noqa: ANN401
         # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
-        if (rank := _rank_started_by_lightning(self.trainer)) > 0:
+        if (rank := rank_started_by_lightning(self.trainer)) > 0:
             end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
         try:
             with signals_interrupt() as received:
@@ -326,7 +327,7 @@ class RunCLI(LightningCLI):
         except Exception as error:
             if raised_in(error, "lightning"):  # e.g. gradient_clip_val under manual optimisation
                 raise UserError(f"trainer: {in_a_line(error)}; leave that setting out") from error
-            if self.trainer.world_size == 1 or not _is_lost_connection(error):
+            if self.trainer.world_size == 1 or not is_lost_connection(error):
                 raise
             raise LostRankError(
                 f"rank {self.trainer.global_rank} stops: another rank has ended, or does not answer "
@@ -342,39 +343,6 @@ class RunCLI(LightningCLI):
             if number == signal.SIGUSR1 and self.trainer.is_global_zero:
                 requeue()
             raise SystemExit(128 + number) from None
-
-
-def _rank_started_by_lightning(trainer: L.Trainer) -> int:
-    """Number of this process on its machine if rank 0 of the machine started it, else 0."""
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if not isinstance(environment, LightningEnvironment):
-        return 0
-    # The same variables may come from a script; Lightning's launcher runs its own command once more.
-    parent = psutil.Process().parent()
-    own = sys.argv[1:]
-    return environment.local_rank() if parent is not None and parent.cmdline()[-len(own) :] == own else 0
-
-
-def _is_lost_connection(error: Exception) -> bool:
-    """Whether a collective failed because another rank has ended or does not answer."""
-    # gloo raises plain RuntimeErrors, which name its source file.
-    return isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
-
-
-def _refused(settings: dict[str, Any], error: Exception) -> UserError:
-    """What Lightning's trainer said of its settings, under those without which it can be made."""
-    defaults = {name: parameter.default for name, parameter in signature(L.Trainer).parameters.items()}
-    given = {name: value for name, value in settings.items() if value != defaults[name]}
-    named = []
-    for name in sorted(given.keys() - {"callbacks", "default_root_dir", "logger"}):
-        with suppress(Exception):
-            # Lightning adds to the list that it is given.
-            others = {key: value for key, value in given.items() if key != name}
-            L.Trainer(**{**others, "callbacks": [*given["callbacks"]]})
-            named.append(f"trainer.{name} ({given[name]})")
-    return UserError(f"{', '.join(named) or 'trainer'}: {in_a_line(error)}; change it, or leave it out")
 
 
 def _as_seed(value: bool | int) -> int:
@@ -410,6 +378,15 @@ class DistillationCLI(RunCLI):
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(Preview, "preview")
         super().add_arguments_to_parser(parser)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
+        """Refuse networks that cannot be built before anything is decoded; keep an evaluation off that is off."""
+        evaluation = self._get(self.config_init, "evaluation")
+        if self.options.trainer.limit_val_batches == 0:
+            evaluation.off = True  # overfit_batches would switch it on again
+        elif not self.options.trainer.fast_dev_run:
+            evaluation.check_networks(self.datamodule.spec)
+        return super().instantiate_trainer(**kwargs)
 
 
 def distil(verb: str, arguments: Sequence[str]) -> None:

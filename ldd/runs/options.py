@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ldd.errors import UserError
+from ldd.errors import UserError, in_a_line
 
 _FOLDERS = ("out", "default_root_dir")
 """Options, by the last part of their names, below which a verb writes."""
@@ -65,11 +65,6 @@ def raised_in(error: BaseException, package: str) -> bool:
     frames = list(traceback.walk_tb(error.__traceback__))
     name = str(frames[-1][0].f_globals.get("__name__")) if frames else ""
     return name.partition(".")[0] == package
-
-
-def in_a_line(error: BaseException) -> str:
-    """Return what an error says, or its kind, without line breaks and a full stop."""
-    return " ".join(str(error).split()).rstrip(".!") or type(error).__name__
 
 
 def spell_paths(options: Namespace, section: str = "") -> None:

@@ -3,6 +3,9 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -16,11 +19,64 @@ def available_cores() -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory of `device` can still be taken."""
+    """Return how much memory of `device` can still be taken: on the host also by this container or batch job."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
+    return max(0, min(int(psutil.virtual_memory().available), *_left_to_this_process()))
+
+
+def _left_to_this_process() -> Iterator[int]:
+    """Bytes left below each limit that is set for this process, its container or its batch job."""
+    own = psutil.Process().memory_info()
+    for limit, used in ((resource.RLIMIT_AS, own.vms), (resource.RLIMIT_DATA, own.rss)):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            yield soft - used
+    if (of_job := _slurm_bytes(os.environ)) is not None:
+        yield of_job - own.rss
+    with suppress(OSError):
+        yield from _left_in_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+
+
+def _slurm_bytes(variables: Mapping[str, str]) -> int | None:
+    """Memory that SLURM gives the job on this machine; None outside of SLURM, or where a job has all of it."""
+    for name, times in (
+        ("SLURM_MEM_PER_NODE", None),
+        ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"),
+        ("SLURM_MEM_PER_GPU", "SLURM_GPUS_ON_NODE"),
+    ):
+        with suppress(ValueError):
+            count = 1 if times is None else int(variables.get(times, "1"))
+            if mib := int(variables.get(name, "0")):
+                return mib * count * 2**20
+    return None
+
+
+def _left_in_groups(root: Path, membership: str) -> Iterator[int]:
+    """Bytes left below the limits of the control groups that a process is in, and of those around them.
+
+    Args:
+        root: where the groups are mounted: version 2, or version 1 with `memory` among its folders.
+        membership: lines `number:controllers:/path`, as in `/proc/self/cgroup`.
+    """
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, files = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = top / path.lstrip("/")  # not there in a container, which sees its group as the top
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):
+                limit, used = (int((group / name).read_text()) for name in files[:2])  # "max" is no number
+                facts = dict(fact.split() for fact in (group / "memory.stat").read_text().splitlines())
+                yield limit - used + int(facts.get(files[2], 0))  # pages of files that are dropped for others
+            if group == top:
+                break
 
 
 def device_name(device: torch.device) -> str:

@@ -1,13 +1,20 @@
-"""What our models put in the place of a trainer's own: one progress bar of whole runs, and no advertisements."""
+"""What our models put in the place of a trainer's own (bar, no advertisements), and what of its own is refused."""
 
 import logging
+import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from inspect import signature
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+import psutil
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar, WeightAveraging
+from torch import distributed
 
+from ldd.errors import UserError, in_a_line
 from ldd.runtime.progress import Counter, progress
 from ldd.runtime.ranks import rank_zero_info
 
@@ -31,6 +38,13 @@ _LOGGERS = (
     "lightning.fabric.utilities.rank_zero",
     "lightning.fabric.utilities.seed",
 )
+
+
+_UNFIT = {
+    *("GradientAccumulationScheduler", "BatchSizeFinder", "LearningRateFinder"),
+    *("ModelPruning", "BaseFinetuning", "SpikeDetection"),
+}
+"""Callbacks of Lightning that need its own loop of optimisation, or break in ours."""
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
@@ -136,3 +150,51 @@ def _steps(trainer: L.Trainer) -> int | None:
 def _losses(trainer: L.Trainer) -> str:
     shown: Mapping[str, float] = trainer.progress_bar_metrics
     return ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
+
+
+def check_callbacks(callbacks: Iterable[L.Callback]) -> None:
+    """Raise for callbacks of Lightning that need its own loop of optimisation, or break in ours.
+
+    Raises:
+        UserError: names it.
+    """
+    for callback in callbacks:
+        kinds = {base.__name__ for base in type(callback).__mro__}
+        if kinds & _UNFIT or type(callback) is WeightAveraging:
+            raise UserError(
+                f"trainer.callbacks ({type(callback).__name__}) changes how Lightning optimises, and here the "
+                "model takes its own steps; leave it out"
+            )
+
+
+def refused_setting(settings: dict[str, Any], error: Exception) -> UserError:
+    """Return what Lightning's trainer said of its settings, under those without which it can be made."""
+    defaults = {name: parameter.default for name, parameter in signature(L.Trainer).parameters.items()}
+    given = {name: value for name, value in settings.items() if value != defaults[name]}
+    named = []
+    for name in sorted(given.keys() - {"callbacks", "default_root_dir", "logger"}):
+        with suppress(Exception):
+            # Lightning adds to the list that it is given.
+            others = {key: value for key, value in given.items() if key != name}
+            L.Trainer(**{**others, "callbacks": [*given["callbacks"]]})
+            named.append(f"trainer.{name} ({given[name]})")
+    return UserError(f"{', '.join(named) or 'trainer'}: {in_a_line(error)}; change it, or leave it out")
+
+
+def rank_started_by_lightning(trainer: L.Trainer) -> int:
+    """Return the number of this process on its machine if rank 0 of the machine started it, else 0."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, LightningEnvironment):
+        return 0
+    # The same variables may come from a script; Lightning's launcher runs its own command once more.
+    parent = psutil.Process().parent()
+    own = sys.argv[1:]
+    return environment.local_rank() if parent is not None and parent.cmdline()[-len(own) :] == own else 0
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Return whether a collective failed because another rank has ended or does not answer."""
+    # gloo raises plain RuntimeErrors, which name its source file.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.augmentation.views import cutmix
+from ldd.errors import UserError
 from ldd.images import DataSpec, Labelled
 from ldd.networks import NetworkFactory, accuracy, train_classifier
 from ldd.networks.training import BatchTransform
@@ -168,6 +169,24 @@ def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str,
     """Build a network on the CPU with the initial weights of (seed, name, repeat), outside of any inference mode."""
     with torch.inference_mode(False), seeded(seed, "network", name, repeat):
         return factory(spec.num_classes, spec.image_size)
+
+
+def check_networks(factories: Mapping[str, NetworkFactory], spec: DataSpec) -> None:
+    """Build every network once, for the classes and the image size of the data.
+
+    Raises:
+        UserError: one cannot be built.
+    """
+    for name, factory in factories.items():
+        try:
+            fresh_network(factory, spec, 0, name, 0)
+        except UserError as error:
+            raise UserError(f"network {name}: {str(error).removeprefix(f'{name}: ')}") from error
+        except (TypeError, ValueError, RuntimeError, ImportError, ArithmeticError) as error:
+            raise UserError(
+                f"network {name} cannot be built for {spec.num_classes} classes and image_size {spec.image_size} "
+                f"({type(error).__name__}: {error}); give it other arguments, or leave it out"
+            ) from error
 
 
 def train_student(

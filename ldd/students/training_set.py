@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 
 from ldd.artefact.soft_labels import DENSE, INDICES, NAMES, VALUES, restored
 from ldd.errors import UserError
 from ldd.images import Labelled
+from ldd.runtime.devices import free_bytes
 from ldd.runtime.seeding import generator
 from ldd.students.protocol import Protocol
 
@@ -179,7 +179,7 @@ def draws_for(
         )
     epochs, _ = protocol.budget(distilled.counts)
     count = protocol.num_draws(epochs)
-    needed, free = count * distilled.images.numel(), psutil.virtual_memory().available
+    needed, free = count * distilled.images.numel(), free_bytes(torch.device("cpu"))
     if must_fit and needed > _SHARE_OF_FREE_MEMORY * free:
         raise UserError(
             f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {len(distilled.images)} "

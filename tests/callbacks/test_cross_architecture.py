@@ -245,8 +245,7 @@ def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, pr
     module = StandIn({"latents": latents, "log_variance": latents}, lambda generator: striped(1, 3)[0])
     free = 2 * 2 * 3 * 3 * 32**2  # twice two draws of three images
     for available, refused in ((free, False), (free - 3, True)):
-        memory = type("Memory", (), {"available": available})
-        monkeypatch.setattr(training_set.psutil, "virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(training_set, "free_bytes", lambda device, free=available: free)
         expected = pytest.raises(UserError, match=r"means 2 draws of 3 codes") if refused else nullcontext()
         with expected:
             run(callback=CrossArchitecture(protocol=protocol, repeats=1, num_workers=1), module=module)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from small_runs import NARROW, fit, matching
 
 from ldd.artefact.set import DistilledSet
@@ -138,6 +139,21 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_codes(prior, digits, tmp_
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["state_dict"]["codes.latents"].isfinite().all()
     assert DistilledSet.load(tmp_path / "distilled").images_per_class == 1
+
+
+def test_codes_that_a_step_loses_are_found_with_the_next_loss(prior, digits, tmp_path):
+    class Loses(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if pl_module.num_steps_done == 2:
+                pl_module.finite._largest += (
+                    torch.inf
+                )  # as if the step had made them so, which its loss need not show
+
+    with pytest.raises(UserError, match=r"after 2 steps the codes are infinite or NaN") as raised:
+        fit(prior, matching(), tmp_path, 5, digits, callbacks=(Loses(),))
+    assert not isinstance(raised.value, NonFiniteError)  # after which codes would be kept
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert not (tmp_path / "distilled").exists()
 
 
 def test_more_images_than_a_class_has(prior, digits, tmp_path):

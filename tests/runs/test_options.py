@@ -1,54 +1,15 @@
 """Paths have one spelling in every verb, and what Lightning or a class refuses is one line with its option."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
-from small_runs import ROOT, small_arguments
 
-from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.runs.options import spell_paths
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home folder; the current folder is another."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a verb in this process: (exit code, what it said)."""
-
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", ["latentdd"])
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run_here
-
-
-@pytest.fixture(scope="module")
-def small(tiny_prior_path):
-    recipe = str(ROOT / "configs" / "quickstart.yaml")
-    given = [
-        recipe if word == "configs/quickstart.yaml" else word for word in small_arguments(tiny_prior_path)
-    ]
-    return [*given, "--trainer.enable_progress_bar", "false"]
 
 
 def test_the_home_folder_is_written_out_in_whatever_holds_a_path(home):

@@ -123,7 +123,7 @@ def test_draws_are_made_when_they_are_looked_at(protocol):
 
 
 def test_too_many_draws(protocol, monkeypatch):
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2_880}))
+    monkeypatch.setattr(module, "free_bytes", lambda device: 2_880)
     assert len(drawn(protocol(samples=10), seed=1)) == 10  # 10 x 3 x 48 bytes are half of it
     with pytest.raises(
         UserError, match=r"samples \(11\) means 11 draws of 3 codes.*number of samples below 10"

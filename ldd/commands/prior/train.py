@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
             model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True
         )
         folder = Path(cli.trainer.default_root_dir) / "prior"
-        if cli.trainer.is_global_zero:
+        if cli.trainer.is_global_zero and not cli.options.trainer.fast_dev_run:
             cli.model.save_prior(folder, command=public_command(["prior", "train", *arguments]))
             print(f"prior written to {folder}")
             tell_next("prior", "sample", folder, "--out", folder.parent / "samples.png")
