@@ -77,11 +77,7 @@ def evaluate(
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
-    names = EQUAL if baselines is None else baselines
-    given = None if isinstance(names, str) else tuple(names)
-    names = names if isinstance(names, str) else ",".join(baseline.name for baseline in names)
-    if given is None:
-        baselines_by_name(names)  # a wrong name shows before any work
+    names, given = _named(EQUAL if baselines is None else baselines)  # a wrong name shows before any work
     with writing_in(out):
         earlier = _earlier(out, recipe, data, distilled)
         request = Request(
@@ -97,6 +93,14 @@ def evaluate(
 def _show(report: Report, out: Path) -> None:
     rich.print(*report.tables())
     print(f"written: {out / 'evaluation.csv'}, {out / 'evaluation.json'}")
+
+
+def _named(baselines: Sequence[Baseline] | str) -> tuple[str, tuple[Baseline, ...] | None]:
+    """Names of baselines, and the baselines themselves where they were not given by name."""
+    if isinstance(baselines, str):
+        baselines_by_name(baselines)
+        return baselines, None
+    return ",".join(baseline.name for baseline in baselines), tuple(baselines)
 
 
 def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet) -> Report | None:

@@ -89,7 +89,9 @@ class _SaveConfig(SaveConfigCallback):
 
     def _recipe(self) -> Namespace:
         config: Namespace = self.config.clone()
-        config.overwrite, config.ckpt_path = False, None  # decisions about the folder as it was
+        config.overwrite = False  # decisions about the folder as it was
+        if "ckpt_path" in config:  # `plan` resumes nothing
+            config.ckpt_path = None
         return config
 
 
