@@ -70,7 +70,7 @@ def in_shards(target: Path, key: str) -> Iterator[Shards]:
         UserError: its folder cannot be written.
     """
     with (
-        one_at_a_time(target.with_name(f".{target.name}.lock")) as alone,
+        one_at_a_time(target.with_name(f".{target.name}.shards.lock")) as alone,
         Shards(target, key, kept=alone) as shards,
     ):
         yield shards
