@@ -1,6 +1,7 @@
 """The recipes and components in the package, found by name from anywhere."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,14 @@ def shipped_file(value: str, option: str) -> Path | None:
     stem = value.removeprefix("configs/")
     suffix = next(filter(stem.endswith, _SUFFIXES), "")
     parts = stem.removesuffix(suffix).split("/")
-    if not all(part.replace("_", "").isalnum() for part in parts) or len(parts) > 2 or Path(value).is_file():
+    if not all(part.replace("_", "").isalnum() for part in parts) or len(parts) > 2 or os.path.isfile(value):
         return None
     root = configs_folder()
     of_option = (root / last).is_dir()
     if not (suffix or of_option or last in _OF_RECIPES):
         return None
     file = Path(*parts).with_suffix(".yaml")
-    return next((place for place in (root / file, root / last / file) if place.is_file()), None)
+    return next((place for place in (root / file, root / last / file) if os.path.isfile(place)), None)
 
 
 def with_shipped_files(words: Iterable[str]) -> list[str]:

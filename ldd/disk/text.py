@@ -13,7 +13,7 @@ MAX_BYTES = 64 * 2**20
 """Of a text file: what is larger is no file of ours, and would fill the memory when parsed."""
 
 _MAX_YAML = 2**20  # characters; the parser takes seconds for as many
-_MAX_NODES = 100_000  # values of a YAML file once its aliases are written out
+_MAX_NODES = 30_000  # values of a YAML file once its aliases are written out
 _MAX_DEPTH = 100  # levels; the parser's C code overflows its stack on some ten thousand
 
 PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -19,6 +19,7 @@ from ldd.evaluation.comparison import compare
 from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, Score
 from ldd.labels.base import Labeller
+from ldd.runtime.plain import in_chart
 
 CSV_NAME, PLOT_NAME = "label_curve.csv", "label_curve.png"
 TOP_K = (1, 2, 5, 10)
@@ -138,6 +139,6 @@ def draw_curve(points: Sequence[Point], title: str) -> Figure:
     plane.set_xscale("log")
     plane.set_xlabel("bytes of labels, hard ones included")
     plane.set_ylabel("mean top-1 accuracy in %")
-    plane.set_title(title, fontsize="small")
+    plane.set_title(in_chart(title), fontsize="small")
     plane.legend()
     return figure

@@ -116,7 +116,7 @@ class Federation:
         """Return the arguments of `latentdd` for a sub-task: its classes alone, with hard labels, not evaluated."""
         options = (
             *("--config", str(self.folder / CONFIG)),
-            *("--data.subset", json.dumps(self.partition.blocks[number])),
+            *("--data.subset", json.dumps(self.partition.blocks[number], ensure_ascii=False)),
             *("--model.labels", "null", "--trainer.limit_val_batches", "0"),
         )
         return fit_or_resume(options, self.seed + number, self.folder_of(number))

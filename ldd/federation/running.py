@@ -22,6 +22,7 @@ from ldd.networks.scoring import ScoringNetwork
 from ldd.runs.history import record_command
 from ldd.runs.recipe import Recipe
 from ldd.runtime import processes
+from ldd.runtime.plain import on_terminal
 
 
 def federate(
@@ -168,11 +169,11 @@ def _run_all(federation: Federation, machines: Machines) -> None:
     def ended(name: str, code: int) -> None:
         codes[name] = code
         what = "finished" if code == 0 else f"failed (exit code {code}), see {federation.job(name).log}"
-        rich.print(f"job {name} {what}; {len(waiting) - len(codes)} of {len(waiting)} left")
+        rich.print(on_terminal(f"job {name} {what}; {len(waiting) - len(codes)} of {len(waiting)} left"))
 
     if machines.workers == 0:
         for name in waiting:
-            rich.print(f"[bold]job {name}[/bold] of {', '.join(federation.names)}")
+            rich.print(on_terminal(f" of {', '.join(federation.names)}", bold=f"job {name}"))
             ended(name, _attempt(federation, name))
     elif jobs:
         before = signal.signal(signal.SIGTERM, _interrupt)

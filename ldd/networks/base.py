@@ -101,6 +101,10 @@ class NetworkSpec:
     class_path: str
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.class_path, str) or not isinstance(self.init_args, Mapping):
+            raise TypeError("class_path must be text, and init_args a mapping")
+
     def factory(self) -> NetworkFactory:
         """Return a builder of fresh networks."""
         network = find_network(self.class_path)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ldd.evaluation.results.rows import Score
 from ldd.report.runs import Curve
+from ldd.runtime.plain import in_chart
 
 # People who are colour-blind can tell them apart, on white and on black (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -106,5 +107,4 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def _cut(name: str) -> str:
-    name = name.replace("$", r"\$")  # not the mathematics of matplotlib
-    return name if len(name) <= _NAME else "..." + name[3 - _NAME :]
+    return in_chart(name if len(name) <= _NAME else "..." + name[3 - _NAME :])

@@ -68,14 +68,15 @@ class PlainTable:
             strong = frozenset(at for at, place in enumerate(places) if place - 1 in self.strong)
             first, last = number == 0, number == len(parts) - 1
             drawn = self._drawn([turned[place] for place in places], 1, strong, turned=True)
-            drawn.title, drawn.caption = self.title if first else None, self.note if last else None
+            drawn.title = drawn.title if first else None
+            drawn.caption = drawn.caption if last else None
             yield drawn
 
     def _drawn(
         self, columns: Sequence[Sequence[str]], text: int, strong: frozenset[int], *, turned: bool = False
     ) -> Table:
         """A table of columns, each with its head; `strong` are places of rows, or of columns if it is `turned`."""
-        table = Table(title=self.title, caption=self.note)
+        table = Table(title=Text(self.title, "table.title"), caption=Text(self.note, "table.caption"))
         for place, (name, *_) in enumerate(columns):
             bold = "bold" if turned and place in strong else None
             # Numbers are never broken; a name that is too long goes on below.

@@ -1,6 +1,7 @@
 """The file that names the settings of a sweep, and its cells: a run for each combination and each seed."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -165,7 +166,7 @@ class Sweep:
 
 def _file(folder: Path, name: object) -> str:
     path = folder / str(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False, not an error, for names that no file system takes
         return str(path)
     if (shipped := shipped_file(str(name), "base")) is not None:
         return str(shipped)
@@ -196,4 +197,4 @@ def _options(folder: Path, where: str, found: object) -> tuple[str, ...]:
 def _as_text(folder: Path, value: Any) -> str:  # noqa: ANN401 - whatever YAML holds
     if isinstance(value, str):
         return _file(folder, value) if value.endswith(".yaml") else value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)  # YAML reads a surrogate pair as two characters

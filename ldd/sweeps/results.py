@@ -16,6 +16,7 @@ from ldd.evaluation import Score
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 from ldd.evaluation.results.scores import MEAN_UNSEEN
+from ldd.runtime.plain import in_chart
 from ldd.runtime.tables import PlainTable
 
 CSV_NAME = "sweep.csv"
@@ -157,7 +158,9 @@ class Results:
             part._draw(plane, measure)
             heading = f"{title}; " if title else ""
             plane.set_title(
-                f"{heading}protocol {self.rows[0].protocol}; bars and bands: one standard deviation",
+                in_chart(
+                    f"{heading}protocol {self.rows[0].protocol}; bars and bands: one standard deviation"
+                ),
                 fontsize="small",
             )
         return figure
@@ -192,13 +195,13 @@ class Results:
                 yerr=[100 * score.std for score in scores.values()],
                 fmt="o-" if _numbers(positions) else "o",
                 capsize=4,
-                label=", ".join(rest) or DISTILLED,
+                label=in_chart(", ".join(rest)) or DISTILLED,
             )
         for label, level, style in self._levels(measure):
             line = plane.axhline(
                 100 * level.mean, color="black" if style == "-." else "grey", linestyle=style
             )
-            line.set_label(label)
+            line.set_label(in_chart(label))
             plane.axhspan(
                 100 * (level.mean - level.std),
                 100 * (level.mean + level.std),
@@ -206,9 +209,9 @@ class Results:
                 alpha=0.12,
             )
         if not _numbers(positions):
-            plane.set_xticks(list(positions.values()), list(positions))
-        plane.set_xlabel(self.axes[0])
-        plane.set_ylabel(f"{measure.replace('_', ' ')}: top-1 accuracy in %")
+            plane.set_xticks(list(positions.values()), list(map(in_chart, positions)))
+        plane.set_xlabel(in_chart(self.axes[0]))
+        plane.set_ylabel(f"{in_chart(measure).replace('_', ' ')}: top-1 accuracy in %")
         plane.legend()
 
     def _levels(self, measure: str) -> list[tuple[str, Score, str]]:

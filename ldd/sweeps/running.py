@@ -19,6 +19,7 @@ from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs.history import record_command
 from ldd.runtime.devices import available_cores
+from ldd.runtime.plain import on_terminal
 from ldd.runtime.processes import no_orphans
 from ldd.sweeps.file import Cell, Sweep
 from ldd.sweeps.results import Results
@@ -111,7 +112,7 @@ def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], ou
 
 def _announced(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[str], Path]]:
     for number, cell in enumerate(cells, 1):
-        rich.print(f"[bold]cell {number} of {len(cells)}:[/bold] {cell}")
+        rich.print(on_terminal(f" {cell}", bold=f"cell {number} of {len(cells)}:"))
         cell.note(finished=False)
         yield cell, cell.command(), cell.folder
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import struct
+import sys
 from contextlib import suppress
 from functools import partial
 from inspect import signature
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from hostile import KINDS, SEEN, Maker, watch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 from pruning_cases import table_of
@@ -387,3 +390,28 @@ def test_values_of_a_configuration(data, value, objective):
     assert isinstance(real.spec, DataSpec)
     size = real.spec.image_size
     assert model.codes.latents.shape == (real.spec.num_classes * made.images_per_class, 3, size, size)
+
+
+# All of them, as `python -m benchmarks.fuzz --many 20000` has them
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory):
+    here, path = os.getcwd(), list(sys.path)
+    yield Maker(tmp_path_factory.mktemp("hostile"))
+    os.chdir(here)
+    sys.path[:] = path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_and_hostile_files_are_refused_or_read_and_run_nothing(maker, tmp_path, kind):
+    watch()
+    for number in range(3 if kind == "run" else 12):
+        place = tmp_path / str(number)
+        place.mkdir()
+        readers = maker.inputs(kind, number, place)
+        SEEN.clear()
+        for read in readers:
+            with suppress(UserError):
+                read()
+        assert not SEEN, number

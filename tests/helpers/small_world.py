@@ -42,6 +42,9 @@ class SmallData:
     classes = CLASSES
     fingerprints = {"format": "2", "test": "e" * 32}  # noqa: RUF012
 
+    def fingerprints_of(self, *splits):
+        return {name: self.fingerprints[name] for name in ("format", *splits)}
+
     def setup(self, stage=None):
         self.train_images = real(8, 1)
         self.core_set = self.train_images

@@ -178,6 +178,8 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"network_lr": {"x.Y": -1}}, r"x.Y \(-1.0\) must be a number above 0"),
         ({"lr": "fast"}, "value of the wrong kind"),
         ({"networks": {"a": 1}}, "value of the wrong kind"),
+        ({"networks": {"a": {"class_path": None}}}, "value of the wrong kind: class_path must be text"),
+        ({"networks": {"a": {"class_path": "x.Y", "init_args": None}}}, "value of the wrong kind"),
         ({"augmentations": ["blur"]}, "blur"),
         ({"temperature": 0}, r"temperature \(0.0\) must be a number above 0"),
         ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),

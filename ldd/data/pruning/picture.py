@@ -11,6 +11,7 @@ from ldd.data.pictures import fit_to_square
 from ldd.data.pruning.table import ScoreTable, ordered
 from ldd.data.sources import Item, Source
 from ldd.images import ClassInfo
+from ldd.runtime.plain import in_chart
 
 _CLASSES = 20  # rows of the picture; more would not be looked at
 _ENDS = 6  # images of each end of a class
@@ -63,7 +64,7 @@ def _histogram(table: ScoreTable) -> Image.Image:
     kept, values = table.is_kept, table.values
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(_WIDTH / 100, 3), dpi=100, layout="constrained")
-        axes = figure.add_subplot(xlabel=table.facts.criterion, ylabel="images")
+        axes = figure.add_subplot(xlabel=in_chart(table.facts.criterion), ylabel="images")
         axes.hist(
             [values[kept], values[~kept]],
             bins=np.histogram_bin_edges(values, bins=_BINS).tolist(),

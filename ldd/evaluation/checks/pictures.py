@@ -12,6 +12,7 @@ from ldd.artefact.picture import shown_cell
 from ldd.evaluation.checks.confusion import Confusion
 from ldd.evaluation.checks.neighbours import Neighbours
 from ldd.images import ClassInfo
+from ldd.runtime.plain import in_chart
 
 MAX_IMAGES = 100  # rows that a person still looks at
 _CELL, _TEXT, _MARGIN, _HEADER, _ACROSS = 64, 90, 4, 18, 5
@@ -63,9 +64,9 @@ def draw_confusions(found: Sequence[Confusion], classes: Sequence[ClassInfo]) ->
             plane = figure.add_subplot(1, len(found), place)
             shares = confusion.counts.double() / confusion.counts.sum(1, keepdim=True).clamp(min=1)
             plane.imshow(np.asarray(100 * shares), vmin=0, vmax=100, cmap="Blues")
-            names = [info.name[:18] for info in classes]
+            names = [in_chart(info.name[:18]) for info in classes]
             plane.set_xticks(range(len(names)), names, rotation=90)
             plane.set_yticks(range(len(names)), names)
             plane.set_xlabel("taken for")
-            plane.set_title(f"{confusion.network}: {100 * confusion.accuracy:.1f} %")
+            plane.set_title(f"{in_chart(confusion.network)}: {100 * confusion.accuracy:.1f} %")
     return figure
