@@ -397,8 +397,8 @@ class Maker:
             if not path.is_file() or path.is_symlink() or path.stat().st_size > 10**7:
                 continue
             if path.suffix == ".json" and kind < 5:
-                path.write_text(json.dumps(replaced(rng, json.loads(path.read_text()))))
-                files.remove(path)  # it may not be JSON for a second change
+                with contextlib.suppress(ValueError):  # changed before, so that it is no JSON any more
+                    path.write_text(json.dumps(replaced(rng, json.loads(path.read_text()))))
             elif path.suffix == ".csv" and kind < 5:
                 lines = [line.split(",") for line in path.read_text().splitlines()]
                 row = rng.choice(lines)
