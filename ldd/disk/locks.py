@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -13,8 +12,6 @@ from typing import Any
 
 from ldd.disk.files import LOCK, check_writable, remove_leftovers
 from ldd.errors import UserError
-
-_OWN = threading.local()  # what each thread holds
 
 
 @contextmanager
@@ -88,19 +85,13 @@ def writing(path: Path | str, argument: str = "out") -> Iterator[None]:
 def locked(path: Path, busy: Callable[[str], object]) -> Iterator[bool]:
     """Hold the lock file `path`; yield False where the file system has no locks or none may be made.
 
-    A process that dies loses its lock. A thread that holds it already goes on: a verb locks what it writes, and what
-    builds that in shards does so too. The file is deleted when its holder is done, so whoever gets the lock checks
+    A process that dies loses its lock. The file is deleted when its holder is done, so whoever gets the lock checks
     that the file is still the one of that name.
 
     Args:
         path: in a folder that exists.
         busy: called where another process holds it, with words for that one; raises to give up, returns to wait.
     """
-    held: set[str] = _OWN.__dict__.setdefault("held", set())
-    place = os.path.realpath(path)
-    if place in held:
-        yield True
-        return
     while True:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
@@ -114,10 +105,8 @@ def locked(path: Path, busy: Callable[[str], object]) -> Iterator[bool]:
             if alone:
                 _sign(descriptor)
             try:
-                held.add(place)
                 yield alone
             finally:
-                held.discard(place)
                 path.unlink(missing_ok=True)
             return
         finally:

@@ -43,7 +43,11 @@ class Parser(ArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(f"{parser.prog.replace(' [options]', '')} --help lists the options\n")
-        sys.stderr.write(f"error: {message.rstrip()}{_meant(message, parser)}\n")
+        typed = {
+            action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings
+        }
+        said = re.sub(r'Parser key "([\w.]+)"', lambda key: typed.get(key[1], key[0]), message.rstrip())
+        sys.stderr.write(f"error: {said}{_meant(message, parser)}\n")
         self.exit(2)
 
 

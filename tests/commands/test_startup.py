@@ -64,7 +64,7 @@ def test_help_and_configs_do_not_even_import_torch(command):
     [
         (("inspect", "nothing"), "nothing does not exist; name a distilled set"),
         (("evaluate", "--data=configs/data/digits.yaml", "nothing"), "nothing does not exist"),
-        (("fit", "--config", "quickstart.yml"), "--config (quickstart.yml) does not exist"),
+        (("fit", "--config", "quickstrat.yml"), "--config (quickstrat.yml) does not exist"),
         (("prune", "--pruner=no.yaml", "--out", "x.parquet"), "--pruner (no.yaml) does not exist"),
         (("prior", "train", "--config", "no.yaml"), "--config (no.yaml) does not exist"),
     ],

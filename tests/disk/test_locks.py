@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -12,7 +11,6 @@ from processes import Started
 
 from ldd.disk.files import LOCK, holds_files, remove
 from ldd.disk.locks import locked, writing, writing_in
-from ldd.disk.shared import in_shards
 from ldd.errors import UserError
 
 
@@ -134,26 +132,3 @@ def test_a_link_to_a_folder_is_emptied_and_stays(tmp_path):
     broken.symlink_to(tmp_path / "gone")
     remove(broken)
     assert not broken.is_symlink()
-
-
-def test_a_thread_that_holds_a_lock_goes_on_and_another_waits(tmp_path):
-    """A verb locks the file of `--out`, and what makes that file in shards locks it again."""
-    target = tmp_path / "crops.safetensors"
-    lock, entered = tmp_path / ".crops.safetensors.lock", []
-
-    def enter():
-        with locked(lock, lambda holder: entered.append("waits")):
-            entered.append("is in")
-
-    with writing(target):
-        with in_shards(target, "key"):
-            assert lock.exists()
-        assert lock.exists()  # still the verb's
-        other = threading.Thread(target=enter)
-        other.start()
-        while not entered:
-            time.sleep(0.01)
-        assert entered == ["waits"]
-    other.join(10)
-    assert entered == ["waits", "is in"]
-    assert not lock.exists()
