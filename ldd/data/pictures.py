@@ -7,8 +7,6 @@ from unicodedata import category
 
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from ldd.data.sources import UnreadableImage
 from ldd.errors import UserError
@@ -152,6 +150,10 @@ def read_file(path: Path) -> Tensor:
 
 
 def _read_file(path: Path) -> Tensor:
+    from torchvision.transforms.v2.functional import (
+        pil_to_tensor,  # here: listing folders needs no torchvision
+    )
+
     if path.exists() and not path.is_file():
         raise UnreadableImage(f"{path} is no file; remove it from the folder, {_CURE}")
     with Image.open(path, formats=_FORMATS) as image:
@@ -186,6 +188,9 @@ def _is_deep(image: Image.Image) -> bool:
 
 def fit_to_square(image: Tensor, size: int) -> Tensor:
     """Return (3, h, w) uint8 as (3, size, size): short side resized (bilinear, antialiased), centre cropped."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import center_crop, resize
+
     short, long = sorted(image.shape[1:])
     if long > _THIN * short:  # resized whole it would be size x (size x long / short)
         image = center_crop(image, [short, short])

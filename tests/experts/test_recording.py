@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from processes import Started
 from safetensors.torch import load_file
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 import ldd
 from ldd.commands import experts as command
 from ldd.data import DistillationData, RandomPruner
-from ldd.disk import files
 from ldd.disk.files import sha256
 from ldd.errors import UserError
 from ldd.experts import recording as experts_recording
@@ -169,7 +169,7 @@ def test_disk_use_is_said_and_refused_when_too_much(record, monkeypatch, capsys,
 
 def test_disk_full_keeps_what_is_done(record, monkeypatch, tmp_path):
     unbroken = record(3)
-    save, calls = files.save_file, []
+    save, calls = safetensors.torch.save_file, []
 
     def full(*args):
         calls.append(1)
@@ -178,7 +178,7 @@ def test_disk_full_keeps_what_is_done(record, monkeypatch, tmp_path):
         save(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(
             UserError,
             match=r"cannot write .*expert-00002.*No space left on device.* 2 of 3 experts are kept; the same command",
