@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from unicodedata import category
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -150,10 +152,6 @@ def read_file(path: Path) -> Tensor:
 
 
 def _read_file(path: Path) -> Tensor:
-    from torchvision.transforms.v2.functional import (
-        pil_to_tensor,  # here: listing folders needs no torchvision
-    )
-
     if path.exists() and not path.is_file():
         raise UnreadableImage(f"{path} is no file; remove it from the folder, {_CURE}")
     with Image.open(path, formats=_FORMATS) as image:
@@ -167,8 +165,8 @@ def _read_file(path: Path) -> Tensor:
         upright: Image.Image = image
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
-        pixels: Tensor = pil_to_tensor(upright if upright.mode == "RGB" else upright.convert("RGB"))
-        return pixels
+        pixels = np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -376,8 +376,7 @@ def test_refusals(tmp_path, capsys, arguments, message):
     ],
 )
 def test_an_evaluation_that_can_only_fail_is_refused_first(tmp_path, capsys, monkeypatch, arguments, message):
-    memory = type("Memory", (), {"available": 2**20})
-    monkeypatch.setattr(training_set.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(training_set, "free_bytes", lambda device: 2**20)
     assert federate(tmp_path / "out", "--subtasks", "2", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "nothing was planned, nothing run"

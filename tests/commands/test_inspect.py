@@ -47,8 +47,8 @@ def test_tables(run, capsys, wide):
         "latents (6, 4, 2, 2)",
         "ldd.networks.ConvNet",
         "CC BY 4.0",
-        "seconds 1.5, peak_memory_mib 900.0",
-        "seconds 2.0, decodes unknown",
+        "seconds 1.5, peak_memory_mib 900",
+        "seconds 2, decodes unknown",
         "version 1, written by latentdd",
         "name n02",
     ):

@@ -52,7 +52,7 @@ OTHER_COMMANDS = {
 OWN = ("--subtasks", "--workers", "--out", "--engine", "--only", "--address", "--partition", "--retries")
 
 
-class Parsed(Exception):
+class Parsed(BaseException):  # past all that a verb answers for
     """Ends a command when its options have been understood."""
 
 

@@ -376,8 +376,8 @@ def test_values_of_a_configuration(data, value, objective):
             made.objective,
             real.spec,
             made.images_per_class,
-            chunk_size=made.planner.chunk_size,
-            checkpointing=made.planner.checkpointing,
+            chunk_size=made.chunk_size,
+            checkpointing=made.checkpointing,
         )
         model.initializer(model.codes, model.prior, real.core_set, torch.Generator().manual_seed(0))
         optimizers = made.objective.optimizers(model.codes, model.prior)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from small_world import small_set
 
 from ldd import cli
@@ -16,7 +17,6 @@ from ldd.errors import UserError
 from ldd.evaluation import Report, Row
 from ldd.report import read_runs
 from ldd.report.commands import again, lacking
-from ldd.runs import verb
 from ldd.runs.history import record_command
 from tests.report.test_page import Reader
 
@@ -171,7 +171,7 @@ def test_the_command_is_one(run, monkeypatch):
         parsed.append(options)
         raise UserError("parsed")
 
-    monkeypatch.setattr(verb.ArgumentParser, "instantiate", keep)
+    monkeypatch.setattr(ArgumentParser, "instantiate", keep)
     assert cli.main(shlex.split(found.command)[1:]) == 2
     (options,) = parsed
     assert {Path(options.path).absolute(), Path(options.out).absolute()} == {of_run.folder}
