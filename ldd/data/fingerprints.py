@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ldd.data.pruning.base import CACHE_DIR, hash_items
 from ldd.data.sources import Item, Source, UnreadableImage
 
 FORMAT = "2"
@@ -34,6 +33,8 @@ def fingerprint(source: Source, items: Sequence[Item], *, skip: bool = False) ->
         UnreadableImage: a file that cannot be read.
     """
     try:
+        from ldd.data.pruning.base import hash_items  # here: who only compares needs no classifiers
+
         hashes = hash_items(source, items, None if source.in_memory else _cache())
     except UnreadableImage:
         if not skip:
@@ -64,6 +65,8 @@ def _hash_or_nothing(source: Source, item: Item) -> str:
 
 def _cache() -> Path | None:
     """Where hashes are kept, by pruning too; None where nothing can be written there."""
+    from ldd.data.pruning.base import CACHE_DIR
+
     folder = Path(CACHE_DIR).expanduser()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

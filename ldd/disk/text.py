@@ -116,11 +116,11 @@ class _Keys:
         if self._open and (keys := self._open[-1]) is not None:
             if self._awaited[-1] and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
                 line = event.start_mark.line + 1 if event.start_mark else 0
-                if event.value in keys:
-                    raise ValueError(
-                        f"line {line} names {event.value!r} again, as line {keys[event.value]} does"
-                    )
-                keys[event.value] = line
+                # YAML reads 01 as 1: one key of the mapping, of which the first would be dropped.
+                key = str(int(event.value)) if event.implicit[0] and event.value.isdecimal() else event.value
+                if key in keys:
+                    raise ValueError(f"line {line} names {event.value!r} again, as line {keys[key]} does")
+                keys[key] = line
             self._awaited[-1] = not self._awaited[-1]
         if isinstance(event, yaml.CollectionStartEvent):
             self._open.append({} if isinstance(event, yaml.MappingStartEvent) else None)
