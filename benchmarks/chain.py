@@ -8,14 +8,12 @@ parameters, float32, guidance) with fake tensors, which have no values and take 
 256 px (S = 20).
 """
 
-import argparse
-import json
-
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from benchmarks.figures import parser_of, show
 from ldd.distiller.memory import peak_bytes
 from ldd.priors import DiffusionSchedule, LatentDiffusionPrior, modified_reverse
 from ldd.priors.denoisers.base import timestep_tensor
@@ -82,10 +80,7 @@ def of_published(side: int, num_steps: int, checkpointed: int) -> float:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--prior", default="embedded:digits")
     parser.add_argument("--num-steps", default="5,10,20,40")
     parser.add_argument("--published", action="store_true")
@@ -100,10 +95,7 @@ def main() -> None:
         for side, num_steps in ((32, 10), (64, 20)):
             for name, count in (("without", 0), ("with", num_steps)):
                 figures[f"published_peak_mib_{4 * side}px_{name}"] = of_published(side, num_steps, count)
-    for name, value in figures.items():
-        print(f"{name:<45}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ included. Both have the same initial weights, order, augmentation and dropout, s
 networks: equal with `--threads 1`, and up to the order of sums otherwise.
 """
 
-import argparse
-import json
 import time
 from dataclasses import replace
 from functools import partial
@@ -22,6 +20,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.figures import parser_of, show
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.data import DistillationData
 from ldd.evaluation import Protocol
@@ -84,10 +83,7 @@ def _test(network: nn.Module, test: Labelled, lesson: Lesson, device: torch.devi
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--protocol", default="quick")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=None, help="instead of the protocol's")
@@ -142,10 +138,7 @@ def main() -> None:
         "largest_accuracy_difference": max(differences),
         "identical_accuracies": sum(difference == 0 for difference in differences),
     }
-    for name, value in figures.items():
-        print(f"{name:<30}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ which the first is killed (SIGKILL) once its job has saved `--kill-at` checkpoin
 `wall_ratio` is what two workers save: seconds with one / seconds with two. Starting Ray is part of both.
 """
 
-import argparse
-import json
 import os
 import shutil
 import signal
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.figures import parser_of, show
 from ldd.disk.files import sha256
 from ldd.runtime.devices import available_cores
 
@@ -59,13 +58,10 @@ def kill_first_worker(run: subprocess.Popen[str], out: Path, steps: int) -> int:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--config", default="configs/quickstart.yaml")
     parser.add_argument("--subtasks", type=int, default=2)
     parser.add_argument("--kill-at", type=int, default=2, help="checkpoints to wait for (one each 10 steps)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("options", nargs="*", help="after --: options of latentdd fit")
     arguments = parser.parse_args()
     recipe = ["--config", arguments.config, "--subtasks", str(arguments.subtasks), *arguments.options]
@@ -97,11 +93,8 @@ def main() -> None:
         "subtasks": arguments.subtasks,
         "cores": cores,
     }
-    for name, value in figures.items():
-        print(f"{name:<32}{value if isinstance(value, (bool, int)) else round(value, 3)}")
     shutil.rmtree(folder)
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ momentum, images and, where an objective needs them, the images' gradients. `gro
 the fewest images per class, less 1.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.figures import parser_of, show
 from ldd.data import DistillationData
 from ldd.distiller.memory import peak_bytes
 from ldd.distiller.module import Distiller
@@ -92,10 +91,7 @@ def measure(
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--prior", default="embedded:digits")
     parser.add_argument("--objective", default="distribution,gradient,trajectory")
     parser.add_argument("--images-per-class", default="1,10,50")
@@ -111,10 +107,7 @@ def main() -> None:
         real_batch=arguments.real_batch,
         device=torch.device(arguments.device),
     )
-    for name, value in figures.items():
-        print(f"{name:<45}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

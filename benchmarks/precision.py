@@ -9,8 +9,6 @@ the relative distance of the codes' change from that in float32, |a - b| / |b|, 
 root mean square. D3 is Gaussian codes over the autoencoder behind a neck that is trained with them.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +17,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from benchmarks.figures import parser_of, show
 from ldd.codes import GaussianCodes, PointCodes
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
@@ -123,19 +122,13 @@ def measure(prior: str, num_steps: int, names: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--prior", default="embedded:digits")
     parser.add_argument("--num-steps", type=int, default=10)
     parser.add_argument("--objective", default="dm,dc,mtt,d3")
     arguments = parser.parse_args()
     figures = measure(arguments.prior, arguments.num_steps, arguments.objective.split(","))
-    for name, value in figures.items():
-        print(f"{name:<45}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

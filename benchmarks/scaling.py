@@ -22,6 +22,7 @@ import lightning as L
 import torch
 from torch import multiprocessing
 
+from benchmarks.figures import parser_of, show
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
@@ -104,10 +105,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--objectives", nargs="+", choices=("dm", "dc"), default=("dm", "dc"))
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
@@ -128,10 +126,7 @@ def main() -> None:
     figures[f"speedup_{arguments.ranks}_ranks"] = min(
         figures[f"{kind}_speedup_{arguments.ranks}_ranks"] for kind in arguments.objectives
     )
-    for name, value in figures.items():
-        print(f"{name:<28}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ trained weights: the times are the same, the losses mean nothing.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import get_model
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
+from benchmarks.figures import show
 from ldd.data import FolderSource, Item, LossPruner
 from ldd.data.pruning.scoring import Scorer
 from ldd.networks.pretrained import class_outputs
@@ -129,10 +129,7 @@ def compare(
         "images": len(items),
         "threads": arguments.threads,
     }
-    for name, value in figures.items():
-        print(f"{name:<30}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

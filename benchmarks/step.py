@@ -14,8 +14,6 @@ All times are medians over interleaved repetitions. `peak_memory_mib` is the who
 the fewest, at a fixed chunk (`benchmarks.memory`).
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.figures import parser_of, show
 from benchmarks.memory import measure as measure_memory
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
@@ -180,10 +179,7 @@ def _wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--prior", default="embedded:digits")
     parser.add_argument("--num-steps", type=int, default=10)
     parser.add_argument("--real-batch", type=int, default=32)
@@ -240,10 +236,7 @@ def main() -> None:
             real_batch=arguments.real_batch,
             device=device,
         )
-    for name, value in figures.items():
-        print(f"{name:<45}{value:.4g}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

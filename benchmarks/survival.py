@@ -8,8 +8,6 @@ Its distilled set is compared with the unbroken one's, byte by byte. No timing i
 makes it slower.
 """
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.figures import parser_of, show
 from ldd.disk.files import sha256
 
 ROOT = Path(__file__).parent.parent
@@ -72,10 +71,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser = parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -112,10 +108,7 @@ def main() -> None:
         "latest_checkpoint": max(steps),
         "different_checkpoints": len(set(steps)),
     }
-    for name, value in figures.items():
-        print(f"{name:<28}{value}")
-    if arguments.json:
-        print(json.dumps(figures))
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

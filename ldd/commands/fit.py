@@ -1,5 +1,5 @@
 """`latentdd fit` and `latentdd validate`: LightningCLI over Distiller and DistillationData."""
 
-from ldd.runs.command_line import distil as main
+from ldd.runs.command_line import fit_or_validate as main
 
 __all__ = ["main"]

@@ -19,7 +19,7 @@ from ldd.errors import UserError
 from ldd.federation.jobs import Job
 from ldd.federation.partition import ClassPartition
 from ldd.runs import history
-from ldd.runs.command_line import distil
+from ldd.runs.command_line import fit_or_validate
 from ldd.runs.folder import fit_or_resume
 from ldd.runs.recipe import Recipe
 from ldd.runs.verb import run_verb
@@ -200,7 +200,7 @@ def _fit(arguments: Sequence[str]) -> None:
     """`latentdd ARGUMENTS` in this process, whose own arguments it leaves as they were."""
     before = sys.argv
     try:
-        code = run_verb(arguments[0], distil, arguments[1:])
+        code = run_verb(arguments[0], fit_or_validate, arguments[1:])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     finally:

@@ -391,6 +391,6 @@ class DistillationCLI(RunCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def distil(verb: str, arguments: Sequence[str]) -> None:
+def fit_or_validate(verb: str, arguments: Sequence[str]) -> None:
     """Run `latentdd fit` or `latentdd validate` on the process's own arguments, which `run_verb` has set."""
     tell_the_end(DistillationCLI(Distiller, "runs/default").trainer.default_root_dir)

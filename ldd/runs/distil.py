@@ -56,9 +56,8 @@ def distil(
 ) -> Distilled:
     """Distil a folder of images: train a small prior on it, distil through the prior, and evaluate the set.
 
-    With the defaults and a thousand images of 32 px a CPU of two cores needs about ten minutes for the prior, some for
-    the distillation and some for the evaluation; a GPU is for more classes, images and pixels. What takes long shows
-    its progress.
+    The defaults suit about a thousand images of 32 px on a CPU, where training the prior takes most of the time; more
+    classes, images and pixels want a GPU. What takes long shows its progress with the time left.
 
     Args:
         folder: like ImageNet's, `train/<class>/*.jpg` and `val/<class>/*.jpg` (or `test/`).
