@@ -26,7 +26,6 @@ from ldd.data import DistillationData
 from ldd.evaluation import Protocol
 from ldd.images import Labelled, to_unit_range
 from ldd.runtime.seeding import derive_seed, generator, seeded
-from ldd.students.protocol import schedule
 from ldd.students.training import Lesson, Student, fresh_network
 from ldd.students.workers import count_workers, run_students
 
@@ -51,7 +50,7 @@ def published_loop(
     peak = protocol.peak_lr(type(network))
     for epoch in range(student.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = peak * schedule(epoch, student.epochs)
+            group["lr"] = peak * protocol.lr_at(epoch, student.epochs)
         order = list(range(len(images)))
         if len(images) > protocol.batch_size:
             order = torch.randperm(len(images), generator=generator(seed, "shuffle", epoch)).tolist()

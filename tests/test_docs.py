@@ -1,5 +1,6 @@
 """Docs, recipes and docstrings name only modules, names and files that are there."""
 
+import importlib
 import pkgutil
 import re
 from pathlib import Path
@@ -29,3 +30,12 @@ def test_names_are_there(page):
     if page.suffix == ".md":
         for name in sorted(set(FILES.findall(text))):
             assert (ROOT / name).exists(), name
+
+
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_use_what_is_there(name):
+    """Each imports; what it takes from the package it names as the package does."""
+    importlib.import_module(f"benchmarks.{name}")
