@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ldd import __version__
 from ldd.artefact.identity import add_tensor
@@ -18,7 +18,7 @@ from ldd.evaluation.request import Request
 from ldd.images import Labelled
 from ldd.networks.base import dotted_name
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import this_rank
+from ldd.runtime.ranks import from_first_rank, this_rank
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
 from ldd.students.workers import Sets, run_students
 
@@ -124,19 +124,14 @@ class Records:
     def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
         """Return the outcomes on record; under torch.distributed what rank 0 finds, on every rank."""
         found: dict[Student, Outcome] = {}
-        rank = _rank()
-        if not rank:
+        if this_rank()[0] == 0:
             rows = self._store.find([self._key(student) for student in students]).to_pylist()
             found = {
                 student: Outcome(**row)
                 for student, row in zip(students, rows, strict=True)
                 if row["accuracy"] is not None
             }
-        if rank is not None:
-            everyone = [found]
-            distributed.broadcast_object_list(everyone, 0)
-            found = everyone[0]
-        return found
+        return from_first_rank(found)
 
     def distinct(self, students: Sequence[Student]) -> list[Student]:
         """Return the first of all students whose outcomes must be equal: two sets may hold the same images."""
@@ -157,7 +152,7 @@ class Records:
         Raises:
             UserError: the folder cannot be written.
         """
-        if not _rank():
+        if this_rank()[0] == 0:
             self._store.merge()
 
     def _key(self, student: Student) -> str:
@@ -196,9 +191,3 @@ def _digest_of(network: nn.Module, described: str) -> str:
     for value in network.state_dict().values():
         add_tensor(digest, value)
     return digest.hexdigest()
-
-
-def _rank() -> int | None:
-    """Rank of this process where torch.distributed is in use; None otherwise."""
-    known = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if known else None

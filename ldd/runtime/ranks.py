@@ -54,8 +54,8 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-def from_first_rank(value: Tensor) -> Tensor:
-    """Return the `value` of rank 0 on every rank; all ranks call this, each with a tensor on the CPU."""
+def from_first_rank(value: T) -> T:
+    """Return the `value` of rank 0 on every rank; all ranks call this, with tensors on the CPU alone."""
     if this_rank()[1] == 1:
         return value
     everyone = [value]
