@@ -166,7 +166,7 @@ def _read_file(path: Path) -> Tensor:
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")  # the way Pillow wants palettes with transparency taken
         pixels = np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _is_deep(image: Image.Image) -> bool:

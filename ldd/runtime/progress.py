@@ -104,6 +104,8 @@ class Counter:
         self._note: Note = ""
         self._shown = shown
         self._task = _DISPLAY.add(what, total, done) if shown and get_console().is_terminal else None
+        if self._task is not None:
+            self._shown_at = float("-inf")  # the first piece is shown at once: the bar is seen to move
 
     def add(self, count: int = 1, note: Note = "") -> None:
         """Count `count` more as done, and say `note` of them."""

@@ -30,7 +30,7 @@ def objective_of(kind: str, experts: str) -> Objective:
     if kind == "distribution":
         return matching(lr_latents=1e-3, lr_conditioning=1e-3)
     if kind == "gradient":
-        rates = {"lr_latents": 2e-3, "lr_conditioning": 2e-3}
+        rates = {"lr_latents": 5e-4, "lr_conditioning": 5e-4}
         return GradientMatching(real_batch=4, network=SMOOTH, outer_loop=3, inner_loop=2, **rates)
     rates = {"lr_latents": 0.1, "lr_conditioning": 0.1}
     return TrajectoryMatching(experts, network=SMOOTH, syn_steps=3, **rates)
