@@ -153,7 +153,7 @@ def read_file(path: Path) -> Tensor:
 
 def _read_file(path: Path) -> Tensor:
     if path.exists() and not path.is_file():
-        raise UnreadableImage(f"{path} is no file; remove it from the folder, {_CURE}")
+        raise UnreadableImage(f"{path} is not a file; remove it from the folder, {_CURE}")
     with Image.open(path, formats=_FORMATS) as image:
         if _is_deep(image):  # Pillow would clip grey ones to white and cut colours to 8 bits, without a word
             raise UnreadableImage(f"{path} has more than 8 bits per channel; convert it to 8 bits, {_CURE}")

@@ -84,7 +84,7 @@ def _tensors(content: object) -> Iterator[Tensor]:
 def _check_entries(path: Path) -> None:
     """Raise for an archive that is larger unpacked than packed: torch.save compresses nothing."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file")
+        raise FileNotFoundError(f"{path} is not a file")
     if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -10,7 +10,7 @@ import yaml
 from ldd.errors import UserError
 
 MAX_BYTES = 64 * 2**20
-"""Of a text file: what is larger is no file of ours, and would fill the memory when parsed."""
+"""Of a text file: what is larger is not a file of ours, and would fill the memory when parsed."""
 
 _MAX_YAML = 2**20  # characters; the parser takes seconds for as many
 _MAX_NODES = 30_000  # values of a YAML file once its aliases are written out

@@ -155,7 +155,7 @@ class Federation:
         """
         if name not in self.names:
             raise UserError(
-                f"--only ({name}) is no job of this federation; choose from {', '.join(self.names)}"
+                f"--only ({name}) is not a job of this federation; choose from {', '.join(self.names)}"
             )
         if name not in self.waiting:
             return

@@ -76,7 +76,7 @@ def recorded_commands(made: Path | str) -> list[Recorded]:
         # Another's file may be here: what is shown to be run again must be one command of this program.
         harmless = all(_is_one(one.command) and isinstance(one.version, str) for one in found)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no record of commands ({error!r}); delete it") from error
+        raise UserError(f"{path} is not a record of commands ({error!r}); delete it") from error
     if not harmless:
         raise UserError(f"{path} holds other commands than those of latentdd; delete it")
     return found

@@ -40,7 +40,7 @@ class TablePruner(RankedPruner):
         cache_dir: folder of the images' hashes, so that unchanged files are not read again; null keeps none.
 
     Raises:
-        UserError: a share is outside its range, or the file is no score table.
+        UserError: a share is outside its range, or the file is not a score table.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StratifiedPruner(TablePruner):
         cache_dir: folder of the images' hashes; null keeps none.
 
     Raises:
-        UserError: a setting is outside its range, or the file is no score table.
+        UserError: a setting is outside its range, or the file is not a score table.
     """
 
     def __init__(
