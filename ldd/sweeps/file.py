@@ -105,8 +105,8 @@ class Sweep:
         folder, content = Path(path).parent, read_yaml(path, "name a sweep file in --config")
         if not isinstance(content, dict) or not _NEEDED <= content.keys() <= _KEYS:
             raise UserError(
-                f"--config ({path}) is not a sweep; it needs base and axes, and may have options, panels, references and "
-                "seeds"
+                f"--config ({path}) is not a sweep; it needs base and axes, and may have options, panels, references, "
+                "and seeds"
             )
         bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
         seeds = content.get("seeds", [0])

@@ -65,7 +65,7 @@ def test_a_reference_runs_once_a_seed(tmp_path):
     ("content", "text"),
     [
         ({"base": "a.yaml"}, "is not a sweep; it needs base and axes"),
-        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "sedes": [1]}, "is no sweep"),
+        ({"base": "a.yaml", "axes": {"x": {"one": {}}}, "sedes": [1]}, "is not a sweep"),
         ({"base": "missing.yaml", "axes": {"x": {"one": {}}}}, "missing.yaml does not exist"),
         ({"base": "a.yaml", "axes": {"x": {}}}, "axes must map each axis to names"),
         ({"base": "a.yaml", "axes": ["x"]}, "axes must map each axis to names"),
