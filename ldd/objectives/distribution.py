@@ -1,18 +1,21 @@
 """Distribution matching (DM): equal mean features under random networks."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ldd.augmentation.siamese import OPERATIONS
 from ldd.errors import check_at_least
-from ldd.networks import ConvNet, NetworkFactory
+from ldd.networks import ConvNet
 from ldd.objectives.base import CODES, Embed, StepContext, Term
 from ldd.objectives.matching import (
     MatchingObjective,
+    Networks,
     Rates,
     has_batch_norm,
+    purpose_of,
     real_features,
     with_all,
 )
@@ -23,6 +26,8 @@ class DistributionMatching(MatchingObjective):
 
     Each step draws a new random network and, per class, one augmentation shared by real and synthetic images;
     the loss is the sum over classes of the squared distance between mean features.
+
+    A list of networks is a pool (Zhou et al., arXiv 2402.13007), from which each step draws one.
 
     A network with batch normalisation sees all classes in one batch, the real images in one and the synthetic ones
     in another, so that the statistics of each are joint (as published): neither `real_chunk` nor the run's
@@ -36,7 +41,7 @@ class DistributionMatching(MatchingObjective):
         lr_decoder: Adam learning rate of a decoder that is trained with the codes (published by D3: 3e-4).
         weight_decay_decoder: of that Adam (published: 1e-5).
         real_batch: real images per class and step; a class with fewer is an error.
-        network: the matching network, newly initialised each step and never trained.
+        network: the matching network, newly initialised each step and never trained; or a list of them.
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
         budgets: nested budgets, in images per class: the first so many images of each class are matched on their own
@@ -55,7 +60,7 @@ class DistributionMatching(MatchingObjective):
         lr_decoder: float = 3e-4,
         weight_decay_decoder: float = 1e-5,
         real_batch: int = 256,
-        network: NetworkFactory = ConvNet,
+        network: Networks = ConvNet,
         augmentation: Sequence[str] = tuple(OPERATIONS),
         real_chunk: int = 512,
         budgets: Sequence[int] = (),
@@ -68,16 +73,18 @@ class DistributionMatching(MatchingObjective):
 
     def terms(self, context: StepContext) -> Iterator[Term]:
         """Yield one term over all classes of the shard."""
-        network = context.network(self.network)
+        drawn = self.draw_network(context)
+        network, metrics = context.network(self.networks[drawn]), self.record(context, drawn)
         embed = self.siamese_features(context, network, "augmentation")
         if has_batch_norm(network):
-            yield self._joint_term(context, embed)
+            yield replace(self._joint_term(context, embed), metrics=metrics)
             return
         real = real_features(context, embed, self.real_batch, context.classes, self.real_chunk)
         images_per_class = context.num_codes // context.spec.num_classes
-        synthetic = context.decode(context.rows, then=embed)  # decoded, augmented and embedded in chunks
+        # Decoded, augmented and embedded in chunks, whose size is planned for each network.
+        (synthetic,) = context.decode_batches([context.rows_on_host], embed, purpose_of(drawn))
         synthetic = synthetic.unflatten(0, (len(context.classes), images_per_class))
-        yield Term("distribution", nested_distance(real, synthetic, self.budgets), (CODES,))
+        yield Term("distribution", nested_distance(real, synthetic, self.budgets), (CODES,), metrics=metrics)
 
     def _joint_term(self, context: StepContext, embed: Embed) -> Term:
         """Every rank computes the whole loss and sends its own images their part of the gradient."""

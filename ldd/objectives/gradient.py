@@ -12,13 +12,15 @@ from torch.optim import SGD
 
 from ldd.augmentation.siamese import OPERATIONS
 from ldd.errors import check_at_least, check_not_negative
-from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.networks import ConvNet, Network
 from ldd.networks.training import train_classifier
 from ldd.objectives.base import CODES, StepContext, Term
-from ldd.objectives.matching import MatchingObjective, Rates, check_sgd, has_batch_norm, with_all
+from ldd.objectives.matching import MatchingObjective, Networks, Rates, check_sgd, has_batch_norm, with_all
 from ldd.runtime.precision import without_autocast
 
 _STATISTICS = 16  # real images of each class from which batch normalisation takes its statistics
+
+_DRAWN = "place in the pool"
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor], float], Tensor]
 
@@ -41,7 +43,7 @@ class GradientMatching(MatchingObjective):
         lr_decoder: Adam learning rate of a decoder that is trained with the codes (published by D3: 3e-4).
         weight_decay_decoder: of that Adam (published: 1e-5).
         real_batch: real images per class and step; a class with fewer is an error.
-        network: the matching network.
+        network: the matching network; of a list, one is drawn whenever it is drawn anew.
         outer_loop: steps per network (published by LD3M: 1, so that it is never trained).
         inner_loop: epochs on the synthetic images between two steps.
         lr_network: SGD learning rate of that training.
@@ -66,7 +68,7 @@ class GradientMatching(MatchingObjective):
         lr_decoder: float = 3e-4,
         weight_decay_decoder: float = 1e-5,
         real_batch: int = 256,
-        network: NetworkFactory = ConvNet,
+        network: Networks = ConvNet,
         outer_loop: int = 1,
         inner_loop: int = 1,
         lr_network: float = 0.01,
@@ -94,6 +96,7 @@ class GradientMatching(MatchingObjective):
         self.epsilon = epsilon
         self.real_chunk = real_chunk
         self._trained: dict[str, Tensor] = {}  # the network between two steps, where outer_loop > 1
+        self._drawn = 0  # which of the pool it is
 
     def terms(self, context: StepContext) -> Iterator[Term]:
         """Yield one term: the images' gradient is gathered class by class, then sent to the codes."""
@@ -121,7 +124,8 @@ class GradientMatching(MatchingObjective):
                     loss.backward(inputs=[leaf])  # and not to the network's weights, which nobody reads
                 total += loss.detach()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # a rank without classes
-        yield Term("gradient", (images * gradient).sum(), (CODES,), report=total)
+        metrics = self.record(context, self._drawn)
+        yield Term("gradient", (images * gradient).sum(), (CODES,), report=total, metrics=metrics)
         if (context.turn + 1) % self.outer_loop:
             self._train(network, context, images.detach())
 
@@ -134,8 +138,11 @@ class GradientMatching(MatchingObjective):
         return total
 
     def _current_network(self, context: StepContext) -> Network:
-        network = context.network(self.network).requires_grad_(True)
-        if context.turn % self.outer_loop:
+        goes_on = context.turn % self.outer_loop
+        if not goes_on:
+            self._drawn = self.draw_network(context)
+        network = context.network(self.networks[self._drawn]).requires_grad_(True)
+        if goes_on:
             network.load_state_dict(self._trained)
         if has_batch_norm(network):
             _freeze_statistics(network, context)
@@ -157,11 +164,13 @@ class GradientMatching(MatchingObjective):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the network between two steps, so that a resumed run goes on with it."""
-        return self._trained
+        which = {_DRAWN: torch.tensor(self._drawn)} if len(self.networks) > 1 else {}
+        return {**self._trained, **which}
 
     def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's own signature
         """Take what `get_extra_state` returned."""
         self._trained = dict(state)
+        self._drawn = int(self._trained.pop(_DRAWN, 0))
 
 
 @torch.no_grad()

@@ -38,18 +38,22 @@ class Rates:
         return {"latents": self.latents, "conditioning": self.conditioning, "spread": spread}
 
 
+Networks = tuple[NetworkFactory, ...] | NetworkFactory
+"""A matching network, or a pool of them of which each step draws one."""
+
+
 class MatchingObjective(Objective):
     """Matches what one network, siamese augmentation in front of it, makes of real and of synthetic images.
 
     Budgets are nested, in images per class: the first so many images of a class are matched on their own, too.
 
     Raises:
-        UserError: a learning rate, a momentum or a budget out of range.
+        UserError: a pool without networks, a learning rate, a momentum or a budget out of range.
     """
 
     def __init__(
         self,
-        network: NetworkFactory,
+        network: Networks,
         augmentation: Sequence[str],
         rates: Rates,
         budgets: Sequence[int] = (),
@@ -58,7 +62,9 @@ class MatchingObjective(Objective):
         super().__init__()
         if min(budgets, default=1) < 1:
             raise UserError(f"objective.budgets ({min(budgets)}) must be at least 1")
-        self.network = network
+        self.networks = tuple(network) if isinstance(network, (list, tuple)) else (network,)
+        if not self.networks:
+            raise UserError("objective.network ([]) must be a network, or a list of one or more")
         self.augmentation = SiameseAugmentation(augmentation)
         self.rates = rates
         self.budgets = tuple(sorted(set(budgets)))
@@ -82,8 +88,19 @@ class MatchingObjective(Objective):
         return found
 
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
-        """Return the one network."""
-        return (self.network,)
+        """Return the network, or all of the pool."""
+        return self.networks
+
+    def draw_network(self, context: StepContext) -> int:
+        """Return the place in `networks` of the one that this step draws, each as likely; the same on every rank."""
+        if len(self.networks) == 1:
+            return 0
+        return int(torch.randint(len(self.networks), (), generator=context.generator("pool")))
+
+    def record(self, context: StepContext, drawn: int) -> dict[str, Tensor]:
+        """Return the metric `network`, the place of the drawn one; nothing without a pool."""
+        share = len(context.rows) / context.num_codes  # metrics are summed over ranks
+        return {"network": torch.tensor(share * drawn)} if len(self.networks) > 1 else {}
 
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Return the experts that are read, if any are."""
@@ -99,6 +116,11 @@ class MatchingObjective(Objective):
             return network.embed(self.augmentation(context.normalise(images), draws[labels]))
 
         return embed
+
+
+def purpose_of(drawn: int) -> str:
+    """Return under which purpose images are decoded for one network of a pool: each has a memory plan of its own."""
+    return f"codes for network {drawn}" if drawn else "codes"
 
 
 def real_features(

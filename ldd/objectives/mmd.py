@@ -139,7 +139,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
 
     def _draw_network(self, context: StepContext) -> Network:
         if self._search is None:
-            return context.network(self.network, "mmd network")
+            return context.network(self.networks[0], "mmd network")
         found, generator = self._search.find(context), context.generator("mmd expert")
         expert = int(torch.randint(found.experts.num_experts, (), generator=generator))
         epoch = found.experts.training.epochs

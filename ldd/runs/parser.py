@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from importlib import import_module
-from inspect import signature
+from inspect import isclass, signature
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -49,6 +49,14 @@ class Parser(ArgumentParser):
         said = re.sub(r'Parser key "([\w.]+)"', lambda key: typed.get(key[1], key[0]), message.rstrip())
         sys.stderr.write(f"error: {said}{_meant(message, parser)}\n")
         self.exit(2)
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - jsonargparse's own signature
+        """Add a class's arguments; a network that is the default can be given arguments, also where a list could be."""
+        added = super().add_class_arguments(*args, **kwargs)
+        for action in self._actions:
+            if isclass(default := action.default):
+                action.default = {"class_path": f"{default.__module__}.{default.__qualname__}"}
+        return added
 
 
 def arrange(parser: ArgumentParser, program: str, verb: str) -> None:

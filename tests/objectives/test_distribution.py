@@ -91,7 +91,7 @@ def test_batch_normalisation_sees_all_classes_at_once(digits):
     model.planner.chunk_size = 3
     (term,) = objective.terms(step)
     term.value.backward()
-    network = step.network(objective.network)
+    network = step.network(objective.networks[0])
     draws = objective.augmentation.draw(10, step.generator("augmentation"), one_strategy=False)
 
     def features(images, per_class):
