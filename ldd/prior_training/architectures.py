@@ -6,6 +6,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ldd.errors import UserError
+from ldd.priors.denoisers.base import LENGTH, call_unet
+from ldd.priors.schedule import Time, Times
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,13 @@ class UNetShape:
                 f"unet.heads={self.heads} does not divide the channels {attending} of the attending levels"
             )
 
-    def build(self, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
-        """Build the model with new weights, for latents of (latent_channels, latent_size, latent_size)."""
+    def build(
+        self, latent_channels: int, latent_size: int, *, of_intervals: bool = False
+    ) -> UNet2DConditionModel:
+        """Build the model with new weights, for latents of (latent_channels, latent_size, latent_size).
+
+        One `of_intervals` is told the length of an interval besides its noisier end, see `ldd.priors.schedule`.
+        """
         factor = 2 ** (len(self.channels) - 1)
         if latent_size % factor:
             raise UserError(
@@ -124,6 +131,7 @@ class UNetShape:
             norm_num_groups=self.norm_groups,
             cross_attention_dim=self.conditioning_dim,
             attention_head_dim=self.heads,  # the library's name; it takes this as the number of heads
+            class_embed_type=LENGTH if of_intervals else None,
         )
 
 
@@ -135,14 +143,13 @@ class ClassUNet(nn.Module):
         self.unet = unet
         self.class_embedding = nn.Embedding(num_classes + 1, unet.config.cross_attention_dim)
 
-    def forward(self, latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
-        """Predict the noise (N, c, h, w) in latents (N, c, h, w) at timesteps (N,) under class rows (N,)."""
-        return self.predict(latents, timesteps, self.class_embedding(rows)[:, None])
+    def forward(self, latents: Tensor, times: Times, rows: Tensor) -> Tensor:
+        """Predict (N, c, h, w) for latents (N, c, h, w) at times (N,) under class rows (N,)."""
+        return self.predict(latents, times, self.class_embedding(rows)[:, None])
 
-    def predict(self, latents: Tensor, timesteps: Tensor | float, tokens: Tensor) -> Tensor:
-        """Predict the noise (N, c, h, w) under class tokens (N, 1, D)."""
-        noise: Tensor = self.unet(latents, timesteps, encoder_hidden_states=tokens).sample
-        return noise
+    def predict(self, latents: Tensor, times: Time | Times, tokens: Tensor) -> Tensor:
+        """Predict (N, c, h, w) under class tokens (N, 1, D), at times (N,) or one time of all."""
+        return call_unet(self.unet, latents, times, tokens)
 
 
 def _check_groups(network: str, channels: tuple[int, ...], groups: int) -> None:

@@ -1,11 +1,11 @@
-"""What `latentdd prior train` minimises, and how its learning rate and averaged weights follow the steps."""
+"""What the autoencoder minimises, and how its learning rate and averaged weights follow the steps."""
 
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
-from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn.functional import l1_loss
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -23,22 +23,6 @@ def reconstruction_loss(
     reconstruction: Tensor = autoencoder.decode(latents).sample
     divergence: Tensor = posterior.kl().mean() / latents[0].numel()
     return l1_loss(reconstruction, images) + kl_weight * divergence
-
-
-def noise_error(
-    denoiser: nn.Module,
-    scheduler: DDIMScheduler,
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-    rows: Tensor,
-) -> Tensor:
-    """Return the mean squared error of the predicted noise (Ho et al. 2020, equation 14), 0-d.
-
-    Clean latents and standard normal noise are (N, c, h, w), timesteps and class rows (N,).
-    """
-    predicted: Tensor = denoiser(scheduler.add_noise(latents, noise, timesteps), timesteps, rows)
-    return mse_loss(predicted, noise)
 
 
 def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:

@@ -1,20 +1,23 @@
-"""Training a class-conditional latent diffusion prior on one's own images (`latentdd prior train`).
+"""Training a class-conditional latent diffusion or flow prior on one's own images (`latentdd prior train`).
 
-Two phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net
-on latents that are encoded once. Every batch follows from (seed, step), so that a run resumes from its step. Several
-ranks share each batch: rank r takes every R-th of its images and gradients are summed, so that losses and weights are
-those of one rank up to float32 rounding.
+Phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net on
+latents that are encoded once; a prior of one step learns velocities first, and then averages of what it says of them.
+Every batch follows from (seed, step), so that a run resumes from its step. Several ranks share each batch: rank r takes
+every R-th of its images and gradients are summed, so that losses and weights are those of one rank up to float32
+rounding.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import torch
-from diffusers import DDIMScheduler, ModelMixin
+from diffusers import ModelMixin
 from lightning import Callback, LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import l1_loss
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -23,11 +26,14 @@ from ldd.augmentation.affine import AffineViews
 from ldd.errors import NonFiniteError, UserError
 from ldd.images import DataSpec, to_unit_range
 from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, UNetShape
+from ldd.prior_training.checks import check_settings, check_trainer
 from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
-from ldd.prior_training.losses import learning_rate, moving_average, noise_error, reconstruction_loss
+from ldd.prior_training.losses import learning_rate, moving_average, reconstruction_loss
+from ldd.prior_training.targets import Lessons, Network, Target
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.folder import PriorCard, write_prior
+from ldd.priors.schedule import Schedule
 from ldd.runtime.processes import preparing
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
 from ldd.runtime.seeding import generator, seeded
@@ -38,16 +44,16 @@ if TYPE_CHECKING:
     from ldd.data.real import RealImages
 
 _VALIDATION_DRAWS = 8  # (noise, time) pairs per selection image
-_PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @final
 class PriorTraining(LightningModule):
     """Autoencoder and class-conditional denoiser, trained one after the other.
 
-    The denoiser learns to predict noise (DDPM, Ho et al. 2020) in the latent space (Rombach et al. 2022), with the
-    class dropped at random for classifier-free guidance (Ho and Salimans 2022). Exponential moving averages of its
-    weights are saved. `trainer.max_steps` counts both phases.
+    The denoiser learns to predict noise (DDPM, Ho et al. 2020) or velocities (flow matching, arXiv:2210.02747) in the
+    latent space (Rombach et al. 2022), with the class dropped at random for classifier-free guidance (Ho and Salimans
+    2022). For one step it goes on to averages of its own guided velocities (MeanFlow, arXiv:2505.13447). Exponential
+    moving averages of its weights are saved. `trainer.max_steps` counts all phases.
 
     Args:
         autoencoder: shape of the autoencoder to train, or folder or hub id of a pre-trained one, which stays frozen.
@@ -66,7 +72,11 @@ class PriorTraining(LightningModule):
         views: latents encoded of each training image, the first of them unaltered.
         mirror: encode the mirror image of each view too (not for digits or letters).
         cache_dir: folder for latents, shared by ranks and runs and mapped into memory; null keeps them in memory.
-        beta_start, beta_end: ends of the noise schedule (scaled-linear, 1,000 steps).
+        beta_start, beta_end: ends of the noise schedule (scaled-linear, 1,000 steps), of `path: diffusion`.
+        path: from data to noise: of `diffusion`, or straight, of a `flow`.
+        steps: `many` steps draw a sample, or `one` (or few) of a flow.
+        velocity_steps: of `steps: one`: training steps that learn velocities; the others learn their averages.
+        guidance: of `steps: one`: scale of the classifier-free guidance that is learned in; 1: none.
         licence: terms of the trained weights; null names the data's.
         seed: of initial weights and every draw.
 
@@ -75,6 +85,10 @@ class PriorTraining(LightningModule):
     """
 
     strict_loading = False  # a frozen autoencoder stays out of checkpoints
+    _latents: Tensor | None = None
+    _rows: Tensor
+    _selection: Tensor | None = None
+    _scale: float | None = None  # of the latents of an autoencoder of our own, once it is trained
 
     def __init__(
         self,
@@ -96,12 +110,19 @@ class PriorTraining(LightningModule):
         cache_dir: str | None = None,
         beta_start: float = 0.0015,
         beta_end: float = 0.0195,
+        path: Literal["diffusion", "flow"] = "diffusion",
+        steps: Literal["many", "one"] = "many",
+        velocity_steps: int = 0,
+        guidance: float = 2.0,
         licence: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        _check(isinstance(autoencoder, str), autoencoder_steps, class_dropout)
+        check_settings(
+            path, steps, velocity_steps, frozen=isinstance(autoencoder, str), autoencoder_steps=autoencoder_steps,
+            class_dropout=class_dropout,
+        )  # fmt: skip
         self.spec = data_spec
         self.frozen: AutoencoderPrior | None = None
         if isinstance(autoencoder, str):
@@ -112,15 +133,12 @@ class PriorTraining(LightningModule):
                 self.autoencoder = autoencoder.build(data_spec.image_size)
             channels, side = autoencoder.latent_channels, autoencoder.latent_size(data_spec.image_size)
         with seeded(seed, "denoiser weights"):
-            self.denoiser = ClassUNet(unet.build(channels, side), data_spec.num_classes)
+            network = unet.build(channels, side, of_intervals=steps == "one")
+            self.denoiser = ClassUNet(network, data_spec.num_classes)
         self._latent_shape = (channels, side, side)
         average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
         self.average = average.requires_grad_(False)
-        self.scheduler = DDIMScheduler(
-            num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=beta_start, beta_end=beta_end,
-            prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False,
-            clip_sample=False,
-        )  # fmt: skip
+        self.lessons = Lessons(path, velocity_steps, self.denoiser, guidance, (beta_start, beta_end))
         self._autoencoder_steps, self._autoencoder_batch = autoencoder_steps, autoencoder_batch_size
         self._batch, self._weight_decay = batch_size, weight_decay
         self._rates = (autoencoder_lr, lr)
@@ -130,10 +148,6 @@ class PriorTraining(LightningModule):
         self._licence = (
             licence if licence is not None else f"weights learned from data under: {data_spec.licence}"
         )
-        self._latents: Tensor | None = None
-        self._selection: Tensor | None = None
-        self._scale: float | None = None  # of the latents of an autoencoder of our own, once it is trained
-        self._rows: Tensor
         self.measured = Measured()
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -145,21 +159,11 @@ class PriorTraining(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Raise for trainer settings that this training does not support."""
-        if self.trainer.precision not in _PRECISIONS:
-            # float16 needs a loss scaler; averages of half-precision weights would not move.
-            raise UserError(
-                f"trainer.precision={self.trainer.precision} cannot train a prior; use {' or '.join(_PRECISIONS)}"
-            )
-        if self.trainer.world_size > min(self._batch, self._autoencoder_batch):
-            raise UserError(
-                f"trainer.devices: {self.trainer.world_size} ranks cannot share batches of {self._batch} latents and "
-                f"{self._autoencoder_batch} images; raise batch_size and autoencoder_batch_size, or use fewer devices"
-            )
-        if self.trainer.max_steps <= self._autoencoder_steps:
-            raise UserError(
-                f"trainer.max_steps={self.trainer.max_steps} leaves no step for the denoiser after "
-                f"autoencoder_steps={self._autoencoder_steps}; set it to the steps of both phases together"
-            )
+        before = {
+            "autoencoder_steps": self._autoencoder_steps,
+            "velocity_steps": self.lessons.velocity_steps,
+        }
+        check_trainer(self.trainer, batches=(self._batch, self._autoencoder_batch), before=before)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return a progress bar of whole runs in the place of the trainer's own."""
@@ -180,7 +184,7 @@ class PriorTraining(LightningModule):
                 rate *= learning_rate(step, first)
             else:
                 loss, optimizer, rate = self._denoiser_loss(step), optimizers[-1], self._rates[1]
-                rate *= learning_rate(step - first, self.trainer.max_steps - first)
+                rate *= self.lessons.learning_rate(step - first, self.trainer.max_steps - first)
         total = sum_over_ranks(loss.detach().clone())
         if not torch.isfinite(total):
             raise NonFiniteError(
@@ -217,20 +221,20 @@ class PriorTraining(LightningModule):
             with preparing():
                 self._latents = self._encode_training_images()
             self._rows = self._data.core_set.labels.repeat(len(self._views))
+        done = step - self._autoencoder_steps
+        self.lessons.begin(done, self.denoiser, self.average.module)
+        target = self.lessons.target(done)
         draws = generator(self._seed, "denoiser", step)
         chosen = torch.randint(len(self._latents), (self._batch,), generator=draws)
         rows = self._rows[chosen].clone()
         rows[torch.rand(self._batch, generator=draws) < self._class_dropout] = self.spec.num_classes
-        noise, timesteps = self._noise(self._batch, draws)
-        mine = [self._share(t) for t in (self._latents[chosen], noise, timesteps, rows)]
-        return self._noise_error(self.denoiser, *mine) * (len(mine[0]) / self._batch)
+        drawn = target.draw(self._batch, self._latent_shape, draws)
+        mine = [self._share(t) for t in (self._latents[chosen], rows, *drawn)]
+        return self._error(target, self.denoiser, mine) * (len(mine[0]) / self._batch)
 
-    def _noise(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(n, *self._latent_shape, generator=draws)
-        return noise, torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=draws)
-
-    def _noise_error(self, network: nn.Module, *batch: Tensor) -> Tensor:
-        return noise_error(network, self.scheduler, *(tensor.to(self.device) for tensor in batch))
+    def _error(self, target: Target, network: Network, batch: Sequence[Tensor]) -> Tensor:
+        latents, rows, noise, *times = (tensor.to(self.device) for tensor in batch)
+        return target.error(network, latents, rows, noise, *times)
 
     def _images(self, real: "RealImages", places: Tensor) -> Tensor:
         return to_unit_range(real.take(places)).to(self.device)
@@ -289,8 +293,14 @@ class PriorTraining(LightningModule):
 
     @property
     def averaged(self) -> ClassUNet | None:
-        """The averaged network; None before the denoiser has been trained for a step."""
-        return cast(ClassUNet, self.average.module) if int(self.average.n_averaged) else None
+        """The averaged network; None before it has been trained for a step of what it is to predict."""
+        trained = int(self.average.n_averaged) > self.lessons.velocity_steps
+        return cast(ClassUNet, self.average.module) if trained else None
+
+    @property
+    def schedule(self) -> Schedule:
+        """Under which samples of the averaged network are drawn."""
+        return self.lessons.last.schedule
 
     @property
     def _autoencoder(self) -> ModelMixin:
@@ -303,7 +313,7 @@ class PriorTraining(LightningModule):
     # The end of a run
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Measure errors on the selection split: of noise (averaged weights, fixed draws), of a trained autoencoder."""
+        """Measure errors on the selection split: of the averaged weights (fixed draws), of a trained autoencoder."""
         split, draws = self._data.selection_images, generator(self._seed, "validation")
         if self.trainer.sanity_checking or self._latents is None or not len(split.labels):
             return
@@ -311,11 +321,12 @@ class PriorTraining(LightningModule):
             self._encoded(split, LatentViews(), None) if self._selection is None else self._selection
         )
         error = torch.zeros((), device=self.device)
+        target = self.lessons.target(int(self.average.n_averaged) - 1)
         for number in range(_VALIDATION_DRAWS):
-            noise, timesteps = self._noise(len(latents), draws)
+            drawn = target.draw(len(latents), self._latent_shape, draws)
             if number % self.trainer.world_size == self.trainer.global_rank:
-                parts = zip(*(t.split(CHUNK) for t in (latents, noise, timesteps, split.labels)), strict=True)
-                errors = [self._noise_error(self.average, *part) * len(part[0]) for part in parts]
+                parts = zip(*(t.split(CHUNK) for t in (latents, split.labels, *drawn)), strict=True)
+                errors = [self._error(target, self.average, part) * len(part[0]) for part in parts]
                 error += torch.stack(errors).sum() / (_VALIDATION_DRAWS * len(latents))
         self._record("val_loss", sum_over_ranks(error))
         if self.frozen is None:
@@ -348,25 +359,27 @@ class PriorTraining(LightningModule):
         if self.averaged is None:
             raise UserError("there is no prior to save: the denoiser has not been trained for a single step")
         facts = {"licence of the weights": self._licence, **self._facts(self.averaged, command)}
+        card = PriorCard(self.spec.classes, self.spec.num_classes, self.spec.image_size, self._licence)
         return write_prior(
             folder,
             network=half_precision(self.averaged.unet),
             autoencoder=half_precision(self._autoencoder),
-            scheduler=self.scheduler,
+            scheduler=self.lessons.last.scheduler,
             class_embedding=self.averaged.class_embedding.weight.half(),
-            card=PriorCard(self.spec.classes, self.spec.num_classes, self.spec.image_size, self._licence),
+            card=replace(card, guidance=self.lessons.guidance),
             readme=model_card(self.spec, facts),
         )
 
     def _facts(self, averaged: ClassUNet, command: str | None) -> dict[str, str]:
-        number = self.measured.text
+        number, target = self.measured.text, self.lessons.last
         facts = {"command": f"`{command}`"} if command is not None else {}
         facts |= {
             "seed": str(self._seed),
             "terms of the data": self.spec.licence,
             "data used": f"the training split only; the test split left out has fingerprint {self.spec.fingerprint}",
             "denoiser": f"{count(averaged)} parameters (class table included), {int(self.average.n_averaged):,} steps "
-            f"of {self._batch}; noise error: training {number('loss')}, selection split {number('val_loss')}",
+            f"of {self._batch}; {target.error_name}: training {number('loss')}, selection split {number('val_loss')}",
+            **self.lessons.facts(),
         }
         trained = (
             f"{self._autoencoder_steps:,} steps of {self._autoencoder_batch}; loss: training "
@@ -376,18 +389,3 @@ class PriorTraining(LightningModule):
         origin = trained if self.frozen is None else f"pre-trained; {self.frozen.licence}"
         facts["autoencoder"] = f"{count(self._autoencoder)} parameters, {origin}"
         return facts | {"seconds": self.measured.duration(self.device)}
-
-
-def _check(frozen: bool, autoencoder_steps: int, class_dropout: float) -> None:
-    if frozen and autoencoder_steps != 0:
-        raise UserError(
-            f"autoencoder_steps={autoencoder_steps} with a pre-trained autoencoder, which stays frozen; use 0"
-        )
-    if not frozen and autoencoder_steps < 1:
-        raise UserError(
-            f"autoencoder_steps={autoencoder_steps} leaves the autoencoder untrained; use some hundreds"
-        )
-    if not 0 <= class_dropout < 1:
-        raise UserError(
-            f"class_dropout={class_dropout} is not a share; use a number from 0 to below 1, such as 0.1"
-        )

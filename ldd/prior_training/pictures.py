@@ -13,7 +13,6 @@ from ldd.images import to_bytes
 from ldd.prior_training.module import PriorTraining
 from ldd.priors.reverse import check_guidance, ddim_sample, guided
 from ldd.priors.sampling import PURPOSE
-from ldd.priors.schedule import DiffusionSchedule
 from ldd.runtime.seeding import generator
 
 
@@ -25,8 +24,8 @@ class SamplePictures(L.Callback):
     Args:
         every_n_steps: training steps between pictures, and one at the end; 0 for none.
         per_class: images of each class, at most 10.
-        num_steps: DDIM steps.
-        guidance_scale: of classifier-free guidance; 1: none.
+        num_steps: DDIM or Euler steps; null takes 25, or 1 where one step is what is trained.
+        guidance_scale: of classifier-free guidance, 1: none; null takes 2, or 1 where guidance is learned in.
         seed: of the initial noise.
 
     Raises:
@@ -37,15 +36,16 @@ class SamplePictures(L.Callback):
         self,
         every_n_steps: int = 1000,
         per_class: int = 5,
-        num_steps: int = 25,
-        guidance_scale: float = 2.0,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
     ) -> None:
         if every_n_steps < 0:
             raise UserError(f"samples.every_n_steps ({every_n_steps}) must be 0 or more")
         if not 1 <= per_class <= MAX_ROWS:
             raise UserError(f"samples.per_class ({per_class}) must be 1 to {MAX_ROWS}")
-        check_guidance(guidance_scale)
+        if guidance_scale is not None:
+            check_guidance(guidance_scale)
         self.every_n_steps = every_n_steps
         self.per_class = per_class
         self.num_steps = num_steps
@@ -55,7 +55,13 @@ class SamplePictures(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise, before any work, for a number of steps that the schedule does not allow."""
-        DiffusionSchedule(_training(pl_module).scheduler).steps(self.num_steps)
+        training = _training(pl_module)
+        one = training.lessons.guidance is not None
+        if self.num_steps is None:
+            self.num_steps = 1 if one else 25
+        if self.guidance_scale is None:
+            self.guidance_scale = 1.0 if one else 2.0
+        training.schedule.steps(self.num_steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -71,6 +77,8 @@ class SamplePictures(L.Callback):
 
     def _draw(self, trainer: L.Trainer, training: PriorTraining) -> None:
         step = trainer.global_step
+        assert self.num_steps is not None, "by `setup`"
+        assert self.guidance_scale is not None, "by `setup`"
         if not trainer.is_global_zero or step == self._drawn_step or training.averaged is None:
             return
         classes = list(training.spec.classes[:BAND])
@@ -109,7 +117,7 @@ def draw_class(
     noise = torch.randn(n, config.in_channels, config.sample_size, config.sample_size, generator=draws)
     tokens = table[torch.full((n,), label, device=table.device)][:, None]
     predict = guided(network.predict, tokens, table[-1].expand_as(tokens), guidance_scale)
-    latents = ddim_sample(predict, noise.to(table.device), DiffusionSchedule(training.scheduler), num_steps)
+    latents = ddim_sample(predict, noise.to(table.device), training.schedule, num_steps)
     return to_bytes(training.decode(latents)).cpu()
 
 

@@ -32,6 +32,8 @@ class PriorCard:
         image_size: pixels the prior was trained at.
         licence: terms of the weights.
         form: the original code whose arithmetic a transformer follows; None for diffusers' own.
+        guidance: scale of the classifier-free guidance that was learned in; None for a prior that is guided when it
+            is used.
     """
 
     classes: Sequence[ClassInfo]
@@ -39,6 +41,7 @@ class PriorCard:
     image_size: int
     licence: str
     form: Form | None = None
+    guidance: float | None = None
 
     def check_table(self, num_rows: int, table: str) -> None:
         """Raise unless a class table of `num_rows` rows holds the classes and the null row."""
@@ -68,9 +71,11 @@ def read_card(folder: Path, *, table: bool = True) -> PriorCard:
         form = card.get("form")
         if form not in (None, *get_args(Form)):
             raise ValueError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
-        return PriorCard(
-            classes, null_class, image_size, _words(card.get("licence")), cast("Form | None", form)
-        )
+        guidance = card.get("guidance")
+        if guidance is not None and not (type(guidance) in (int, float) and guidance > 0):
+            raise ValueError(f"guidance {guidance!r} is not a positive number")
+        licence = _words(card.get("licence"))
+        return PriorCard(classes, null_class, image_size, licence, cast("Form | None", form), guidance)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
@@ -142,7 +147,11 @@ def write_prior(
                 "null_class": card.null_class,
                 "image_size": card.image_size,
                 "licence": card.licence,
-                **({"form": card.form} if card.form else {}),
+                **{
+                    name: value
+                    for name, value in (("form", card.form), ("guidance", card.guidance))
+                    if value is not None
+                },
             },
         )
         (beside / "README.md").write_text(readme, encoding="utf-8")

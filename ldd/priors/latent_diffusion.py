@@ -8,11 +8,12 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
+from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.autoencoder import FOLDERS, AutoencoderPrior, autoencoder_folder, pixels_per_latent
 from ldd.priors.base import Guide, Prior, in_own_type
 from ldd.priors.denoisers import Denoiser, load_denoiser
-from ldd.priors.folder import CARD
+from ldd.priors.folder import read_optional_card
 from ldd.priors.loading import Init, locate, read_json
 from ldd.priors.reverse import (
     Predict,
@@ -24,7 +25,7 @@ from ldd.priors.reverse import (
     guided,
     modified_reverse,
 )
-from ldd.priors.schedule import load_schedule
+from ldd.priors.schedule import Time, load_schedule
 
 _COMPONENTS = ("unet", "transformer", *FOLDERS)
 _TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
@@ -44,12 +45,13 @@ class LatentDiffusionPrior(Prior):
 
     Args:
         path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a hub id.
-        num_steps: S, steps of the modified reverse process. With 0 there is none: codes are clean latents, which are
-            decoded as they are, without conditions and noise. `sample` and `invert` stay the same, so that their
-            latents (those of `ldd.initializers`) become a set image by image.
-        guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step.
-            At 0 and 1 only the half that counts is run; at 0 no gradient reaches the conditioning. An unconditional
-            prior ignores s, since e_c is e_u.
+        num_steps: S, steps of the modified reverse process; None takes 10, or 1 of a prior that was trained for one.
+            With 0 there is none: codes are clean latents, which are decoded as they are, without conditions and noise.
+            `sample` and `invert` stay the same, so that their latents (those of `ldd.initializers`) become a set image
+            by image.
+        guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step; None
+            takes 3, or 1 of a prior in which guidance was learned. At 0 and 1 only the half that counts is run; at 0 no
+            gradient reaches the conditioning. An unconditional prior ignores s, since e_c is e_u.
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
         image_size: pixels; None takes the prior's own. Another one works as far as the network generalises.
         init: `random` gives the network random weights (an ablation of LD3M); all other components are kept.
@@ -63,6 +65,7 @@ class LatentDiffusionPrior(Prior):
     Attributes:
         classes: the prior's own classes, `label` being the row; empty if it names none.
         denoiser: the network and its conditions.
+        learned_guidance: scale of the guidance that was learned in, or None.
         schedule: the noise levels.
 
     Raises:
@@ -73,8 +76,8 @@ class LatentDiffusionPrior(Prior):
     def __init__(
         self,
         path_or_hub_id: str,
-        num_steps: int = 10,
-        guidance_scale: float = 3.0,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         skip: Skip = "clean",
         image_size: int | None = None,
         init: Init = "pretrained",
@@ -85,13 +88,19 @@ class LatentDiffusionPrior(Prior):
     ) -> None:
         super().__init__()
         check_skip(skip)
-        check_guidance(guidance_scale)
+        if guidance_scale is not None:
+            check_guidance(guidance_scale)
         folder = locate(str(path_or_hub_id), _COMPONENTS, _TEXT)
         self.schedule = load_schedule(folder / "scheduler")
+        if num_steps is None:
+            num_steps = 1 if self.schedule.of_intervals else 10
         if num_steps:
             self.schedule.steps(num_steps)  # raises for a bad number of steps, before the weights are read
         self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
-        if image_size is None and not (folder / CARD).is_file():
+        self._check_intervals()
+        card = read_optional_card(folder)
+        self.learned_guidance = None if card is None else card.guidance
+        if image_size is None and card is None:
             image_size = _trained_size(folder, self.denoiser.sample_size)
         self.autoencoder = AutoencoderPrior(str(folder), image_size, quantise_decoded)
         channels, size, _ = self.autoencoder.latent_shape
@@ -101,11 +110,21 @@ class LatentDiffusionPrior(Prior):
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
         self.num_steps = num_steps
-        self.guidance_scale = guidance_scale
+        default = 3.0 if self.learned_guidance is None else 1.0
+        self.guidance_scale = default if guidance_scale is None else guidance_scale
         self.skip: Skip = skip
         self._mapping = dict(classes or {})
         self.denoiser.rows([], self._mapping)  # raises for a mapping that has no effect
         self.eval()
+
+    def _check_intervals(self) -> None:
+        """Raise where the scheduler takes the network's answers for averages over steps and they are none."""
+        if self.schedule.of_intervals != self.denoiser.of_intervals:
+            told = "both ends of a step" if self.denoiser.of_intervals else "one time"
+            raise UserError(
+                f"scheduler: prediction_type={self.schedule.prediction_type!r} does not go with a network that is told "
+                f"{told}; scheduler and network must be from one prior"
+            )
 
     @property
     def unet(self) -> ModelMixin:
@@ -212,7 +231,7 @@ class LatentDiffusionPrior(Prior):
             conditioning = conditioning.to(network.dtype)  # once, and not at every call
         null = self.null(len(conditioning)).to(conditioning)
 
-        def call(x: Tensor, timestep: float, condition: Tensor) -> Tensor:
+        def call(x: Tensor, timestep: Time, condition: Tensor) -> Tensor:
             return in_own_type(network, lambda x, c: self.denoiser(x, timestep, c), x, condition)
 
         return guided(call, conditioning, null, scale)

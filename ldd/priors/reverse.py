@@ -8,7 +8,7 @@ Notation:
     in the code     symbol     meaning
     num_steps       S          steps of the reverse process
     k               k          index of a step, from S - 1 (noisiest) down to 0
-    step.timestep   t_k        timestep the network is told
+    step.timestep   t_k        timestep the network is told (both ends of the step, if it predicts an average)
     step.level      a_k, b_k   shares of signal and noise where step k begins: x = a z + b n. A diffusion model has
                                a = sqrt(abar_k), b = sqrt(1 - abar_k), with abar_k the product of 1 - beta up to t_k; a
                                flow has a = 1 - sigma, b = sigma
@@ -34,13 +34,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
-from ldd.priors.schedule import Level, Schedule, Step
+from ldd.priors.schedule import Level, Schedule, Step, Time
 
 Skip = Literal["clean", "noised", "none"]
-Predict = Callable[[Tensor, float], Tensor]
+Predict = Callable[[Tensor, Time], Tensor]
 """`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
 
-Network = Callable[[Tensor, float, Tensor], Tensor]
+Network = Callable[[Tensor, Time, Tensor], Tensor]
 """`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
 
 
@@ -50,7 +50,7 @@ def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -
     Both halves are one batch of 2N; at scales 0 and 1 only the half that counts is run.
     """
 
-    def predict(x: Tensor, timestep: float) -> Tensor:
+    def predict(x: Tensor, timestep: Time) -> Tensor:
         output = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning]))
         without, given = output.to(x.dtype).chunk(2)  # the difference of two answers has few digits in common
         return without + scale * (given - without)

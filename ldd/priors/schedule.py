@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 from diffusers import DDIMScheduler
 from torch import Tensor
@@ -18,6 +18,8 @@ from ldd.errors import UserError
 from ldd.priors.loading import read_json
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+AVERAGE = "average_velocity"
+"""Prediction type of a network that is told both ends of a step: n - z averaged over the path between (MeanFlow)."""
 
 _FAMILY = {
     f"{name}Scheduler"
@@ -61,16 +63,38 @@ class Level(NamedTuple):
     noise: float
 
 
+Number = TypeVar("Number", float, Tensor)
+
+
+class Interval(NamedTuple, Generic[Number]):
+    """The part of the path that a step goes, as a network is told that predicts an average over it.
+
+    Attributes:
+        begin: timestep of its noisier end.
+        end: of its cleaner end.
+    """
+
+    begin: Number
+    end: Number
+
+
+Time = float | Interval[float]
+"""What a network is told of the time."""
+Times = Tensor | Interval[Tensor]
+"""The same of each latent, (N,)."""
+
+
 class Step(NamedTuple):
     """One step of the grid.
 
     Attributes:
-        timestep: what the network is told: a number of the table, or sigma times its length for a flow.
+        timestep: what the network is told: a number of the table, or sigma times its length for a flow; for one that
+            predicts averages the interval of two such numbers.
         level: noise level where the step begins.
         end: noise level where it ends.
     """
 
-    timestep: float
+    timestep: Time
     level: Level
     end: Level
 
@@ -82,14 +106,19 @@ class Schedule(ABC):
 
     Attributes:
         num_train_timesteps: T, what the timestep of pure noise is counted in.
-        prediction_type: what the network predicts: `epsilon` (n), `sample` (z), `v_prediction` (signal n - noise z) or
-            `flow` (n - z).
+        prediction_type: what the network predicts: `epsilon` (n), `sample` (z), `v_prediction` (signal n - noise z),
+            `flow` (n - z) or `average_velocity` (n - z averaged over a step).
         clip: bound on the predicted clean latents, or None.
     """
 
     num_train_timesteps: int
     prediction_type: str
     clip: float | None = None
+
+    @property
+    def of_intervals(self) -> bool:
+        """Whether the network is told both ends of a step."""
+        return self.prediction_type == AVERAGE
 
     @abstractmethod
     def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
@@ -221,7 +250,8 @@ class FlowSchedule(Schedule):
     Args:
         shift: of the noise shares towards noise, as large images want it; 1 leaves them even.
         num_train_timesteps: T; the network is told sigma T.
-        prediction_type: see `Schedule`; models of flow matching predict `flow`.
+        prediction_type: see `Schedule`; models of flow matching predict `flow`, those of few steps
+            `average_velocity` (MeanFlow, arXiv:2505.13447).
 
     Raises:
         UserError: a shift that is not positive, or an unknown prediction type.
@@ -232,10 +262,9 @@ class FlowSchedule(Schedule):
     ) -> None:
         if not 0 < shift < math.inf:
             raise UserError(f"scheduler: shift={shift} must be a positive number")
-        if prediction_type not in (*_PREDICTION_TYPES, "flow"):
+        if prediction_type not in (known := (*_PREDICTION_TYPES, "flow", AVERAGE)):
             raise UserError(
-                f"scheduler: prediction_type={prediction_type!r} is unknown; it must be one of "
-                f"{', '.join((*_PREDICTION_TYPES, 'flow'))}"
+                f"scheduler: prediction_type={prediction_type!r} is unknown; it must be one of {', '.join(known)}"
             )
         self.shift = shift
         self.num_train_timesteps = num_train_timesteps
@@ -247,12 +276,16 @@ class FlowSchedule(Schedule):
         even = [k / num_steps for k in range(num_steps, -1, -1)]
         shares = [start * self.shift * sigma / (1 + (self.shift - 1) * sigma) for sigma in even]
         steps = tuple(
-            Step(sigma * self.num_train_timesteps, Level(1 - sigma, sigma), Level(1 - end, end))
+            Step(self._told(sigma, end), Level(1 - sigma, sigma), Level(1 - end, end))
             for sigma, end in pairwise(shares)
         )
         return self._checked(
             steps, num_steps, "begin below the noise end (start), or take a model that predicts flow"
         )
+
+    def _told(self, sigma: float, end: float) -> Time:
+        begin, end = sigma * self.num_train_timesteps, end * self.num_train_timesteps
+        return Interval(begin, end) if self.of_intervals else begin
 
     def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
         """Return the noise e: a velocity is one of the whole line, so x is split where it lies, at the step's end."""
@@ -260,7 +293,7 @@ class FlowSchedule(Schedule):
 
     def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         signal, noise = level
-        if self.prediction_type == "flow":
+        if self.prediction_type in ("flow", AVERAGE):
             return x - noise * output, x + signal * output
         norm = signal**2 + noise**2
         return (signal * x - noise * output) / norm, (noise * x + signal * output) / norm

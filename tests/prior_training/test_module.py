@@ -39,13 +39,6 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module")
-def data():
-    data = DistillationData(image_size=16)
-    data.setup()
-    return data
-
-
 class Losses(Callback):
     def __init__(self):
         self.autoencoder, self.denoiser = [], []
@@ -58,7 +51,7 @@ class Losses(Callback):
             self.autoencoder.append(float(metrics["train/autoencoder_loss"]))
 
 
-def fit(data, steps, folder, ckpt_path=None, precision="32-true", callbacks=(), ranks=1, **changes):
+def fit(data, total, folder, ckpt_path=None, precision="32-true", callbacks=(), ranks=1, **changes):
     model, losses = PriorTraining(data_spec=data.spec, **{**TINY, **changes}), Losses()
     trainer = Trainer(
         accelerator="cpu",
@@ -66,7 +59,7 @@ def fit(data, steps, folder, ckpt_path=None, precision="32-true", callbacks=(), 
         devices=ranks,
         strategy="ddp" if ranks > 1 else "auto",
         use_distributed_sampler=False,
-        max_steps=steps,
+        max_steps=total,
         logger=False,
         enable_checkpointing=any(isinstance(callback, LastCheckpoints) for callback in callbacks),
         enable_progress_bar=False,

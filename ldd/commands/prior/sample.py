@@ -37,13 +37,18 @@ def _sample(options: Namespace, typed: Sequence[str]) -> None:
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)
     prior = LatentDiffusionPrior(options.prior, prompt=options.prompt)
-    prior.schedule.steps(options.num_steps)
+    num_steps, guidance = options.num_steps, options.guidance_scale
+    if num_steps is None:
+        num_steps = 1 if prior.schedule.of_intervals else 25
+    if guidance is None:
+        guidance = 2.0 if prior.learned_guidance is None else 1.0
+    prior.schedule.steps(num_steps)
     if spec is not None:
         if is_unconditional(prior):
             raise UserError("--data: samples of an unconditional prior belong to no class; leave it out")
         prior.rows(spec.classes)  # raises for an unknown class, before anything is drawn
     prior.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = PriorSampler(options.per_class, options.num_steps, options.guidance_scale, options.seed)
+    sampler = PriorSampler(options.per_class, num_steps, guidance, options.seed)
     if not grid and spec is not None:
         check_writable(out.parent)
         sampled_set(prior, spec, sampler, options.prior).save(out)
@@ -94,10 +99,14 @@ def _parser(*, data: bool) -> Parser:
     parser.add_argument(
         "--per-class", type=PositiveInt, default=5, help="Images of each class, at most 10 in a grid."
     )
-    parser.add_argument("--num-steps", type=PositiveInt, default=25, help="DDIM steps.")
     parser.add_argument(
-        "--guidance-scale", type=NonNegativeFloat, default=2.0, help="Classifier-free guidance; 1: none."
-    )
+        "--num-steps", type=PositiveInt | None, default=None,
+        help="DDIM or Euler steps; default 25, or 1 of a prior that was trained for one.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance-scale", type=NonNegativeFloat | None, default=None,
+        help="Classifier-free guidance, 1: none; default 2, or 1 of a prior in which guidance was learned.",
+    )  # fmt: skip
     parser.add_argument(
         "--prompt", type=str | None, default=None,
         help="Template of a text-to-image prior's prompts with {name} and {wnid}; default 'a photo of a {name}'.",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
+from ldd.priors.schedule import Interval, Time, Times
 
 _FURTHER_INPUTS = (
     "addition_embed_type",
@@ -21,6 +22,8 @@ _FURTHER_INPUTS = (
     "num_class_embeds",
     "time_cond_proj_dim",
 )
+LENGTH = "timestep"
+"""`class_embed_type` of a U-Net that is told the length of a step besides its noisier end (MeanFlow)."""
 
 
 class Denoiser(nn.Module, ABC):
@@ -36,6 +39,11 @@ class Denoiser(nn.Module, ABC):
     classes: list[ClassInfo]
     multiple: int = 1
     _component = "unet"
+
+    @property
+    def of_intervals(self) -> bool:
+        """Whether the network is told both ends of a step."""
+        return bool(self.network.config.get("class_embed_type") == LENGTH)
 
     @property
     def sample_size(self) -> int | None:
@@ -77,32 +85,43 @@ class Denoiser(nn.Module, ABC):
     def null(self, n: int) -> Tensor:
         """Return the conditioning (n, L, D) of the null condition."""
 
-    def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
         """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w).
 
         This is the call of a U-Net with cross-attention; other networks override it.
         """
-        output: Tensor = self.network(
-            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, return_dict=False
-        )[0]
-        return output
+        return call_unet(self.network, x, timestep, conditioning)
 
     def _outputs(self, channels: int) -> tuple[int, ...]:
         """Numbers of output channels that go with `channels` of the latents."""
         return (channels,)
 
 
-def timestep_tensor(timestep: float, like: Tensor) -> Tensor:
+def call_unet(unet: nn.Module, x: Tensor, time: Time | Times, tokens: Tensor) -> Tensor:
+    """Call a U-Net with cross-attention for latents x (N, c, h, w), times (N,) or one of all, and tokens (N, L, D)."""
+    if not isinstance(time, Interval):
+        output: Tensor = unet(x, timestep_tensor(time, x), encoder_hidden_states=tokens, return_dict=False)[0]
+        return output
+    length = timestep_tensor(time.begin - time.end, x).expand(len(x))
+    begin = timestep_tensor(time.begin, x)
+    output = unet(x, begin, encoder_hidden_states=tokens, class_labels=length, return_dict=False)[0]
+    return output
+
+
+def timestep_tensor(timestep: float | Tensor, like: Tensor) -> Tensor:
     """Return a timestep as the networks take it: on the device, where a plain number is copied at every call.
 
     Those of a diffusion model are whole numbers; those of a flow lie between, in float32 whatever the precision.
     """
+    if isinstance(timestep, Tensor):
+        return timestep
     kind = torch.int64 if isinstance(timestep, int) else torch.float32
     return torch.full((), timestep, dtype=kind, device=like.device)
 
 
-def check_inputs(unet: ModelMixin, tokens: str) -> None:
-    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`."""
-    wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) is not None]
+def check_inputs(unet: ModelMixin, tokens: str, *, intervals: bool = False) -> None:
+    """Raise if a U-Net wants more than noisy latents, a timestep (or the `intervals` of MeanFlow) and `tokens`."""
+    known = (None, LENGTH) if intervals else (None,)
+    wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) not in known]
     if wanted:
         raise UserError(f"component 'unet' wants inputs beyond {tokens} ({', '.join(wanted)}); not supported")

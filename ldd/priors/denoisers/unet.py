@@ -14,6 +14,7 @@ from ldd.priors.class_table import ClassTable
 from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
 from ldd.priors.folder import PriorCard
 from ldd.priors.loading import Init, load_model, load_tensor
+from ldd.priors.schedule import Interval, Time
 
 
 @final
@@ -26,7 +27,7 @@ class ClassConditionalUNet(Denoiser):
         super().__init__()
         self.network = load_model(folder / "unet", (UNet2DConditionModel,), init=init)
         table = load_tensor(folder / "class_embedding.safetensors", "weight")
-        check_inputs(self.network, "a class token")
+        check_inputs(self.network, "a class token", intervals=True)
         width = self.network.config.cross_attention_dim
         if table.ndim != 2 or table.shape[1] != width:
             raise UserError(
@@ -79,7 +80,8 @@ class UnconditionalUNet(Denoiser):
         kind = torch.promote_types(weight.dtype, torch.float32)  # not that of half-precision weights
         return weight.new_zeros(n, 0, 0, dtype=kind)
 
-    def forward(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is not read."""
+        assert not isinstance(timestep, Interval), "checked by the prior"
         output: Tensor = self.network(x, timestep_tensor(timestep, x), return_dict=False)[0]
         return output
