@@ -76,6 +76,7 @@ from ldd.networks import (
 )
 from ldd.objectives import (
     Alternating as Alternating,
+    CharacteristicMatching as CharacteristicMatching,
     DistributionMatching as DistributionMatching,
     GradientMatching as GradientMatching,
     MaximumMeanDiscrepancy as MaximumMeanDiscrepancy,

@@ -3,6 +3,7 @@
 from ldd.experts.trajectories import ExpertNeed
 from ldd.objectives.alternating import Alternating
 from ldd.objectives.base import CODES, DECODER, Objective, StepContext, Term
+from ldd.objectives.characteristic import CharacteristicMatching
 from ldd.objectives.discrepancy import Discrepancy, RBFMixture, Sinkhorn
 from ldd.objectives.distribution import DistributionMatching
 from ldd.objectives.gradient import GradientMatching
@@ -13,6 +14,7 @@ __all__ = (
     "CODES",
     "DECODER",
     "Alternating",
+    "CharacteristicMatching",
     "Discrepancy",
     "DistributionMatching",
     "ExpertNeed",

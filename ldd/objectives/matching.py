@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import vector_to_parameters
 from torch.optim import SGD, Adam, Optimizer
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.codes import Codes
 from ldd.data.real import RealImages
-from ldd.errors import UserError, check_not_negative
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.trajectories import ExpertNeed, Trajectories, find_experts
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
@@ -145,6 +147,14 @@ def with_all(budgets: Sequence[int], images: int) -> list[int]:
     return sorted({*budgets, images})
 
 
+def refuse_batch_norm(network: Network) -> None:
+    """Raise for a network whose features of an image depend on the classes and ranks it is decoded with."""
+    if has_batch_norm(network):
+        raise UserError(
+            "objective.network: batch normalisation would mix classes and ranks; set the network's norm to instance"
+        )
+
+
 def check_sgd(learning_rates: Mapping[str, float], momentum: float, momentum_name: str = "momentum") -> None:
     """Raise for a rate (argument `lr_<name>`) that is negative, infinite or NaN, or a momentum outside [0, 1)."""
     check_not_negative("objective", **{f"lr_{name}": rate for name, rate in learning_rates.items()})
@@ -158,14 +168,21 @@ def sgd_on_codes(codes: Codes, learning_rates: Mapping[str, float], momentum: fl
     Raises:
         UserError: a group of the codes has no learning rate, or nothing is learned.
     """
+    return SGD(groups_of(codes, learning_rates), momentum=momentum)
+
+
+def groups_of(codes: Codes, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the codes' groups for an optimizer, each with its learning rate.
+
+    Raises:
+        UserError: a group of the codes has no learning rate, or nothing is learned.
+    """
     groups = codes.groups()
     if not groups:
         raise UserError("codes: nothing is learned; set learn_latents or learn_conditioning to true")
     if missing := groups.keys() - learning_rates.keys():
         raise UserError(f"objective: no learning rate for the codes' {', '.join(sorted(missing))}")
-    return SGD(
-        [{"params": values, "lr": learning_rates[name]} for name, values in groups.items()], momentum=momentum
-    )
+    return [{"params": values, "lr": learning_rates[name]} for name, values in groups.items()]
 
 
 @dataclass(frozen=True)
@@ -195,3 +212,40 @@ class ExpertSearch:
             experts = find_experts(self.need, context.spec, core_set, network)
             self._found = FoundExperts(core_set, network, experts)
         return self._found
+
+
+Epoch = Literal["last", "random"] | int
+"""Which weights of an expert are taken: of its last epoch, of a random one from 1 on, or of a fixed one."""
+
+
+def expert_need(
+    trajectories: str | None, network: Networks, num_experts: int | None, epoch: Epoch
+) -> ExpertNeed | None:
+    """Return what an objective that takes features of experts reads; None without trajectories.
+
+    Raises:
+        UserError: a number below 1, or a pool of networks, of which a recording has one.
+    """
+    fixed = epoch if isinstance(epoch, int) else 1
+    check_at_least(1, "objective", num_experts=num_experts, expert_epoch=fixed)
+    if trajectories is None:
+        return None
+    if isinstance(network, (list, tuple)):
+        raise UserError(
+            f"objective.network: {len(network)} networks, but the experts in trajectories ({trajectories}) are of "
+            "one; name that one, or leave trajectories out"
+        )
+    return ExpertNeed(trajectories, network, num_experts, fixed, f"expert_epoch ({epoch}) takes")
+
+
+def expert_network(context: StepContext, search: ExpertSearch, epoch: Epoch, purpose: str) -> Network:
+    """Return the network with the weights of an expert that this step draws for `purpose`."""
+    found, generator = search.find(context), context.generator(purpose)
+    expert = int(torch.randint(found.experts.num_experts, (), generator=generator))
+    number = epoch if isinstance(epoch, int) else found.experts.training.epochs
+    if epoch == "random":
+        number = 1 + int(torch.randint(number, (), generator=generator))
+    parameters = list(found.network.parameters())
+    weights = found.experts.read(expert, [number])[0]
+    vector_to_parameters(weights.to(parameters[0], non_blocking=True), parameters)
+    return found.network

@@ -6,10 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 
-from ldd.errors import UserError, check_at_least
-from ldd.experts.trajectories import ExpertNeed
+from ldd.errors import check_at_least
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, Embed, StepContext, Term
 from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture
@@ -17,8 +15,10 @@ from ldd.objectives.matching import (
     ExpertSearch,
     MatchingObjective,
     Rates,
-    has_batch_norm,
+    expert_need,
+    expert_network,
     real_features,
+    refuse_batch_norm,
 )
 
 LOW_SIMILARITY = 1e-3
@@ -83,15 +83,10 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         augmentation: Sequence[str] = (),
         real_chunk: int = 512,
     ) -> None:
-        fixed_epoch = expert_epoch if isinstance(expert_epoch, int) else 1
         check_at_least(1, "objective", samples=samples, real_batch=real_batch, num_classes=num_classes)
-        check_at_least(
-            1, "objective", num_experts=num_experts, real_chunk=real_chunk, expert_epoch=fixed_epoch
-        )
-        search = None
-        if trajectories is not None:
-            reason = f"expert_epoch ({expert_epoch}) takes"
-            search = ExpertSearch(ExpertNeed(trajectories, network, num_experts, fixed_epoch, reason))
+        check_at_least(1, "objective", real_chunk=real_chunk)
+        need = expert_need(trajectories, network, num_experts, expert_epoch)
+        search = None if need is None else ExpertSearch(need)
         rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
         super().__init__(network, augmentation, rates, search=search)
         self.discrepancy = RBFMixture() if discrepancy is None else discrepancy
@@ -131,27 +126,13 @@ class MaximumMeanDiscrepancy(MatchingObjective):
 
     def _features(self, context: StepContext) -> Embed:
         network = self._draw_network(context)
-        if has_batch_norm(network):
-            raise UserError(
-                "objective.network: batch normalisation would mix classes and ranks; set the network's norm to instance"
-            )
+        refuse_batch_norm(network)
         return self.siamese_features(context, network, "mmd augmentation")
 
     def _draw_network(self, context: StepContext) -> Network:
         if self._search is None:
             return context.network(self.networks[0], "mmd network")
-        found, generator = self._search.find(context), context.generator("mmd expert")
-        expert = int(torch.randint(found.experts.num_experts, (), generator=generator))
-        epoch = found.experts.training.epochs
-        if self.expert_epoch == "random":
-            epoch = 1 + int(torch.randint(epoch, (), generator=generator))
-        elif self.expert_epoch != "last":
-            epoch = self.expert_epoch
-        parameters = list(found.network.parameters())
-        vector_to_parameters(
-            found.experts.read(expert, [epoch])[0].to(parameters[0], non_blocking=True), parameters
-        )
-        return found.network
+        return expert_network(context, self._search, self.expert_epoch, "mmd expert")
 
     def _watch(self, context: StepContext, measured: Measured, num_classes: int) -> dict[str, Tensor]:
         if measured.similarity is None:
