@@ -1,5 +1,7 @@
 """Errors that end a run without being a defect of the program, and checks of numbers that raise them."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """A setting, file or data set that cannot be used as given.
@@ -21,11 +23,11 @@ LARGEST = 3.4e38
 """What a float32 can hold, nearly."""
 
 
-def check_at_least(low: int, section: str, **values: float | None) -> None:
-    """Raise for an argument `<section>.<name>` that is below `low`; None passes."""
+def check_at_least(low: int, section: str = "", **values: float | None) -> None:
+    """Raise for an argument `<section>.<name>`, or `<name>` without a section, that is below `low`; None passes."""
     for name, value in values.items():
         if value is not None and value < low:
-            raise UserError(f"{section}.{name} ({value}) must be at least {low}")
+            raise UserError(f"{f'{section}.' * bool(section)}{name} ({value}) must be at least {low}")
 
 
 def check_not_negative(section: str, **values: float) -> None:
@@ -35,6 +37,12 @@ def check_not_negative(section: str, **values: float) -> None:
             raise UserError(
                 f"{section}.{name} ({value}) must be a number of 0 or more, and at most {LARGEST:g}"
             )
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names for a message, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def in_a_line(error: BaseException) -> str:

@@ -15,11 +15,7 @@ _PLAIN = (*_STORED, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int3
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Return images (N, 3, H, H), uint8 or float in [-1, 1], as uint8 on the CPU.
-
-    Raises:
-        UserError: another dtype, NaN, or values outside [-1, 1].
-    """
+    """Return images (N, 3, H, H), uint8 or float in [-1, 1], as uint8 on the CPU."""
     if not isinstance(images, Tensor):
         raise UserError(f"images must be a tensor, got {type(images).__name__}; torch.as_tensor makes one")
     if images.dtype == torch.uint8:
@@ -39,11 +35,7 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def as_labels(labels: Tensor) -> Tensor:
-    """Return labels (N,) of any integer dtype as int64 on the CPU.
-
-    Raises:
-        UserError: not a tensor of whole numbers.
-    """
+    """Return labels (N,) of any integer dtype as int64 on the CPU."""
     if not isinstance(labels, Tensor):
         raise UserError(f"labels must be a tensor, got {type(labels).__name__}; torch.as_tensor makes one")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:

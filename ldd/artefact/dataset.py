@@ -18,12 +18,7 @@ Transform = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class InputTransform:
-    """Makes a real image like those of a set: short side resized, centre cropped, in the set's range of values.
-
-    Attributes:
-        image_size: height and width of the result in pixels.
-        normalise: makes of it what networks see; None leaves it in [-1, 1].
-    """
+    """Makes a real image like those of a set: short side resized, centre cropped, in the set's range of values."""
 
     image_size: int
     normalise: Transform | None = None

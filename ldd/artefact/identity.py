@@ -11,6 +11,7 @@ from torch import Tensor
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.images import DataSpec
+from ldd.runtime.classes import dotted_name
 
 if TYPE_CHECKING:
     from ldd.priors import Prior
@@ -39,12 +40,10 @@ def _add_values(digest: "hashlib._Hash", tensor: Tensor) -> None:
 
 
 def identify(prior: "Prior") -> dict[str, Any]:
-    """Return what a manifest says of the frozen weights that codes need.
+    """Return the entry of a manifest for the frozen weights that codes need, as loaded where a run has cast them.
 
-    Returns:
-        `class_path`, `image_size`, `floats` and `bytes` (of parameters and buffers that are not trained with the
-        codes), and `sha256` over their names, types, shapes and values. Equal for equal weights, wherever they lie,
-        and of the weights as loaded where a run has cast them.
+    `floats`, `bytes` and `sha256` are over parameters and buffers that are not trained with the codes; the hash is over
+    their names, types, shapes and values.
     """
     if prior.identity is not None:
         return prior.identity
@@ -56,9 +55,8 @@ def identify(prior: "Prior") -> dict[str, Any]:
             _add_values(digest, tensor)
             floats += tensor.numel() if tensor.is_floating_point() else 0
             size += tensor.nbytes
-    kind = type(prior)
     return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "class_path": dotted_name(type(prior)),
         "image_size": prior.image_size,
         "floats": floats,
         "bytes": size,
@@ -67,34 +65,21 @@ def identify(prior: "Prior") -> dict[str, Any]:
 
 
 def refuse_other_test_split(distilled: DistilledSet, spec: DataSpec, contents: Mapping[str, str]) -> None:
-    """Raise if the set was made beside another test split, so that it may have learned from these test images.
-
-    Args:
-        distilled: the set; one from before contents were known is compared by names and sizes.
-        spec: of the data.
-        contents: fingerprint by contents of their split `test`, and its `format`.
-
-    Raises:
-        UserError: both fingerprints, and how to go on.
-    """
+    """Raise if the set may have learned from the test images of `spec`, by `contents` or, if older, by names."""
     known = distilled.manifest.data_fingerprints or {}
     own, now = distilled.manifest.test_split_fingerprint, spec.fingerprint
     if own == now and known.get("format") == contents["format"]:
         own, now = known.get("test"), contents["test"]
     if own is not None and own != now:
         raise UserError(
-            f"the set was made beside the test split {own}, and that of --data is {now}: it may have "
-            "learned from these test images. Give the --data of its run (its manifest has the configuration), or, to "
-            "test it on other images of its classes on purpose, --other_data true"
+            f"the set was made with the test split {own}, and --data has the test split {now}: it may have learned "
+            "from these test images. Give the --data of its run (its manifest has the configuration), or, to test it "
+            "on other images of its classes on purpose, --other_data true"
         )
 
 
 def refuse_other_data(distilled: DistilledSet, spec: DataSpec) -> None:
-    """Raise unless the data has the set's classes, in the same order, and its image size.
-
-    Raises:
-        UserError: names the first class that differs, or the two sizes.
-    """
+    """Raise unless the data has the set's classes, in the same order, and its image size."""
     theirs, ours = [info.wnid for info in distilled.classes], [info.wnid for info in spec.classes]
     for label, (one, other) in enumerate(itertools.zip_longest(theirs, ours)):
         if one != other:

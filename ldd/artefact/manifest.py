@@ -174,11 +174,7 @@ class Manifest(Mapping[str, Any]):
 
     @classmethod
     def of(cls, classes: Sequence[ClassInfo], facts: Facts) -> Self:
-        """Return the manifest of a new set; hashes and bytes follow when it is saved.
-
-        Raises:
-            UserError: a value of the wrong kind; the message names it.
-        """
+        """Return the manifest of a new set; hashes and bytes follow when it is saved."""
         if not all(isinstance(info, ClassInfo) for info in classes):
             raise UserError(
                 "classes must be ClassInfo(label, id, wnid, name) objects, one a class, ordered by label"
@@ -201,28 +197,17 @@ class Manifest(Mapping[str, Any]):
         return parse(cls, new).charged(facts.get("stages") or {})
 
     def replaced(self, **changes: Any) -> Self:  # noqa: ANN401 - values of any field
-        """Return the manifest with other values of some fields, checked.
-
-        Raises:
-            UserError: a value of the wrong kind; the message names it.
-        """
+        """Return the manifest with other values of some fields, checked."""
         if unknown := changes.keys() - {one.name for one in fields(self)}:
             raise TypeError(f"a manifest has no field {', '.join(sorted(unknown))}")
         return parse(type(self), {**to_json(self), **changes})
 
     def charged(self, stages: Stages) -> Self:
-        """Return the manifest with these costs of stages in the place of all that it has.
-
-        Raises:
-            UserError: a figure that is neither a number nor None.
-        """
+        """Return the manifest with these costs of stages in the place of all that it has."""
         return self.replaced(ledger={**self["ledger"], "stages": stages})
 
     def saved(self, hashes: Mapping[str, str], charged: Mapping[str, int]) -> Self:
-        """Return what is written: the current version, hashes of the files beside it, bytes of their tensors.
-
-        The configuration travels with the set, so that it tells nothing of this machine.
-        """
+        """Return what is written: the current version, the files' hashes and bytes, and no path of this machine."""
         versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
         config = public_configuration(self.config)
         return self.replaced(
@@ -231,11 +216,7 @@ class Manifest(Mapping[str, Any]):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the manifest in a file, upgraded where it is of an older version.
-
-        Raises:
-            UserError: damaged, incomplete, or of a version that is not known here; the message names the file.
-        """
+        """Return the manifest in a file, upgraded where it is of an older version."""
         content = read_json(path, _CURE)
         try:
             upgraded = _upgraded(content)
@@ -247,11 +228,7 @@ class Manifest(Mapping[str, Any]):
             raise UserError(f"{path}: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Write the file.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write the file."""
         write_json(path, to_json(self))
 
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - as in the file
@@ -265,32 +242,20 @@ class Manifest(Mapping[str, Any]):
 
 
 def resumptions(run: Path) -> list[dict[str, Any]]:
-    """Return from which steps a run went on with other settings, and with which (see `Resumption`).
-
-    Raises:
-        UserError: the file in its folder that says so is damaged.
-    """
+    """Return from which steps a run went on with other settings, and with which (see `Resumption`)."""
     path = run / RESUMED
     found: list[dict[str, Any]] = read_json(path, "restore or delete it") if path.is_file() else []
     return found
 
 
 def charge(folder: Path, stage: str, figures: Figures) -> None:
-    """Write a stage's cost into the manifest of a saved set, in the place of what it says of that stage.
-
-    Raises:
-        UserError: no manifest, a damaged one, or a folder that cannot be written.
-    """
+    """Write a stage's cost into the manifest of a saved set, in the place of what it says of that stage."""
     manifest = Manifest.read(folder / NAME)
     manifest.charged({**manifest.ledger.stages, stage: figures}).write(folder / NAME)
 
 
 def find_artefact(path: Path | str) -> Path:
-    """Return the folder with the manifest: `path` itself, or `distilled` in it if `path` is a run's folder.
-
-    Raises:
-        UserError: neither holds a manifest.
-    """
+    """Return the folder with the manifest: `path` itself, or `distilled` in it if `path` is a run's folder."""
     path = Path(path)
     for folder in (path, path / "distilled"):
         if (folder / NAME).is_file():
@@ -305,11 +270,7 @@ def find_artefact(path: Path | str) -> Path:
 
 
 def verified_files(folder: Path, hashes: Mapping[str, str]) -> dict[str, Path]:
-    """Return the files that a manifest names, all of them inside `folder` and unchanged.
-
-    Raises:
-        UserError: a name or a link that leads out of the folder, a missing file, other bytes than written.
-    """
+    """Return the files that a manifest names, all of them inside `folder` and unchanged."""
     for name, expected in hashes.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise UserError(f"{folder / NAME} names {shown(name)}, which is not a plain file name: refused")

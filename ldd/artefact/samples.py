@@ -34,11 +34,7 @@ def write_samples_grid(
 def sampled_set(
     prior: LatentDiffusionPrior, spec: DataSpec, sampler: PriorSampler, source: str
 ) -> DistilledSet:
-    """Draw samples of the data's classes as a distilled set, at the data's image size.
-
-    The prior draws at its own size; where the data's differs, images are resized as real ones are (bilinear,
-    antialiased).
-    """
+    """Draw samples of the data's classes as a distilled set, resized to the data's image size as real images are."""
     started = time.perf_counter()
     images, labels = sampler.of_classes(prior, spec.classes)
     if images.shape[-1] != spec.image_size:

@@ -93,13 +93,7 @@ class Storage:
         )
 
     def total(self, *, labels: bool = True, generator: bool = False, form: Form | None = None) -> Amount:
-        """Return all that training on the set needs.
-
-        Args:
-            labels: include them.
-            generator: include the frozen generator where the form needs one.
-            form: None takes the one in which students use the set.
-        """
+        """Return all that training on the set needs in a `form` (None: the one that students use)."""
         form = self.form if form is None else form
         needed = self.images if form == "images" else self.codes + self.decoder
         if labels:

@@ -21,19 +21,9 @@ NAMES = (DENSE, VALUES, INDICES)
 
 
 def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precision = "float16") -> Tensor:
-    """Return probabilities as they come back from storage, so that students see the same in memory as from disk.
+    """Return probabilities (N, K) as they come back from storage, float32, or float16 where all are kept so.
 
-    Args:
-        probabilities: (N, K), rows that sum to 1.
-        top_k: how many of each row are kept, the largest; what is left of 1 is spread evenly over the others. None
-            keeps all.
-        precision: of what is kept.
-
-    Returns:
-        (N, K): float32, or float16 where all are kept at that precision.
-
-    Raises:
-        UserError: `top_k` is not in 1..K.
+    Of each row the `top_k` largest are kept (None: all) in `precision`; the rest of 1 is spread evenly over the others.
     """
     return _unpacked(packed(probabilities, top_k, precision), probabilities.shape[1])
 
@@ -41,11 +31,7 @@ def quantise(probabilities: Tensor, top_k: int | None = None, precision: Precisi
 def packed(
     probabilities: Tensor, top_k: int | None = None, precision: Precision = "float16"
 ) -> dict[str, Tensor]:
-    """Return tensors that hold what `quantise` returns for the same arguments; `restored` reads them.
-
-    Raises:
-        UserError: `top_k` is not in 1..K.
-    """
+    """Return tensors that hold what `quantise` returns for the same arguments; `restored` reads them."""
     count = probabilities.shape[1]
     if top_k is not None and not 1 <= top_k <= count:
         raise UserError(
@@ -90,9 +76,6 @@ def stored(soft_labels: Tensor, top_k: int | None = None) -> dict[str, Tensor]:
     """Return tensors to store for a result of `quantise` with the same `top_k`, in the fewest bits that lose nothing.
 
     Whole 255ths take eight bits; others keep their precision, or take 16 bits where only the largest are kept.
-
-    Raises:
-        UserError: `soft_labels` do not have that form.
     """
     count = soft_labels.shape[1]
     if top_k is None:
@@ -117,11 +100,7 @@ def top_k_of(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def restored(tensors: Mapping[str, Tensor], num_classes: int) -> Tensor | None:
-    """Return the soft labels (N, K) of stored tensors, or None without any; other names are ignored.
-
-    Raises:
-        UserError: tensors that do not fit each other or the number of classes.
-    """
+    """Return the soft labels (N, K) of stored tensors, or None without any; other names are ignored."""
     found = [name for name in NAMES if name in tensors]
     if found == []:
         return None

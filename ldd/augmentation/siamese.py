@@ -29,12 +29,7 @@ NUM_UNIFORMS = 3  # what the operation with the most parameters (colour) takes
 
 @dataclass(frozen=True)
 class Draws:
-    """What is done to n images; tensors on the CPU, so that grouping by strategy waits for no device.
-
-    Attributes:
-        strategy: (n,) int64, index into the strategies of the augmentation that drew it.
-        uniform: (n, 3) float32 in [0, 1), from which each operation takes its parameters.
-    """
+    """Changes of n images, on the CPU: `strategy` (n,) int64, and `uniform` (n, 3) in [0, 1) for its parameters."""
 
     strategy: Tensor
     uniform: Tensor
@@ -141,7 +136,7 @@ def crop(x: Tensor, uniform: Tensor) -> Tensor:
 
 
 def cutout(x: Tensor, uniform: Tensor) -> Tensor:
-    """A square set to zero; its centre may lie anywhere in the image, so the border may cut it."""
+    """Set a square to zero; its centre may lie anywhere in the image, so the border may cut it."""
     rows, columns = (_square_side(uniform[:, axis], size) for axis, size in enumerate(x.shape[2:]))
     return x * ~(rows[:, :, None] & columns[:, None])[:, None]
 
@@ -155,18 +150,18 @@ def _square_side(uniform: Tensor, size: int) -> Tensor:
 
 
 def flip(x: Tensor, uniform: Tensor) -> Tensor:
-    """Mirrored left to right, or not."""
+    """Mirror left to right, or leave as it is."""
     return torch.where(uniform[:, 0, None, None, None] < FLIP_PROBABILITY, x.flip(3), x)
 
 
 def scale(x: Tensor, uniform: Tensor) -> Tensor:
-    """Each axis stretched or squeezed on its own around the centre."""
+    """Stretch or squeeze each axis on its own around the centre."""
     factor = uniform[:, :2] * (MAX_SCALE - 1 / MAX_SCALE) + 1 / MAX_SCALE
     return _resample(x, torch.diag_embed(factor))
 
 
 def rotate(x: Tensor, uniform: Tensor) -> Tensor:
-    """Turned around the centre."""
+    """Turn around the centre."""
     angle = (uniform[:, 0] * 2 - 1) * math.radians(MAX_ROTATION)
     cosine, sine = angle.cos(), angle.sin()
     return _resample(x, torch.stack([cosine, -sine, sine, cosine], dim=1).view(-1, 2, 2))

@@ -13,30 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.runtime.precision import without_autocast
 
 _TRIES = 10  # boxes drawn before the whole image is taken, as torchvision does
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3  # of a crop's width to its height
 _GREY = (0.299, 0.587, 0.114)  # weights of the channels (ITU-R 601)
 
+# Of ImageNet's colours in [0, 1] (Krizhevsky et al., 2012, as released code has them).
 _EIGENVALUES = (0.2175, 0.0188, 0.0045)
-_EIGENVECTORS = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)  # of ImageNet's colours in [0, 1] (Krizhevsky et al., 2012, as released code has them)
+_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
 @dataclass(frozen=True)
 class Views:
-    """What is done to each image, in this order: patches shuffled, cropped and resized, mirrored, colours changed.
+    """Random changes of each image, in this order: shuffled patches, crop and resize, mirror, colours.
 
     Attributes:
         patches: number of columns and of rows that the image is cut into; 1 leaves it whole. Each image has a random
             order of its columns and one of its rows (RDED, arXiv 2312.03526, released code).
-        crop_scale: smallest and largest share of the image's area that a crop keeps; null: no crop. Its ratio of width
-            to height is drawn between 3/4 and 4/3, evenly in its logarithm; resized back bilinearly.
+        crop_scale: smallest and largest share of the image's area that a crop keeps; null: no crop. The ratio of width
+            to height is drawn from 3/4 to 4/3, uniformly in its logarithm; the crop is resized back bilinearly.
         flip: mirror left to right with probability 1/2.
         jitter: largest change of brightness, contrast and saturation, in random order: a step towards black, the mean
             grey or the image's own grey, or away from it (released IDC code).
@@ -53,25 +50,17 @@ class Views:
     lighting: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.patches < 1:
-            raise UserError(f"views.patches ({self.patches}) must be at least 1")
+        check_at_least(1, "views", patches=self.patches)
+        check_not_negative("views", jitter=self.jitter, lighting=self.lighting)
         if self.crop_scale is not None:
             low, high = self.crop_scale
             if not 0 < low <= high <= 1:
                 raise UserError(
                     f"views.crop_scale ({list(self.crop_scale)}) must be two shares of the area, 0 < low <= high <= 1"
                 )
-        for name in ("jitter", "lighting"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"views.{name} ({getattr(self, name)}) must be 0 or more")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return views of images (n, 3, H, W) float in [0, 1]; colours may leave that range.
-
-        Args:
-            images: on any device.
-            generator: CPU generator; what is drawn depends on it and on the shape alone.
-        """
+        """Return views of images (n, 3, H, W) float in [0, 1], drawn on the CPU; colours may leave that range."""
         n, _, height, width = images.shape
         if self.patches > 1:
             orders = [
@@ -98,14 +87,7 @@ class Views:
 
 
 def shuffle_patches(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """Put the columns, then the rows of an even grid into another order.
-
-    Args:
-        images: (n, 3, H, W).
-        columns: (n, p) int64, the old place of the patch that comes to each place. A side that p does not divide
-            leaves a wider last patch.
-        rows: likewise.
-    """
+    """Put the columns, then the rows of an even grid into another order: (n, p) int64, the old place of each."""
     for axis, order in ((3, columns), (2, rows)):
         size, count = images.shape[axis], order.shape[1]
         bounds = [size // count * place for place in range(count)] + [size]
@@ -126,11 +108,7 @@ def shuffle_patches(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
 def draw_boxes(
     n: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Draw (n, 4) int64: top, left, height, width of a crop of each image, as torchvision's RandomResizedCrop does.
-
-    The first of ten draws of an area and a ratio that fits into the image counts; where none does, the largest centred
-    box whose ratio is allowed.
-    """
+    """Draw crops (n, 4) int64: top, left, height and width, as torchvision's RandomResizedCrop does."""
     area = height * width * torch.empty(n, _TRIES).uniform_(*scale, generator=generator)
     ratio = torch.empty(n, _TRIES).uniform_(math.log(_MIN_RATIO), math.log(_MAX_RATIO), generator=generator)
     places = torch.rand(n, 2, generator=generator)
@@ -156,10 +134,7 @@ def _central_box(height: int, width: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Resize each image's box (n, 4) to the image's own size, bilinearly, without reading pixels outside the box.
-
-    A crop is never larger than the image, so no antialiasing is needed.
-    """
+    """Resize each image's box (n, 4) to the image's own size, bilinearly; a crop is smaller, so nothing is aliased."""
     height, width = images.shape[2:]
     positions = []
     for axis, size in ((0, height), (1, width)):
@@ -211,13 +186,7 @@ def cutmix(
     """Replace a box of each image by the same box of another image of the batch (CutMix, arXiv 1905.04899).
 
     The box has the share 1 - lambda of the area, with lambda from Beta(alpha, alpha), and a centre anywhere, so the
-    border may cut it; targets are mixed in proportion to the areas.
-
-    Args:
-        images: (n, 3, H, W).
-        targets: (n, K) probabilities.
-        alpha: of the Beta distribution, above 0.
-        generator: CPU generator.
+    border may cut it; targets (n, K) are mixed in proportion to the areas.
     """
     height, width = images.shape[2:]
     kept = _beta(alpha, generator)

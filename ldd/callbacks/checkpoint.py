@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import distributed
 
 from ldd.disk.files import atomic_file, remove_leftovers, sync_file
-from ldd.errors import NonFiniteError, UserError
+from ldd.errors import NonFiniteError, check_at_least
 from ldd.runtime.processes import SIGNALS, is_preparing
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
@@ -27,10 +27,10 @@ FOLDER = "checkpoints"
 class LastCheckpoints(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt` and the one before it, `previous.ckpt`.
 
-    SIGINT, SIGTERM and SIGUSR1 set a flag; the step in flight is finished, its checkpoint written, and the run
-    stops. A second SIGINT stops at once. With several ranks a signal to one of them stops all after the same step.
-    While the codes are evaluated a signal stops at once: they have been saved, and so has every student that is done.
-    So it does in a step that prepares data (latents of a prior's training): the checkpoint is of the step before.
+    After SIGINT, SIGTERM or SIGUSR1 the run finishes its step, writes the checkpoint and stops. A second SIGINT stops
+    at once. With several ranks a signal to one of them stops all after the same step. While the codes are evaluated a
+    signal stops at once: they have been saved, and so has every student that is done. It also stops at once a step
+    that prepares data (latents of a prior's training); the checkpoint is then from before that step.
 
     Args:
         every_n_steps: training steps between checkpoints; the last step always has one.
@@ -41,8 +41,7 @@ class LastCheckpoints(Checkpoint):
 
     def __init__(self, every_n_steps: int = 50) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise UserError(f"checkpoint.every_n_steps ({every_n_steps}) must be at least 1")
+        check_at_least(1, "checkpoint", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self.received: int | None = None
         self._evaluating = self._in_preparation = False
@@ -84,7 +83,7 @@ class LastCheckpoints(Checkpoint):
             self._evaluating = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Signals wait for the end of a step again."""
+        """Let signals wait for the end of a step again."""
         self._evaluating = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,7 +110,7 @@ class LastCheckpoints(Checkpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """After a non-finite loss, or a stop in preparation, the step was not taken: keep what was before it."""
+        """Save the state before a step that was not taken, after a non-finite loss or a stop in preparation."""
         self._restore_signals()
         stopped = isinstance(exception, KeyboardInterrupt) and self._in_preparation
         # Of several ranks one may have been told alone, and saving takes all of them.
@@ -131,7 +130,7 @@ class LastCheckpoints(Checkpoint):
         self._saved_step = trainer.global_step
 
     def _stop_if_told(self, trainer: L.Trainer) -> None:
-        """Every rank asks at the same time, so that all stop after the same step."""
+        """Stop the run after a signal to any rank; all ranks ask after the same step."""
         told = torch.tensor(self.received or 0)
         if self._ranks is not None:
             distributed.all_reduce(told, distributed.ReduceOp.MAX, group=self._ranks)
@@ -157,7 +156,7 @@ class LastCheckpoints(Checkpoint):
 
 
 class _InPlace(TorchCheckpointIO):
-    """Writes ours in place: Lightning's own way is by the folder of temporary files, which may be on another disk."""
+    """Writes our checkpoints in place: Lightning first writes to the temporary folder, which may be on another disk."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
@@ -174,9 +173,8 @@ def _keep(last: Path, previous: Path) -> None:
     try:
         os.link(last, link)
         os.replace(link, previous)
-        link.unlink(
-            missing_ok=True
-        )  # which stays where `previous` was that file already: a kill came after this line
+        # It is still there where `previous` was that file already: a kill came after this line.
+        link.unlink(missing_ok=True)
     except OSError:  # a file system without links
         os.replace(last, previous)
 

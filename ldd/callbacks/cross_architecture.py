@@ -1,4 +1,4 @@
-"""The proof in the run: networks the codes never met, trained on the set as saved and on the sets beside it."""
+"""Evaluation within a run: networks that the codes never met are trained on the set as saved and on baselines."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from torch import Tensor
 from ldd.artefact import manifest as manifests
 from ldd.artefact.set import DistilledSet
 from ldd.data.real import EvaluationData
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.evaluation import Baseline, Protocol, Report
 from ldd.evaluation.baselines.equal import chosen_baselines
 from ldd.evaluation.comparison import compare, report_in
@@ -53,22 +53,22 @@ class Distils(Interface):
 class CrossArchitecture(L.Callback):
     """Evaluates the codes at every validation, at the end of a fit without one, and at `Trainer.validate`.
 
-    Every network that has been tested is kept in `<run>/evaluated/`, so that a run which is killed trains none twice.
     Writes `<run>/initial/` (the codes before the first step), `<run>/evaluation.csv` and `<run>/evaluation.json`, logs
-    `val/accuracy/<network>` and `val/accuracy/mean_unseen` and prints a table at the end. The sets that do not depend
-    on the step are evaluated once per process and their rows carry the step of the latest comparison.
-    `--trainer.limit_val_batches 0` switches all of it off: a run without evaluation.
+    `val/accuracy/<network>` and `val/accuracy/mean_unseen`, and prints a table at the end. Every network that has been
+    tested is kept in `<run>/evaluated/`, so that a killed run trains none twice. Sets that do not depend on the step
+    are evaluated once per process, and their rows carry the step of the latest comparison.
+    `--trainer.limit_val_batches 0` switches the evaluation off.
 
     Args:
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
-        baselines: sets to compare with: classes, or names as `latentdd evaluate --baselines` takes them (none for
-            none); null takes all at equal images, bytes and training steps that can be had: real
-            images drawn at random, near centroids and easy first, plain samples of the prior, and the full real data.
+        baselines: sets to compare with: classes, or names as `latentdd evaluate --baselines` takes them (`none` for
+            no baselines). Null takes all that can be had at equal images, bytes and training steps: real images drawn
+            at random, near centroids and easy first, plain samples of the prior, and the full real data.
         initial: compare with the codes before the first step.
-        budgets: nested budgets: evaluate the first so many images of each class too, as `distilled_ipc<number>`, with
-            as many random real ones where those are among the baselines.
+        budgets: numbers of images: the first that many of each class are evaluated too, as `distilled_ipc<number>`,
+            and as many random real images where these are among the baselines.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         seed: of everything random in the evaluation (linked to `seed_everything` on the command line).
 
@@ -89,8 +89,7 @@ class CrossArchitecture(L.Callback):
         num_workers: NumWorkers = "auto",
         seed: int = 0,
     ) -> None:
-        if repeats < 1:
-            raise UserError(f"evaluation.repeats ({repeats}) must be at least 1")
+        check_at_least(1, "evaluation", repeats=repeats)
         if networks is not None and not networks:
             raise UserError(
                 "evaluation.networks ({}) is empty; name at least one, or leave it null for the protocol's; without an "
@@ -114,7 +113,7 @@ class CrossArchitecture(L.Callback):
         """Build every network once, before any image is decoded.
 
         Raises:
-            UserError: one that cannot be had for so many classes or this image size.
+            UserError: one that cannot be built for these classes or this image size.
         """
         factories = self.protocol.factories() if self.networks is None else self.networks
         check_networks(factories, spec)
@@ -128,7 +127,7 @@ class CrossArchitecture(L.Callback):
                 teacher_of(self.protocol, None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what cannot be evaluated; save the codes as they start, or evaluate what a killed run owes."""
+        """Refuse what cannot be evaluated; save the first codes, or make up for an evaluation that was cut off."""
         self._check(trainer, pl_module)
         if trainer.global_step == 0:
             self._save_initial(trainer, pl_module)
@@ -180,10 +179,15 @@ class CrossArchitecture(L.Callback):
         if not self._switched_on(trainer) or data is None:
             return
         distilled = _distils(pl_module).distilled_set()
-        request = self.request(data, **known_of(_distils(pl_module)), device=pl_module.device)
-        # Where no baselines are named, those that cannot be had are left out, and there is nothing to refuse.
-        initial = distilled if self.initial else None
-        courses(distilled, replace(request, baselines=self.baselines or (), initial=initial))
+        request = self.request(
+            data,
+            **known_of(_distils(pl_module)),
+            # Where none are named, those that cannot be had are left out, and there is nothing to refuse.
+            baselines=self.baselines or (),
+            initial=distilled if self.initial else None,
+            device=pl_module.device,
+        )
+        courses(distilled, request)
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -252,10 +256,10 @@ class CrossArchitecture(L.Callback):
 
 
 def known_of(distils: Distils) -> dict[str, Any]:
-    """Fields of a `Request` that a module knows: its labeller, its draws, and its prior where it has one."""
+    """Return the fields of a `Request` that a module knows: its labeller, its draws, and its prior if it has one."""
     prior = getattr(distils, "prior", None)
-    prior = prior if isinstance(prior, Prior) else None
-    return {"labeller": distils.labeller, "sampler": distils.sample, "prior": prior}
+    known = prior if isinstance(prior, Prior) else None
+    return {"labeller": distils.labeller, "sampler": distils.sample, "prior": known}
 
 
 def _distils(pl_module: L.LightningModule) -> Distils:

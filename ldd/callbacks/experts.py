@@ -8,17 +8,17 @@ import lightning as L
 from ldd.augmentation.siamese import OPERATIONS
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.recording import record_experts
 from ldd.experts.trajectories import ExpertNeed, find_experts
 
 
 class RecordExperts(L.Callback):
-    """Records, before the first step, those experts that the objective and the labels read and that are missing.
+    """Records, before the first step, the experts that the objective and the labels read and that are missing.
 
-    They are trained on the run's core-set, with the network and into the folder that their reader names, so that
-    recipe and experts cannot differ. An interrupted recording goes on where it stopped; one process records while the
-    others wait. Experts shared by many runs are better recorded once, by `latentdd experts`.
+    They are trained on the run's core-set, with the network and in the folder that the objective or the labels name,
+    so that recipe and experts cannot differ. An interrupted recording continues where it stopped; one process records
+    while the others wait. Experts shared by many runs are better recorded once, by `latentdd experts`.
 
     Args:
         num_experts: how many; 0 records none. An objective's own `num_experts` may ask for fewer, not more.
@@ -46,8 +46,7 @@ class RecordExperts(L.Callback):
         augmentation: Sequence[str] = tuple(OPERATIONS),
         seed: int = 0,
     ) -> None:
-        if num_experts < 0:
-            raise UserError(f"experts.num_experts ({num_experts}) must be 0 (none) or more")
+        check_at_least(0, "experts", num_experts=num_experts)
         self.num_experts = num_experts
         self.epochs = epochs
         self._record = partial(
@@ -92,11 +91,11 @@ class RecordExperts(L.Callback):
         """Record what is missing of `needs`.
 
         Args:
-            needs: of the objective, of the labels.
-            data: set up; its core-set is what the experts learn.
+            needs: what the objective and the labels read.
+            data: set up; the experts learn its core-set.
             device: where they train.
-            epochs: at least this many where these settings name none.
-            all_experts: record `num_experts` of them; False only as many as a need names.
+            epochs: least number of epochs where these settings name none.
+            all_experts: record `num_experts` of them; False records only as many as a need names.
             progress: show a bar with the loss and the time left.
 
         Raises:
@@ -106,10 +105,11 @@ class RecordExperts(L.Callback):
         most = max([epochs, *(need.epochs for need in needs)])
         recorded = most if self.epochs is None else self.epochs
         for need in needs:
-            for name, given, asked in (
-                ("num_experts", self.num_experts, need.num_experts or 1),
-                ("epochs", recorded, need.epochs),
-            ):
+            asks = {
+                "num_experts": (self.num_experts, need.num_experts or 1),
+                "epochs": (recorded, need.epochs),
+            }
+            for name, (given, asked) in asks.items():
                 if given < asked:
                     raise UserError(
                         f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; "

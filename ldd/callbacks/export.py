@@ -1,4 +1,4 @@
-"""The artefact on disk: `<run>/distilled/`, also when a run is stopped."""
+"""Writing the artefact of a run, `<run>/distilled/`, also when the run is stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from ldd.artefact.manifest import NAME, Manifest, resumptions
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_yaml
 from ldd.distiller.module import Distiller
-from ldd.errors import NonFiniteError
+from ldd.errors import NonFiniteError, check_at_least
 from ldd.runtime.ledger import EVALUATE
 
 
@@ -17,28 +17,32 @@ class Export(L.Callback):
     """Writes the distilled set before each evaluation, at the end, and when the run is interrupted.
 
     Args:
-        every_n_steps: also write every so many training steps; 0 for not.
+        every_n_steps: training steps after which it is also written; 0 for never.
+
+    Raises:
+        UserError: a negative number.
     """
 
     def __init__(self, every_n_steps: int = 0) -> None:
+        check_at_least(0, "export", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._written_step = -1
         self._codes_are_whole = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here the codes are initialised or restored."""
+        """Note that the codes are whole: they have been initialised or restored."""
         self._codes_are_whole = True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """A step that is broken off may have moved some of the codes."""
+        """Note that a step may have moved some of the codes only."""
         self._codes_are_whole = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Write in between if asked."""
+        """Write the set if it is due."""
         self._codes_are_whole = True
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._write(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Pictures and the loss curve while a run is going."""
+"""Pictures and a loss curve, drawn during a run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from ldd.artefact.picture import draw_curve, draw_grid
 from ldd.disk.files import atomic_file
 from ldd.distiller.module import Distiller
-from ldd.errors import UserError
+from ldd.errors import check_at_least
 
 
 class Preview(L.Callback):
@@ -18,18 +18,20 @@ class Preview(L.Callback):
 
     Args:
         every_n_steps: training steps between pictures; 0 for none.
+
+    Raises:
+        UserError: a negative number.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 0:
-            raise UserError(f"preview.every_n_steps ({every_n_steps}) must be 0 or more")
+        check_at_least(0, "preview", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._losses: list[float] = []
         self._drawn = (-1, 0)  # step and losses of the latest picture
         self._not_read: list[Tensor] = []  # of the latest steps, 0-d: no step waits for its own loss
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The codes as they start."""
+        """Draw the codes as they start."""
         if trainer.global_step == 0:
             self._draw(trainer, pl_module)
 
@@ -42,20 +44,20 @@ class Preview(L.Callback):
             self._draw(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The codes that are about to be evaluated, which takes long."""
+        """Draw the codes that are about to be evaluated, which takes long."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The codes as they end."""
+        """Draw the codes as they end."""
         self._draw(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far, so that a resumed run draws all of it."""
+        """Return the curve so far, so that a resumed run draws all of it."""
         return {"losses": self._curve()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The curve of the run so far."""
+        """Take over the curve of the run so far."""
         self._losses = list(state_dict["losses"])
 
     def _curve(self) -> list[float]:

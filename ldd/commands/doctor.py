@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from ldd import __version__
 from ldd.runs.verb import run_function
-from ldd.runtime.devices import available_cores
+from ldd.runtime.devices import available_cores, in_bytes
 
 _FEATURES = {
     "tensorboard": "--trainer.logger TensorBoardLogger",
@@ -38,13 +38,13 @@ def doctor(json: bool = False) -> None:
     Args:
         json: print one JSON object instead of lines.
     """
-    missing = [*_missing("")]
+    missing, memory = [*_missing("")], psutil.virtual_memory()
     facts = {
         "latentdd": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__}, built for CUDA {torch.version.cuda or 'no'}",
         "cores": str(available_cores()),
-        "memory": f"{_size(psutil.virtual_memory().available)} free of {_size(psutil.virtual_memory().total)}",
+        "memory": f"{in_bytes(memory.available)} free of {in_bytes(memory.total)}",
         **{f"gpu {number}": _gpu(number) for number in range(torch.cuda.device_count())},
         **{f"cache, {name}": _cache(*place) for name, place in _CACHES.items()},
         **{f"for {use}": _extra(extra) for extra, use in _FEATURES.items()},
@@ -84,18 +84,14 @@ def _extra(extra: str) -> str:
 
 def _gpu(number: int) -> str:
     free, total = torch.cuda.mem_get_info(number)
-    return f"{torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(total)}"
+    return f"{torch.cuda.get_device_name(number)}, {in_bytes(free)} free of {in_bytes(total)}"
 
 
 def _cache(variable: str, default: str, name: str) -> str:
     folder = Path(os.environ.get(variable) or default).expanduser() / name
     if not folder.is_dir():
         return f"{folder}: empty"
-    return f"{folder}: {_size(sum(path.lstat().st_size for path in folder.rglob('*') if path.is_file()))}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+    return f"{folder}: {in_bytes(sum(path.lstat().st_size for path in folder.rglob('*') if path.is_file()))}"
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

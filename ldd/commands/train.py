@@ -19,8 +19,8 @@ from ldd.evaluation.courses import teacher_of
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
-from ldd.networks.base import dotted_name
 from ldd.runs.verb import run_function
+from ldd.runtime.classes import dotted_name
 from ldd.runtime.devices import pick_device
 from ldd.runtime.progress import progress
 from ldd.students.training import check_networks, fresh_network, train_student

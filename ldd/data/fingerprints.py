@@ -20,17 +20,9 @@ _IN_WORDS = {
 
 
 def fingerprint(source: Source, items: Sequence[Item], *, skip: bool = False) -> str:
-    """Return a hash over labels, names and contents of images; equal wherever the same files lie.
+    """Return a hash over labels, names and contents of images, equal wherever the same files lie.
 
-    The hash of a file is kept by its path, size and time of change, so that a second look costs nothing.
-
-    Args:
-        source: where the images come from.
-        items: which of them.
-        skip: take one that cannot be read for an image without contents, instead of raising.
-
-    Raises:
-        UnreadableImage: a file that cannot be read.
+    The hash of a file is kept by its path, size and time of change. With `skip` an unreadable image has no contents.
     """
     try:
         from ldd.data.pruning.base import hash_items  # here: who only compares needs no classifiers

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldd.data.pictures import check_class_names, listed, picture_files, read_file, subfolders
+from ldd.data.pictures import check_class_names, picture_files, read_file, subfolders
 from ldd.data.sources import SPLIT_SEED, Item, Source, Split, UnreadableImage
 from ldd.disk.files import sha256
 from ldd.disk.text import read_text
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.imagenet import tables as imagenet
 from ldd.images import SUFFIXES, ClassInfo
 from ldd.runtime.ranks import rank_zero_warn
@@ -61,7 +61,7 @@ class FolderSource(Source):
         if more := set(tested) - set(names):
             rank_zero_warn(
                 f"{self._root / self._test} has {len(more)} class folders that {self._root / 'train'} lacks "
-                f"({listed(more)}); their images are not used"
+                f"({listed(sorted(more))}); their images are not used"
             )
         self._listed: dict[tuple[str, int], list[str]] = {}
 

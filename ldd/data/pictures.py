@@ -1,7 +1,7 @@
 """Pictures in folders: which folders and files are data, and how a file becomes pixels, whoever made it."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import category
 
@@ -38,11 +38,7 @@ def is_data(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder` that hold data, sorted; links to folders count.
-
-    Raises:
-        UserError: it cannot be listed, two of them are one folder, or a name is not text.
-    """
+    """Return the names of the folders in `folder` that hold data, sorted; links to folders count."""
     try:
         with os.scandir(folder) as entries:
             found = {entry.name: entry.stat() for entry in entries if is_data(entry.name) and entry.is_dir()}
@@ -61,10 +57,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def picture_files(folder: str) -> list[str]:
-    """Return the paths of all pictures below a folder, at any depth, sorted; see `files_below`.
-
-    Text only: path objects cost ten times the system call.
-    """
+    """Return the paths of all pictures below a folder as text, sorted: path objects cost ten times the system call."""
     return sorted(path for path in files_below(folder) if path.lower().endswith(SUFFIXES))
 
 
@@ -72,9 +65,6 @@ def files_below(folder: str) -> list[str]:
     """Return the paths of all files below a folder that are data, in any order.
 
     A folder to which several links lead is listed once, under its own path where that lies below `folder`.
-
-    Raises:
-        UserError: a folder cannot be listed, or a name is not text.
     """
     seen: set[tuple[int, int]] = set()
     found: list[str] = []
@@ -126,12 +116,6 @@ def check_class_names(classes: Sequence[ClassInfo], place: Path) -> None:
             raise UserError(
                 f"id {info.id} of class {info.wnid!r} in {place} does not fit into 64 bits; give another"
             )
-
-
-def listed(names: Collection[str], most: int = 5) -> str:
-    """Return the first names for a message, and how many there are."""
-    shown = ", ".join(sorted(names)[:most])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def read_file(path: Path) -> Tensor:

@@ -178,13 +178,7 @@ class RealImages:
 
 
 class EvaluationData(Interface):
-    """Real images that an evaluation or a labeller works with; `DistillationData` has them.
-
-    Attributes:
-        spec: classes, image size and normalisation.
-        train_images, core_set, selection_images, test_images: there after `setup`.
-        fingerprints: of the splits, see `DistillationData.fingerprints`.
-    """
+    """Real images that an evaluation or a labeller works with, there after `setup`; `DistillationData` has them."""
 
     spec: DataSpec
     train_images: RealImages

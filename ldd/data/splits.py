@@ -19,7 +19,7 @@ from ldd.disk.files import write_json
 from ldd.disk.shards import Shards
 from ldd.disk.shared import build_once, map_file
 from ldd.errors import UserError
-from ldd.runtime.devices import available_cores, free_bytes
+from ldd.runtime.devices import available_cores, free_bytes, in_bytes
 from ldd.runtime.progress import progress
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
@@ -46,19 +46,7 @@ class LeftOut:
 def load_split(
     source: Source, split: Split, image_size: int, cache_dir: str | None = None, on_error: OnError = "raise"
 ) -> RealImages:
-    """Return one split of a source at `image_size`, decoded by all CPUs.
-
-    Args:
-        source: where the images come from.
-        split: which of them.
-        image_size: height and width in pixels.
-        cache_dir: folder of decoded splits; a split that is there is mapped, one that is not is decoded into it.
-            None decodes into memory.
-        on_error: what an unreadable image does.
-
-    Raises:
-        UserError: an unreadable image, a class of which none can be read, too little memory or disk.
-    """
+    """Return one split at `image_size`, mapped from `cache_dir` or decoded into it by all CPUs (None: into memory)."""
     items = source.items(split)
     if cache_dir is None:
         return decode(source, items, image_size, on_error, every_class=split != "selection")
@@ -79,9 +67,8 @@ def decode(
     needed, free = len(items) * 3 * image_size**2, free_bytes(torch.device("cpu"))
     if needed > free:
         raise UserError(
-            f"{len(items)} images at {image_size} px need {needed / 2**30:.2f} GiB of memory and "
-            f"{free / 2**30:.2f} GiB are free; set data.cache_dir to a folder on disk, or choose fewer classes or a "
-            "smaller image_size"
+            f"{len(items)} images at {image_size} px need {in_bytes(needed)} of memory and {in_bytes(free)} are free; "
+            "set data.cache_dir to a folder on disk, or choose fewer classes or a smaller image_size"
         )
     images = torch.empty(len(items), 3, image_size, image_size, dtype=torch.uint8)
     places, left_out = iter(images.numpy()), dict[int, LeftOut]()
@@ -109,10 +96,7 @@ def readable(source: Source, items: Sequence[Item]) -> list[Item]:
 
 
 def pixels_key(source: Source, items: Iterable[Item], image_size: int) -> str:
-    """Return a hash, 64 hex digits, of all that the decoded pixels of `items` follow from on this machine.
-
-    That is labels, names, sizes and times of change of the files, image size, and the recipe.
-    """
+    """Return a hash of all that pixels follow from: labels, names, sizes and times of files, image size, recipe."""
     digest = hashlib.sha256(json.dumps([_FORMAT, RECIPE, image_size, len(source.classes)]).encode())
     for item in items:
         digest.update(f"{item.label}\t{item.key}\t{source.revision(item)}\n".encode())
@@ -198,10 +182,7 @@ class CacheEntry:
 def _decoded(
     source: Source, items: Sequence[Item], size: int, on_error: OnError
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | LeftOut]]]:
-    """Yield what becomes of `items`, in their order, a part at a time: (place of its first item, results).
-
-    All CPUs decode, to (3, size, size) uint8; with `on_error` "skip" an image that cannot be read is told as such.
-    """
+    """Decode items with all CPUs to (3, size, size) uint8; yield parts: the place of the first item, the results."""
 
     def work(item: Item) -> NDArray[np.uint8] | LeftOut:
         try:
@@ -238,10 +219,7 @@ def _left_out(shards: Shards) -> dict[int, LeftOut]:
 def _kept(
     source: Source, items: Sequence[Item], left_out: Mapping[int, LeftOut], *, every_class: bool = True
 ) -> list[Item]:
-    """The items that could be read: at least one of each class that has any.
-
-    Not so in the selection split, which may hold one image of a class.
-    """
+    """Return the items that could be read: with `every_class`, at least one of each class that has any."""
     kept = [item for place, item in enumerate(items) if place not in left_out]
     gone = {item.label for item in items} - {item.label for item in kept} if every_class else set()
     for label in sorted(gone):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldd.data.sources import Item, Source, Split
 from ldd.disk.text import read_text
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.imagenet import tables as imagenet
 from ldd.images import ClassInfo
 
@@ -59,14 +59,12 @@ class Subset(Source):
         wnids = [name for name in names if isinstance(name, str) and _WNID.fullmatch(name)]
         if missing := [wnid for wnid in wnids if wnid not in there]:
             known = imagenet.indices()
-            listed = ", ".join(
-                f"{wnid} ({imagenet.readable_name(wnid)})" if wnid in known else wnid
-                for wnid in missing[:_LISTED]
-            )
-            more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+            shown = [
+                f"{wnid} ({imagenet.readable_name(wnid)})" if wnid in known else wnid for wnid in missing
+            ]
             raise UserError(
-                f"subset: {source.place} has no images of {len(missing)} of {len(names)} classes: {listed}{more}; "
-                "add their folders or choose other classes"
+                f"subset: {source.place} has no images of {len(missing)} of {len(names)} classes: "
+                f"{listed(shown, _LISTED)}; add their folders or choose other classes"
             )
 
     def class_items(self, split: Split, label: int) -> list[Item]:

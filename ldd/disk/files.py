@@ -1,5 +1,6 @@
 """Atomic writing (beside, then renamed, so that nobody reads half a file), and reading with checks."""
 
+import csv
 import errno
 import hashlib
 import json
@@ -9,7 +10,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,6 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
     The bytes are on disk before the rename, and the file gets the permissions of any new file. A link stays: the file
     that it names is replaced.
-
-    Raises:
-        UserError: the folder cannot be created or written, `path` is read-only or not a regular file, or writing
-            failed (a full disk). What was at `path` is untouched.
     """
     target = Path(os.path.realpath(path))
     with as_user_error(path):
@@ -57,13 +54,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; put it in the place of `path` on success, delete it on failure.
 
-    Args:
-        path: the folder; callers make sure that what is there may go.
-        durable: wait until every file is on disk; False for what can be made again (thousands of pictures).
-
-    Raises:
-        UserError: the parent folder cannot be created or written, `path` is not a folder, or writing failed. What was
-            at `path` is untouched.
+    With `durable` every file is on disk before that; without, a crash of the machine may cost what can be made again.
     """
     target = Path(os.path.realpath(path))
     with as_user_error(path):
@@ -88,10 +79,6 @@ def remove_leftovers(folder: Path | str, name: str | None = None) -> None:
     """Delete what killed processes left of `atomic_file` and `atomic_folder` in a folder that has a single writer.
 
     A folder that had been moved aside for its replacement is put back if the replacement is missing.
-
-    Args:
-        folder: where they lie.
-        name: only those of this file or folder.
     """
     for path in Path(folder).glob(".*.tmp*"):
         found = _TEMPORARY.fullmatch(path.name)
@@ -121,11 +108,7 @@ def sync_file(path: Path | str) -> None:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Make a folder if it is missing, and raise now, not after hours of work, if it cannot be written.
-
-    Raises:
-        UserError: it cannot be made or written.
-    """
+    """Make a folder if it is missing, and raise now, not after hours of work, if it cannot be written."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -135,11 +118,7 @@ def check_writable(folder: Path | str) -> None:
 
 
 def holds_files(path: Path | str) -> bool:
-    """Return whether `path` is a folder with anything in it, apart from the lock of who is about to write there.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return whether `path` is a folder with anything in it, apart from the lock of who is about to write there."""
     try:
         return Path(path).is_dir() and bool({*os.listdir(path)} - {LOCK})
     except OSError as error:
@@ -147,48 +126,35 @@ def holds_files(path: Path | str) -> bool:
 
 
 def write_json(path: Path | str, value: Any) -> None:  # noqa: ANN401 - anything json takes
-    """Write `value` as indented JSON, atomically.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
+    """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as beside:
         beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path | str, cure: str = "write it anew or restore it", *, infinite: bool = False) -> Any:  # noqa: ANN401 - what is in it
-    """Return the value in a JSON file that anybody may have written.
+    """Return the value in a JSON file of any origin; every message ends with the `cure`.
 
-    Args:
-        path: of the file.
-        cure: how the user can get a sound file; every message ends with it.
-        infinite: also take NaN and Infinity, which are no JSON, but which other programs write.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON; the message ends with `cure`.
+    With `infinite` NaN and Infinity are read, which are not JSON but which other programs write.
     """
     constant = float if infinite else _refuse_constant
     return parsed(path, "JSON", cure, lambda text: json.loads(text, parse_constant=constant))
 
 
 def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> Any:  # noqa: ANN401 - what is in it
-    """Return the value in a YAML file that anybody may have written; only plain values are made of it.
-
-    Raises:
-        UserError: it cannot be read, is not YAML, contains itself or expands too far (see `ldd.disk.text`); the message
-            ends with `cure`.
-    """
+    """Return the value in a YAML file that anybody may have written; only plain values are made of it."""
     return parsed(path, "YAML", cure, parse_yaml)
+
+
+def write_csv(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV, the names of the columns first."""
+    with atomic_file(path) as beside, beside.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def write_tensors(
     path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write named tensors, and `metadata` for the header, as one safetensors file; equal arguments give equal bytes.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
+    """Write named tensors, and `metadata` for the header, as one safetensors file; equal arguments give equal bytes."""
     from safetensors.torch import save_file
 
     # Cloned, since safetensors refuses tensors that share memory (views of one batch, tied weights).
@@ -198,11 +164,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path | str) -> "dict[str, Tensor]":
-    """Read a safetensors file into memory.
-
-    Raises:
-        UserError: there is no such file, or it is damaged.
-    """
+    """Read a safetensors file into memory."""
     from safetensors.torch import load_file
 
     if not Path(path).is_file():

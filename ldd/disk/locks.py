@@ -16,16 +16,9 @@ from ldd.errors import UserError
 
 @contextmanager
 def writing_in(folder: Path | str, argument: str = "out") -> Iterator[None]:
-    """Be the only process that writes in a folder, which is made if it is missing.
+    """Be the only process that writes in a folder, named by the option `argument`; it is made if it is missing.
 
     What killed writers left in it and in the folders in it is removed. A folder that was made and stays empty goes.
-
-    Args:
-        folder: of a run, a sweep, a federation, an evaluation.
-        argument: the option that names it, for messages.
-
-    Raises:
-        UserError: another process is writing there (who, where and since when), or the folder cannot be made.
     """
     folder = Path(folder)
     with made(folder, argument), locked(folder / LOCK, _refuser(folder, argument)) as alone:
@@ -39,11 +32,7 @@ def writing_in(folder: Path | str, argument: str = "out") -> Iterator[None]:
 
 @contextmanager
 def made(folder: Path, argument: str = "out") -> Iterator[None]:
-    """Make a folder, and those above it; delete those that are still empty at the end.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Make a folder, and those above it; delete those that are still empty at the end."""
     new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,13 +51,6 @@ def writing(path: Path | str, argument: str = "out") -> Iterator[None]:
     """Be the only process that writes a file, or a folder that is replaced as a whole; the lock lies beside it.
 
     What killed writers left of it is removed. Where its folder is missing nobody can be writing there yet.
-
-    Args:
-        path: what is written.
-        argument: the option that names it, for messages.
-
-    Raises:
-        UserError: another process is writing it: who, where and since when.
     """
     target = Path(os.path.realpath(path))
     if not target.name or not target.parent.is_dir():
@@ -86,11 +68,7 @@ def locked(path: Path, busy: Callable[[str], object]) -> Iterator[bool]:
     """Hold the lock file `path`; yield False where the file system has no locks or none may be made.
 
     A process that dies loses its lock. The file is deleted when its holder is done, so whoever gets the lock checks
-    that the file is still the one of that name.
-
-    Args:
-        path: in a folder that exists.
-        busy: called where another process holds it, with words for that one; raises to give up, returns to wait.
+    that the file is still the one of that name. `busy` is called with words for another holder: it raises to give up.
     """
     while True:
         try:
@@ -144,12 +122,11 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds a lock, in words."""
+    """Return who holds a lock, in words."""
     try:
         found: Any = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {int(found['pid'])} on {str(found['host'])!r} since {str(found['since'])!r}".replace(
-            "'", ""
-        )
+        signed = f"process {int(found['pid'])} on {str(found['host'])!r} since {str(found['since'])!r}"
+        return signed.replace("'", "")
     except (OSError, ValueError, TypeError, KeyError):  # it has not signed yet
         return "another process"
 

@@ -13,16 +13,7 @@ _ZIP = b"PK\x03\x04"  # how a file of torch.save starts since 1.6; older ones ca
 
 
 def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - whatever was stored
-    """Return the content of a file, on the CPU, without running anything that is pickled in it.
-
-    Args:
-        path: the file.
-        allowed: further classes and functions that may build values, as for `torch.serialization.safe_globals`.
-
-    Raises:
-        pickle.UnpicklingError: it holds other objects than tensors, numbers, text, lists and mappings.
-        ValueError: it is missing, damaged, or would take more memory than the file has bytes; the message says why.
-    """
+    """Return the content of a file, on the CPU, running nothing that is pickled in it but what is `allowed`."""
     try:
         _check_entries(path)
         with torch.serialization.safe_globals(list(allowed)):
@@ -42,19 +33,11 @@ def is_zip(path: Path) -> bool:
 
 
 def check_dense(content: object, num_bytes: int) -> None:
-    """Raise unless all tensors are ordinary ones that together take no more than `num_bytes`.
-
-    Raises:
-        ValueError: a sparse, quantised, nested or meta tensor, or one of more numbers than are stored.
-    """
+    """Raise unless all tensors are ordinary ones that together take no more than `num_bytes`."""
     storages: dict[int, int] = {}
     for tensor in _tensors(content):
-        if (
-            tensor.is_nested
-            or tensor.layout != torch.strided
-            or tensor.is_quantized
-            or tensor.device.type != "cpu"
-        ):
+        odd = tensor.is_nested or tensor.is_quantized or tensor.device.type != "cpu"
+        if odd or tensor.layout != torch.strided:
             kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
             kind = "quantised" if tensor.is_quantized else "meta" if tensor.is_meta else kind
             raise ValueError(f"it holds a {kind} tensor; only ordinary ones are read")
@@ -70,7 +53,7 @@ def check_dense(content: object, num_bytes: int) -> None:
 
 
 def _tensors(content: object) -> Iterator[Tensor]:
-    """All tensors in lists and mappings, each container once, however often it is named."""
+    """Yield all tensors in lists and mappings, each container once, however often it is named."""
     waiting, seen = [content], set[int]()
     while waiting:
         found = waiting.pop()

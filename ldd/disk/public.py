@@ -32,29 +32,19 @@ def public_command(arguments: Sequence[str]) -> str:
     Relative paths stay as they were typed. Absolute ones, and those below a home (`~`), would tell where somebody
     keeps their files: the data root becomes ROOT, a cache CACHE, and of any other path the last name is left. They are
     found as values of options, after `=`, and inside JSON or YAML. Tokens and passwords are withheld.
-
-    Args:
-        arguments: of `latentdd`, the verb first.
     """
-    words: list[str] = []
-    option = ""
+    words, option = list[str](), ""
     for word in arguments:
+        before, value = "", word
         if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            option = name
-            words.append(name + equals + public_text(value, option))
-        else:
-            words.append(public_text(word, option))
+            option, equals, value = word.partition("=")
+            before = option + equals
+        words.append(before + public_text(value, option))
     return shlex.join(["latentdd", *words])
 
 
 def public_configuration(config: Any, name: str = "") -> Any:  # noqa: ANN401 - any plain value
-    """Return settings (of a run, say) without what only this machine knows, see `public_command`.
-
-    Args:
-        config: mappings, lists and plain values.
-        name: of the setting that holds them, whose last part tells a data root and a cache.
-    """
+    """Return settings (of a run, say) without what only this machine knows; `name` is the setting that holds them."""
     if isinstance(config, Mapping):
         return {key: public_configuration(value, str(key)) for key, value in config.items()}
     if isinstance(config, (list, tuple)):

@@ -30,16 +30,7 @@ Without such a field, unknown keys are refused.
 
 
 def read_record(path: Path | str, kind: type[T], cure: str = CURE) -> T:
-    """Return the record in a JSON file.
-
-    Args:
-        path: of the file.
-        kind: its dataclass.
-        cure: how the user can get a sound file; every message ends with it.
-
-    Raises:
-        UserError: the file cannot be read, is not JSON or not such a record; the message names file, field and value.
-    """
+    """Return the record of a dataclass in a JSON file; every message ends with the `cure`."""
     value = read_json(path, cure)
     try:
         return parse(kind, value)
@@ -48,23 +39,12 @@ def read_record(path: Path | str, kind: type[T], cure: str = CURE) -> T:
 
 
 def parse(kind: type[T], value: object) -> T:
-    """Return `value`, as JSON gives it, as a record.
-
-    Args:
-        kind: its dataclass.
-        value: a mapping. Tuples may stand for lists, and records for mappings.
-
-    Raises:
-        UserError: a key is missing or unknown, or a value is of the wrong kind; the message names field and value.
-    """
+    """Return a mapping, as JSON gives it, as a record of a dataclass; tuples may be lists, and records mappings."""
     return cast("T", _parse(kind, value, ""))
 
 
 def to_json(record: Any) -> Any:  # noqa: ANN401 - a dataclass, or a value in one
-    """Return a record as plain values for JSON, keys in the order of its fields.
-
-    A field whose default is None is left out where it is None.
-    """
+    """Return a record as plain values for JSON, in the order of its fields, without those that are None by default."""
     if not is_dataclass(record):
         if isinstance(record, Mapping):
             return {key: to_json(value) for key, value in record.items()}
@@ -165,13 +145,14 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 _SCALARS: dict[Any, tuple[str, Any]] = {
     str: ("text without control characters", _is_text),
     int: ("a whole number", _is_whole),
-    float: (
-        "a number",
-        lambda value: _is_whole(value) or (isinstance(value, float) and math.isfinite(value)),
-    ),
+    float: ("a number", lambda value: _is_whole(value) or _is_finite(value)),
     bool: ("true or false", lambda value: isinstance(value, bool)),
 }
 

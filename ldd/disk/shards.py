@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from ldd.disk.files import as_user_error, atomic_file
 from ldd.runtime.ranks import rank_zero_info
 
 _FORMAT = 1  # of the journal
+_LEFT = re.compile(r"\..+\.shards\.(tmp|jsonl)")
 _ABANDONED = 7 * 24 * 3600  # seconds after which nobody is expected to go on
 
 
@@ -50,15 +52,11 @@ class Shards:
 
     def __enter__(self) -> Self:
         with as_user_error(self._target):
-            for path in (
-                *self._target.parent.glob(".*.shards.tmp"),
-                *self._target.parent.glob(".*.shards.jsonl"),
-            ):
-                if (
-                    path not in (self._bytes, self._journal)
-                    and time.time() - path.stat().st_mtime > _ABANDONED
-                ):
-                    path.unlink(missing_ok=True)
+            old, own = time.time() - _ABANDONED, (self._bytes, self._journal)
+            for path in filter(_LEFT.fullmatch, os.listdir(self._target.parent)):
+                found = self._target.with_name(path)
+                if found not in own and found.stat().st_mtime < old:
+                    found.unlink(missing_ok=True)
             self._find()
             with atomic_file(self._journal) as beside:  # without the line that a killed process was writing
                 rows = zip(self._ends[1:], self.facts, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ldd.disk.locks import locked
 from ldd.disk.shards import Shards
 from ldd.errors import UserError
+from ldd.runtime.devices import in_bytes
 from ldd.runtime.ranks import rank_zero_info
 
 T = TypeVar("T")
@@ -27,18 +28,9 @@ def build_once(
     num_bytes: int,
     contents: str,
 ) -> T:
-    """Return what `find` opens, after `write` has made it or another process has.
+    """Return what `find` opens, after `write` or another process has made it: `num_bytes` of `contents`.
 
-    Args:
-        data: the file.
-        key: all that it follows from.
-        find: opens the whole entry, or returns None if it is missing or damaged.
-        write: adds the shards that are not there yet, calls `finish` and writes what else belongs to the entry.
-        num_bytes: size of `data`.
-        contents: what it holds, for messages: "22 images at 512 px".
-
-    Raises:
-        UserError: a folder (`cache_dir`) that cannot be written, too little space, or what `find` and `write` raise.
+    `find` returns None where the entry is missing or damaged; `write` adds the missing shards and calls `finish`.
     """
     folder = data.parent
     try:
@@ -64,11 +56,7 @@ def build_once(
 
 @contextmanager
 def in_shards(target: Path, key: str) -> Iterator[Shards]:
-    """Yield the shards of a file that this process alone makes; see `ldd.disk.shards.Shards`.
-
-    Raises:
-        UserError: its folder cannot be written.
-    """
+    """Yield the shards of a file that this process alone makes; see `ldd.disk.shards.Shards`."""
     with (
         one_at_a_time(target.with_name(f".{target.name}.shards.lock")) as alone,
         Shards(target, key, kept=alone) as shards,
@@ -77,12 +65,7 @@ def in_shards(target: Path, key: str) -> Iterator[Shards]:
 
 
 def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
-    """Map a file of `size` numbers; writing into the tensor does not change the file.
-
-    Raises:
-        OSError: the file is missing.
-        ValueError: it has another length.
-    """
+    """Map a file of `size` numbers; writing into the tensor does not change the file."""
     expected, found = size * dtype.itemsize, path.stat().st_size
     if expected != found:
         raise ValueError(f"{found} bytes instead of {expected}")
@@ -95,18 +78,14 @@ def _check_space(folder: Path, needed: int, contents: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"cache_dir={str(folder)!r}: {contents} need {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; "
-            "free some space or choose another disk"
+            f"cache_dir={str(folder)!r}: {contents} need {in_bytes(needed)} and {in_bytes(free)} are free; free some "
+            "space or choose another disk"
         )
 
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`; yield False where the file system has no locks, so that every process does the work.
-
-    Raises:
-        UserError: its folder (`cache_dir`) cannot be written.
-    """
+    """Hold the lock file `path`; yield False where the file system has no locks: then every process does the work."""
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cache_dir={str(path.parent)!r} cannot be written; choose another folder")
     with locked(path, lambda holder: rank_zero_info(f"{holder} holds {path}; waiting for it")) as alone:

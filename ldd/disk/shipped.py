@@ -28,9 +28,7 @@ def shipped_names() -> list[str]:
 def shipped_file(value: str, option: str) -> Path | None:
     """Return the shipped file that an option's value names; None where it names none, or a file that is here.
 
-    Args:
-        value: `configs/data/digits.yaml`, `data/digits.yaml`, `data/digits`, or, after `--data`, `digits`.
-        option: name of the option, or key of a recipe, that has this value; its last part counts.
+    The value is `configs/data/digits.yaml`, `data/digits.yaml`, `data/digits`, or, after `--data`, `digits`.
     """
     last = option.lstrip("-").rpartition(".")[2]
     stem = value.removeprefix("configs/")
@@ -71,13 +69,7 @@ def with_shipped_settings(settings: Any, option: str = "") -> Any:  # noqa: ANN4
 
 
 def near(word: str, known: Iterable[str], cutoff: float = 0.75) -> str:
-    """Return a question that proposes what was meant, or nothing.
-
-    Args:
-        word: as typed.
-        known: what it may be.
-        cutoff: how alike the two must be, from 0 to 1.
-    """
+    """Return a question that proposes the known word most like `word` (at least `cutoff`, of 0 to 1), or nothing."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]}?" if found else ""
 

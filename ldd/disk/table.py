@@ -18,11 +18,7 @@ class Store:
     """Results by key, in a folder of Parquet files that are written atomically and never changed.
 
     A key names everything that its result follows from, so that no result goes stale, and any number of processes may
-    add. The folder may be deleted at any time.
-
-    Args:
-        folder: of the files; it is made when the first result is added.
-        columns: name and type of what is kept for each key.
+    add. The folder is made with the first result, and may be deleted at any time. `columns` are names and types.
     """
 
     def __init__(self, folder: Path, columns: Mapping[str, pa.DataType]) -> None:
@@ -36,20 +32,12 @@ class Store:
         return rows.drop_columns("key").take(places)
 
     def add(self, keys: Sequence[str], **columns: pa.Array) -> None:
-        """Write results as a file of their own.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Write results as a file of their own."""
         if keys:
             self._write(pa.table({"key": pa.array(keys, pa.string()), **columns}, schema=self._schema))
 
     def merge(self) -> None:
-        """Merge all files into one.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Merge all files into one."""
         files = self._files()
         if len(files) < 2:
             return

@@ -20,16 +20,7 @@ PLAIN_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_text(path: Path | str, errors: str = "strict") -> str:
-    """Return the text of a regular file: UTF-8, with a byte-order mark or without.
-
-    Args:
-        path: of the file.
-        errors: what other bytes do, as for `open`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: no regular file (a reader would wait at a pipe for ever), over `MAX_BYTES`, or not UTF-8.
-    """
+    """Return the text of a regular file: UTF-8, with a byte-order mark or without; `errors` as for `open`."""
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
@@ -41,11 +32,7 @@ def read_text(path: Path | str, errors: str = "strict") -> str:
 
 
 def read_lines(path: Path | str, argument: str, cure: str) -> list[str]:
-    """Return the lines of a text file that an argument names.
-
-    Raises:
-        UserError: it cannot be read; the message names the argument and ends with `cure`.
-    """
+    """Return the lines of a text file that an argument names."""
     try:
         return read_text(path).splitlines()
     except (OSError, ValueError) as error:
@@ -57,11 +44,6 @@ def parse_yaml(text: str, loader: Any = PLAIN_LOADER) -> Any:  # noqa: ANN401 - 
 
     Aliases are not written out by the parser, but by whoever walks the value: ten levels of nine are 341 bytes and
     billions of values. So they are counted, among the events of the parser, before anything is constructed.
-
-    Raises:
-        ValueError: too long, too deep, or too many values with all aliases written out; or it contains itself, or a
-            key of a mapping comes twice (a parser would drop the first).
-        yaml.YAMLError: no YAML.
     """
     check_expansion(text, loader)
     return yaml.load(text, Loader=loader)
@@ -128,15 +110,9 @@ class _Keys:
 
 
 def parsed(path: Path | str, form: str, cure: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401
-    """Return what `parse` makes of a text file.
-
-    Raises:
-        UserError: it cannot be read or parsed; the message ends with `cure`.
-    """
+    """Return the value that `parse` reads from a text file."""
     try:
         return parse(read_text(path))
-    except (
-        Exception
-    ) as error:  # whatever text leads a parser to: RecursionError, AttributeError, OverflowError...
+    except Exception as error:  # text leads parsers to RecursionError, AttributeError, OverflowError...
         reason = " ".join((str(error) or type(error).__name__).split())
         raise UserError(f"{path} cannot be read as {form} ({reason}); {cure}") from error

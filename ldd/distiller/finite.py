@@ -1,4 +1,4 @@
-"""Whether the numbers of a run are finite: loss and gradient before a step is taken, then what the step has made."""
+"""Checks that the numbers of a run are finite: loss and gradient before a step, and what the step has made."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,10 @@ from ldd.objectives import Term
 
 
 class FiniteCheck:
-    """Looks at all that steps read and make; the host waits for the device once a term.
+    """Looks at all that steps of an objective read and make; the host waits for the device once a term.
 
     What a step has made is read with the loss of the next term, or before anything is saved, so that no step waits
     for it.
-
-    Args:
-        objective: name of what is optimised, for the messages.
     """
 
     def __init__(self, objective: str) -> None:
@@ -24,12 +21,7 @@ class FiniteCheck:
         self._largest: Tensor | None = None  # of all that steps have made, 0-d, on the device
 
     def before_step(self, term: Term, parameters: Sequence[nn.Parameter], step: int, world_size: int) -> None:
-        """Raise if a term's loss or gradient is not finite, or the codes that it was computed from.
-
-        Raises:
-            NonFiniteError: the loss or the gradient; the codes are good.
-            UserError: the codes are not.
-        """
+        """Raise if a term's loss or gradient is not finite, or the codes that it was computed from."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = term.value.detach().clone()
         if world_size > 1:
@@ -50,11 +42,7 @@ class FiniteCheck:
         self._largest = largest if self._largest is None else torch.maximum(largest, self._largest)
 
     def check_codes(self, steps: int) -> None:
-        """Raise if one of the `steps` so far has made what it optimises infinite or NaN: nothing of it may be kept.
-
-        Raises:
-            UserError: it has.
-        """
+        """Raise if one of the `steps` so far has made what it optimises infinite or NaN: nothing of it may be kept."""
         if self._largest is not None and not torch.isfinite(self._largest):
             raise UserError(
                 f"after {steps} steps the codes are infinite or NaN, which no checkpoint keeps: the last one is from "

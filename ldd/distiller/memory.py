@@ -1,4 +1,4 @@
-"""How many images fit: the bytes that a pass takes per image, the plan made for the free memory, and its keeping."""
+"""Memory of decoding passes: the bytes that an image takes, the plan for the free memory, and its record on disk."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ from ldd.runtime.devices import device_name, free_bytes
 from ldd.runtime.ranks import most_over_ranks
 
 SHARE_OF_FREE_MEMORY = 0.8
-"""What a plan may fill if the measured pass is all that a step does; the rest is for workspaces and gaps."""
+"""Share that a plan may fill if the measured pass is all that a step does; the rest is for workspaces and gaps."""
 
 SHARE_BESIDE_OTHERS = 0.5
-"""What a plan may fill if the objective keeps graphs of its own as well (DC, MTT)."""
+"""Share that a plan may fill if the objective keeps graphs of its own as well (DC, MTT)."""
 
 SHARE_FOR_REAL_IMAGES = 0.25
-"""What the real images may take of a device's free memory; a larger core-set stays on the host."""
+"""Share of a device's free memory that the real images may take; a larger core-set stays on the host."""
 
 MAX_PLANS = 200  # in the file of this machine; the oldest go
 
@@ -129,10 +129,9 @@ class MemoryPlanner:
         self._settings = [chunk_size, checkpointing, str(memory_format), compile_backend, prior_precision]
 
     def plan(self, purpose: str, make: Pass, num_images: int, *, whole: bool) -> MemoryPlan:
-        """Return the plan of a purpose; when it is first asked for, all ranks measure and agree on one.
+        """Return the plan of a purpose; when it is first asked for, all ranks measure the pass `make` and agree on one.
 
-        `make` is the pass to measure, `num_images` what this rank decodes in a step, `whole` whether the objective
-        keeps nothing beside what the pass makes.
+        `num_images` is what this rank decodes in a step; `whole`: the objective keeps nothing but what the pass makes.
         """
         if purpose not in self.plans:
             device = self._synthesis.codes.labels.device
@@ -172,7 +171,7 @@ class MemoryPlanner:
         )
 
     def _facts(self, device: torch.device) -> dict[str, object]:
-        """What the memory of a pass depends on, as plain JSON values."""
+        """Return what the memory of a pass depends on, as plain JSON values."""
         codes, prior, spec = self._synthesis.codes, self._synthesis.prior, self._spec
         networks = [
             factory(spec.num_classes, spec.image_size) for factory in self._objective.matching_networks()
@@ -230,18 +229,10 @@ def make_plan(
 
 
 def cost_with(costs: PassCosts, count: int, calls: int) -> Cost:
-    """Return what a pass takes at most with `count` of its network's `calls` checkpointed.
-
-    Each call spares the same activations. Those of one call at a time are there during backward in any case, so that
-    equal parts of what all calls spare are never too much.
-    """
+    """Return what a pass takes at most with `count` of its network's equal `calls` checkpointed."""
     share = min(1.0, count / max(1, calls))
-    return Cost(
-        *(
-            round(kept + share * (least - kept))
-            for kept, least in zip(astuple(costs.kept), astuple(costs.checkpointed), strict=True)
-        )
-    )
+    pairs = zip(astuple(costs.kept), astuple(costs.checkpointed), strict=True)
+    return Cost(*(round(kept + share * (least - kept)) for kept, least in pairs))
 
 
 def recall_plan(
@@ -250,9 +241,8 @@ def recall_plan(
     """Return the plan that an earlier run on this machine found for the same facts, or make one and keep it.
 
     So the same run has the same chunks, and with them the same rounding, however busy the machine is. Chunks that no
-    longer fit, or have less than half the images of what fits now, are made anew from the measured costs.
-    The file, `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any
-    time.
+    longer fit, or that are less than half of what fits now, are planned anew from the measured costs. The file,
+    `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any time.
     """
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentdd" / "memory_plans.json"
@@ -270,7 +260,7 @@ def recall_plan(
 
 
 def _read_plans(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing if it is missing, damaged or of another format."""
+    """Return what the file holds; nothing if it is missing, damaged or of another format."""
     try:
         content = json.loads(path.read_text())
         for entry in content.values():

@@ -20,7 +20,7 @@ from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
@@ -154,20 +154,12 @@ class Distiller(L.LightningModule):
         self.seconds += time.perf_counter() - started
 
     def context(self, real: RealImages, step: int, rank: int = 0, world_size: int = 1) -> DistillationStep:
-        """Return what the objective is given in training step `step`, from 0, on one rank of `world_size`."""
-        of_run = (
-            self.synthesis,
-            self.data_spec,
-            real,
-            self.seed,
-            self.planner,
-            self.ledger,
-            self.memory_format,
-        )
-        return DistillationStep(*of_run, step, rank, world_size)
+        """Return the objective's view of training step `step`, from 0, on one rank of `world_size`."""
+        of_run = (real, self.seed, self.planner, self.ledger, self.memory_format)
+        return DistillationStep(self.synthesis, self.data_spec, *of_run, step, rank, world_size)
 
     def _core_set(self) -> RealImages:
-        """The real images, on the device where they leave enough room there for everything else."""
+        """Return the real images, on the device if they leave enough room there for everything else."""
         core_set = self._data.core_set
         if self._resident is None or self._resident[0] is not core_set:
             fits = core_set.nbytes <= SHARE_FOR_REAL_IMAGES * free_bytes(self.device)
@@ -204,7 +196,7 @@ class Distiller(L.LightningModule):
             self._optimizers[name].step()
 
     def _log(self, term: Term) -> Tensor:
-        """Log a term with its metrics; returns its value."""
+        """Log a term with its metrics, and return its value."""
         value = (term.value if term.report is None else term.report).detach()
         self._log_value(term.name, value)
         for name, metric in term.metrics.items():
@@ -248,7 +240,7 @@ class Distiller(L.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Find what labels the set, and set the codes unless a checkpoint has."""
+        """Choose the labeller, and set the codes unless a checkpoint has."""
         self._choose_labels()
         self.initialise()
         if self.trainer.max_steps == 0 and self.prior.num_steps and self.prior.can_sample:
@@ -267,7 +259,7 @@ class Distiller(L.LightningModule):
         self._number = int(self.num_steps_done)
 
     def on_validation_start(self) -> None:
-        """Find what labels the set, where no fit has."""
+        """Choose the labeller, where no fit has."""
         self._choose_labels()
 
     def _choose_labels(self) -> None:
@@ -376,11 +368,8 @@ class Distiller(L.LightningModule):
 
 
 def _check(prior: Prior, spec: DataSpec, images_per_class: int) -> None:
-    Manifest.of(
-        spec.classes, {}
-    )  # or names that no artefact can hold, as they are found in folders, are refused
-    if images_per_class < 1:
-        raise UserError(f"images_per_class ({images_per_class}) must be at least 1")
+    Manifest.of(spec.classes, {})  # raises for names, as folders may have them, that no artefact can hold
+    check_at_least(1, images_per_class=images_per_class)
     per_class = 3 * 4 * prod(prior.latent_shape) * spec.num_classes  # codes, their noise, and gradients
     if (most := free_bytes(torch.device("cpu")) // per_class) < images_per_class:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a run says of itself: the description of its set, and the ledger of what it has cost."""
+"""The record of a run: the description of its set, the identity of its prior, and the ledger of its costs."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,20 +16,10 @@ from ldd.experts.recording import cost_of_experts
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.networks import NetworkFactory
-from ldd.networks.base import dotted_name
 from ldd.priors import Prior
-from ldd.runtime.ledger import (
-    DECODES,
-    DISTIL,
-    EXPERTS,
-    PRUNE,
-    STEPS,
-    Figures,
-    Ledger,
-    Stages,
-    measured,
-    total,
-)
+from ldd.runtime import ledger as costs
+from ldd.runtime.classes import dotted_name
+from ldd.runtime.ledger import DECODES, DISTIL, EXPERTS, STEPS, Figures, Ledger, Stages
 from ldd.runtime.ranks import sum_over_ranks, this_rank
 
 NOT_KEPT: Stages = {DISTIL: {DECODES: None}}
@@ -76,7 +66,7 @@ class PriorRecord:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What `identify` says; the weights never change."""
+        """The result of `identify`; the weights never change."""
         return identify(self._prior)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -115,11 +105,11 @@ class RunLedger(Ledger):
         self._in_step = 0
 
     def kept(self, data: DistillationData) -> dict[str, dict[str, float | None]]:
-        """Return what a checkpoint must keep: not the experts, who keep theirs, nor the model's own counts."""
+        """Return what a checkpoint must keep: not the experts, which keep theirs, nor the model's own counts."""
         own: dict[str, Figures] = {DISTIL: {DECODES: int(self._decodes)}}
         if data.pruning_cost is not None:
-            own[PRUNE] = data.pruning_cost
-        return total([self.stages, own])
+            own[costs.PRUNE] = data.pruning_cost
+        return costs.total([self.stages, own])
 
     def so_far(
         self,
@@ -135,5 +125,5 @@ class RunLedger(Ledger):
             self._expert_costs[stepped] = cost_of_experts(needs, data)
         if experts := self._expert_costs[stepped]:
             stages[EXPERTS] = dict(experts)
-        stages[DISTIL] |= {**measured(seconds, device), STEPS: steps}
+        stages[DISTIL] |= {**costs.measured(seconds, device), STEPS: steps}
         return stages

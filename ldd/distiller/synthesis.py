@@ -20,6 +20,7 @@ from ldd.errors import UserError
 from ldd.images import DataSpec, per_channel, saturate, to_bytes
 from ldd.priors import Prior
 from ldd.runtime import seeding
+from ldd.runtime.classes import dotted_name
 from ldd.students.protocol import Protocol
 
 RELEASED_MEAN = (0.4377, 0.4438, 0.4728)
@@ -70,10 +71,9 @@ class Synthesis:
     def __call__(
         self, rows: Tensor, generator: torch.Generator | None = None, step: int | None = None
     ) -> Tensor:
-        """Return images (n, C, H, W) in [-1, 1] of code `rows` (n,), with graph.
+        """Return images (n, C, H, W) in [-1, 1] of code `rows`, with graph; means without a generator.
 
-        Without a generator codes with a spread give their means; without a step images are as the artefact has
-        them.
+        Without a step they are as the artefact has them.
         """
         return self.decode(self.denoise(rows, generator, step), step)
 
@@ -84,17 +84,14 @@ class Synthesis:
         step: int | None = None,
         checkpointed: int = 0,
     ) -> Tensor:
-        """Return clean latents (n, c, h, w) of code `rows`, the first part of the call.
-
-        Backward makes the first `checkpointed` calls of the prior's network again instead of keeping activations.
-        """
+        """Return clean latents (n, c, h, w) of code `rows`; backward makes the first `checkpointed` calls again."""
         latents, conditioning, noise, _ = self.codes(rows, generator)
         if step is not None and self.quirks.redrawn_noise:
             noise = self._redraw(noise, step)[rows]
         return self.prior.denoise_checkpointed(latents, conditioning, noise, checkpointed)
 
     def _redraw(self, like: Tensor, step: int) -> Tensor:
-        """The step's noise of all codes, so that chunks and ranks make no difference; drawn once."""
+        """Return the step's noise of all codes, drawn once, so that chunks and ranks make no difference."""
         if self._redrawn is None or self._redrawn[0] != step:
             drawing = seeding.generator(self._seed, "redrawn noise", step)
             noise = torch.randn((len(self.codes), *like.shape[1:]), generator=drawing)
@@ -116,10 +113,7 @@ class Synthesis:
     def draw(
         self, rows: Tensor | None = None, generator: torch.Generator | None = None, chunk_size: int = 64
     ) -> Tensor:
-        """Return one image of each code of `rows`, or of all codes, as a set stores it: (n, 3, H, W) uint8 on the CPU.
-
-        The generator of the draws is left as it is; None takes the means.
-        """
+        """Return images of `rows` (None: all codes) as a set stores them, (n, 3, H, W) uint8; means if not drawn."""
         if rows is None:
             rows = torch.arange(len(self.codes), device=self.codes.labels.device)
         images = []
@@ -181,18 +175,15 @@ class StoredSampler:
 
 
 def prior_of(distilled: DistilledSet) -> Prior:
-    """Build the prior that a manifest names, if it is one of this package: a file must not run other code.
-
-    Raises:
-        UserError: it names none, or another one, or the prior is not where it was.
-    """
+    """Build the prior that a manifest names, if it is one of this package: a file must not run other code."""
     config = _prior_settings(distilled)
+    kinds = [kind for kind in vars(priors).values() if isinstance(kind, type) and issubclass(kind, Prior)]
     known = {
-        f"{kind.__module__}.{kind.__qualname__}": kind
-        for kind in vars(priors).values()
-        if isinstance(kind, type) and issubclass(kind, Prior) and kind is not Prior
+        name: kind
+        for kind in kinds
+        for name in (dotted_name(kind), f"ldd.priors.{kind.__name__}")
+        if kind is not Prior
     }
-    known |= {f"ldd.priors.{kind.__name__}": kind for kind in known.values()}
     name = config.get("class_path") if isinstance(config, Mapping) else None
     if name not in known:
         raise UserError(
@@ -246,22 +237,18 @@ def _settings_of(config: Any) -> Any:  # noqa: ANN401 - as in a file
 
 
 def check_prior(distilled: DistilledSet, prior: Prior) -> None:
-    """Raise unless a set was made through this prior.
-
-    Raises:
-        UserError: other frozen weights, or another image size.
-    """
+    """Raise unless a set was made through this prior."""
     expected = distilled.manifest.get("prior")
     same_size = prior.image_size == distilled.image_size
     if not same_size or (expected is not None and identify(prior)["sha256"] != expected["sha256"]):
         raise UserError(
             "the prior is not the one that the set's codes belong to (other frozen weights, or another image size); "
-            "give that of the run that made the set"
+            "give the prior of the run that made the set"
         )
 
 
 def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | None]]:
-    """Rows and decoder of each sub-task; one part where all rows share one decoder, or have none."""
+    """Return rows and decoder of each sub-task; one part where all rows share one decoder, or have none."""
     subtasks = distilled.manifest.get(manifests.SUBTASKS)
     if distilled.decoder is None or not subtasks:
         return [(torch.arange(len(distilled.labels)), distilled.decoder)]
@@ -281,11 +268,7 @@ def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | No
 
 
 def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.device) -> StoredSampler | None:
-    """Return what draws the codes of a set; None where the protocol asks for no draws of it.
-
-    Raises:
-        UserError: codes that cannot be decoded here.
-    """
+    """Return a sampler of a set's codes; None where the protocol asks for no draws of it."""
     return StoredSampler(distilled, device=device) if protocol.draws_from(distilled) else None
 
 

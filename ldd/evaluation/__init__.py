@@ -1,4 +1,4 @@
-"""Evaluation: students trained on a set by a protocol, the sets beside it, soft labels, and the report."""
+"""Evaluation: students trained on a set and on its baselines by a protocol, soft labels, and the report."""
 
 from ldd.runtime.lazy import attach
 

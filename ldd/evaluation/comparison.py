@@ -1,4 +1,4 @@
-"""Evaluation of a distilled set: the same students on it and on the sets beside it."""
+"""Evaluation of a distilled set: the same students learn from it and from its baselines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +17,8 @@ from ldd.evaluation.results.rows import Row
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
 from ldd.networks import NetworkFactory
-from ldd.networks.base import canonical, dotted_name
 from ldd.priors import Prior
+from ldd.runtime.classes import canonical, dotted_name
 from ldd.runtime.devices import pick_device
 from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
@@ -47,7 +47,9 @@ def evaluate(
     device: Device = "auto",
     progress: bool = True,
 ) -> Report:
-    """Train every network `repeats` times on the set as saved and on each baseline, and test it (see `compare`).
+    """Train every network `repeats` times on the set as saved and on each baseline, and test it.
+
+    The arguments are those of `Request`; see `compare` for what is trained.
 
     Args:
         distilled: the set.
@@ -56,15 +58,18 @@ def evaluate(
         protocol: a shipped protocol's name, the path of a protocol file, or a protocol.
         repeats: networks of each kind for each set, unless a baseline says otherwise.
         seed: of everything random.
-        baselines: sets to compare with; None takes all at equal images, bytes and training steps that can be had.
-        initial: the codes before their first step, compared as `initial`.
-        budgets: nested budgets: the first so many images of each class are a set too.
+        baselines: sets to compare with; None takes all that can be had at equal images, bytes and training steps
+            (`ldd.evaluation.equal_baselines`), and the facts of the report say why others were `left_out`.
+        initial: the codes before their first step, compared as `initial`; without draws.
+        budgets: numbers of images: the first that many of each class are a set too, `distilled_ipc<number>`, and as
+            many random real ones where `RandomReal` is among the baselines.
         sampler: draws all codes of the set once; needed where its codes have a spread.
         labeller: labelled the set; it labels real images likewise, and is the teacher of protocols that have one.
         crops: stored labels of the set's own crops, with which it needs no teacher.
-        prior: the set was made through it; for plain samples of it.
-        step: training step of the codes, for the rows; None takes that of the manifest, or 0.
-        records: folder in which every tested student is kept, and found by later calls; None keeps none.
+        prior: the set was made through it; plain samples of it are a baseline.
+        step: training step of the codes, for the rows; None takes the manifest's, or 0.
+        records: folder in which every tested student is kept at once and found by later calls, so that an evaluation
+            that was killed continues; None keeps none.
         num_workers: worker processes on a CPU.
         device: where to train; "auto" takes the accelerator if there is one.
         progress: show a progress bar.
@@ -80,21 +85,13 @@ def evaluate(
 
 
 def compare(distilled: DistilledSet, request: Request, step: int | None = None) -> Report:
-    """Train and test all students of an evaluation.
+    """Train and test all students of an evaluation, and return its report; rows have the codes' training `step`.
 
-    Students see the images as uint8 gives them, and learn from soft labels where a set has them; such a set is also
-    trained on with its hard labels, as `distilled_hard`. Where codes have a spread, draws of them join or replace the
-    images, as the protocol says. All sets meet the same networks: initial weights, shuffling, augmentation and dropout
-    follow from (seed, network, repeat). The same call gives the same accuracies, on a CPU with any number of workers.
-    Under DDP every rank calls this; students are dealt over ranks, and each rank gets the whole report.
-
-    Args:
-        distilled: the set.
-        request: how it is evaluated.
-        step: training step of the codes, for the rows; None takes that of the manifest, or 0.
-
-    Raises:
-        UserError: what `ldd.evaluation.courses.courses` refuses.
+    Students see the images as uint8 stores them, and learn from soft labels where a set has them; students also learn
+    from the hard labels of such a set, as `distilled_hard`. Where codes have a spread, draws of them join or replace
+    the images, as the protocol says. All sets meet the same networks: initial weights, shuffling, augmentation and
+    dropout follow from (seed, network, repeat). The same call gives the same accuracies, on a CPU with any number of
+    workers. Under DDP every rank calls this; students are dealt over ranks, and each rank gets the whole report.
     """
     request.data.setup()
     found, left_out = courses(distilled, request)
@@ -111,12 +108,7 @@ def compare(distilled: DistilledSet, request: Request, step: int | None = None) 
 
 
 def report_in(folder: Path | str, protocol: Protocol, data: EvaluationData | None = None) -> Report | None:
-    """Read the report that a folder holds already, to which an evaluation by this protocol will add; None without one.
-
-    Raises:
-        UserError: files that are not a report, results of another protocol under the same id, or on other images than
-            `data` are.
-    """
+    """Read the report in a folder, to which an evaluation by this protocol will add; None where there is none."""
     earlier = Report.read(folder)
     if earlier is not None:
         earlier.check_protocol(protocol.id, protocol.hash)
@@ -126,7 +118,7 @@ def report_in(folder: Path | str, protocol: Protocol, data: EvaluationData | Non
 
 
 def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], step: int) -> dict[str, Any]:
-    """What the report says of the evaluation besides its rows."""
+    """Return what the report says of the evaluation besides its rows."""
     facts = {
         "seed": request.seed,
         "repeats": request.repeats,
@@ -155,7 +147,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
 
 
 def _rows(lesson: Lesson, outcomes: Mapping[Student, Outcome], seen: set[str], step: int) -> Iterator[Row]:
-    """One row for each student; `seen` are the dotted names of the networks that took part in distillation."""
+    """Yield a row for each student; `seen` are the dotted names of the networks that took part in distillation."""
     networks = {
         name: fresh_network(factory, lesson.spec, lesson.seed, name, 0)
         for name, factory in lesson.factories.items()

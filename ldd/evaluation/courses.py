@@ -1,4 +1,4 @@
-"""The sets of an evaluation as students meet them: which there are, how long each is learned from, and its cost."""
+"""The sets of an evaluation as students meet them: which sets there are, how long students learn them, and the cost."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class Course:
         repeats: students of each network.
         passes: epochs, unless `steps_of` decides on them.
         batch_size: images per step.
-        steps_of: the course whose number of steps is taken, to the nearest epoch; None leaves it at `passes`.
+        steps_of: the course whose number of steps is taken, to the nearest epoch; None takes `passes`.
     """
 
     part: Baseline
@@ -47,23 +47,15 @@ class Course:
 
     @property
     def name(self) -> str:
-        """What results call the set."""
+        """Name of the set in results."""
         return self.part.name
 
     def size(self, repeat: int) -> Size:
-        """Count what the students of a repeat learn from.
-
-        Raises:
-            UserError: the set cannot be had.
-        """
+        """Count what the students of a repeat learn from."""
         return self.part.size(repeat, self.setting)
 
     def training(self, repeat: int) -> TrainingSet:
-        """Return what the students of a repeat learn from, made once; under DDP every rank asks in the same order.
-
-        Raises:
-            UserError: the set cannot be had.
-        """
+        """Return what the students of a repeat learn from, made once; under DDP every rank asks in the same order."""
         return self.setting.made(self.part, repeat)
 
     def epochs(self, repeat: int) -> int:
@@ -88,7 +80,7 @@ class Course:
         return self.protocol.has_teacher and not self.size(0).crops
 
     def storage(self) -> Storage:
-        """Return what the set takes; labels that a teacher gives every crop are charged as if stored."""
+        """Return what the set takes on disk; labels that a teacher gives every crop are charged as if stored."""
         own, labeller = self.part.storage(self.training(0), self.setting), self.setting.labeller
         if labeller is None or not self.needs_teacher:
             return own
@@ -106,19 +98,9 @@ class Course:
 
 
 def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], dict[str, str] | None]:
-    """Build the courses of an evaluation, that of the set itself first, and refuse now what could only fail later.
+    """Build the courses of an evaluation, the set's own first, and refuse now what would fail later.
 
-    Args:
-        distilled: the set.
-        request: how it is evaluated; its data are set up.
-
-    Returns:
-        The courses, and why baselines were left out, by name (None where the request names its baselines).
-
-    Raises:
-        UserError: a set whose classes or image size are not the data's, a baseline that the data cannot give, two sets
-            of one name, codes with a spread without a sampler, a budget beyond the set, labels of other crops, or a
-            protocol with a teacher where there is none.
+    Also return why baselines were left out, by name; None where the request names its baselines.
     """
     protocol, setting = request.protocol, request.setting(distilled)
     request.selection_split()  # or refuses
@@ -144,11 +126,7 @@ def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], di
 
 
 def lesson_of(request: Request, found: Sequence[Course]) -> Lesson:
-    """Return what the students of all courses share.
-
-    Raises:
-        UserError: a network cannot be built for the data, or they need a teacher, and there is none.
-    """
+    """Return what the students of all courses share."""
     check_networks(request.factories, request.data.spec)
     teacher = None
     if any(course.needs_teacher for course in found):
@@ -157,11 +135,7 @@ def lesson_of(request: Request, found: Sequence[Course]) -> Lesson:
 
 
 def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | None:
-    """Return what labels every batch, where the protocol has a teacher.
-
-    Raises:
-        UserError: it has one, and there is no labeller.
-    """
+    """Return what labels every batch, where the protocol has a teacher."""
     if not protocol.has_teacher:
         return None
     if labeller is None:
@@ -176,7 +150,7 @@ def teacher_of(protocol: Protocol, labeller: Labeller | None) -> CropTeacher | N
 def _course(
     part: Baseline, setting: Setting, request: Request, counts: Sequence[int], own: Course | None
 ) -> Course:
-    """How long, and in which batches, students learn from a set with the budget of so many images per class."""
+    """Return the course of a set, whose epochs and batches follow from the budget of `counts` images per class."""
     protocol = request.protocol
     epochs, batch_size = protocol.budget(counts)
     if part.full_data and not part.equal_steps:
@@ -186,7 +160,7 @@ def _course(
 
 
 def _own_sets(distilled: DistilledSet, request: Request, draws: Draws | None) -> list[Baseline]:
-    """The set with the labels it has, with hard ones where those are soft, and as it was at first."""
+    """Return the set with its labels, with hard ones where those are soft, and as it was at first."""
     sets: list[Baseline] = [StoredSet(DISTILLED, distilled, samples=draws, crops=request.crops)]
     if distilled.soft_labels is not None and not request.protocol.has_teacher:
         sets.append(StoredSet(DISTILLED_HARD, distilled, soft=False, samples=draws))
@@ -198,7 +172,7 @@ def _own_sets(distilled: DistilledSet, request: Request, draws: Draws | None) ->
 def _needed_by_scores(
     protocol: Protocol, distilled: DistilledSet, sets: Sequence[Baseline]
 ) -> list[Baseline]:
-    """The sets that label- and augmentation-robust scores compare with, as far as they are not there."""
+    """Return the sets that label- and augmentation-robust scores compare with, without those that are there."""
     if protocol.scores == "none":
         return []
     there = {part.name: part for part in sets}
@@ -210,7 +184,7 @@ def _needed_by_scores(
 def _nested_sets(
     distilled: DistilledSet, budgets: Sequence[int], sets: Sequence[Baseline], draws: Draws | None
 ) -> list[tuple[Baseline, Sequence[int]]]:
-    """The first so many images of each class, then as many random real ones where those are among the sets."""
+    """Return the first images of each class for every budget, and equally many random ones where those are a set."""
     smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
     nested: list[tuple[Baseline, Sequence[int]]] = []
     for budget in smaller:
@@ -235,13 +209,7 @@ def _check_sets(sets: Sequence[Baseline], protocol: Protocol) -> None:
 
 
 def _with_crop_labels(storage: Storage, crops: int, labeller: Labeller) -> Storage:
-    """Charge a teacher's label for each of so many crops in place of one label for each image; hard ones stay charged.
-
-    They are charged as SRe2L's family stores them: who has the teacher can make them again, but needs the teacher.
-    """
-    images = storage.images.floats // (3 * storage.image_size**2)
-    labels = Amount(
-        crops * labeller.floats_per_label,
-        images * torch.int64.itemsize + crops * labeller.bytes_per_label,
-    )
+    """Charge hard labels and a teacher's label of each crop, which only the teacher could make again (as SRe2L)."""
+    images, each = storage.images.floats // (3 * storage.image_size**2), labeller.amount_per_label
+    labels = Amount(crops * each.floats, images * torch.int64.itemsize + crops * each.bytes)
     return replace(storage, labels=labels)

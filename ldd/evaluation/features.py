@@ -1,4 +1,4 @@
-"""In what images are compared: pixels, and features of a network that says which one it is."""
+"""Vectors by which images are compared: pixels, and the features of a network that states where it comes from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from ldd.data.real import EvaluationData, RealImages
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
-from ldd.networks.scoring import CHUNK, in_batches
+from ldd.networks.scoring import in_batches
 from ldd.runtime.seeding import derive_seed, seeded
 from ldd.students.training import one_thread
 
@@ -26,7 +26,7 @@ MAX_SIDE = 32
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images (n, 3, H, W) uint8 as vectors (n, F) float32 in [0, 1], averaged over squares above 32 px."""
+    """Return images (n, 3, H, W) uint8 as vectors (n, F) float32 in [0, 1], averaged over squares above 32 px."""
     values = images.float() / 255
     if images.shape[-1] > MAX_SIDE:
         values = F.adaptive_avg_pool2d(values, MAX_SIDE)
@@ -35,14 +35,7 @@ def pixels(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Images to feature vectors.
-
-    Attributes:
-        embed: images (n, 3, H, W) as `spec` normalises them -> features (n, F), the input of a network's last layer.
-        spec: gives the normalisation.
-        name: what the network is and how it came to its weights, for whoever reads the figures.
-        device: where it works.
-    """
+    """Maps images to the inputs (n, F) of a network's last layer; `name` says which network, and how it was trained."""
 
     embed: Callable[[Tensor], Tensor]
     spec: DataSpec
@@ -54,34 +47,11 @@ class FeatureNetwork:
         return in_batches(self.embed, self.spec, images, self.device)
 
 
-@torch.no_grad()
-def losses(network: Network, spec: DataSpec, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (n,) on the CPU of images (n, 3, H, W) uint8 with labels (n,)."""
-    device = next(network.parameters()).device
-    parts = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
-    return torch.cat(
-        [
-            F.cross_entropy(network(spec.as_input(x.to(device))), y.to(device), reduction="none").cpu()
-            for x, y in parts
-        ]
-    )
-
-
 @torch.inference_mode(False)
-def trained_network(
-    real: RealImages, spec: DataSpec, seed: int, device: torch.device | None = None
-) -> Network:
-    """A ConvNet of width 32 that has learned all of `real`.
-
-    Args:
-        real: training images, in memory or mapped.
-        spec: classes, image size and normalisation.
-        seed: of its initial weights and of the order of images.
-        device: where it trains; None for the CPU.
-    """
+def trained_network(real: RealImages, spec: DataSpec, seed: int, device: torch.device) -> Network:
+    """Return a ConvNet of width 32 that has learned all of `real`, with weights and order from the seed."""
     with seeded(seed, "features"):
         network = ConvNet(spec.num_classes, spec.image_size, width=WIDTH)
-    device = torch.device("cpu") if device is None else device
     with one_thread(device):  # the same bits on every machine
         train_classifier(
             network.to(device),
@@ -96,32 +66,30 @@ def trained_network(
     return network.eval().requires_grad_(False)
 
 
-def trained_features(
-    real: RealImages, spec: DataSpec, seed: int, device: torch.device | None = None
-) -> FeatureNetwork:
-    """Features of `trained_network`, of the same arguments."""
+def trained_features(real: RealImages, spec: DataSpec, seed: int, device: torch.device) -> FeatureNetwork:
+    """Return the features of `trained_network`, of the same arguments."""
     network = trained_network(real, spec, seed, device)
     name = (
         f"ConvNet of width {WIDTH}, trained on the {len(real)} real training images for {EPOCHS} epochs (SGD, batch "
         f"{BATCH}, rate {RATE}, seed {seed}); features before its last layer"
     )
-    return FeatureNetwork(network.embed, spec, name, next(network.parameters()).device)
+    return FeatureNetwork(network.embed, spec, name, device)
 
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """Features of a classifier of torchvision's architectures: what its last linear layer sees.
+    """Features of a classifier of torchvision's architectures: the input of its last linear layer.
 
     Attributes:
         classifier: torchvision's name of the architecture, e.g. resnet18.
         weights: name of published weights (IMAGENET1K_V1, DEFAULT), or path of a state dict.
-        size: side in pixels to which images are resized for it (bilinear, antialiased); null takes what the published
-            weights were made for, and for a file the images as they are.
-        mean: per channel; null takes that of the published weights, and for a file ImageNet's.
+        size: side in pixels to which images are resized for it (bilinear, antialiased); null takes the size that the
+            published weights were made for, and leaves the images as they are for a file.
+        mean: per channel; null takes the mean of the published weights, or ImageNet's for a file.
         std: likewise.
 
     Raises:
-        UserError: an unknown architecture, no such weights, or a size out of range.
+        UserError: an unknown architecture, unknown weights, or a size out of range.
     """
 
     classifier: str
@@ -131,16 +99,11 @@ class ClassifierFeatures:
     std: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise UserError(f"features.size ({self.size}) must be at least 1")
+        check_at_least(1, "features", size=self.size)
         Classifier(self.classifier, self.weights)
 
     def load(self, spec: DataSpec, device: torch.device) -> FeatureNetwork:
-        """The network on the device.
-
-        Raises:
-            UserError: weights that cannot be had or do not fit, or an architecture without a linear layer at its end.
-        """
+        """Return the network on the device."""
         classifier = Classifier(self.classifier, self.weights)
         network = classifier.load()
         ends = [
@@ -164,11 +127,7 @@ class ClassifierFeatures:
 def find_features(
     wanted: ClassifierFeatures | None, data: EvaluationData, seed: int, device: torch.device
 ) -> FeatureNetwork:
-    """Return the features that are wanted, or those of a small network trained on the real images of `data`.
-
-    Raises:
-        UserError: see `ClassifierFeatures.load`.
-    """
+    """Return the wanted features, or the features of a small network trained on the real images of `data`."""
     if wanted is not None:
         return wanted.load(data.spec, device)
     return trained_features(data.train_images, data.spec, seed, device)

@@ -1,9 +1,8 @@
-"""Accuracy against bytes: one set with its soft labels stored in every form."""
+"""Accuracy over bytes, for one set with its soft labels stored in every form."""
 
-import csv
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from ldd.artefact import soft_labels
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.soft_labels import Precision
-from ldd.disk.files import atomic_file
+from ldd.disk.files import atomic_file, write_csv
 from ldd.errors import UserError
 from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.comparison import compare
@@ -23,15 +22,14 @@ from ldd.runtime.plain import in_chart
 
 CSV_NAME, PLOT_NAME = "label_curve.csv", "label_curve.png"
 TOP_K = (1, 2, 5, 10)
-"""Largest probabilities that are kept, as far as there are more classes; and all."""
+"""How many of the largest probabilities are kept, where there are more classes; all are kept too."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One form of the labels.
+    """One form of the labels: `hard`, or precision and number kept, such as `int8 top 5`.
 
     Attributes:
-        form: `hard`, or precision and number kept, such as `int8 top 5`.
         label_bytes: of all labels, hard ones included.
         bytes: of the whole set, as students use it.
         score: mean over networks, over the repeats.
@@ -44,11 +42,7 @@ class Point:
 
 
 def check_curve(request: Request) -> None:
-    """Raise if a curve cannot be drawn under the protocol of `request`.
-
-    Raises:
-        UserError: the protocol has a teacher.
-    """
+    """Raise if a curve cannot be drawn under the protocol of `request`."""
     if request.protocol.has_teacher:
         raise UserError(
             f"protocol ({request.protocol.id}) has a teacher's labels; a curve needs one with those of the set"
@@ -56,20 +50,9 @@ def check_curve(request: Request) -> None:
 
 
 def label_curve(distilled: DistilledSet, labeller: Labeller, request: Request) -> list[Point]:
-    """Train students on a set with hard labels, and with the labeller's in each precision and number.
+    """Train students on a set with hard labels, and with the labeller's in each form; points in the order of bytes.
 
     The points differ in their labels alone: images, networks and draws are the same.
-
-    Args:
-        distilled: the set; its own soft labels are not used.
-        labeller: gives the labels; its own form is not used.
-        request: real images, protocol, repeats and seed.
-
-    Returns:
-        A point for each form, in the order of their bytes.
-
-    Raises:
-        UserError: see `check_curve` and `ldd.evaluation.comparison.compare`.
     """
     check_curve(request)
     forms = _forms(distilled, labeller)
@@ -104,17 +87,9 @@ def _forms(distilled: DistilledSet, labeller: Labeller) -> dict[str, DistilledSe
 
 
 def write_curve(points: Sequence[Point], folder: Path, title: str) -> None:
-    """Write `label_curve.csv` and `label_curve.png`.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    with atomic_file(folder / CSV_NAME) as beside, beside.open("w", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["form", "label_bytes", "bytes", "mean", "std", "n"])
-        for point in points:
-            score = point.score
-            lines.writerow([point.form, point.label_bytes, point.bytes, score.mean, score.std, score.n])
+    """Write `label_curve.csv` and `label_curve.png`."""
+    rows = [(one.form, one.label_bytes, one.bytes, *astuple(one.score)) for one in points]
+    write_csv(folder / CSV_NAME, [("form", "label_bytes", "bytes", "mean", "std", "n"), *rows])
     with atomic_file(folder / PLOT_NAME) as beside:
         draw_curve(points, title).savefig(beside, format="png", dpi=150)
 

@@ -16,7 +16,7 @@ from ldd.artefact.identity import add_tensor
 from ldd.disk.table import Store
 from ldd.evaluation.request import Request
 from ldd.images import Labelled
-from ldd.networks.base import dotted_name
+from ldd.runtime.classes import dotted_name
 from ldd.runtime.progress import progress
 from ldd.runtime.ranks import from_first_rank, this_rank
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
@@ -29,29 +29,17 @@ FOLDER = "evaluated"
 def run_missing(
     lesson: Lesson, students: Sequence[Student], sets: Sets, request: Request
 ) -> dict[Student, Outcome]:
-    """Return the outcomes of all students: those on record, and the others trained now and put on record one by one.
-
-    Args:
-        lesson: what they share.
-        students: the same list on every rank.
-        sets: what they learn from.
-        request: splits to test on, folder of the records, device and workers.
-
-    Raises:
-        UserError: what `run_students` or the folder of the records refuses.
-    """
+    """Return the outcomes of all students; those that are not on record are trained now and recorded one by one."""
     test, selection = request.test_split(), request.selection_split()
-    kept = None
+    kept, outcomes, missing = None, dict[Student, Outcome](), list(students)
     if request.records is not None:
         kept = Records(request.records, lesson, sets, test, request.device, selection)
-    outcomes = {} if kept is None else kept.find(students)
-    missing = [student for student in students if student not in outcomes]
-    if kept is not None:
-        missing = kept.distinct(missing)
-    here, total = len(outcomes), len(missing) + len(outcomes)
-    with progress("evaluating", total, unit="networks", done=here, shown=request.progress) as counter:
+        outcomes = kept.find(students)
+        missing = kept.distinct([student for student in students if student not in outcomes])
+    done, total = len(outcomes), len(missing) + len(outcomes)
+    with progress("evaluating", total, unit="networks", done=done, shown=request.progress) as counter:
 
-        def done(student: Student, outcome: Outcome) -> None:
+        def keep(student: Student, outcome: Outcome) -> None:
             if kept is not None:
                 kept.add(student, outcome)
             # The other ranks are at theirs meanwhile.
@@ -65,7 +53,7 @@ def run_missing(
             test,
             device=request.device,
             num_workers=request.num_workers,
-            done=done,
+            done=keep,
             selection=selection,
         )
     if kept is not None:
@@ -75,18 +63,10 @@ def run_missing(
 
 
 class Records:
-    """Outcomes by everything they follow from: a set's bytes, protocol, network, repeat and seed, the test images.
+    """Outcomes on disk, by all that they follow from: the set's bytes, protocol, network, repeat, seed, test images.
 
     The versions of this package and of torch, the kind of device and the precision of its products count too, so that a
-    record is never stale, and its folder may be deleted at any time. Several processes may add to it.
-
-    Args:
-        folder: where they are kept.
-        lesson: what the students share.
-        sets: what they learn from.
-        test: the test images.
-        device: where they are trained.
-        selection: the selection split, by which an epoch may be chosen.
+    record is never stale. The folder may be deleted at any time, and several processes may add to it.
     """
 
     def __init__(
@@ -122,7 +102,7 @@ class Records:
             self._common["teacher"] = _digest_of(lesson.teacher, repr(lesson.teacher))
 
     def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
-        """Return the outcomes on record; under torch.distributed what rank 0 finds, on every rank."""
+        """Return the outcomes on record; under torch.distributed every rank gets what rank 0 finds."""
         found: dict[Student, Outcome] = {}
         if this_rank()[0] == 0:
             rows = self._store.find([self._key(student) for student in students]).to_pylist()
@@ -134,24 +114,16 @@ class Records:
         return from_first_rank(found)
 
     def distinct(self, students: Sequence[Student]) -> list[Student]:
-        """Return the first of all students whose outcomes must be equal: two sets may hold the same images."""
+        """Return one of all students whose outcomes must be equal, the first: two sets may hold the same images."""
         return list({self._key(student): student for student in reversed(students)}.values())[::-1]
 
     def add(self, student: Student, outcome: Outcome) -> None:
-        """Keep one outcome.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Keep one outcome."""
         values = {name: pa.array([getattr(outcome, name)], pa.float64()) for name in self._names}
         self._store.add([self._key(student)], **values)
 
     def merge(self) -> None:
-        """Let rank 0 put all outcomes into one file, once every rank has added its own.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Let rank 0 put all outcomes into one file, once every rank has added its own."""
         if this_rank()[0] == 0:
             self._store.merge()
 

@@ -10,7 +10,7 @@ import torch
 
 from ldd.artefact.set import DistilledSet
 from ldd.data.real import EvaluationData
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.evaluation.baselines.base import Baseline, Setting
 from ldd.images import Labelled
 from ldd.labels.base import Labeller
@@ -28,26 +28,10 @@ Device = Literal["auto"] | torch.device
 class Request:
     """How a set is evaluated: what its students meet, and how they are trained.
 
+    Its attributes are the arguments of `ldd.evaluate`, where they are described; here the protocol has been loaded and
+    the device chosen.
+
     Attributes:
-        data: the real images (`DistillationData`).
-        protocol: how students are trained and tested.
-        networks: networks by name; None takes those of the protocol.
-        repeats: networks of each kind for each set, unless a baseline says otherwise.
-        seed: of everything random.
-        baselines: sets to compare with; None takes all at equal images, bytes and training steps that can be had
-            (`ldd.evaluation.equal_baselines`), and the facts of the report say why others were `left_out`.
-        initial: the codes before their first step, compared as `initial`; without draws.
-        budgets: nested budgets: the first so many images of each class are a set too, `distilled_ipc<number>`, with
-            equally many random real ones where `RandomReal` is among the baselines.
-        sampler: draws all codes of the set once; needed where its codes have a spread.
-        labeller: labelled the set; it labels real images likewise, and is the teacher of protocols that have one.
-        crops: stored labels of the set's own crops, with which it needs no teacher.
-        prior: the set was made through it; for plain samples of it.
-        records: folder in which every tested student is kept at once, and found by later calls, so that an evaluation
-            that was killed goes on where it was. None keeps none.
-        num_workers: worker processes on a CPU.
-        device: where to train.
-        progress: show a progress bar.
         draws_must_fit: refuse draws of codes that the memory of this machine cannot hold.
 
     Raises:
@@ -73,8 +57,7 @@ class Request:
     draws_must_fit: bool = True
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise UserError(f"repeats ({self.repeats}) must be at least 1")
+        check_at_least(1, repeats=self.repeats)
         count_workers(self.num_workers)
         if not self.factories:
             raise UserError("networks is empty; name at least one, or leave it null for the protocol's")
@@ -85,7 +68,7 @@ class Request:
         return self.protocol.factories() if self.networks is None else dict(self.networks)
 
     def setting(self, distilled: DistilledSet) -> Setting:
-        """Return what baselines are told beside a set."""
+        """Return what the baselines of a set are told of its evaluation."""
         parts = {"labeller": self.labeller, "prior": self.prior, "device": self.device}
         return Setting.of(distilled, self.data, self.seed, **parts)
 
@@ -95,11 +78,7 @@ class Request:
         return self.protocol.test_part(Labelled(test.images, test.labels))
 
     def selection_split(self) -> Labelled | None:
-        """Return the selection split where the protocol looks at it during training.
-
-        Raises:
-            UserError: it is empty.
-        """
+        """Return the selection split where the protocol looks at it during training."""
         if not self.protocol.looks:
             return None
         if not len(self.data.selection_images):

@@ -1,4 +1,4 @@
-"""Recording expert trajectories: networks trained on the core-set, their weights kept after every epoch."""
+"""Recording of expert trajectories: networks are trained on the core-set, and their weights kept after every epoch."""
 
 import shutil
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -19,7 +20,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import LOCK
 from ldd.disk.locks import locked, made
 from ldd.disk.table import Store
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import (
     ExpertNeed,
     ExpertSetting,
@@ -28,21 +29,18 @@ from ldd.experts.trajectories import (
     blank_network,
     find_experts,
 )
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Labelled
 from ldd.networks import ConvNet, NetworkFactory
+from ldd.networks.base import seeded_network
 from ldd.networks.training import train_classifier
-from ldd.runtime.devices import find_device
+from ldd.runtime.devices import find_device, in_bytes
 from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, measured, total, whole
 from ldd.runtime.progress import progress as shown_progress
-from ldd.runtime.seeding import derive_seed, seeded
+from ldd.runtime.seeding import derive_seed
 
-_COSTS = (
-    "cost"  # folder in a recording's: seconds and peak memory of each expert, which do not depend on them
-)
-
+# Folder in a recording's: seconds and peak memory of each expert. They are no part of what it follows from.
+_COSTS = "cost"
 _PATIENCE = 0.5  # seconds between two looks at another process's lock
-
-_Tick = Callable[[Tensor], None]  # called after each epoch of an expert with its mean training loss
 
 
 def record_experts(
@@ -68,7 +66,7 @@ def record_experts(
     continues with the same command and ends with the same files. An expert follows from (seed, its number) alone.
 
     Args:
-        data: its core-set is what the experts learn.
+        data: the experts learn its core-set.
         network: the matching network of the runs that will use them.
         num_experts: how many (published: 100 by GLaD, 5000 by LD3M); a later call may ask for more.
         first_expert: number of the first, so that several processes can share the work.
@@ -79,7 +77,7 @@ def record_experts(
         weight_decay: of SGD.
         augmentation: siamese augmentation strategies, one per batch; empty for none.
         seed: of initial weights, shuffling and augmentation.
-        device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        device: "auto" (the accelerator where there is one), "cpu", "cuda", "cuda:1", ...
         out: folder in which the recording gets one of its own.
         progress: show a bar with the loss and the time left.
         wait: for another process that records some of these experts; False refuses.
@@ -91,7 +89,8 @@ def record_experts(
         UserError: a number out of range, an unknown device, too little disk space, weights that became NaN, or another
             process that records some of these experts.
     """
-    _check(num_experts=num_experts, epochs=epochs, batch_size=batch_size, first_expert=first_expert + 1)
+    check_at_least(1, num_experts=num_experts, epochs=epochs, batch_size=batch_size)
+    check_at_least(0, first_expert=first_expert)
     place, strategies = find_device(device), SiameseAugmentation(augmentation).strategies
     training = ExpertTraining(epochs, batch_size, learning_rate, momentum, weight_decay, strategies, seed)
     data.setup()
@@ -107,7 +106,7 @@ def record_experts(
 
 @contextmanager
 def _alone(folder: Path, wanted: range, *, wait: bool) -> Iterator[None]:
-    """Be the only process that records these experts; others may record others of the same recording."""
+    """Be the only process that records these experts; other processes may record others in the same folder."""
 
     def busy(holder: str) -> None:
         raise UserError(
@@ -157,7 +156,9 @@ def _record_missing(
 
         for done, expert in enumerate(missing):
             started = time.perf_counter()
-            snapshots, losses = _train_expert(network, data.spec, images, labels, training, expert, tick)
+            snapshots, losses = _train_expert(
+                network, data.spec, Labelled(images, labels), training, expert, tick
+            )
             try:
                 recording.write(expert, snapshots, losses)
                 figures = measured(time.perf_counter() - started, device)
@@ -173,19 +174,13 @@ def _record_missing(
 def _train_expert(
     network: NetworkFactory,
     spec: DataSpec,
-    images: Tensor,
-    labels: Tensor,
+    images: Labelled,
     training: ExpertTraining,
     expert: int,
-    tick: _Tick,
+    tick: Callable[[Tensor], None],
 ) -> tuple[Tensor, Tensor]:
-    """Snapshots (E + 1, P) and mean losses (E,) of one expert, float32 on the CPU, in memory of their own.
-
-    It is trained where the images (M, 3, H, W) uint8 are.
-    """
-    with seeded(training.seed, "expert", expert):
-        student = network(spec.num_classes, spec.image_size)
-    student.to(images.device)
+    """Train an expert where the images are; return its snapshots (E + 1, P) and mean losses (E,) on the CPU."""
+    student = seeded_network(network, spec, training.seed, "expert", expert).to(images.images.device)
     first = parameters_to_vector(student.parameters()).detach()
     snapshots, losses = torch.empty(training.epochs + 1, len(first)), torch.empty(training.epochs)
     snapshots[0] = first
@@ -196,18 +191,13 @@ def _train_expert(
         losses[epoch] = loss
         tick(loss)
 
+    rates: dict[str, Any] = {"lr": training.learning_rate, "momentum": training.momentum}
     train_classifier(
         student,
-        images,
-        labels,
+        *images,
         epochs=training.epochs,
         batch_size=training.batch_size,
-        optimizer=partial(
-            SGD,
-            lr=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=partial(SGD, **rates, weight_decay=training.weight_decay),
         augmentation=SiameseAugmentation(training.augmentation),
         normalise=spec.as_input,
         seed=derive_seed(training.seed, "expert training", expert),
@@ -231,29 +221,15 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
     print(
         f"{folder}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
         f"{recording.training.epochs + 1} snapshots of {recording.setting.num_parameters:,} parameters, take "
-        f"{_size(needed)}; the disk has {_size(free)} free",
+        f"{in_bytes(needed)}; the disk has {in_bytes(free)} free",
         flush=True,
     )
     if needed > free:
         raise UserError(
-            f"the {len(missing)} experts to record take {_size(needed)}, but the disk of out ({disk}) has "
-            f"{_size(free)} free; lower num_experts ({wanted}) or epochs ({recording.training.epochs}), or choose "
+            f"the {len(missing)} experts to record take {in_bytes(needed)}, but the disk of out ({disk}) has "
+            f"{in_bytes(free)} free; lower num_experts ({wanted}) or epochs ({recording.training.epochs}), or choose "
             "another disk with out"
         )
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
-
-
-def _check(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            shown, least = (value - 1, 0) if name == "first_expert" else (value, 1)
-            raise UserError(f"{name} ({shown}) must be at least {least}")
 
 
 def cost_of(recording: Trajectories) -> dict[str, float | None]:
@@ -265,7 +241,7 @@ def cost_of(recording: Trajectories) -> dict[str, float | None]:
 
 
 def cost_of_experts(needs: Sequence[ExpertNeed], data: DistillationData) -> dict[str, float | None]:
-    """Return what recording the experts took that a run reads, whenever that was; empty where it reads none."""
+    """Return what it took to record the experts that a run reads, whenever that was; empty where it reads none."""
     recordings: dict[Path, Trajectories] = {}
     for need in needs:
         found = find_experts(need, data.spec, data.core_set)

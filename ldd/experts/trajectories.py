@@ -1,7 +1,7 @@
 """Expert trajectories on disk: a safetensors file per expert, and an index of what they were recorded on.
 
-A recording's folder is named by a hash of its index, so that recordings of other data, pruning, resolution, network
-or training lie side by side and are never mistaken for each other.
+A recording's folder is named by a hash of its index. So recordings of other data, pruning, resolution, network or
+training lie side by side and are never mistaken for each other.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ldd.disk.files import write_json, write_tensors
 from ldd.disk.records import read_record, to_json
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.images import DataSpec
 from ldd.networks import Network, NetworkFactory
-from ldd.runtime.seeding import seeded
+from ldd.networks.base import seeded_network
+from ldd.runtime.classes import dotted_name
 
 if TYPE_CHECKING:  # worker processes import this file, and need no data
     from ldd.data.real import RealImages
@@ -36,7 +37,7 @@ _HOW_TO_RECORD = (
 
 @dataclass(frozen=True)
 class ExpertSetting:
-    """What experts and a run that matches them must share.
+    """The facts that experts share with every run that matches them.
 
     Attributes:
         classes: wnids, ordered by label.
@@ -44,8 +45,8 @@ class ExpertSetting:
         mean, std: the normalisation, see `DataSpec`.
         num_images: images in the core-set.
         core_set: hash over their keys and labels.
-        contents: of their files, see `ldd.data.fingerprints`; None in a recording from before these were kept, or where
-            the files are not known.
+        contents: hash over their files, see `ldd.data.fingerprints`; None in recordings that are older than this field,
+            or where the files are not known.
         network: dotted name of the network's class.
         layers: the network as torch prints it, line by line.
         parameters: name and shape of each parameter, in order.
@@ -66,7 +67,7 @@ class ExpertSetting:
 
     @classmethod
     def of(cls, spec: DataSpec, core_set: "RealImages", network: Network) -> Self:
-        """Return the setting of a run; of the matching network only the layers matter, not the weights."""
+        """Return the setting of a run; only the layers of the matching network count, not its weights."""
         digest = hashlib.sha256()
         for key, label in zip(core_set.keys, core_set.labels.tolist(), strict=True):
             digest.update(f"{label}\t{key}\n".encode())
@@ -78,7 +79,7 @@ class ExpertSetting:
             std=tuple(spec.std),
             num_images=len(core_set),
             core_set=digest.hexdigest()[:32],
-            network=f"{type(network).__module__}.{type(network).__qualname__}",
+            network=dotted_name(type(network)),
             layers=tuple(repr(network).splitlines()),
             parameters=tuple(f"{name} {tuple(value.shape)}" for name, value in named.items()),
             num_parameters=sum(value.numel() for value in named.values()),
@@ -86,12 +87,12 @@ class ExpertSetting:
         )
 
     def differences(self, run: "ExpertSetting") -> list[str]:
-        """Say in words where a run's setting differs from the experts' (self); empty where nothing does."""
+        """Return in words where a run's setting differs from the experts' (self); empty where nothing does."""
         found = []
         if self.image_size != run.image_size:
             found.append(f"image_size {self.image_size} (this run: {run.image_size})")
         if self.classes != run.classes:
-            found.append(f"the classes {_listed(self.classes)} (this run: {_listed(run.classes)})")
+            found.append(f"the classes {listed(self.classes, 3)} (this run: {listed(run.classes, 3)})")
         elif self.core_set != run.core_set:
             other = f"{run.num_images}{' other ones' if run.num_images == self.num_images else ''}"
             found.append(
@@ -105,7 +106,7 @@ class ExpertSetting:
             found.append(
                 f"mean {list(self.mean)}, std {list(self.std)} (this run: {list(run.mean)}, {list(run.std)})"
             )
-        # Resolution and number of classes shape the layers: another one of those is said once.
+        # Resolution and number of classes shape the layers: a difference in those is told once.
         same_sizes = self.image_size == run.image_size and len(self.classes) == len(run.classes)
         if self.network != run.network or (same_sizes and self._architecture != run._architecture):
             found.append(
@@ -127,7 +128,7 @@ class ExpertSetting:
 
 @dataclass(frozen=True)
 class ExpertTraining:
-    """How experts were trained; a run that matches them is free to choose among such recordings.
+    """How experts were trained; a run may match recordings of any training.
 
     Attributes:
         epochs: E; an expert has E + 1 snapshots, the first of its initial weights.
@@ -164,9 +165,7 @@ class _Index:
 
 
 class Trajectories:
-    """A recording: the weights of experts 0..n-1 after 0..E epochs.
-
-    Made by `under` (to record) or `find_experts` (to match).
+    """A recording: the weights of experts 0..n-1 after 0..E epochs, from `under` (to record) or `find_experts`.
 
     Args:
         folder: of the recording.
@@ -249,7 +248,7 @@ class Trajectories:
             ) from error
 
     def is_whole(self, expert: int) -> bool:
-        """Whether an expert's file is there and not truncated (little more than its header is read)."""
+        """Return whether an expert's file is there and not truncated; little more than its header is read."""
         try:
             return self.path(expert).exists() and len(self.read(expert, [0])) == len(self.losses(expert)[:1])
         except UserError:
@@ -280,18 +279,7 @@ class ExpertNeed:
 def find_experts(
     need: ExpertNeed, spec: DataSpec, core_set: "RealImages", network: Network | None = None
 ) -> Trajectories:
-    """Return the recording that a run needs: of its data and network, whole and long enough.
-
-    Args:
-        need: where it lies, and how much of it is read.
-        spec: of the run.
-        core_set: of the run.
-        network: one of the need's kind, where the caller has built it already.
-
-    Raises:
-        UserError: no recording, none that fits (with what differs), several that do, one with experts missing, or one
-            of too few epochs.
-    """
+    """Return the recording that a run needs: made with its data and network, whole and long enough."""
     setting = ExpertSetting.of(spec, core_set, network or blank_network(need.network, spec))
     found = find_trajectories(need.trajectories, setting, need.num_experts, need.section)
     if found.training.epochs < need.epochs:
@@ -303,15 +291,14 @@ def find_experts(
 
 
 def blank_network(factory: NetworkFactory, spec: DataSpec) -> Network:
-    """Return a network of which only the layers matter: its weights are read from experts, or never used."""
-    with torch.inference_mode(False), seeded(0, "expert's layers"):
-        return factory(spec.num_classes, spec.image_size)
+    """Return a network whose weights do not count: they are replaced by an expert's, or never used."""
+    return seeded_network(factory, spec, 0, "expert's layers")
 
 
 def find_trajectories(
     root: str, setting: ExpertSetting, num_experts: int | None = None, section: str = "objective"
 ) -> Trajectories:
-    """Return the recording in `root`, or in one of its folders, that fits a run."""
+    """Return the recording in `root`, or in one of its subfolders, that fits a run."""
     base = Path(root).expanduser()
     folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
     recordings = [Trajectories.open(folder) for folder in folders]
@@ -343,15 +330,10 @@ def find_trajectories(
 
 
 def _name(setting: ExpertSetting, training: ExpertTraining) -> str:
-    """Name of a recording's folder. Contents are part of it only where images of other contents had these names."""
+    """Return the name of a recording's folder; `under` leaves the contents out of it where it can."""
     facts = {"setting": to_json(setting), "training": asdict(training)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return f"[{shown}, ... {len(names)} in all]" if len(names) > 3 else f"[{shown}]"
 
 
 def _in_words(training: ExpertTraining) -> str:

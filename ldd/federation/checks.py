@@ -18,11 +18,7 @@ from ldd.runs.recipe import Recipe
 
 
 def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) -> None:
-    """Raise UserError if the merged set could not be labelled or evaluated; nothing is read or trained.
-
-    Each of the `subtasks` has its own decoder where one is trained. `here`: it is evaluated on this machine,
-    whose memory must hold draws of its codes.
-    """
+    """Raise if the merged set of `subtasks` could not be labelled, or evaluated `here`; nothing is read or trained."""
     evaluation, model = recipe.evaluation, recipe.model
     labels = model.labels
     if labels is not None and _is_there_already(recipe, labels):

@@ -1,4 +1,4 @@
-"""The end of a federation: the sub-tasks' sets are merged, labelled over all classes, saved and evaluated."""
+"""The end of a federation: the sets of the sub-tasks are merged, labelled over all classes, saved and evaluated."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,17 +19,14 @@ from ldd.federation.folder import Federation
 from ldd.federation.merging import merge
 from ldd.runs.ending import tell_the_end
 from ldd.runtime.devices import pick_device
-from ldd.runtime.ledger import EVALUATE, EXPERTS, LABEL, PRUNE, Figures, Ledger, Stages, total
+from ldd.runtime.ledger import EVALUATE, EXPERTS, PRUNE, Figures, total
 
 _SETTINGS = "settings"
 """Key of evaluation.json: the evaluation as the recipe has it."""
 
 
 def finish(federation: Federation) -> None:
-    """Merge the sets of the sub-tasks, label, save and evaluate the result, and print the tables.
-
-    A set that was evaluated already with these settings is not evaluated again.
-    """
+    """Merge the sets of the sub-tasks; label, save and, unless done already, evaluate the result; print the tables."""
     recipe, out = federation.recipe, federation.folder / "distilled"
     parts = [
         DistilledSet.load(federation.folder_of(number)) for number in range(len(federation.partition.blocks))
@@ -62,32 +59,27 @@ def finish(federation: Federation) -> None:
 
 
 def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:
-    """The set with soft labels and all costs, those of experts of the whole task included; what labelled it."""
+    """Return the set with soft labels and all costs, experts of the whole task included, and its labeller."""
     recipe = federation.recipe
     data, labels = recipe.data, recipe.model.labels
     assert labels is not None
     data.setup()
-    ledger, device = Ledger(), pick_device()
-    with ledger.charge(LABEL, device):
-        labeller = labels.choose(data, merged.counts, federation.seed, device)
-        labelled = labeller.label(merged)
-    before: Stages = merged.manifest.ledger.stages
-    needs = labels.experts()
+    labelled, labeller = labels.label(merged, data, federation.seed)
+    before, needs = dict(labelled.manifest.ledger.stages), labels.experts()
     if len(federation.partition.blocks) == 1:
         # Its sub-task is the whole task, and may have read the same experts.
-        before = {stage: figures for stage, figures in before.items() if stage != EXPERTS}
+        before.pop(EXPERTS, None)
         needs = tuple(recipe.model.needs(steps=recipe.config.trainer.max_steps != 0))
     of_whole: dict[str, Figures] = {}
     if experts := cost_of_experts(needs, data):
         of_whole[EXPERTS] = experts
     if data.pruning_cost is not None:
         of_whole[PRUNE] = data.pruning_cost
-    stages = total([before, ledger.stages, of_whole, federation.cost_of_recording()])
-    return labelled.charged(stages), labeller
+    return labelled.charged(total([before, of_whole, federation.cost_of_recording()])), labeller
 
 
 def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
-    """The earlier evaluation, if it was of this set; UserError where it was by another protocol of the same id."""
+    """Return the earlier evaluation if it was of this set; raise where it was by another protocol of the same id."""
     earlier = report_in(federation.folder, federation.recipe.evaluation.protocol, federation.recipe.data)
     if earlier is None:
         return None
@@ -96,13 +88,13 @@ def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
 
 
 def _is_due(federation: Federation) -> bool:
-    """Whether the recipe asks for another evaluation than the latest one."""
+    """Return whether the recipe asks for another evaluation than the latest one."""
     path = federation.folder / JSON_NAME
     return not path.is_file() or read_json(path).get(_SETTINGS) != _settings(federation)
 
 
 def _settings(federation: Federation) -> dict[str, Any]:
-    """What results depend on apart from the set: the section `evaluation`, the protocol, the test images."""
+    """Return what results depend on apart from the set: the section `evaluation`, the protocol, the test images."""
     recipe = federation.recipe
     without = ("protocol", "num_workers", "initial")
     of_recipe = {k: v for k, v in recipe.resolved["evaluation"].items() if k not in without}

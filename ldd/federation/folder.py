@@ -127,11 +127,7 @@ class Federation:
         return Job(name, arguments, Path(self.directory), self.folder_of(name) / "output.log")
 
     def check_images(self) -> None:
-        """Raise if a sub-task that has ended learned from other images than its classes have now.
-
-        Raises:
-            UserError: names the sub-task and what differs, with both fingerprints.
-        """
+        """Raise if a sub-task that has ended learned from other images than its classes have now."""
         data = self.recipe.data
         for number, block in enumerate(self.partition.blocks):
             if str(number) in self.waiting:
@@ -147,12 +143,7 @@ class Federation:
                 )
 
     def run(self, name: str) -> None:
-        """Run one job in this process, or continue it; nothing where it has run to its end.
-
-        Raises:
-            UserError: no job of this name, settings that cannot be used, or experts that cannot be recorded.
-            KeyboardInterrupt: it was told to stop, and has.
-        """
+        """Run one job in this process, or continue it; nothing where it has run to its end."""
         if name not in self.names:
             raise UserError(
                 f"--only ({name}) is not a job of this federation; choose from {', '.join(self.names)}"
@@ -219,12 +210,7 @@ def clear(folder: Path) -> None:
 
 
 def find(recipe: Recipe, folder: Path) -> Federation | None:
-    """Return the federation that a folder holds; None where it is empty.
-
-    Raises:
-        UserError: the folder holds other files, or a federation whose sub-tasks have other settings or classes; or
-            settings change in another directory than the one in which it was planned.
-    """
+    """Return the federation that a folder holds; None where it is empty."""
     _refuse_others(folder)
     if not (folder / _PLAN).is_file():
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ldd.data import DistillationData
 from ldd.disk.files import write_json
 from ldd.disk.records import read_record
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.images import ClassInfo
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import derive_seed, generator
@@ -129,9 +129,8 @@ def check_blocks(blocks: Sequence[Sequence[str]], classes: Sequence[ClassInfo]) 
         ("not in the task", strange),
     ):
         if found:
-            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise UserError(
-                f"sub-tasks: {', '.join(found[:5])}{more}: {what}; each class of the task belongs to exactly one"
+                f"sub-tasks: {listed(found)}: {what}; each class of the task belongs to exactly one"
             )
 
 
@@ -173,13 +172,7 @@ def _cut(values: Sequence[T], sizes: Sequence[int]) -> tuple[tuple[T, ...], ...]
 
 
 def class_means(data: DistillationData, network: ScoringNetwork, seed: int) -> Tensor:
-    """Return the mean feature of each class's core-set, (K, F), in a network trained on all of them.
-
-    Args:
-        data: set up.
-        network: which, and how it is trained.
-        seed: of its training.
-    """
+    """Return the mean feature of each class's core-set, (K, F), in a network trained on all of them."""
     real, spec = data.core_set, data.spec
     trained = network.trained(real.images, real.labels, spec, seed, "partition")
     features = network.features(trained, real.images, spec)

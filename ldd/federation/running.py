@@ -100,9 +100,8 @@ def _continued(folder: Path, machines: Machines, settings: Sequence[str]) -> Fed
             f"{settings[0]}: without --config a federation keeps its settings; give --config and --subtasks too"
         )
     federation = Federation.load(folder)
-    _check_the_end(
-        federation, Federation.load(folder).recipe, machines
-    )  # not its own, which would stay in memory
+    other = Federation.load(folder)  # its own recipe would stay in memory
+    _check_the_end(federation, other.recipe, machines)
     return federation
 
 

@@ -9,23 +9,13 @@ from torch import Tensor
 
 from ldd.data.folders import table_rows
 from ldd.data.subsets import subset_wnids
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.imagenet.tables import indices, readable_name
 from ldd.images import ClassInfo
 
-_SHOWN = 10  # classes of each order in a message
-
 
 def stated_classes(classes: str) -> list[ClassInfo]:
-    """Return the classes that a user names, in the order of their labels.
-
-    Args:
-        classes: path of a table (`.json` or `.csv`, see `ldd.data.folders.class_table`; `label` orders it, else
-            `id`), path of a text file with one wnid a line, or the name of a published ImageNet subset.
-
-    Raises:
-        UserError: an unknown name, or a file of another form.
-    """
+    """Return the classes of a table, of a text file with one wnid a line, or of a published ImageNet subset."""
     if Path(classes).suffix in (".json", ".csv"):
         return table_rows(Path(classes).expanduser())
     known = indices()
@@ -59,9 +49,6 @@ def agreed_classes(
 
     Returns:
         K classes by label, and (K,) int64: new label of each old one.
-
-    Raises:
-        UserError: nothing says what the numbers mean, or two of the orders differ; the message shows both.
     """
     if inside is not None and stated is not None:
         _refuse_difference(inside, "in the files", stated, "by --classes", "leave --classes out")
@@ -100,12 +87,8 @@ def _refuse_difference(
 
 def shown(classes: Sequence[ClassInfo]) -> str:
     """Return number, wnid and name of the first classes, for messages."""
-    listed = [
-        f"{info.label} {info.wnid}" + f" ({info.name})" * (info.name != info.wnid)
-        for info in classes[:_SHOWN]
-    ]
-    more = f", ... ({len(classes)} in all)" if len(classes) > _SHOWN else ""
-    return ", ".join(listed) + more
+    names = [f"{info.label} {info.wnid}" + f" ({info.name})" * (info.name != info.wnid) for info in classes]
+    return listed(names, 10)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from ldd.data.folders import TABLES, class_table, table_rows
-from ldd.data.pictures import files_below, listed, picture_files, read_file, subfolders
+from ldd.data.pictures import files_below, picture_files, read_file, subfolders
 from ldd.data.sources import UnreadableImage
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.images import SUFFIXES, ClassInfo
 from ldd.importers.classes import RawSet, shown
 from ldd.runtime.ranks import rank_zero_warn
-
-_LISTED = 10  # folders spelt out in a message
 
 
 def table_inside(folder: Path) -> list[ClassInfo] | None:
@@ -23,11 +21,7 @@ def table_inside(folder: Path) -> list[ClassInfo] | None:
 
 
 def classes_by_name(folder: Path) -> list[ClassInfo] | None:
-    """Return the classes that the folders themselves name, sorted; None if they are numbers.
-
-    Raises:
-        UserError: no such folder, or no class folders.
-    """
+    """Return the classes that the folders themselves name, sorted; None if they are numbers."""
     names = _class_folders(folder)
     return None if any(name.isdigit() for name in names) else class_table(folder, names)
 
@@ -35,14 +29,8 @@ def classes_by_name(folder: Path) -> list[ClassInfo] | None:
 def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
     """Return all pictures of a folder, class-major, with their pixels as stored.
 
-    Args:
-        folder: with one folder a class, named by wnid (Minimax, MGD3), by number (RDED, D4M: 00000, 00001, ...; a
-            class's label, or its id where those are the numbers), or by readable name.
-        classes: by label, as the numbers count.
-
-    Raises:
-        UserError: folders that are not those of the classes (the message shows both), a class without pictures, one
-            that cannot be read, or pictures that are not squares of one size.
+    It has one folder a class, named by wnid (Minimax, MGD3), by number (RDED, D4M: 00000, 00001, ...; a class's label,
+    or its id where those are the numbers), or by readable name.
     """
     names = _class_folders(folder)
     form, place = _match(folder, names, classes)
@@ -76,7 +64,7 @@ def _tell_others(folder: Path, read: int) -> None:
     names = [path.name for path in others if path.name not in TABLES]
     if names:
         rank_zero_warn(
-            f"{folder}: {read} pictures are read, {len(names)} other files are not ({listed(names)})"
+            f"{folder}: {read} pictures are read, {len(names)} other files are not ({listed(sorted(names))})"
         )
 
 
@@ -104,10 +92,9 @@ def _match(folder: Path, names: list[str], classes: Sequence[ClassInfo]) -> tupl
         found = {name: label for name, label in labels.items() if label is not None}
         if len(found) == len(names) and set(found.values()) == set(by_label):
             return form, found
-    listed = ", ".join(names[:_LISTED]) + (f", ... ({len(names)} in all)" if len(names) > _LISTED else "")
     raise UserError(
-        f"the folders of {folder} are not the classes: folders: {listed}; classes: {shown(classes)}; give the --data "
-        "or the --classes that the set was made with"
+        f"the folders of {folder} are not the classes: folders: {listed(names, 10)}; classes: {shown(classes)}; give "
+        "the --data or the --classes that the set was made with"
     )
 
 

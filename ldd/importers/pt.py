@@ -100,11 +100,8 @@ def _load(file: Path) -> Any:  # noqa: ANN401 - whatever was stored
 
 
 def _of_experiments(file: Path, data: Any, experiment: int | None) -> RawSet:  # noqa: ANN401
-    if (
-        not isinstance(data, Sequence)
-        or not data
-        or not all(isinstance(e, Sequence) and len(e) == 2 for e in data)
-    ):
+    pairs = isinstance(data, Sequence) and all(isinstance(e, Sequence) and len(e) == 2 for e in data)
+    if not pairs or not data:
         raise UserError(f"{file}: data must be a list of [images, labels]")
     if experiment is None and len(data) > 1:
         raise UserError(
@@ -148,11 +145,8 @@ def _labelled(file: Path, images: Any, labels: Any, form: str) -> RawSet:  # noq
     if labels.ndim == 1:
         return RawSet(images, labels, form)
     sums = labels.float().sum(1) if labels.ndim == 2 else torch.tensor([0.0])
-    if (
-        not labels.is_floating_point()
-        or (labels < 0).any()
-        or not torch.allclose(sums, torch.ones(()), atol=1e-2)
-    ):
+    positive = labels.is_floating_point() and (labels >= 0).all()
+    if not positive or not torch.allclose(sums, torch.ones(()), atol=1e-2):
         raise UserError(
             f"{file}: labels must be (N,) whole numbers or (N, K) probabilities, got {labels.dtype} "
             f"{tuple(labels.shape)}; take the softmax of logits, with the temperature that they are meant for"

@@ -88,12 +88,7 @@ class ClassInitializer(Initializer, ABC):
 
     @final
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """Set the latents of each class; its draws follow from one number of `generator` and the class.
-
-        Raises:
-            UserError: the prior lacks what is needed, a class has fewer real images than codes (or than are needed),
-                or the core-set does not say what its classes are.
-        """
+        """Set the latents of each class; its draws follow from one number of `generator` and the class."""
         check_prior(self, prior, encodes=self.encodes, samples=self.samples)
         spec, seed = spec_of(real), int(torch.randint(2**62, (), generator=generator))
         like = torch.empty(0, device=codes.labels.device, dtype=codes.dtype)

@@ -42,11 +42,7 @@ class RealEncodings(Initializer):
         self.normalised_input = normalised_input
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """Encode images drawn without replacement per class.
-
-        Raises:
-            UserError: a class has fewer images than codes.
-        """
+        """Encode images drawn without replacement per class."""
         for label, rows in rows_by_class(codes):
             images = real.draw(label, len(rows), generator)
             for part, latents in zip(
@@ -77,11 +73,7 @@ class GaussianLatents(Initializer):
         self.log_variance = log_variance
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """Draw all latents from `generator`.
-
-        Raises:
-            UserError: `log_variance` for codes without any.
-        """
+        """Draw all latents from `generator`."""
         rows = torch.arange(len(codes), device=codes.labels.device)
         codes.set_latents(rows, torch.randn(len(codes), *prior.latent_shape, generator=generator))
         if self.log_variance:

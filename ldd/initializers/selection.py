@@ -11,24 +11,21 @@ from ldd.codes import Codes, PointCodes
 from ldd.data.pruning.geometry import herd
 from ldd.data.real import RealImages
 from ldd.errors import UserError, check_at_least, check_not_negative
-from ldd.images import DataSpec, to_bytes
-from ldd.initializers.base import Initializer, spec_of
+from ldd.images import DataSpec
+from ldd.initializers.base import Initializer, rows_by_class, spec_of
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
 from ldd.priors import Prior
+from ldd.priors.sampling import decoded
 from ldd.runtime.seeding import generator as derived
 
-_CHUNK = 64  # images per decoding pass
 _NEAREST = 1e-6  # smaller distances count as this one
 _MOST_ROUNDS = 100
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates for all codes: latents (K, G, n, c, h, w), G groups of as many as a class has codes.
-
-    `images` are the same decoded, (K, G, n, 3, H, W) uint8 on the CPU.
-    """
+    """Candidates for all codes: latents (K, G, n, c, h, w) in G groups, and decoded (K, G, n, 3, H, W) uint8."""
 
     latents: Tensor
     images: Tensor
@@ -40,7 +37,7 @@ class Pool:
 class PoolSelection(Initializer, ABC):
     """Lets another initialiser make `groups` times as many latents as there are codes, and keeps the best.
 
-    What is best is judged by networks trained on the core-set at the run's image size. Subclasses are final.
+    Networks trained on the core-set at the run's image size judge which are best. Subclasses are final.
     """
 
     def __init__(
@@ -61,30 +58,18 @@ class PoolSelection(Initializer, ABC):
 
     @final
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
-        """Fill a pool and set the latents of `codes` to what is chosen of it.
-
-        Raises:
-            UserError: as of the pool's initialiser (which may need `groups` times as many real images), codes of which
-                classes have different numbers, or a core-set that does not say what its classes are.
-        """
+        """Fill a pool and set the latents of `codes` to what is chosen of it."""
         spec = spec_of(real)
         labels, counts = codes.labels.unique(return_counts=True)
         if len(counts.unique()) > 1 or len(labels) != spec.num_classes:
             raise UserError("initializer: choosing from a pool needs as many codes in each class of the data")
         size = int(counts[0])
         latents = self._fill(labels.repeat_interleave(self.groups * size), codes, prior, real, generator)
-        with torch.no_grad():
-            images = torch.cat([to_bytes(prior.decode(part)).cpu() for part in latents.split(_CHUNK)])
-        shape = (len(labels), self.groups, size)
-        pool = Pool(
-            latents.unflatten(0, shape),
-            images.unflatten(0, shape),
-            real,
-            spec,
-            int(torch.randint(2**62, (), generator=generator)),
-        )
-        for label, chosen in zip(labels.tolist(), self.choose(pool), strict=True):
-            codes.set_latents((codes.labels == label).nonzero().flatten(), chosen)
+        images, shape = decoded(prior, latents), (len(labels), self.groups, size)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        pool = Pool(latents.unflatten(0, shape), images.unflatten(0, shape), real, spec, seed)
+        for (_, rows), chosen in zip(rows_by_class(codes), self.choose(pool), strict=True):
+            codes.set_latents(rows, chosen)
 
     def _fill(
         self, labels: Tensor, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator
@@ -96,23 +81,17 @@ class PoolSelection(Initializer, ABC):
         return candidates.latents.detach()
 
     def _features(self, pool: Pool, *, unit: bool = False) -> tuple[Tensor, Tensor]:
-        """Features of all candidates (K, G, n, F), and means of the real images (K, F), float64 on the CPU.
-
-        Each image's feature has `unit` length if that is asked for.
-        """
+        """Return features (K, G, n, F), of `unit` length or not, and means of real ones (K, F), float64 on the CPU."""
         spec, training = pool.spec, self.training
+        network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
 
-        def scaled(features: Tensor) -> Tensor:
-            features = features.double()
+        def features_of(images: Tensor) -> Tensor:
+            features = training.features(network, images, spec).double()
             return torch.nn.functional.normalize(features, dim=-1) if unit else features
 
-        network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
-        features = scaled(training.features(network, pool.images.flatten(0, 2), spec))
-        real = [
-            scaled(training.features(network, pool.real.of_class(label), spec)).mean(0)
-            for label in range(spec.num_classes)
-        ]
-        return features.unflatten(0, pool.images.shape[:3]), torch.stack(real)
+        features = features_of(pool.images.flatten(0, 2)).unflatten(0, pool.images.shape[:3])
+        real = [features_of(pool.real.of_class(label)).mean(0) for label in range(spec.num_classes)]
+        return features, torch.stack(real)
 
     @abstractmethod
     def choose(self, pool: Pool) -> list[Tensor]:
@@ -121,13 +100,13 @@ class PoolSelection(Initializer, ABC):
 
 @final
 class SeparatedGroups(PoolSelection):
-    """Takes of several groups per class the one near its real images and far from other classes' groups (S3 of IMS3).
+    """Takes, of several groups per class, the one near its real images and far from other classes' groups (S3 of IMS3).
 
-    With c_i the mean feature of the chosen group of class i, each of unit length before the mean (as in the released
-    code), r_i that of its real images and d = 1 - cos, the choice
+    Let c_i be the mean feature of the chosen group of class i, r_i the mean feature of its real images (features have
+    unit length before the mean, as in the released code), and d = 1 - cos. The choice
     raises -attraction sum_i log d(c_i, r_i) + repulsion sum_{i<j} log d(c_i, c_j): it starts at the groups nearest to
-    r_i, and classes choose in turn until none can do better. Features are those of a network trained on the core-set
-    (published: of pre-trained ones).
+    r_i, and classes choose in turn until none can do better. A network trained on the core-set gives the features
+    (published: pre-trained ones).
 
     Args:
         pool: makes the groups.
@@ -187,8 +166,9 @@ def _log_distance(cosine: Tensor) -> Tensor:
 class HerdedOrder(PoolSelection):
     """Puts candidates in the order of herding, so that every prefix is a set for its budget (nested budgets).
 
-    Each pick brings the mean feature of all picks nearest to that of the class's real images (Welling, ICML 2009).
-    Features are those of a network trained on the core-set. With one group nothing is left out, only put in order.
+    Each pick brings the mean feature of all picks nearest to the mean of the class's real images (Welling, ICML 2009).
+    A network trained on the core-set gives the features. With one group nothing is left out: candidates are only put
+    in order.
 
     Args:
         pool: makes the candidates.
@@ -221,11 +201,11 @@ class HerdedOrder(PoolSelection):
 class DifficultyMatched(PoolSelection):
     """Takes candidates that are as difficult as the class's real images, from the easiest to the hardest.
 
-    The difficulty of an image is 1 - p, p the probability that a network trained on the core-set gives to its class.
-    The n chosen ones are those whose difficulties are, taken together, nearest to the n quantiles (i + 1/2) / n of the
-    real ones (least sum of absolute differences): a histogram with as many bins as images. After DiffGuideSamp, which
-    fills the bins of the real histogram. Real images are judged by a network that has not seen them: one is trained on
-    each half of the core-set, and candidates get the mean of both.
+    The difficulty of an image is 1 - p, where p is the probability that a network trained on the core-set gives to its
+    class. The n candidates are chosen whose difficulties are, taken together, nearest to the n quantiles (i + 1/2) / n
+    of the real ones (least sum of absolute differences). DiffGuideSamp, after which this is made, fills the bins of
+    the real histogram; here it has as many bins as images. Real images are judged by a network that has not seen them:
+    one is trained on each half of the core-set, and candidates get the mean of both.
 
     Args:
         pool: makes the candidates.

@@ -1,4 +1,4 @@
-"""What labels are: a network that labels images, and the ways to choose one."""
+"""Soft labels of images: a network that gives them, and the interface of the ways to choose one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -12,11 +12,11 @@ from ldd.artefact import soft_labels
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount
 from ldd.artefact.soft_labels import Precision
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
-from ldd.networks.base import dotted_name
 from ldd.networks.scoring import in_batches
+from ldd.runtime.classes import dotted_name
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger
 from ldd.students.protocol import Protocol
@@ -53,15 +53,15 @@ class Labeller:
     def probabilities(self, images: Tensor) -> Tensor:
         """Return probabilities (N, K) float32 of images (N, 3, H, W) uint8, on the CPU, as the network gives them."""
         device = next(self.network.parameters()).device
-        return in_batches(
-            lambda batch: (self.network(batch).float() / self.temperature).softmax(1),
-            self.spec,
-            images,
-            device,
-        )
+
+        def soft(batch: Tensor) -> Tensor:
+            logits: Tensor = self.network(batch)
+            return (logits.float() / self.temperature).softmax(1)
+
+        return in_batches(soft, self.spec, images, device)
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
-        """Return the set with these labels in the place of any others; the network counts as one it has seen."""
+        """Return the set with these labels in the place of any others; the network now counts as seen."""
         seen = {*distilled.manifest.seen_networks, dotted_name(type(self.network))}
         return replace(
             distilled,
@@ -76,28 +76,15 @@ class Labeller:
         return f"expert {self.facts['expert']} at epoch {self.facts['epoch']}"
 
     @property
-    def bytes_per_label(self) -> int:
-        """Bytes of a stored label."""
-        return self._one_label().bytes
-
-    @property
-    def floats_per_label(self) -> int:
-        """Numbers of a stored label, without those that say whose they are."""
-        return self._one_label().floats
-
-    def _one_label(self) -> Amount:
+    def amount_per_label(self) -> Amount:
+        """Numbers and bytes of a stored label; the numbers leave out the indices of classes."""
         return soft_labels.amount_of_one(self.spec.num_classes, self.top_k, self.precision)
 
     def check_same(self, facts: Mapping[str, Any], whose: str, *, but: Collection[str] = ()) -> None:
-        """Raise unless `facts` tell of this labeller.
-
-        Args:
-            facts: of the labeller that made some labels.
-            whose: those labels, for the message.
-            but: names of facts that may differ.
+        """Raise unless `facts`, the facts of the labeller that made the labels `whose`, are the facts of this one.
 
         Raises:
-            UserError: names the facts that differ.
+            UserError: names the facts that differ; those in `but` may.
         """
         compared = [name for name in self.facts if name != "selection_accuracy" and name not in but]
         if changed := [name for name in compared if self.facts[name] != facts.get(name)]:
@@ -112,8 +99,8 @@ class Labels(ABC):
 
     Args of every subclass:
         temperature: T.
-        top_k: number of the largest probabilities that are stored; what is left of 1 is spread evenly. Null stores all.
-        precision: of what is stored: int8 (255ths), float16 or float32.
+        top_k: how many of the largest probabilities are stored; the rest of 1 is spread evenly. Null stores all.
+        precision: of the stored probabilities: int8 (255ths), float16 or float32.
 
     Raises:
         UserError: a number out of range.
@@ -124,8 +111,7 @@ class Labels(ABC):
     ) -> None:
         if not 0 < temperature < float("inf"):
             raise UserError(f"labels.temperature ({temperature}) must be a number above 0")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"labels.top_k ({top_k}) must be at least 1")
+        check_at_least(1, "labels", top_k=top_k)
         self.temperature = temperature
         self.top_k = top_k
         self.precision: Precision = precision
@@ -172,12 +158,12 @@ class Labels(ABC):
         seed: int,
         num_workers: NumWorkers = "auto",
     ) -> Labeller:
-        """Return what labels images as `distilled` was labelled, or, where its labels are hard, as chosen for its size.
+        """Return the labeller of a set that has soft labels, or the one that is chosen for a set of its size.
 
-        The teacher of a protocol that has one may be any, since the set's own labels take no part.
+        A protocol with a teacher takes any labeller, since it does not use the set's own labels.
 
         Raises:
-            UserError: no experts that fit, or others than those that labelled the set.
+            UserError: no experts fit, or others than those that labelled the set.
         """
         labeller = self.choose(data, distilled.counts, seed, pick_device(), num_workers)
         was = distilled.manifest.get("labels")
@@ -188,7 +174,7 @@ class Labels(ABC):
     def label(
         self, distilled: DistilledSet, data: "EvaluationData", seed: int, num_workers: NumWorkers = "auto"
     ) -> tuple[DistilledSet, Labeller]:
-        """Return the set with labels of the labeller that is chosen for it, which its ledger charges, and the labeller.
+        """Return the set with the labels of the labeller chosen for it, and that labeller; the ledger is charged.
 
         Raises:
             UserError: see `choose`.
@@ -217,12 +203,8 @@ class Labels(ABC):
         epoch: int | None = None,
         tried: Mapping[int, float] | None = None,
     ) -> Labeller:
-        """The labeller of a network, whose facts say what it is and how it was chosen."""
-        form: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "precision": self.precision,
-        }
+        """Return the labeller of a network, whose facts say what it is and how it was chosen."""
+        form: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "top_k", "precision")}
         facts = {
             "recording": recording,
             "network": source,

@@ -1,4 +1,4 @@
-"""Stored labels of crops: what a teacher says of every crop that students will see."""
+"""Stored labels of crops: a teacher's labels of every crop that students will see."""
 
 import json
 import time
@@ -29,14 +29,7 @@ from ldd.students.training import one_thread, student_transform
 
 
 class CropTeacher(nn.Module):
-    """Labels network inputs with probabilities as they come back from storage.
-
-    Args:
-        network: inputs (n, 3, H, H) -> logits (n, K).
-        temperature: T of softmax(logits / T).
-        top_k: probabilities kept of each label; None keeps all.
-        precision: of the stored probabilities.
-    """
+    """Labels network inputs (n, 3, H, H) with probabilities (n, K) as they come back from storage."""
 
     def __init__(
         self, network: nn.Module, temperature: float, top_k: int | None, precision: Precision
@@ -62,18 +55,18 @@ class CropTeacher(nn.Module):
         return (logits.float() / self.temperature).softmax(1)
 
     def extra_repr(self) -> str:
-        """Return what distinguishes teachers of the same weights."""
+        """Return the settings that distinguish teachers of the same weights."""
         return f"temperature={self.temperature}, top_k={self.top_k}, precision={self.precision}"
 
 
 _HEADER = "latentdd_crop_labels"  # key of the facts in the file's header
 _FACTS = ("seed", "identity", "protocol", "protocol_hash", "teacher", "cost")
-_ANEW = "make them anew with `latentdd label-crops`"
+_ANEW = "make new ones with `latentdd label-crops`"
 
 
 @dataclass(frozen=True, eq=False)
 class CropLabels:
-    """A label for every crop of every epoch of one set under one protocol (as SRe2L's family stores them).
+    """Labels of every crop of every epoch of one set under one protocol (as SRe2L and its successors store them).
 
     The crops are not stored: views, CutMix and the order of the images follow from `seed` on any machine.
 
@@ -96,21 +89,13 @@ class CropLabels:
     cost: Mapping[str, float | None] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
-        """Write one safetensors file, as a whole or not at all.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write one safetensors file, whole or not at all."""
         facts = {name: getattr(self, name) for name in _FACTS}
         write_tensors(path, self.tensors, {_HEADER: json.dumps(facts, sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path | str) -> "CropLabels":
-        """Read a file that `save` wrote.
-
-        Raises:
-            UserError: it is missing, damaged or something else.
-        """
+        """Read a file that `save` wrote."""
         tensors = read_tensors(path)
         try:
             with safe_open(path, framework="pt") as file:
@@ -118,19 +103,15 @@ class CropLabels:
             found = cls(tensors, **facts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"crop_labels ({path}) holds no labels of crops; make them with `latentdd label-crops`"
+                f"crop_labels ({path}) does not hold labels of crops; make them with `latentdd label-crops`"
             ) from error
         whole = tensors.keys() in ({DENSE}, {VALUES, INDICES}) and type(found.seed) is int
         if not whole or any(part.ndim != 3 for part in tensors.values()):
-            raise UserError(f"crop_labels ({path}) is damaged; make it anew with `latentdd label-crops`")
+            raise UserError(f"crop_labels ({path}) is damaged; {_ANEW}")
         return found
 
     def check(self, distilled: DistilledSet, protocol: Protocol) -> None:
-        """Raise unless these are the labels of this set under this protocol.
-
-        Raises:
-            UserError: names both sets or both protocols.
-        """
+        """Raise unless these are the labels of this set under this protocol."""
         if (wanted := identity(distilled)) != self.identity:
             raise UserError(
                 f"crop_labels are of another set ({self.identity}, this one is {wanted}); make them for this one with "
@@ -163,18 +144,9 @@ def label_crops(
     device: torch.device,
     shards: Shards | None = None,
 ) -> CropLabels:
-    """Label every crop that students of a set will see.
+    """Label every crop that students of a set will see, at the protocol's temperature.
 
-    Args:
-        distilled: the set; its codes may have a spread if the protocol takes no draws of them.
-        labeller: the teacher, on `device`, and the form of the labels; the protocol gives the temperature.
-        protocol: one with a teacher.
-        seed: of the crops and their order.
-        device: where crops are made and labelled.
-        shards: where each epoch is kept as soon as it is done (see `shards_of`); None keeps none.
-
-    Raises:
-        UserError: see `check_croppable`.
+    Codes of the set may have a spread if the protocol takes no draws of them. `shards` keep each epoch that is done.
     """
     check_croppable(distilled, protocol)
     epochs, batch_size = protocol.budget(distilled.counts)
@@ -213,13 +185,7 @@ def shards_of(
     seed: int,
     device: torch.device,
 ) -> Iterator[Shards]:
-    """Yield the epochs that are labelled already of a file `out` in the making; write it before the context ends.
-
-    Another process at the same file waits.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Yield the shards of a file `out` in the making, an epoch each; another process at the same file waits."""
     facts = [identity(distilled), protocol.hash, protocol.temperature, seed, device.type, labeller.facts]
     form = [labeller.top_k, labeller.precision]
     with in_shards(out, json.dumps([*facts, *form], sort_keys=True, default=str)) as shards:
@@ -227,11 +193,7 @@ def shards_of(
 
 
 def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:
-    """Raise unless every crop of this set under this protocol can have a stored label.
-
-    Raises:
-        UserError: a protocol without a teacher, or one that draws the images anew from codes with a spread.
-    """
+    """Raise unless every crop of this set under this protocol can have a stored label."""
     if not protocol.has_teacher:
         raise UserError(
             f"protocol ({protocol.id}) takes the labels of the set; labels of crops are for one with labels: teacher, "
@@ -245,7 +207,7 @@ def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:
 
 
 def _of_epoch(teacher: CropTeacher, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Packed labels of an epoch's batches of (inputs, places), in the order of the places, on the CPU."""
+    """Return the packed labels of an epoch's batches of (inputs, places), in the order of the places, on the CPU."""
     parts, places = [], []
     for inputs, where in batches:
         parts.append({name: part.cpu() for name, part in teacher.packed(inputs).items()})
@@ -260,5 +222,5 @@ def crop_teacher(labeller: Labeller, protocol: Protocol) -> CropTeacher:
 
 
 def teacher_facts(labeller: Labeller, protocol: Protocol) -> dict[str, Any]:
-    """Return what is written of the teacher of a protocol: the labeller's facts, with the protocol's temperature."""
+    """Return what is recorded of a protocol's teacher: the labeller's facts, with the protocol's temperature."""
     return {**labeller.facts, "temperature": protocol.temperature}

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils import vector_to_parameters
 
 from ldd.artefact.soft_labels import Precision
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed, Trajectories, blank_network, find_experts
 from ldd.images import DataSpec, Labelled
 from ldd.labels.base import Labeller, Labels
@@ -15,7 +15,7 @@ from ldd.networks import ConvNet, NetworkFactory
 from ldd.runtime.progress import progress
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import Protocol
-from ldd.students.training import Lesson, Student
+from ldd.students.training import Lesson, Outcome, Student
 from ldd.students.training_set import TrainingSet
 from ldd.students.workers import NumWorkers, run_students
 
@@ -28,25 +28,25 @@ MAX_CANDIDATES = 8
 
 @final
 class ExpertLabels(Labels):
-    """softmax(logits / T) of one expert of the whole task at an early epoch (D3, arXiv 2403.00999, as released).
+    """Labels by softmax(logits / T) of one expert of the whole task at an early epoch (D3, arXiv 2403.00999).
 
-    The best epoch is early, and later the more images there are (Qin et al., arXiv 2406.10485); D3 took 9, 12 and 13
-    for 1, 2 and 10 images per class of ImageNet. `auto` chooses it without the set to be labelled and without the test
-    split: for each candidate, students learn from as many random real training images per class with the labels of
-    that epoch, and the one whose students do best on the selection split is taken (of equals the earliest). Random
-    real images with soft labels, which results stand beside, so have the labels that are best for them.
+    The best epoch is early; the more images there are, the later it is (Qin et al., arXiv 2406.10485). D3 took 9, 12
+    and 13 for 1, 2 and 10 images per class of ImageNet. `auto` chooses the epoch without the set to be labelled and
+    without the test split: for each candidate, students learn from equally many random real training images with the
+    labels of that epoch, and the epoch whose students do best on the selection split is taken (the earliest of
+    equals). So the baseline of random real images with soft labels has the labels that are best for it.
 
     Args:
         trajectories: folder that `latentdd experts` recorded on the whole task, or that holds several recordings.
         network: the experts' network; students of `auto` are of the same kind.
-        expert: number of the expert; one alone labels, without averaging.
+        expert: number of the one expert that labels.
         epoch: training epochs of the expert, or `auto`.
         temperature: see `Labels`.
         top_k: see `Labels`.
         precision: see `Labels`.
-        candidates: epochs that `auto` tries; null takes up to eight of those recorded, from 1 to the last, spread
-            evenly on a logarithmic scale (a run that records its experts itself: `experts.epochs` of them).
-        protocol: by which `auto` trains students: a shipped protocol's name, or the path of a protocol file.
+        candidates: epochs that `auto` tries; null takes up to eight of the recorded ones, from 1 to the last (of a run
+            that records its experts itself: `experts.epochs`), evenly spread on a logarithmic scale.
+        protocol: how `auto` trains students: a shipped protocol's name, or the path of a protocol file.
         repeats: students per candidate, each with other real images.
 
     Raises:
@@ -67,12 +67,8 @@ class ExpertLabels(Labels):
         repeats: int = 1,
     ) -> None:
         super().__init__(temperature, top_k, precision)
-        least = {"expert": (expert, 0), "repeats": (repeats, 1)}
-        if epoch != "auto":
-            least["epoch"] = (epoch, 0)
-        for name, (value, low) in least.items():
-            if value < low:
-                raise UserError(f"labels.{name} ({value}) must be at least {low}")
+        check_at_least(0, "labels", expert=expert, epoch=None if epoch == "auto" else epoch)
+        check_at_least(1, "labels", repeats=repeats)
         if candidates is not None and (not candidates or min(candidates) < 0):
             raise UserError(
                 f"labels.candidates ({list(candidates)}) must be epochs of 0 or more, at least one"
@@ -100,31 +96,32 @@ class ExpertLabels(Labels):
             UserError: no recording fits the data and the network, or the expert or an epoch is not in it.
         """
         experts = self._find(data)
-        if self.epoch == "auto" and not len(data.selection_images):
+        if self.epoch != "auto":
+            return self._of_epoch(experts, data.spec, self.epoch, device)
+        if not len(data.selection_images):
             raise UserError(
                 "labels.epoch (auto) is chosen on the selection split, which is empty: each class has one training "
                 "image; add images, or give a number"
             )
-        if self.epoch != "auto":
-            return self._of_epoch(experts, data.spec, self.epoch, device)
         labellers = {
             epoch: self._of_epoch(experts, data.spec, epoch, device)
             for epoch in self._epochs(experts.training.epochs)
         }
         sets = _labelled_draws(data, counts, self.repeats, seed, labellers)
+        seed = derive_seed(seed, "label students")
         with progress("choosing the epoch", len(sets), unit="networks") as counter:
+
+            def done(tried: Student, found: Outcome) -> None:
+                counter.add(1, f"labels of epoch {tried.set}: {100 * found.accuracy:.1f} %")
+
             outcomes = run_students(
-                Lesson(
-                    data.spec, self.protocol, {"student": self.network}, derive_seed(seed, "label students")
-                ),
+                Lesson(data.spec, self.protocol, {"student": self.network}, seed),
                 [Student(name, "student", repeat, self.protocol.epochs) for name, repeat in sets],
                 sets,
                 Labelled(data.selection_images.images, data.selection_images.labels),
                 device=device,
                 num_workers=num_workers,
-                done=lambda tried, found: counter.add(
-                    1, f"labels of epoch {tried.set}: {100 * found.accuracy:.1f} %"
-                ),
+                done=done,
             )
         accuracies: dict[int, list[float]] = {}
         for student, outcome in outcomes.items():
@@ -146,16 +143,15 @@ class ExpertLabels(Labels):
         self._find(data)
 
     def _find(self, data: "EvaluationData") -> Trajectories:
-        """The recording that fits."""
-        spec, real = data.spec, data.core_set
-        self._check_classes(spec)
-        network = blank_network(self.network, spec)
+        """Return the recording that fits."""
+        self._check_classes(data.spec)
+        network = blank_network(self.network, data.spec)
         if next(network.buffers(), None) is not None:
             raise UserError(
-                f"labels.network ({type(network).__name__}) has statistics beside its weights (batch normalisation), "
-                "which expert trajectories do not keep; choose another norm"
+                f"labels.network ({type(network).__name__}) has batch normalisation, whose statistics expert "
+                "trajectories do not keep; choose another norm"
             )
-        return find_experts(self.experts()[0], spec, real, network)
+        return find_experts(self.experts()[0], data.spec, data.core_set, network)
 
     def _of_epoch(
         self,
@@ -192,7 +188,7 @@ def _labelled_draws(
     seed: int,
     labellers: Mapping[int, Labeller],
 ) -> dict[tuple[str, int], TrainingSet]:
-    """(epoch, repeat) -> random real images with that epoch's labels; all epochs label the same images."""
+    """Return, by (epoch, repeat), random real images with that epoch's labels; all epochs label the same images."""
     sets: dict[tuple[str, int], TrainingSet] = {}
     for repeat in range(repeats):
         wanted = "labels: images per class"

@@ -1,4 +1,4 @@
-"""Soft labels of any teacher: a classifier of torchvision by name or file, or a network that `latentdd train` saved."""
+"""Soft labels of a given teacher: a classifier of torchvision by name or file, or a network of `latentdd train`."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from torch import nn
 
 from ldd.artefact.soft_labels import Precision
 from ldd.disk.files import read_tensors, sha256
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec
 from ldd.labels.base import Labeller, Labels
 from ldd.networks import NetworkFactory
-from ldd.networks.base import dotted_name
-from ldd.runtime.seeding import seeded
+from ldd.networks.base import seeded_network
+from ldd.runtime.classes import dotted_name
 from ldd.students.workers import NumWorkers
 
 if TYPE_CHECKING:
@@ -27,15 +27,11 @@ class TeacherLabels(Labels):
 
     @abstractmethod
     def teacher(self, spec: DataSpec) -> nn.Module:
-        """Return the network: images as `DataSpec.normalise` gives them -> logits of the data's classes.
-
-        Raises:
-            UserError: it is not there, or was not made for these classes.
-        """
+        """Return the network: images as `DataSpec.normalise` gives them -> logits of the data's classes."""
 
     @abstractmethod
     def source(self) -> str:
-        """Return what it is, wherever its file lies."""
+        """Return what the network is, wherever its file lies."""
 
     @torch.inference_mode(False)
     def choose(
@@ -46,11 +42,7 @@ class TeacherLabels(Labels):
         device: torch.device,
         num_workers: NumWorkers = "auto",
     ) -> Labeller:
-        """See `Labels.choose`; nothing is chosen, and no image is looked at.
-
-        Raises:
-            UserError: see `teacher`.
-        """
+        """See `Labels.choose`; nothing is chosen, and no image is looked at."""
         return self._labeller(self.teacher(data.spec), data.spec, device, source=self.source())
 
     def check(self, data: "EvaluationData") -> None:
@@ -63,15 +55,15 @@ class TeacherLabels(Labels):
 class ClassifierLabels(TeacherLabels):
     """Soft labels of a classifier of torchvision's architectures.
 
-    Of 1,000 outputs those of the data's ImageNet classes are taken; with as many outputs as classes, each class has its
-    own.
+    Of 1,000 outputs the ones of the data's ImageNet classes are taken; where there are as many outputs as classes, each
+    class has its own.
 
     Args:
         classifier: torchvision's name of the architecture, e.g. resnet18.
         weights: name of published weights (IMAGENET1K_V1, DEFAULT), or path of a state dict.
-        size: side in pixels to which images are resized for it (bilinear, antialiased); null takes what the published
-            weights were made for, and for a file the images as they are.
-        mean: per channel; null takes that of the published weights, and for a file ImageNet's.
+        size: side in pixels to which images are resized for it (bilinear, antialiased); null takes the size that the
+            published weights were made for, and leaves the images as they are for a file.
+        mean: per channel; null takes the mean of the published weights, or ImageNet's for a file.
         std: likewise.
         temperature: see `Labels`.
         top_k: see `Labels`.
@@ -95,8 +87,7 @@ class ClassifierLabels(TeacherLabels):
         from ldd.networks.pretrained import Classifier
 
         super().__init__(temperature, top_k, precision)
-        if size is not None and size < 1:
-            raise UserError(f"labels.size ({size}) must be at least 1")
+        check_at_least(1, "labels", size=size)
         self._classifier = Classifier(classifier, weights)
         self.size = size
         self.mean, self.std = mean, std
@@ -146,8 +137,7 @@ class NetworkLabels(TeacherLabels):
 
     def teacher(self, spec: DataSpec) -> nn.Module:
         """See `TeacherLabels.teacher`."""
-        with torch.inference_mode(False), seeded(0, "teacher"):
-            network = self.network(spec.num_classes, spec.image_size)
+        network = seeded_network(self.network, spec, 0, "teacher")
         try:
             network.load_state_dict(read_tensors(Path(self.weights).expanduser()))
         except RuntimeError as error:

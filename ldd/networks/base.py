@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ldd.errors import UserError
+from ldd.images import DataSpec
 from ldd.runtime.classes import imported_class, loaded_class
+from ldd.runtime.seeding import seeded
 
 _PACKAGE = "ldd.networks"
 
@@ -39,6 +42,12 @@ NetworkFactory = Callable[[int, int], Network]
 """Builds a fresh network from (num_classes, image_size); in YAML a `class_path` with the other arguments."""
 
 
+def seeded_network(factory: NetworkFactory, spec: DataSpec, seed: int, *key: object) -> Network:
+    """Build a network on the CPU with the initial weights of (seed, key), outside of any inference mode."""
+    with torch.inference_mode(False), seeded(seed, *key):
+        return factory(spec.num_classes, spec.image_size)
+
+
 def check_sizes(network: str, num_classes: int, image_size: int, **positive: int) -> None:
     """Raise where no network can be built with these sizes."""
     if image_size < MIN_IMAGE_SIZE:
@@ -51,24 +60,10 @@ def check_sizes(network: str, num_classes: int, image_size: int, **positive: int
             raise UserError(f"{network}: {name} is {value}; give a whole number of 1 or more")
 
 
-def dotted_name(network: type) -> str:
-    """Return where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
-    return f"{network.__module__}.{network.__qualname__}"
-
-
-def canonical(class_path: str) -> str:
-    """Return where a class is defined, given any name it goes by; unchanged where nothing imported so far has it."""
-    found = loaded_class(class_path, object)
-    return class_path if found is None else dotted_name(found)
-
-
 def find_network(class_path: str) -> type[Network]:
     """Return the network class of a dotted name in a protocol: of this package, or of a module that is imported.
 
     A protocol may come from anybody, so it imports no other module.
-
-    Raises:
-        UserError: there is no such class.
     """
     known = class_path.startswith(f"{_PACKAGE}.")
     try:

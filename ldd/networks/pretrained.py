@@ -21,7 +21,7 @@ from ldd.disk.files import read_tensors, sha256
 from ldd.disk.pickles import load_plain
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
-from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, DataSpec
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, DataSpec, per_channel
 
 Size = int | tuple[int, int]
 """Short side in pixels, or height and width (the aspect ratio is then squashed)."""
@@ -29,7 +29,7 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, normalise.
+    """The way to a classifier's input: resize, centre crop, normalise.
 
     Attributes:
         resize: short side in pixels, or (height, width).
@@ -69,9 +69,9 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return (N, 3, crop, crop) uint8 as float32, as the classifier takes it."""
-        mean = pixels.new_tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
-        std = pixels.new_tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        images = pixels.float() / 255
+        mean, std = (per_channel(numbers, images) for numbers in (self.mean, self.std))
+        return (images - mean) / std
 
     def __str__(self) -> str:
         """Return one line, the same for the same pixels."""
@@ -148,7 +148,7 @@ class Classifier:
 
     @cached_property
     def outputs(self) -> int:
-        """How many classes it tells apart."""
+        """The number of classes that it tells apart."""
         if self.published is not None:
             return len(self.published.meta["categories"])
         with torch.device("meta"):
@@ -246,16 +246,7 @@ def class_outputs(classes: Sequence[ClassInfo], outputs: int, classifier: str) -
 
 
 class SeenBy(nn.Module):
-    """A classifier that takes images as the data normalises them, and sees them at its own size with its own constants.
-
-    Args:
-        classifier: images (n, 3, s, s) by its own normalisation -> logits.
-        spec: whose `normalise` made the images.
-        outputs: (K,) int64, which of the classifier's outputs is each class.
-        size: s; None leaves the images at theirs.
-        mean: of the classifier, per channel, for images in [0, 1].
-        std: likewise.
-    """
+    """A classifier with its own size, constants and outputs (K,), for images as the data's `spec` normalises them."""
 
     mean: Tensor
     std: Tensor
@@ -281,7 +272,7 @@ class SeenBy(nn.Module):
         self.register_buffer("outputs", outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, K) of images (n, 3, H, W) as `DataSpec.normalise` gives them."""
+        """Return logits (n, K) of images (n, 3, H, W) as `DataSpec.normalise` gives them."""
         images = x * self.std + self.mean
         if self.size is not None and images.shape[-1] != self.size:
             images = F.interpolate(images, size=(self.size,) * 2, mode="bilinear", antialias=True)

@@ -26,16 +26,9 @@ NORMS: dict[Norm, MakeNorm] = {"instance": instance_norm, "batch": nn.BatchNorm2
 def stem(
     image_size: int, width: int, norm: MakeNorm, wide_stride: int, pools: tuple[nn.Module, nn.Module]
 ) -> list[nn.Module]:
-    """The first layers of IDC's residual networks (arXiv 2205.14959, released code), which grow with the images.
+    """Return the first layers of IDC's residual networks (arXiv 2205.14959, released code), which grow with the images.
 
     Up to 64 px a 3x3 convolution; up to 128 px the same, then pooling; above a 7x7 convolution, then pooling.
-
-    Args:
-        image_size: side of the images in pixels.
-        width: channels.
-        norm: of the convolution.
-        wide_stride: of the 7x7 convolution.
-        pools: for images up to 128 px, and above.
     """
     wide = image_size > 128
     size, stride = (7, wide_stride) if wide else (3, 1)

@@ -1,22 +1,23 @@
-"""What scores and features of stored images share: the input of a network, batches, and a network trained to score."""
+"""Scores and features of stored images: networks in batches, and a network that is trained to score."""
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 import torch
 from torch import Tensor
 from torch.optim import SGD
 
 from ldd.augmentation.siamese import SiameseAugmentation
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec
-from ldd.networks.base import Network, NetworkFactory
+from ldd.networks.base import Network, NetworkFactory, seeded_network
 from ldd.networks.convnet import ConvNet
 from ldd.networks.training import train_classifier
 from ldd.runtime.devices import find_device
-from ldd.runtime.seeding import derive_seed, seeded
+from ldd.runtime.seeding import derive_seed
 
 CHUNK = 256
 """Images per forward pass without gradients."""
@@ -28,14 +29,7 @@ _SHOWN_STATE = 16  # digits of the hash over initial weights
 def in_batches(
     function: Callable[[Tensor], Tensor], spec: DataSpec, images: Tensor, device: torch.device
 ) -> Tensor:
-    """Return what `function` gives for all images, a batch at a time, as (N, ...) float32 on the CPU.
-
-    Args:
-        function: takes a batch as networks see it, e.g. a network or its `embed`, in evaluation mode.
-        spec: gives the normalisation.
-        images: (N, 3, H, W) uint8.
-        device: of the function.
-    """
+    """Return what `function` gives for images (N, 3, H, W) uint8 as networks see them, (N, ...) float32 on the CPU."""
     parts = [function(spec.as_input(part.to(device))).float().cpu() for part in images.split(CHUNK)]
     return torch.cat(parts)
 
@@ -57,7 +51,7 @@ class ScoringNetwork:
         batch_size: images per step.
         learning_rate: of SGD with momentum 0.9 and weight decay 5e-4.
         augmentation: differentiable siamese augmentation strategies; empty for none.
-        device: auto is CUDA where there is one, else the CPU.
+        device: auto takes the accelerator where there is one, else the CPU.
 
     Raises:
         UserError: a number is outside its range.
@@ -72,11 +66,9 @@ class ScoringNetwork:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise UserError(f"scoring {name} is {value}; give a whole number of 1 or more")
-        if self.learning_rate <= 0:
-            raise UserError(f"scoring learning_rate is {self.learning_rate}; give a number above 0")
+        check_at_least(1, "training", epochs=self.epochs, batch_size=self.batch_size)
+        if not 0 < self.learning_rate < inf:
+            raise UserError(f"training.learning_rate ({self.learning_rate}) must be a number above 0")
 
     def size(self, spec: DataSpec) -> int:
         """Return the height and width of the images that the network takes."""
@@ -84,9 +76,8 @@ class ScoringNetwork:
 
     def build(self, spec: DataSpec, seed: int, *key: object) -> Network:
         """Return a network with the initial weights of (seed, key), on the device."""
-        with torch.inference_mode(False), seeded(seed, "scoring network", *key):
-            network = self.network(spec.num_classes, self.size(spec))
-        return network.to(find_device(self.device))
+        spec = replace(spec, image_size=self.size(spec))
+        return seeded_network(self.network, spec, seed, "scoring network", *key).to(find_device(self.device))
 
     def train(
         self,

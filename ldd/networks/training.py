@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ldd.augmentation.siamese import SiameseAugmentation
-from ldd.errors import UserError
+from ldd.errors import check_at_least
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator, seeded
 
@@ -24,11 +24,10 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 """Builds a learning-rate schedule that is stepped once per epoch."""
 
 Transform = Callable[[Tensor], Tensor]
-"""Stored images (N, C, H, W) of a batch -> what a network takes, e.g. `DataSpec.normalise`."""
-
+"""Maps stored images (N, C, H, W) of a batch to what a network takes, e.g. `DataSpec.normalise`."""
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""(stored images, targets, CPU generator) of a batch -> what a network takes, and what it is to learn of it."""
+"""Maps (stored images, targets, CPU generator) of a batch to a network's inputs and targets."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, K), targets) -> 0-d loss."""
@@ -77,7 +76,7 @@ def train_classifier(
     Raises:
         UserError: `epochs` or `batch_size` below 1.
     """
-    _check_counts(images, labels, epochs=epochs, batch_size=batch_size)
+    check_at_least(1, epochs=epochs, batch_size=batch_size)
     transform = transform or _plain_transform(augmentation, normalise)
     with torch.inference_mode(False), torch.enable_grad():
         if images.is_inference() or labels.is_inference():  # which backward could not save
@@ -94,13 +93,6 @@ def train_classifier(
             if on_epoch:
                 on_epoch(epoch, total / len(images))
     return float(total) / len(images)
-
-
-def _check_counts(images: Tensor, labels: Tensor, **counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}; give a whole number of 1 or more")
-    assert len(images) == len(labels) > 0
 
 
 def _train_epoch(
@@ -134,6 +126,7 @@ def epoch_batches(
     images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the (transformed images, targets) of one epoch of `train_classifier`."""
+    assert len(images) == len(labels) > 0
     draws = generator(seed, "augmentation", epoch)
     if len(images) > batch_size:
         # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.

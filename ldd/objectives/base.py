@@ -1,4 +1,4 @@
-"""What an objective is given in each step, and what it gives back."""
+"""The interface of objectives: what one is given in each step, and the terms that it gives back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from ldd.data.real import RealImages
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec, Labelled
 from ldd.networks import Network, NetworkFactory
+from ldd.networks.base import seeded_network
 from ldd.priors import Prior
-from ldd.runtime import seeding
 
 CODES, DECODER = "codes", "decoder"
 """Names of optimizers. A term that names `CODES` steps `DECODER` as well, where the prior has trainable weights."""
@@ -142,8 +142,7 @@ class Objective(nn.Module, ABC):
 
 def frozen_network(factory: NetworkFactory, spec: DataSpec, seed: int, *key: object) -> Network:
     """Return a network initialised from (seed, key), without gradients and without dropout."""
-    with seeding.seeded(seed, *key):
-        network = factory(spec.num_classes, spec.image_size)
+    network = seeded_network(factory, spec, seed, *key)
     for module in network.modules():
         if isinstance(module, _DropoutNd):  # noise that neither a rank nor a recomputation could repeat
             module.eval()

@@ -74,11 +74,7 @@ class RBFMixture(Discrepancy):
 
     @without_autocast()
     def __call__(self, synthetic: Tensor, real: Tensor) -> Measured:
-        """Measure k classes, see `Discrepancy`.
-
-        Raises:
-            UserError: a class with fewer than two samples.
-        """
+        """Measure k classes, see `Discrepancy`."""
         n, m = synthetic.shape[1], real.shape[1]
         if min(n, m) < 2:
             raise UserError(

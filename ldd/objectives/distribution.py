@@ -87,7 +87,7 @@ class DistributionMatching(MatchingObjective):
         yield Term("distribution", nested_distance(real, synthetic, self.budgets), (CODES,), metrics=metrics)
 
     def _joint_term(self, context: StepContext, embed: Embed) -> Term:
-        """Every rank computes the whole loss and sends its own images their part of the gradient."""
+        """Compute the whole loss on every rank, which sends its own images their part of the gradient."""
         num_classes = context.spec.num_classes
         own = context.decode(context.rows)
         leaf = context.gather(own).requires_grad_()
@@ -111,6 +111,6 @@ def mean_distance(real: Tensor, synthetic: Tensor) -> Tensor:
 
 
 def nested_distance(real: Tensor, synthetic: Tensor, budgets: Sequence[int]) -> Tensor:
-    """Return the mean of `mean_distance` over the first so many images of each class and all of them."""
+    """Return the mean of `mean_distance` over the first images of each class for every budget, and over all."""
     sizes = with_all(budgets, synthetic.shape[1])
     return torch.stack([mean_distance(real, synthetic[:, :size]) for size in sizes]).mean()

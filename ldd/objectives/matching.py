@@ -1,4 +1,4 @@
-"""What the objectives that match networks share: optimizers of codes and decoder, budgets, features and experts."""
+"""The common part of objectives that match networks: optimizers of codes and decoder, budgets, features, experts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ldd.priors import Prior
 
 @dataclass(frozen=True)
 class Rates:
-    """How codes are optimised (SGD, a learning rate for each group), and a decoder trained with them (Adam)."""
+    """Learning rates and momentum of codes (SGD, a rate for each group), and of a decoder trained with them (Adam)."""
 
     latents: float
     conditioning: float
@@ -45,12 +45,10 @@ Networks = tuple[NetworkFactory, ...] | NetworkFactory
 
 
 class MatchingObjective(Objective):
-    """Matches what one network, siamese augmentation in front of it, makes of real and of synthetic images.
+    """Matches the outputs of one network, behind siamese augmentation, on real and on synthetic images.
 
-    Budgets are nested, in images per class: the first so many images of a class are matched on their own, too.
-
-    Raises:
-        UserError: a pool without networks, a learning rate, a momentum or a budget out of range.
+    Budgets are nested, in images per class: the first images of a class, as many as a budget has, are matched on their
+    own too.
     """
 
     def __init__(
@@ -62,8 +60,7 @@ class MatchingObjective(Objective):
         search: "ExpertSearch | None" = None,
     ) -> None:
         super().__init__()
-        if min(budgets, default=1) < 1:
-            raise UserError(f"objective.budgets ({min(budgets)}) must be at least 1")
+        check_at_least(1, "objective", budgets=min(budgets, default=1))
         self.networks = tuple(network) if isinstance(network, (list, tuple)) else (network,)
         if not self.networks:
             raise UserError("objective.network ([]) must be a network, or a list of one or more")
@@ -73,11 +70,7 @@ class MatchingObjective(Objective):
         self._search = search
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Return SGD over the codes and, where the prior has trainable weights, Adam over those.
-
-        Raises:
-            UserError: a budget above the images per class, or as of `sgd_on_codes`.
-        """
+        """Return SGD over the codes and, where the prior has trainable weights, Adam over those."""
         if self.budgets:
             fewest = int(codes.labels.bincount().min())
             if self.budgets[-1] > fewest:
@@ -138,7 +131,7 @@ def real_features(
 
 
 def has_batch_norm(network: Network) -> bool:
-    """Return whether what a network makes of an image depends on the others in its batch."""
+    """Return whether a network has batch normalisation, which makes images of a batch depend on each other."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
@@ -163,20 +156,12 @@ def check_sgd(learning_rates: Mapping[str, float], momentum: float, momentum_nam
 
 
 def sgd_on_codes(codes: Codes, learning_rates: Mapping[str, float], momentum: float) -> SGD:
-    """Return SGD with one learning rate per group of codes (LD3M: momentum 0.5, no decay, no schedule).
-
-    Raises:
-        UserError: a group of the codes has no learning rate, or nothing is learned.
-    """
+    """Return SGD with one learning rate per group of codes (LD3M: momentum 0.5, no decay, no schedule)."""
     return SGD(groups_of(codes, learning_rates), momentum=momentum)
 
 
 def groups_of(codes: Codes, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return the codes' groups for an optimizer, each with its learning rate.
-
-    Raises:
-        UserError: a group of the codes has no learning rate, or nothing is learned.
-    """
+    """Return the codes' groups for an optimizer, each with its learning rate."""
     groups = codes.groups()
     if not groups:
         raise UserError("codes: nothing is learned; set learn_latents or learn_conditioning to true")
@@ -202,11 +187,7 @@ class ExpertSearch:
         self._found: FoundExperts | None = None
 
     def find(self, context: StepContext) -> FoundExperts:
-        """Return the recording for this run's data and network.
-
-        Raises:
-            UserError: none that fits, or one that is too short.
-        """
+        """Return the recording for this run's data and network."""
         if self._found is None or self._found.core_set is not context.core_set:
             core_set, network = context.core_set, context.network(self.need.network)
             experts = find_experts(self.need, context.spec, core_set, network)

@@ -141,10 +141,8 @@ class TrajectoryMatching(MatchingObjective):
         result = self.match(loss, start, target, images, alpha.to(images), self.syn_steps)
         # Every rank computes the same; each takes its own images, and a share of what is the same for all.
         share = len(shown.at) / len(images)
-        gradient = self.image_factor * result.images[shown.at]
-        surrogate = (
-            shown.own * gradient.to(shown.own.dtype)
-        ).sum() + share * result.step_size * self.step_size
+        gradient = (self.image_factor * result.images[shown.at]).to(shown.own.dtype)
+        surrogate = (shown.own * gradient).sum() + share * result.step_size * self.step_size
         metrics = {"step_size": share * alpha}
         yield Term("trajectory", surrogate, (CODES, "step_size"), share * result.loss, metrics)
 
@@ -162,18 +160,15 @@ class TrajectoryMatching(MatchingObjective):
         rows = torch.cat([rows for rows, _ in batches])
         mine = torch.isin(rows, context.rows_on_host)
         at = send(mine.nonzero().flatten())
-        own = torch.cat(
-            context.decode_batches(
-                [rows[torch.isin(rows, context.rows_on_host)] for rows, _ in batches], purpose="trajectory"
-            )
-        )
+        parts = [part[torch.isin(part, context.rows_on_host)] for part, _ in batches]
+        own = torch.cat(context.decode_batches(parts, purpose="trajectory"))
         images = context.gather(own, at, len(rows))
         places = send(torch.arange(len(rows))).split([len(rows) for rows, _ in batches])
         shown = [(place, draws) for place, (_, draws) in zip(places, batches, strict=True)]
         return _Shown(own, images, context.all_labels[send(rows)], at, shown)
 
     def _draw_expert(self, context: StepContext, experts: Trajectories) -> Tensor:
-        """Weights at the start and at the target, (2, P)."""
+        """Return weights at the start and at the target, (2, P)."""
         generator = context.generator("expert")
         expert = int(torch.randint(experts.num_experts, (), generator=generator))
         start = int(torch.randint(self.max_start_epoch, (), generator=generator))
@@ -186,7 +181,7 @@ class TrajectoryMatching(MatchingObjective):
         return weights
 
     def _draw_batches(self, context: StepContext) -> list[tuple[Tensor, Draws]]:
-        """Rows, on the CPU, and augmentation draws of every student step."""
+        """Return rows, on the CPU, and augmentation draws of every student step."""
         total = context.num_codes
         size = total if self.batch_syn is None else self.batch_syn
         if size > total:
@@ -290,6 +285,6 @@ def match_through_all_steps(
 
 
 def _weight_gradient(loss: InnerLoss, theta: Tensor, images: Tensor, i: int, *, create_graph: bool) -> Tensor:
-    """(P,), at theta as a constant."""
+    """Return the gradient (P,) at theta as a constant."""
     theta = theta.detach().requires_grad_()
     return torch.autograd.grad(loss(theta, images, i), theta, create_graph=create_graph)[0]

@@ -1,7 +1,5 @@
 """The time and memory that the evaluation of a run will take, from a few epochs of each network."""
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from ldd.evaluation.courses import Course, courses, lesson_of
 from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, FULL
 from ldd.images import Labelled
-from ldd.runtime.devices import peak_memory_mib
+from ldd.runtime.devices import peak_memory_mib, peak_of_children_mib
 from ldd.students.training import Lesson, Student, fresh_network, one_thread
 from ldd.students.training_set import TrainingCost
 from ldd.students.workers import count_workers, run_students
@@ -44,14 +42,7 @@ class EvaluationCost:
 
 @dataclass(frozen=True)
 class Pace:
-    """The seconds that students of one network take.
-
-    Attributes:
-        before: building and testing.
-        step: for each step of the optimiser.
-        image: for each image in it.
-        look: to test on both splits during training.
-    """
+    """The seconds that students of one network take: `before` (to build and test), each step, image and look."""
 
     before: float
     step: float
@@ -88,17 +79,7 @@ class Pace:
 def measure_evaluation(
     callback: CrossArchitecture, distils: Distils, data: EvaluationData, device: torch.device
 ) -> EvaluationCost:
-    """Time each network for a few epochs on the distilled set and on some of the full data; the rest is counted.
-
-    Args:
-        callback: the run's evaluation.
-        distils: makes the set that will be evaluated.
-        data: set up.
-        device: where students are trained.
-
-    Raises:
-        UserError: what the evaluation would refuse.
-    """
+    """Time each network for a few epochs on the distilled set and on some of the full data; the rest is counted."""
     distilled = distils.distilled_set()
     request = callback.request(data, **known_of(distils), device=device)
     request = replace(request, initial=distilled if callback.initial else None)
@@ -112,7 +93,7 @@ def measure_evaluation(
         for repeat in range(course.repeats)
     ]
     shared = min(workers, len(seconds))
-    memory = shared * _children_mib() if in_workers else peak_memory_mib(device)
+    memory = shared * peak_of_children_mib() if in_workers else peak_memory_mib(device)
     return EvaluationCost(len(seconds), sum(seconds) / shared, memory)
 
 
@@ -160,9 +141,3 @@ def _look_seconds(lesson: Lesson, name: str, tested: Sequence[Labelled], device:
         for split in there:
             lesson.accuracy(network, split)
         return time.perf_counter() - started
-
-
-def _children_mib() -> float:
-    """Peak resident set of the largest child process that has ended."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit

@@ -84,17 +84,7 @@ def size_of(path: Path) -> int:
 def run_bytes(
     run: Path, steps: int, probed: int, *, checkpoints: int, previews: int, initial: bool, rows: int
 ) -> dict[str, int]:
-    """Return the bytes of each part of a run's folder after `steps` steps, from a short run of `probed` steps.
-
-    Args:
-        run: folder of the short run.
-        steps: of the planned run.
-        probed: steps of the short run.
-        checkpoints: how often the planned run saves; the last two checkpoints stay.
-        previews: number of its pictures.
-        initial: whether the codes before the first step are kept, too.
-        rows: of evaluation.csv.
-    """
+    """Return the bytes of each part of a run's folder after `steps` steps, from a short run of `probed` steps."""
     last = size_of(run / "checkpoints" / "last.ckpt")
     checkpoint = last + FLOAT_IN_CHECKPOINT * (steps - probed) if last else 0
     pictures = sorted((run / "previews").glob("step-*.png"))

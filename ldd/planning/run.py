@@ -127,11 +127,7 @@ def _evaluations(interval: int | float | None, steps: int) -> int:
 
 
 def plan_run(cli: PlanCLI) -> Plan:
-    """Run the few steps and a few epochs of each evaluation network, and work out the rest.
-
-    Raises:
-        UserError: what the run would refuse.
-    """
+    """Run the few steps and a few epochs of each evaluation network, and work out the rest."""
     clock, trainer, model, data = cli.clock, cli.trainer, cli.model, cli.datamodule
     assert isinstance(model, Distiller)
     assert isinstance(data, DistillationData)

@@ -72,13 +72,6 @@ def encode_views(
     """Yield latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
 
     Encoding is not autocast, so that latents do not depend on the precision of the training.
-
-    Args:
-        encode: one part.
-        real: the images.
-        views: which latents there are of each.
-        device: where `encode` works.
-        done: parts at the beginning that are left out.
     """
     places = torch.arange(len(real.labels)).split(CHUNK)
     parts = [
@@ -121,11 +114,7 @@ class LatentCache:
         self._shape, self._size = shape, torch.Size(shape).numel()
 
     def load(self, parts: Callable[[int], Iterator[Tensor]]) -> Tensor:
-        """Return the latents, mapped into memory; where there is no file yet, write one first.
-
-        Args:
-            parts: makes them, without as many parts at the beginning as it is given.
-        """
+        """Return the latents, mapped into memory; where there is no file yet, first write what `parts` makes."""
         found = self._open()
         if found is not None:
             return found

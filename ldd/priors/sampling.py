@@ -68,6 +68,18 @@ def sample_class(
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def decoded(prior: Prior, latents: Tensor) -> Tensor:
+    """Decode latents (n, c, h, w) in chunks, to images (n, 3, H, W) uint8 on the CPU."""
+    images = torch.cat([prior.decode(part).cpu() for part in latents.split(CHUNK)])
+    if not images.isfinite().all():
+        raise UserError(
+            "the prior draws NaN or infinite values; its weights, scaling_factor or scheduler are not those it was "
+            "trained with: fetch or convert it again"
+        )
+    return to_bytes(images)
+
+
 @dataclass(frozen=True)
 class PriorSampler:
     """How images of a prior are drawn; a guidance scale of 1 means without guidance."""
@@ -87,14 +99,7 @@ class PriorSampler:
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
         )
-        with torch.no_grad():
-            decoded = torch.cat([prior.decode(part).cpu() for part in latents.split(CHUNK)])
-        if not decoded.isfinite().all():
-            raise UserError(
-                f"the prior draws NaN or infinite values of class {info.name!r}; its weights, scaling_factor or "
-                "scheduler are not those it was trained with: fetch or convert it again"
-            )
-        return to_bytes(decoded)
+        return decoded(prior, latents)
 
     def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
         """Draw images of all classes, class-major, labelled by their places in `classes`; show a progress bar."""

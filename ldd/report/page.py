@@ -14,7 +14,6 @@ from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
 from ldd.evaluation.results.scores import MEAN_UNSEEN
-from ldd.report.charts import bar_chart, line_chart, styles
 from ldd.report.checks import checks_of
 from ldd.report.commands import again, lacking
 from ldd.report.pictures import gallery
@@ -81,7 +80,11 @@ def _data(run: Run) -> dict[str, str]:
 
 
 def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Title, drawing and legend of each chart that the runs have points for."""
+    """Return title, drawing and legend of each chart that the runs have points for."""
+    if not any(run.evaluations or run.losses for run in runs):
+        return []
+    from ldd.report.charts import bar_chart, line_chart, styles  # here: matplotlib takes half a second
+
     charts: list[dict[str, Any]] = []
     for number, protocol in enumerate(dict.fromkeys(name for run in runs for name in run.evaluations)):
         evaluated = [run for run in runs if protocol in run.evaluations]

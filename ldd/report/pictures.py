@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from ldd.artefact.exporters.base import png
-from ldd.artefact.picture import data_address
+from ldd.artefact.picture import as_png, data_address, to_picture
 from ldd.artefact.set import DistilledSet
 
 MAX_IMAGES = 100  # of one set: what a person looks through, and a phone can hold
@@ -42,7 +41,7 @@ def gallery(distilled: DistilledSet) -> Gallery:
         rows = (distilled.labels == info.label).nonzero().flatten().tolist()[:per_class]
         for place, row in enumerate(rows):
             text = f"{info.name}, image {place + 1} of its class"
-            pictures.append(picture_of(png(distilled.images[row]), info.name, text))
+            pictures.append(picture_of(as_png(to_picture(distilled.images[row])), info.name, text))
     cut = per_class < most or len(classes) < distilled.num_classes
     note = (
         f"{len(classes)} of {distilled.num_classes} classes, {per_class} of {most} images each" if cut else ""

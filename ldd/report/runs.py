@@ -13,7 +13,7 @@ from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_json
 from ldd.disk.text import read_text
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.evaluation.results.report import CSV_NAME, JSON_NAME, Report
 from ldd.evaluation.results.rows import INITIAL
 from ldd.runs import history
@@ -130,7 +130,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
         wnids = [[info.wnid for info in one.distilled.classes] for one in (first, run)]
         if wnids[0] != wnids[1]:
             raise UserError(
-                f"{first.name} and {run.name} are of different classes: {_listed(wnids[0])} and {_listed(wnids[1])}; "
+                f"{first.name} and {run.name} are of different classes: {listed(wnids[0])}, and {listed(wnids[1])}; "
                 "make a report for each"
             )
     hashes: dict[str, tuple[str, Run]] = {}
@@ -174,7 +174,3 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _version(file: Path) -> tuple[int, str]:
     number = file.parent.name.rpartition("_")[2]
     return (int(number) if number.isdigit() else 0, str(file))
-
-
-def _listed(wnids: Sequence[str]) -> str:
-    return ", ".join(wnids[:5]) + (f", ... ({len(wnids)})" if len(wnids) > 5 else "")

@@ -1,4 +1,4 @@
-"""What all runs of a trainer share: linked seeds, a guarded folder with the logs inside it, exit codes of signals."""
+"""The command line of all runs of a trainer: linked seeds, a guarded folder with its logs, exit codes of signals."""
 
 import os
 import signal
@@ -144,11 +144,10 @@ class RunCLI(LightningCLI):
             arrange(parser, f"{self.program} {verb}".rstrip(), verb)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
+        """Add the section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
         parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
-        parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Replace a run that is in the folder."
-        )
+        about = "Replace a run that is in the folder."
+        parser.add_argument("--overwrite", type=bool, default=False, help=about)
         parser.link_arguments("data.spec", "model.data_spec", apply_on="instantiate")
         for target in self.seeded:
             parser.link_arguments("seed_everything", target, compute_fn=_as_seed)
@@ -160,11 +159,7 @@ class RunCLI(LightningCLI):
         return options
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; refuse null where a value is needed; give every path one spelling.
-
-        Raises:
-            UserError: a null, a seed out of range, or a folder that cannot be one.
-        """
+        """Parse; refuse null where a value is needed; give every path one spelling."""
         super().parse_arguments(parser, args)
         self.subcommand = self.config.get("subcommand")
         refuse_nulls(self._parser(self.subcommand), self.options)
@@ -297,9 +292,8 @@ class RunCLI(LightningCLI):
         if leader:
             self._lock(run)
             for path in self._found(run) if self.options.ckpt_path is None else ():
-                if (
-                    not self._starts_again or path.name != "config.yaml"
-                ):  # ranks that start later know it by that
+                # By its config.yaml ranks that start later know a run that starts again.
+                if not self._starts_again or path.name != "config.yaml":
                     remove(path)
             there = set(run.iterdir())
             begun = self._starts_again or self.options.ckpt_path is not None
@@ -353,32 +347,28 @@ def _as_seed(value: bool | int) -> int:
     return value
 
 
+_SECTIONS = {"experts": RecordExperts, "evaluation": CrossArchitecture, "export": Export, "preview": Preview}
+
+
 class DistillationCLI(RunCLI):
     """The two Lightning verbs, with sections for experts, evaluation, artefact and pictures."""
 
     run_files = (
         *RunCLI.run_files,
-        "distilled",
-        "initial",
-        "evaluation.csv",
-        "evaluation.json",
-        "evaluated",
-        "previews",
+        *("distilled", "initial", "evaluation.csv", "evaluation.json", "evaluated", "previews"),
     )
     seeded = (*RunCLI.seeded, "evaluation.seed")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Only what a distiller does."""
+        """Return what a distiller does."""
         verbs = LightningCLI.subcommands()
         return {verb: verbs[verb] for verb in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sections `experts`, `evaluation`, `export` and `preview`."""
-        parser.add_lightning_class_args(RecordExperts, "experts")
-        parser.add_lightning_class_args(CrossArchitecture, "evaluation")
-        parser.add_lightning_class_args(Export, "export")
-        parser.add_lightning_class_args(Preview, "preview")
+        """Add the sections `experts`, `evaluation`, `export` and `preview`."""
+        for section, callback in _SECTIONS.items():
+            parser.add_lightning_class_args(callback, section)
         super().add_arguments_to_parser(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature

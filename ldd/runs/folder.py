@@ -1,4 +1,4 @@
-"""What the folder of a run says of it: its last checkpoint, its settings, and the command that goes on with it."""
+"""The folder of a run: its last checkpoint, its settings, and the command that continues it."""
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,10 +17,7 @@ MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_siz
 
 _NOT_NOTED = (
     *MAY_CHANGE,
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-    "ckpt_path",
-    "weights_only",
+    *("trainer.default_root_dir", "trainer.enable_progress_bar", "ckpt_path", "weights_only"),
 )
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
@@ -28,24 +25,14 @@ CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 
 
 def fit_or_resume(arguments: Sequence[str], seed: int, run: Path) -> list[str]:
-    """Return the arguments of `latentdd` that start a run in a folder, or continue the one that was stopped there.
-
-    Args:
-        arguments: of `latentdd fit`, without seed and folder.
-        seed: of the run.
-        run: its folder.
-    """
+    """Return the arguments of `latentdd` that start a run in a folder, or continue the one that was stopped there."""
     resume = any((run / "checkpoints" / name).is_file() for name in CHECKPOINTS)
     folder = ("--seed_everything", str(seed), "--trainer.default_root_dir", str(run))
     return ["fit", *arguments, *folder, *(("--ckpt_path", "last") if resume else ("--overwrite", "true"))]
 
 
 def find_last(run: Path) -> Path:
-    """Return the newest whole checkpoint of a run folder; a damaged one is passed over, with a warning.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the newest whole checkpoint of a run folder; a damaged one is passed over, with a warning."""
     damaged: list[str] = []
     for name in CHECKPOINTS:
         path = run / "checkpoints" / name
@@ -85,24 +72,20 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, object]:
-    """Return what the result of a run depends on, by dotted name."""
+    """Return the settings that the result of a run depends on, by dotted name."""
     flat = flattened(config, ("seed_everything", "model", "data"))
     return {name: value for name, value in flat if name not in MAY_CHANGE}
 
 
 def changed_on_resume(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the settings that a run goes on with differently, as `name: then -> now`, but for where things lie."""
+    """Return the settings that a resumed run has changed, as `name: then -> now`, without places of files."""
     then, new = (dict(flattened(config, {**before, **now})) for config in (before, now))
     # What an earlier version did not have yet has not been changed.
     return [text for name, text in changes(then, new).items() if name in then and name not in _NOT_NOTED]
 
 
 def note_resumption(run: Path, checkpoint: Path, changed: Sequence[str]) -> None:
-    """Write down with which other settings a run goes on from a checkpoint.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Record the step from which a run continues, and the settings that were changed."""
     step = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     write_json(run / RESUMED, [*resumptions(run), {"step": step, "changes": list(changed)}])
 

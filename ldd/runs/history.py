@@ -1,4 +1,4 @@
-"""The commands that made what lies on disk: every verb leaves its own in `commands.json`, the report shows them."""
+"""The record of commands: every verb leaves its own in `commands.json` of what it makes, and the report shows them."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,13 +16,7 @@ NAME = "commands.json"
 
 
 class Recorded(NamedTuple):
-    """A command as `commands.json` has it.
-
-    Attributes:
-        verb: of `latentdd`.
-        command: the whole line, ready for a shell.
-        version: of the package that ran it.
-    """
+    """A command as `commands.json` has it: the verb, the whole line for a shell, and the package's version."""
 
     verb: str
     command: str
@@ -32,16 +26,9 @@ class Recorded(NamedTuple):
 def record_command(
     made: Path | str, arguments: Sequence[str], *, source: Path | str | None = None, anew: bool = False
 ) -> None:
-    """Add a command to those that made what lies at a place; one that is there already is not repeated.
+    """Add a command to those that made a file or a folder, after those that made its `source`; none is repeated.
 
-    Args:
-        made: a folder that exists, or a file. What made an earlier file of this name is forgotten.
-        arguments: of `latentdd`, the verb first.
-        source: what it was made of: the commands that made that come first.
-        anew: also forget what made an earlier content of the folder.
-
-    Raises:
-        UserError: the folder cannot be written.
+    The record of an earlier file of this name is dropped, and with `anew` also that of a folder.
     """
     found: list[Recorded] = []
     for place in (source, None if anew or Path(made).is_file() else made):
@@ -56,14 +43,7 @@ def record_command(
 
 
 def recorded_commands(made: Path | str) -> list[Recorded]:
-    """Return the commands that made what lies at a place, in order; empty where nothing was recorded.
-
-    Args:
-        made: a file, or a folder: of a run, of its set, or of whatever else a verb writes.
-
-    Raises:
-        UserError: the record is damaged.
-    """
+    """Return the commands that made a file or a folder, in order; empty where nothing was recorded."""
     made = Path(made)
     files = [_file(made)]
     if made.name == "distilled":  # a run's set; the record is the run's

@@ -16,16 +16,7 @@ _FOLDERS = ("out", "default_root_dir")
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Return the options of a verb, with paths in one spelling and no null where a value is needed.
-
-    Args:
-        parser: of the verb.
-        arguments: its words; None takes those of the process.
-
-    Raises:
-        UserError: a null, a home folder that nobody has, or a folder elsewhere than on this machine.
-        SystemExit: from the parser.
-    """
+    """Return the options of a verb, with paths in one spelling and no null where a value is needed."""
     options: Namespace = parser.parse_args(None if arguments is None else list(arguments))
     refuse_nulls(parser, options)
     spell_paths(options)
@@ -33,11 +24,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
 
 
 def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
-    """Return the options with every `class_path` instantiated.
-
-    Raises:
-        UserError: see `mistakes_named`.
-    """
+    """Return the options with every `class_path` instantiated."""
     with mistakes_named(options):
         made: Namespace = parser.instantiate(options)
     return made
@@ -45,11 +32,7 @@ def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
 
 @contextmanager
 def mistakes_named(options: Namespace) -> Iterator[None]:
-    """Let what classes refuse while a block makes them of `options` end in one line, with the option and the class.
-
-    Raises:
-        UserError: arguments that a class cannot take, or a package that it needs and that is missing.
-    """
+    """Let what classes refuse while a block makes them of `options` end in one line, with the option and the class."""
     try:
         yield
     except UserError:
@@ -72,9 +55,6 @@ def spell_paths(options: Namespace, section: str = "") -> None:
 
     So all who are handed the value, Lightning and users' own classes among them, mean one place. Other paths stay as
     they were typed, and with them what is recorded of a run.
-
-    Raises:
-        UserError: a home folder that nobody has, or a folder to write that is an address (`s3://...`).
     """
     for name, value in list(options.items()):
         options[name] = _spelt(f"{section}{name}", value)
@@ -110,15 +90,7 @@ def _spelt_text(name: str, value: str) -> str:
 
 
 def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
-    """Raise if null is given for what cannot be null, or a value in the place of a section.
-
-    Args:
-        parser: of the options.
-        options: as parsed, before anything is instantiated.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Raise if null is given for what cannot be null, or a value in the place of a section."""
     for action in parser._actions:
         hint: Any = getattr(action, "_typehint", action.type)
         free = hint is None or hint is Any or type(None) in get_args(hint)

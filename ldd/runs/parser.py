@@ -1,4 +1,4 @@
-"""The parser of every verb: an error is the last line, names what was meant, and needs no screen of usage before it."""
+"""The parser of every verb, whose errors take one line and name what was probably meant."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ _HELP = {
     "there is one and a new run if not.",
     "seed_everything": "seed of everything random; a number, since a run must be repeatable.",
 }
-"""Of options that mean less, or more, here than for Lightning."""
+"""Help on options that mean less, or more, here than in Lightning."""
 
 
 _ABOUT = {
@@ -43,9 +43,7 @@ class Parser(ArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(f"{parser.prog.replace(' [options]', '')} --help lists the options\n")
-        typed = {
-            action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings
-        }
+        typed = {one.dest: one.option_strings[-1] for one in parser._actions if one.option_strings}
         said = re.sub(r'Parser key "([\w.]+)"', lambda key: typed.get(key[1], key[0]), message.rstrip())
         sys.stderr.write(f"error: {said}{_meant(message, parser)}\n")
         self.exit(2)
@@ -60,17 +58,9 @@ class Parser(ArgumentParser):
 
 
 def arrange(parser: ArgumentParser, program: str, verb: str) -> None:
-    """Give the parser of a run a usage of one line, and its help our sections before Lightning's.
-
-    Args:
-        parser: of the run.
-        program: words of the command.
-        verb: name of the trainer's method whose arguments are the last section; empty without one.
-    """
-    parser.usage, parser.description = (
-        f"{program} --config RECIPE [options]",
-        _ABOUT.get(program, "") + _RECIPES,
-    )
+    """Give the parser of a run a usage of one line, and let its help show our sections before Lightning's."""
+    parser.usage = f"{program} --config RECIPE [options]"
+    parser.description = _ABOUT.get(program, "") + _RECIPES
     trainer = (parser.groups or {})["trainer"]
     trainer.title = "Lightning's trainer"
     groups: list[Any] = [group for group in parser._action_groups if group is not trainer]
@@ -82,7 +72,7 @@ def arrange(parser: ArgumentParser, program: str, verb: str) -> None:
 
 
 def _meant(message: str, parser: argparse.ArgumentParser) -> str:
-    """What a message may have been about: an option, an argument of a class, a class, one of few values, a recipe."""
+    """Return words on what was meant: an option, an argument of a class, a class, one of few values, a recipe."""
     if option := re.search(r"unrecognized arguments: .*?(--[\w.-]+)", message, re.IGNORECASE):
         return near(option[1], (name for action in parser._actions for name in action.option_strings))
     if choice := re.search(r"Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL):

@@ -1,9 +1,9 @@
-"""A recipe of `latentdd fit` as other verbs read it: parsed and checked, built part by part, never run."""
+"""A recipe of `latentdd fit` as other verbs read it: parsed, checked and built, but not run."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from jsonargparse import Namespace
@@ -15,8 +15,6 @@ from ldd.distiller.module import Distiller
 from ldd.runs.command_line import DistillationCLI
 from ldd.runs.folder import MAY_CHANGE, changes, flattened
 from ldd.runs.options import instantiate
-
-_FOLDER = "trainer.default_root_dir"  # may have been moved
 
 _OF_STEPS = (
     *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run"),
@@ -30,8 +28,8 @@ class Changes(NamedTuple):
     """Settings that differ, as `name: then -> now`.
 
     Attributes:
-        of_sets: those that sub-tasks' sets follow from.
-        others: of the evaluation, of where data and models lie, of memory, machines and files.
+        of_sets: settings on which the sets of sub-tasks depend.
+        others: settings of the evaluation, of places of data and models, of memory, machines and files.
     """
 
     of_sets: list[str]
@@ -42,7 +40,7 @@ class Recipe(DistillationCLI):
     """Options of `latentdd fit`, resolved.
 
     Args:
-        arguments: `--config RECIPE.yaml` and options that go over it.
+        arguments: `--config RECIPE.yaml`, and options that replace its settings.
         folder: default of `trainer.default_root_dir`.
 
     Raises:
@@ -55,10 +53,10 @@ class Recipe(DistillationCLI):
         super().__init__(Distiller, str(folder), arguments)
 
     def before_instantiate_classes(self) -> None:
-        """Nothing is run, so no folder is refused."""
+        """Do nothing: no run is started, so no folder is refused."""
 
     def instantiate_classes(self) -> None:
-        """Nothing yet."""
+        """Do nothing yet."""
 
     @cached_property
     def _built(self) -> Namespace:
@@ -67,30 +65,26 @@ class Recipe(DistillationCLI):
     @property
     def data(self) -> DistillationData:
         """The data, not set up."""
-        data: DistillationData = self._built.data
-        return data
+        return cast(DistillationData, self._built.data)
 
     @property
     def model(self) -> Distiller:
         """The distiller for all classes of the data."""
-        model: Distiller = self._built.model
-        return model
+        return cast(Distiller, self._built.model)
 
     @property
     def evaluation(self) -> CrossArchitecture:
-        """How the set is evaluated."""
-        evaluation: CrossArchitecture = self._built.evaluation
-        return evaluation
+        """The evaluation of the set."""
+        return cast(CrossArchitecture, self._built.evaluation)
 
     @property
     def experts(self) -> RecordExperts:
-        """How missing experts are recorded."""
-        experts: RecordExperts = self._built.experts
-        return experts
+        """The recording of missing experts."""
+        return cast(RecordExperts, self._built.experts)
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """The seed of the run."""
         return int(self.config.seed_everything)
 
     @property
@@ -106,32 +100,24 @@ class Recipe(DistillationCLI):
         return settings
 
     def write(self, path: Path) -> None:
-        """Write all settings, for `latentdd fit --config`.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Write all settings, for `latentdd fit --config`."""
         with atomic_file(path) as beside:
             beside.write_text(yaml.safe_dump(self.resolved, sort_keys=False), encoding="utf-8")
 
     def changes(self, path: Path) -> Changes:
-        """Settings that differ from those in `path`.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Return the settings that differ from those in `path`, except for the folder, which may have been moved."""
         before, now = self._settings_in(path), self.resolved
         names = dict.fromkeys((*before, *now))
         changed = changes(dict(flattened(before, names)), dict(flattened(now, names)))
-        changed.pop(_FOLDER, None)
-        return Changes(
-            [text for name, text in changed.items() if _makes_another_set(name)],
-            [text for name, text in changed.items() if not _makes_another_set(name)],
-        )
+        changed.pop("trainer.default_root_dir", None)
+        found = Changes([], [])
+        for name, text in changed.items():
+            (found.of_sets if _makes_another_set(name) else found.others).append(text)
+        return found
 
 
 def _makes_another_set(name: str) -> bool:
-    """Whether sub-tasks would come out otherwise with another value of a setting, by its dotted name."""
+    """Return whether the sets of sub-tasks depend on a setting, by its dotted name."""
     section, _, of_section = name.partition(".")
     if section == "trainer":
         return of_section.partition(".")[0] in _OF_STEPS

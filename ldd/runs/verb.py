@@ -1,4 +1,4 @@
-"""How one verb runs: YAML is guarded, a function's signature is the command line, errors become exit codes."""
+"""Running one verb: YAML is guarded, a function's signature is the command line, errors become exit codes."""
 
 import signal
 import sys
@@ -32,21 +32,8 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, Arithme
 
 
 def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
-    """Run one verb in this process and return its exit code: 2 for a user's mistake, 1 for a defect, 128 + a signal.
-
-    Args:
-        verb: as typed.
-        main: what runs it.
-        arguments: of the verb.
-
-    Raises:
-        SystemExit: from the parser, or from a run that a signal has stopped.
-    """
-    sys.argv = [
-        sys.argv[0],
-        verb,
-        *arguments,
-    ]  # Lightning's parser reads these, and starts other ranks with them
+    """Run one verb in this process and return its exit code: 2 for a user's mistake, 1 for a defect, 128 + a signal."""
+    sys.argv = [sys.argv[0], verb, *arguments]  # Lightning reads these, and starts other ranks with them
     guard_yaml()
     received: list[int] = []
     try:
@@ -81,15 +68,9 @@ def run_function(
 ) -> None:
     """Parse `arguments` by the signature of `function`, call it, and record the command in what `--out` names.
 
-    No other process writes that meanwhile.
-
-    Args:
-        function: its docstring is the help.
-        verb: as typed.
-        arguments: of the verb.
-        path: the parameter `path` is positional; all others are options.
-        data: the parameter `data` is a `DistillationData`, given as `--data FILE` and `--data.KEY VALUE`; one that
-            may be left out (default None) is built only when such an option is there.
+    Meanwhile no other process writes there. With `path` the parameter of that name is positional; all others are
+    options. With `data` the parameter of that name is a `DistillationData`, given as `--data FILE` and `--data.KEY
+    VALUE`; where it may be left out (default None), it is built only when such an option is there.
     """
     parser = Parser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
     skip = set[str | int]()

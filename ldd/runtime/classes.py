@@ -10,6 +10,17 @@ from typing import Any
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*", re.ASCII)
 
 
+def dotted_name(kind: type) -> str:
+    """Return where a class is defined, e.g. `ldd.networks.vgg.VGG11`."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def canonical(class_path: str) -> str:
+    """Return where a class is defined, given any name it goes by; unchanged where nothing imported so far has it."""
+    found = loaded_class(class_path, object)
+    return class_path if found is None else dotted_name(found)
+
+
 def loaded_class(name: str, base: type[Any]) -> type[Any] | None:
     """Return the subclass of `base` of a dotted name; None where no module imported so far holds it.
 
@@ -33,9 +44,6 @@ def imported_class(name: str, base: type[Any]) -> type[Any] | None:
     """Return the same, its module imported where it is not yet; None for what does not look like a class's name.
 
     For names that the user typed.
-
-    Raises:
-        ImportError: there is no such module, or it needs another one.
     """
     if not _NAME.fullmatch(name):
         return None

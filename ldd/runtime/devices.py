@@ -1,4 +1,4 @@
-"""What a process has to work with: CPU cores, an accelerator, and the memory of both."""
+"""The resources of a process: CPU cores, an accelerator, and the memory of both."""
 
 import os
 import resource
@@ -79,6 +79,14 @@ def _left_in_groups(root: Path, membership: str) -> Iterator[int]:
                 break
 
 
+def in_bytes(count: float) -> str:
+    """Return a number of bytes in a unit that reads well, e.g. `1.5 GiB`."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 2**10:.1f} KiB"
+
+
 def device_name(device: torch.device) -> str:
     """Return the kind of a device and its whole memory, as text."""
     if device.type == "cuda":
@@ -91,8 +99,16 @@ def peak_memory_mib(device: torch.device) -> float:
     """Return the peak memory so far in MiB: of the allocator on CUDA, of the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return _resident_mib(resource.RUSAGE_SELF)
+
+
+def peak_of_children_mib() -> float:
+    """Return the peak memory in MiB of the largest child process that has ended."""
+    return _resident_mib(resource.RUSAGE_CHILDREN)
+
+
+def _resident_mib(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def pick_device() -> torch.device:
@@ -102,13 +118,9 @@ def pick_device() -> torch.device:
 
 
 def check_device(name: str) -> torch.device:
-    """Return the kind of device of that name; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UserError: the name is unknown, or there is no such device.
-    """
+    """Return the kind of device of that name; `auto` is the one of `pick_device`."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return pick_device()
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -119,11 +131,7 @@ def check_device(name: str) -> torch.device:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device to work on; to be asked when work starts, since Lightning gives each rank its GPU late.
-
-    Raises:
-        UserError: as `check_device`.
-    """
+    """Return the device to work on; to be asked when work starts, since Lightning gives each rank its GPU late."""
     device = check_device(name)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ldd.runtime.devices import peak_memory_mib
+from ldd.runtime.devices import peak_memory_mib, pick_device
 
 Figures = Mapping[str, float | None]
 Stages = Mapping[str, Figures]
@@ -28,13 +28,7 @@ class Ledger:
 
     @contextmanager
     def charge(self, stage: str, device: torch.device | None = None, **counts: float) -> Iterator[None]:
-        """Charge the seconds of a `with` block, and the peak memory of the process at its end.
-
-        Args:
-            stage: name of the stage.
-            device: whose memory; None takes the accelerator if there is one, else the CPU.
-            counts: further figures.
-        """
+        """Charge a stage the seconds of a `with` block, the peak memory of a device at its end, and `counts`."""
         started = time.perf_counter()
         yield
         self.add({stage: {**measured(time.perf_counter() - started, device), **counts}})
@@ -46,16 +40,11 @@ class Ledger:
 
 def measured(seconds: float, device: torch.device | None = None) -> dict[str, float]:
     """Return seconds, with the peak memory of this process so far."""
-    if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return {SECONDS: seconds, PEAK: peak_memory_mib(device)}
+    return {SECONDS: seconds, PEAK: peak_memory_mib(device or pick_device())}
 
 
 def total(all_stages: Sequence[Stages]) -> dict[str, dict[str, float | None]]:
-    """Return the figures of each stage summed over processes, runs or sub-tasks; of peaks the largest.
-
-    A sum is unknown (None) where one of those that have the stage lacks the figure.
-    """
+    """Return the figures of each stage summed over processes, runs or sub-tasks, as `whole` sums them."""
     stages: dict[str, dict[str, float | None]] = {}
     for name in dict.fromkeys(name for stages_ in all_stages for name in stages_):
         of_stage = [stages_[name] for stages_ in all_stages if name in stages_]

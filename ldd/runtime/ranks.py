@@ -104,15 +104,7 @@ def dealt(count: int, rank: int, ranks: int) -> range:
 
 
 def shared(count: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
-    """Let every rank do its part, and return all results on each; without torch.distributed, do it all.
-
-    Args:
-        count: pieces of work.
-        work: takes piece numbers and returns a result for each, in order.
-
-    Raises:
-        UserError: what `work` raised on any rank, raised on all of them, so that none waits for ever.
-    """
+    """Let every rank do its part of `count` pieces, and return all results on each."""
     rank, ranks = this_rank()
     if ranks == 1:
         return list(work(range(count)))
@@ -127,11 +119,7 @@ def shared(count: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
 
 
 def merged(count: int, parts: Sequence[list[T] | UserError]) -> list[T]:
-    """Return the results of all ranks in the order of the work.
-
-    Raises:
-        UserError: the first one among `parts`.
-    """
+    """Return the results of all ranks in the order of the work."""
     results: dict[int, T] = {}
     for rank, part in enumerate(parts):
         if isinstance(part, UserError):

@@ -15,17 +15,13 @@ _BORDER, _PADDING = 1, 3  # columns: the first line, and what a column takes bes
 
 @dataclass(frozen=True)
 class PlainTable:
-    """Text, ready to be shown; `rich.print` takes it.
+    """A table of text with a title above and a note below, for `rich.print`, a notebook or a page.
 
-    Where the rows are wider than the terminal, columns stand as rows, in several parts if need be: no cell is cut.
+    Where the rows are wider than the terminal, columns are shown as rows, in several parts if need be: no cell is cut.
 
     Attributes:
-        title: above it.
-        note: below it.
-        head: names of the columns.
-        text: how many of the columns, from the left, are text; the others are numbers.
-        rows: cells.
-        strong: places of the rows that sum others up.
+        text: number of columns, from the left, that are text; the others are numbers.
+        strong: places of the rows that sum up others.
     """
 
     title: str
@@ -36,11 +32,7 @@ class PlainTable:
     strong: frozenset[int] = frozenset()
 
     def without_constants(self, *keep: str) -> "PlainTable":
-        """Return the table without columns of numbers that say the same in each row; the note says it once.
-
-        Args:
-            keep: columns that stay.
-        """
+        """Return the table without columns of numbers that are the same in each row, which the note tells once."""
         dropped: dict[int, str] = {}
         for place, name in enumerate(self.head):
             cells = {row[place] for row in self.rows}
@@ -106,12 +98,7 @@ class PlainTable:
 
 
 def of_runs(title: str, tables: Sequence[tuple[str, PlainTable]]) -> PlainTable:
-    """Return the same table of several runs as one, with a column for the run; columns that a run lacks stay empty.
-
-    Args:
-        title: of the whole.
-        tables: name of the run and its table, at least one.
-    """
+    """Return the same table of several runs as one, with a column for the run; columns that a run lacks stay empty."""
     head = max((table.head for _, table in tables), key=len)
     rows = tuple(
         (name, *(dict(zip(table.head, row, strict=True)).get(column, "") for column in head))
@@ -120,11 +107,6 @@ def of_runs(title: str, tables: Sequence[tuple[str, PlainTable]]) -> PlainTable:
     )
     notes = dict.fromkeys(table.note for _, table in tables)
     return PlainTable(title, " / ".join(notes), ("run", *head), 1 + tables[0][1].text, rows)
-
-
-def facts_table(title: str, facts: dict[str, str]) -> PlainTable:
-    """Return names and values, one below the other."""
-    return PlainTable(title, "", ("", ""), 2, tuple(facts.items()))
 
 
 def _without(cells: Sequence[str], dropped: Sequence[int] | dict[int, str]) -> tuple[str, ...]:

@@ -153,11 +153,7 @@ def _losses(trainer: L.Trainer) -> str:
 
 
 def check_callbacks(callbacks: Iterable[L.Callback]) -> None:
-    """Raise for callbacks of Lightning that need its own loop of optimisation, or break in ours.
-
-    Raises:
-        UserError: names it.
-    """
+    """Raise for callbacks of Lightning that need its own loop of optimisation, or break in ours."""
     for callback in callbacks:
         kinds = {base.__name__ for base in type(callback).__mro__}
         if kinds & _UNFIT or type(callback) is WeightAveraging:

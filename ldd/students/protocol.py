@@ -19,7 +19,8 @@ from ldd.disk.files import read_yaml
 from ldd.errors import UserError
 from ldd.images import Labelled
 from ldd.networks import NetworkFactory
-from ldd.networks.base import NetworkSpec, canonical, dotted_name
+from ldd.networks.base import NetworkSpec
+from ldd.runtime.classes import canonical, dotted_name
 
 if TYPE_CHECKING:  # worker processes import this file
     from ldd.artefact.set import DistilledSet
@@ -132,20 +133,19 @@ class Protocol:
         rates: schedule of the learning rate: one of the functions `warm_up`, `drop`, `steps`, `half_cosine`.
         samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
             "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
-        mean_images: whether they take part beside the draws: `always`, `soft` (with soft labels only, as in D3's
+        mean_images: whether they take part as well as the draws: `always`, `soft` (with soft labels only, as in D3's
             released code) or `never`.
         optimizer: `sgd` or `adamw`.
         decay_vectors: whether weight decay also takes biases, gains and shifts.
-        by_images: largest number of images per class -> what replaces `epochs` and `batch_size` up to there; sets with
-            more take those of the protocol. The larger number counts where classes differ.
+        by_images: number of images per class -> epochs and batch size of sets with at most that many; larger sets take
+            those of the protocol. Where classes differ, the largest counts.
         views: random views in the place of `augmentations`, each image its own; null: none.
         cutmix: alpha of CutMix, which then mixes every batch; 0: none.
         labels: `own` (those of the set) or `teacher`: what a labeller says of every mixed batch as the student sees it
             (one soft label a crop), with `temperature` for both.
         temperature: T: the loss compares softmax(logits / T) with the labels.
         looks: number of tests during training, evenly spread, on the selection split and on the test split; results
-            then also say what the epoch that is best on the selection split reaches, and the best of all on the test
-            split.
+            then also give the accuracy of the epoch that is best on the selection split, and the best on the test one.
         scores: `ddranking` adds sets without augmentation and label- and augmentation-robust scores.
         source: where the numbers come from (prose; not part of the hash).
     """
@@ -193,8 +193,8 @@ class Protocol:
                 self._require(fits, f"by_images.{images}.{name}", value, must)
         if self.views is not None and self.augmentations:
             raise UserError(
-                f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) are two ways of the "
-                "same; leave one of them empty"
+                f"protocol {self.id}: views and augmentations ({', '.join(self.augmentations)}) exclude each other; "
+                "leave one of them empty"
             )
         if self.has_teacher and self.scores == "ddranking":
             raise UserError(
@@ -295,7 +295,7 @@ class Protocol:
         return distilled.is_distribution and self.samples != 0
 
     def num_draws(self, epochs: int) -> int:
-        """Return how many draws of each code students of so many epochs need."""
+        """Return the number of draws of each code that students need for `epochs`."""
         return epochs if self.samples == "fresh" else self.samples
 
     def test_part(self, split: Labelled) -> Labelled:

@@ -1,4 +1,4 @@
-"""Students: networks trained from scratch on a small set and tested on the test split."""
+"""Training of students: networks that learn a small set from scratch and are tested on the test split."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,8 +19,9 @@ from ldd.augmentation.views import cutmix
 from ldd.errors import UserError
 from ldd.images import DataSpec, Labelled
 from ldd.networks import NetworkFactory, accuracy, train_classifier
+from ldd.networks.base import seeded_network
 from ldd.networks.training import BatchTransform
-from ldd.runtime.seeding import derive_seed, seeded
+from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import Protocol
 from ldd.students.training_set import TrainingSet, by_epoch
 
@@ -54,14 +55,14 @@ class Student:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a student.
+    """The result of a student.
 
     Attributes:
         accuracy: top-1 on the test split after the last epoch, in [0, 1].
         seconds: of training and testing.
-        selected: the same after that of the protocol's looks that does best on the selection split (of equals the
-            first); None without looks.
-        best_on_test: the largest of all looks, chosen on the test split itself: to compare with papers that print it.
+        selected: top-1 on the test split at the look that is best on the selection split (the first of equals); None
+            without looks.
+        best_on_test: the largest top-1 of all looks, chosen on the test split itself; for papers that print it.
     """
 
     accuracy: float
@@ -79,8 +80,8 @@ class Lesson:
         protocol: how they are trained.
         factories: networks by name.
         seed: of the evaluation.
-        teacher: images as networks see them -> labels (n, K) as they are stored (`ldd.labels.crops.CropTeacher`);
-            needed where the protocol has a teacher, except for sets whose crops have stored labels.
+        teacher: maps network inputs to labels (n, K) as they are stored (`ldd.labels.crops.CropTeacher`); needed where
+            the protocol has a teacher, except for sets whose crops have stored labels.
     """
 
     spec: DataSpec
@@ -96,14 +97,7 @@ class Lesson:
         test: Labelled,
         selection: Labelled | None = None,
     ) -> Outcome:
-        """Train and test one student.
-
-        Args:
-            student: which.
-            training: what it learns from, on the device to train on.
-            test: the test split, (M, 3, H, W) uint8 with labels (M,), on the same device.
-            selection: the selection split likewise; needed where the protocol looks during training.
-        """
+        """Train and test one student; its set and the splits, (M, 3, H, W) uint8, are on the device to train on."""
         started = time.perf_counter()
         with torch.inference_mode(False), one_thread(training.images.device):
             looks = None
@@ -119,7 +113,7 @@ class Lesson:
     ) -> nn.Module:
         """Return a student after its last epoch, as it is tested."""
         with torch.inference_mode(False), one_thread(training.images.device):
-            # Under Lightning's validation the labels are inference tensors, which a loss may not keep for backward.
+            # Labels that were made in Lightning's validation are inference tensors, which no loss can keep.
             training = training._replace(labels=training.labels.clone())
             network = fresh_network(
                 self.factories[student.network], self.spec, self.seed, student.network, student.repeat
@@ -143,11 +137,7 @@ class Lesson:
 
 
 class Looks:
-    """Accuracies during training, on the split by which an epoch may be chosen and on the one that is reported.
-
-    Args:
-        on_selection, on_test: network -> accuracy.
-    """
+    """Accuracies during training, on the split by which an epoch may be chosen and on the one that is reported."""
 
     def __init__(
         self, on_selection: Callable[[nn.Module], float], on_test: Callable[[nn.Module], float]
@@ -166,17 +156,12 @@ class Looks:
 
 
 def fresh_network(factory: NetworkFactory, spec: DataSpec, seed: int, name: str, repeat: int) -> nn.Module:
-    """Build a network on the CPU with the initial weights of (seed, name, repeat), outside of any inference mode."""
-    with torch.inference_mode(False), seeded(seed, "network", name, repeat):
-        return factory(spec.num_classes, spec.image_size)
+    """Build a student on the CPU, with the initial weights of (seed, name, repeat)."""
+    return seeded_network(factory, spec, seed, "network", name, repeat)
 
 
 def check_networks(factories: Mapping[str, NetworkFactory], spec: DataSpec) -> None:
-    """Build every network once, for the classes and the image size of the data.
-
-    Raises:
-        UserError: one cannot be built.
-    """
+    """Build every network once, for the classes and the image size of the data."""
     for name, factory in factories.items():
         try:
             fresh_network(factory, spec, 0, name, 0)
@@ -253,14 +238,9 @@ def train_student(
 def student_transform(
     spec: DataSpec, protocol: Protocol, teacher: nn.Module | None, *, augmented: bool, stored: bool = False
 ) -> BatchTransform:
-    """Return what makes each batch: views, normalisation, siamese augmentation, CutMix, the teacher's labels.
+    """Return the function that makes batches: views, normalisation, siamese augmentation, CutMix, teacher's labels.
 
-    Args:
-        spec: gives the normalisation.
-        protocol: gives everything else.
-        teacher: see `Lesson`.
-        augmented: False leaves the images as they are.
-        stored: the targets are labels of the crops already, and stay as they are.
+    Where labels of the crops are `stored`, the targets are these, and stay as they are.
     """
     siamese = SiameseAugmentation(protocol.augmentations if augmented else ())
     views, alpha = (protocol.views, protocol.cutmix) if augmented else (None, 0.0)
@@ -286,15 +266,15 @@ def student_transform(
 
 
 def _loss(temperature: float, logits: Tensor, targets: Tensor) -> Tensor:
-    # With probabilities: the divergence from them without their entropy, which has no gradient.
+    # With probabilities this is the divergence from them without their entropy, which has no gradient.
     return F.cross_entropy(logits / temperature, targets)
 
 
 def _optimizer(network: nn.Module, protocol: Protocol, parameters: Iterable[nn.Parameter]) -> Optimizer:
     rate, decay = protocol.peak_lr(type(network)), protocol.weight_decay
-    groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+    everything = list(parameters)
+    groups: list[dict[str, Any]] = [{"params": everything}]
     if not protocol.decay_vectors:
-        everything = groups[0]["params"]
         groups = [
             {"params": [p for p in everything if p.ndim > 1]},
             {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
@@ -322,10 +302,7 @@ def _blend(average: _Tensors, weights: _Tensors, num_averaged: Tensor | int) -> 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Run a block on a CPU with one thread in each operation: sums then have one order on every machine and worker.
-
-    Other devices work as they always do.
-    """
+    """Let each operation on a CPU use one thread in a block: sums then have one order on every machine and worker."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What a student learns from: images with hard or soft labels, and draws of them where their codes have a spread."""
+"""The set that a student learns: images with hard or soft labels, and draws of them where codes have a spread."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from ldd.artefact.soft_labels import DENSE, INDICES, NAMES, VALUES, restored
 from ldd.errors import UserError
 from ldd.images import Labelled
-from ldd.runtime.devices import free_bytes
+from ldd.runtime.devices import free_bytes, in_bytes
 from ldd.runtime.seeding import generator
 from ldd.students.protocol import Protocol
 
@@ -43,11 +43,11 @@ class TrainingCost:
 
     @classmethod
     def of(cls, epochs: int, images_per_epoch: int, batch_size: int, decodes: int = 0) -> "TrainingCost":
-        """With a last batch that may be smaller."""
+        """Return the cost of epochs whose last batch may be smaller."""
         return cls(epochs, images_per_epoch, epochs * -(-images_per_epoch // batch_size), decodes)
 
     def to_dict(self) -> dict[str, int]:
-        """Plain values, with `images`: how many were seen in all."""
+        """Return plain values, with the number of `images` seen in all."""
         return {**asdict(self), "images": self.epochs * self.images_per_epoch}
 
 
@@ -101,18 +101,18 @@ class TrainingSet(NamedTuple):
     crop_classes: Tensor | None = None
 
     def to(self, device: torch.device) -> "TrainingSet":
-        """The same on a device."""
+        """Return the same on a device."""
         return TrainingSet(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
     def with_crops(self, seed: int, stored: Mapping[str, Tensor]) -> "TrainingSet":
-        """The same with stored labels of its crops, which follow from `seed` (see `ldd.labels.crops.CropLabels`)."""
+        """Return the same with stored labels of its crops, which follow from `seed` (`ldd.labels.crops.CropLabels`)."""
         first, *rest = (stored[name] for name in NAMES if name in stored)
         return self._replace(
             crop_seed=torch.tensor(seed), crop_labels=first, crop_classes=rest[0] if rest else None
         )
 
     def in_store(self, num_classes: int, epoch: int) -> Labelled:
-        """Images and labels (N, K) float32 of an epoch's crops; only where these are in store."""
+        """Return images and labels (N, K) float32 of an epoch's crops; only where these are in store."""
         assert self.crop_labels is not None
         tensors = {DENSE: self.crop_labels[epoch]}
         if self.crop_classes is not None:
@@ -130,12 +130,7 @@ class TrainingSet(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Draws of the codes of a set, made when they are first looked at.
-
-    Attributes:
-        count: P, how many there are of each code.
-        make: makes all of them, (P, N, 3, H, W) uint8.
-    """
+    """Draws of the codes of a set, P of each, (P, N, 3, H, W) uint8, made when they are first looked at."""
 
     count: int
     make: Callable[[], Tensor]
@@ -146,7 +141,7 @@ class Draws:
         return self.make()
 
     def of(self, rows: Tensor) -> "Draws":
-        """The draws of the codes `rows` alone."""
+        """Return the draws of the codes `rows` alone."""
         return Draws(self.count, lambda: self.images[:, rows])
 
 
@@ -158,18 +153,7 @@ def draws_for(
     *,
     must_fit: bool = True,
 ) -> Draws | None:
-    """The draws that a protocol asks of a set; draw p follows from (seed, p). None where it asks for none.
-
-    Args:
-        protocol: says how many.
-        distilled: the set.
-        sampler: draws all its codes once.
-        seed: of the draws.
-        must_fit: refuse draws that the memory of this machine cannot hold.
-
-    Raises:
-        UserError: no sampler, or draws that do not fit.
-    """
+    """Return the draws of a set that a protocol asks for, or None; draw p follows from (seed, p)."""
     if not protocol.draws_from(distilled):
         return None
     if sampler is None:
@@ -183,7 +167,7 @@ def draws_for(
     if must_fit and needed > _SHARE_OF_FREE_MEMORY * free:
         raise UserError(
             f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {len(distilled.images)} "
-            f"codes, {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; give a number of samples below "
+            f"codes, {in_bytes(needed)}, but {in_bytes(free)} of memory are free; give a number of samples below "
             f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
         )
     return Draws(count, partial(_draw, sampler, count, distilled.images.shape, seed))
@@ -201,7 +185,7 @@ def by_epoch(
 ) -> Callable[[int], Labelled] | None:
     """Return a function from an epoch (from 0) to its images and labels; None where all epochs have the same.
 
-    With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its own at random.
+    With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its draws at random.
     """
     images, labels, samples, *_ = training
     if samples is None:

@@ -1,4 +1,4 @@
-"""Dealing students: over ranks, then over worker processes on a CPU or one after another on an accelerator."""
+"""Training many students: over ranks, and in worker processes on a CPU or one after another on an accelerator."""
 
 import os
 import warnings
@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import cloudpickle
 import numpy as np
@@ -21,11 +21,10 @@ from ldd.errors import UserError
 from ldd.images import Labelled
 from ldd.runtime.devices import available_cores
 from ldd.runtime.processes import end_with_parent
-from ldd.runtime.ranks import this_rank
+from ldd.runtime.ranks import dealt, this_rank
 from ldd.students.training import Lesson, Outcome, Student
 from ldd.students.training_set import TrainingSet
 
-T = TypeVar("T")
 Array = npt.NDArray[Any]
 Sets = Mapping[tuple[str, int], Labelled | TrainingSet]
 """(set, repeat) -> what its students learn from, on the CPU."""
@@ -42,11 +41,6 @@ Splits = tuple[Labelled, Labelled | None]
 """The test split, and the selection split where a protocol looks at it."""
 
 
-def deal(jobs: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """Return the jobs of one rank: job i goes to rank i mod world_size."""
-    return list(jobs[rank::world_size])
-
-
 def run_students(
     lesson: Lesson,
     students: Sequence[Student],
@@ -60,27 +54,15 @@ def run_students(
 ) -> dict[Student, Outcome]:
     """Train and test all students and give every rank all outcomes.
 
-    On a CPU every student uses one thread, so its accuracy is the same bit for bit with any number of workers.
-
-    Args:
-        lesson: what they share; with more than one worker its factories are pickled.
-        students: the same list on every rank.
-        sets: what they learn from.
-        test: the test split, (M, 3, H, W) uint8 with labels (M,), on the CPU.
-        device: where students are trained.
-        num_workers: worker processes on a CPU; an accelerator trains in this process, one student after another.
-        done: called with each student of this rank once it has been tested.
-        selection: the selection split likewise, for protocols that look during training.
-
-    Raises:
-        UserError: fewer workers than 0, a network that cannot be sent to a worker, a worker that was killed.
+    On a CPU every student uses one thread, so its accuracy is the same bit for bit with any number of workers. An
+    accelerator trains in this process, one student after another. `done` is called with each student of this rank.
     """
     rank, world_size = this_rank()
     # The longest first, so that no worker is left with one at the end.
     order = sorted(
         students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels)
     )
-    mine = deal(order, rank, world_size)
+    mine = [order[place] for place in dealt(len(order), rank, world_size)]
     workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
     outcomes: dict[Student, Outcome] = {}
     results = (
@@ -101,11 +83,7 @@ def run_students(
 
 
 def count_workers(num_workers: NumWorkers) -> int:
-    """Return how many worker processes `num_workers` stands for on this machine.
-
-    Raises:
-        UserError: fewer than 0.
-    """
+    """Return the number of worker processes that `num_workers` means on this machine."""
     if num_workers == "auto":
         return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_workers < 0:
@@ -158,7 +136,7 @@ def _in_workers(
 
 
 def _bare(value: Any) -> Any:  # noqa: ANN401 - a factory, or an argument of one
-    """What the command line makes of `class_path` with `init_args`, without its parser, which holds the whole run."""
+    """Return a factory without the parser in it, which the command line adds and which holds the whole run."""
     if not isinstance(value, partial):
         return value
     arguments = {name: _bare(one) for name, one in value.keywords.items()}

@@ -1,15 +1,14 @@
 """The results of a sweep: one table over its cells and one plot with error bars."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldd.disk.files import atomic_file, read_json
+from ldd.disk.files import atomic_file, read_json, write_csv
 from ldd.disk.records import parse
 from ldd.errors import UserError
 from ldd.evaluation import Score
@@ -69,11 +68,7 @@ class Results:
         references: tuple[str, ...] = (),
         panels: str | None = None,
     ) -> "Results":
-        """Read the evaluation.json of each cell, given as (its names, seed, run folder).
-
-        Raises:
-            UserError: one is not an evaluation, or cells were evaluated by different protocols.
-        """
+        """Read the evaluation.json of each cell, given as (its names, seed, run folder)."""
         rows = []
         hashes: dict[str, set[str]] = {}
         for names, seed, folder in cells:
@@ -118,12 +113,12 @@ class Results:
 
     def write(self, out: Path | str) -> None:
         """Write `sweep.csv`, with a row for each cell, set and network, and `sweep.png`."""
-        with atomic_file(Path(out) / CSV_NAME) as beside, beside.open("w", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            lines.writerow([*self.axes, "seed", "protocol", "set", "network", "mean", "std", "n"])
-            for row in self.rows:
-                score = (row.score.mean, row.score.std, row.score.n)
-                lines.writerow([*row.names, row.seed, row.protocol, row.set, row.network, *score])
+        head = (*self.axes, "seed", "protocol", "set", "network", "mean", "std", "n")
+        rows = [
+            (*row.names, row.seed, row.protocol, row.set, row.network, *astuple(row.score))
+            for row in self.rows
+        ]
+        write_csv(Path(out) / CSV_NAME, [head, *rows])
         with atomic_file(Path(out) / PLOT_NAME) as beside:
             self.plot().savefig(beside, format="png", dpi=150)
 

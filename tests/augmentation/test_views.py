@@ -130,7 +130,7 @@ def test_views_follow_from_the_generator(images):
         ({"patches": 0}, r"views.patches \(0\) must be at least 1"),
         ({"crop_scale": (0.6, 0.5)}, r"views.crop_scale \(\[0.6, 0.5\]\) must be two shares"),
         ({"crop_scale": (0.0, 0.5)}, "views.crop_scale"),
-        ({"jitter": -1.0}, r"views.jitter \(-1.0\) must be 0 or more"),
+        ({"jitter": -1.0}, r"views.jitter \(-1.0\) must be a number of 0 or more"),
         ({"lighting": math.nan}, "views.lighting"),
     ],
 )

@@ -70,7 +70,7 @@ def test_nothing_to_do(data, tmp_path):
 
 
 def test_refuses(data, tmp_path):
-    with pytest.raises(UserError, match=r"experts.num_experts \(-1\) must be 0"):
+    with pytest.raises(UserError, match=r"experts.num_experts \(-1\) must be at least 0"):
         RecordExperts(num_experts=-1)
     with pytest.raises(UserError, match=r"experts.num_experts \(2\): DistributionMatching reads no experts"):
         run(data, tmp_path, DistributionMatching(real_batch=2, network=TINY), RecordExperts(num_experts=2))

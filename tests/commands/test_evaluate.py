@@ -67,7 +67,9 @@ def test_another_set_of_another_step_stands_beside_the_first(compare, tmp_path):
 def test_a_set_is_tested_beside_its_own_data_only(compare, tmp_path):
     """Both fingerprints are shown; on purpose it may be tested elsewhere."""
     path = small_set(2, test_split_fingerprint="e" * 32).save(tmp_path / "elsewhere")
-    text = f"made beside the test split {'e' * 32}, and that of --data is {'f' * 32}: .* --other_data true"
+    text = (
+        f"made with the test split {'e' * 32}, and --data has the test split {'f' * 32}: .* --other_data true"
+    )
     with pytest.raises(UserError, match=text):
         compare(path, baselines="")
     assert not (tmp_path / "out").exists()
@@ -125,7 +127,7 @@ def test_train_refuses_labels_without_use_and_test_images_of_others(artefact, tm
     other = SmallData()
     other.spec = replace(SPEC, fingerprint="e" * 32)
     known = small_set(test_split_fingerprint="f" * 32).save(tmp_path / "known")
-    with pytest.raises(UserError, match=r"was made beside the test split f+"):
+    with pytest.raises(UserError, match=r"was made with the test split f+"):
         train(str(known), NARROW, out, protocol=protocol_file(tmp_path), data=other)
     assert not (tmp_path / "net.safetensors").exists()
 

@@ -177,7 +177,7 @@ def test_too_little_disk_space_is_refused_before_anything_is_decoded(root, folde
 
     monkeypatch.setattr(sharing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     with pytest.raises(
-        UserError, match=r"22 images at 512 px need 0\.02 GiB and 0\.00 GiB are free; free some space"
+        UserError, match=r"22 images at 512 px need 16.5 MiB and 1.0 MiB are free; free some space"
     ):
         load(root, folder, size=512)
     assert list(folder.iterdir()) == []
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind_and_the_next_run_succeeds(ro
 
 def test_too_little_memory_is_refused_with_the_cache_as_cure(root, monkeypatch):
     monkeypatch.setattr(cache_module, "free_bytes", lambda device: 2**20)
-    with pytest.raises(UserError, match=r"22 images at 512 px need 0\.02 GiB of memory.*set data\.cache_dir"):
+    with pytest.raises(UserError, match=r"22 images at 512 px need 16.5 MiB of memory.*set data\.cache_dir"):
         load_split(FolderSource(root), "train", 512)
 
 

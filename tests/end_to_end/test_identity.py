@@ -182,7 +182,7 @@ def test_an_evaluation_is_added_to_on_its_own_images_alone(root, tmp_path, capsy
     other_tests(root)
     capsys.readouterr()
     assert command(*words, "--networks", OTHER) == 2
-    assert "the set was made beside the test split" in capsys.readouterr().err
+    assert "the set was made with the test split" in capsys.readouterr().err
     assert command(*words, "--networks", OTHER, "--other_data", "true") == 2
     assert (
         "evaluation.csv holds results of protocol small on other images (the test split: "

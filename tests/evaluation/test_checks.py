@@ -10,6 +10,7 @@ import torchvision
 import yaml
 from PIL import Image
 from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, real, small_set, striped
+from torch.nn.functional import cross_entropy
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2.functional import normalize, resize
 
@@ -20,11 +21,14 @@ from ldd.evaluation import Protocol
 from ldd.evaluation.checks.confusion import Confusion, confusion_matrix, confusions
 from ldd.evaluation.checks.neighbours import by_pixels, nearest_real
 from ldd.evaluation.checks.spread import frechet_distance, spread_of
-from ldd.evaluation.features import ClassifierFeatures, losses, pixels, trained_features, trained_network
+from ldd.evaluation.features import ClassifierFeatures, pixels, trained_features, trained_network
 from ldd.images import Labelled
+from ldd.networks.scoring import in_batches
 from ldd.runtime.seeding import generator
 from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
+
+CPU = torch.device("cpu")
 
 
 def points(n, seed, features=4):
@@ -119,10 +123,11 @@ def test_confusion_by_class():
 
 def test_features_are_those_of_a_network_that_has_learned():
     truth = real(12, 1)
-    network = trained_features(truth, SPEC, 0)
-    assert torch.equal(network(truth.images[:4]), trained_features(truth, SPEC, 0)(truth.images)[:4])
+    network = trained_features(truth, SPEC, 0, CPU)
+    assert torch.equal(network(truth.images[:4]), trained_features(truth, SPEC, 0, CPU)(truth.images)[:4])
     assert network(truth.images[:2]).shape == (2, 32 * 16)
-    assert losses(trained_network(truth, SPEC, 0), SPEC, truth.images, truth.labels).mean() < 0.7
+    logits = in_batches(trained_network(truth, SPEC, 0, CPU), SPEC, truth.images, CPU)
+    assert cross_entropy(logits, truth.labels) < 0.7
     assert "trained on the 36 real training images" in network.name
 
 
@@ -210,7 +215,7 @@ def test_the_command_takes_a_classifiers_features(run_check, tmp_path):
 def test_refusals(run_check, tmp_path):
     with pytest.raises(UserError, match=r"repeats \(-1\) and copy_ratio"):
         run_check(small_set(), repeats=-1)
-    with pytest.raises(UserError, match="made beside the test split eeee"):
+    with pytest.raises(UserError, match="made with the test split eeee"):
         run_check(small_set(test_split_fingerprint="e" * 32))
     assert not (tmp_path / "run" / "checks").exists()
 

@@ -152,13 +152,13 @@ def test_continues_after_a_kill(record, tmp_path, monkeypatch, capsys):
 def test_disk_use_is_said_and_refused_when_too_much(record, monkeypatch, capsys, tmp_path):
     record(2)
     said = capsys.readouterr().out
-    assert "0 of 2 experts are there; the other 2, of 3 snapshots of 790 parameters, take 19.0 kB" in said
+    assert "0 of 2 experts are there; the other 2, of 3 snapshots of 790 parameters, take 18.5 KiB" in said
     assert "mean training loss by epoch: 0." in said
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5_000_000))
     with pytest.raises(
         UserError,
-        match=r"the 998 experts to record take 9.5 MB, but the disk of out .* has 5.0 MB free; lower",
+        match=r"the 998 experts to record take 9.0 MiB, but the disk of out .* has 4.8 MiB free; lower",
     ):
         record(1000)
     with pytest.raises(UserError, match="the 1000 experts"):

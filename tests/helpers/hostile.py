@@ -385,8 +385,8 @@ class Maker:
         """A run's folder with anything in any of its files: values, links, pipes, holes."""
         from ldd.artefact.set import DistilledSet
         from ldd.evaluation import Report
-        from ldd.networks.base import canonical
         from ldd.report import read_runs, write_report
+        from ldd.runtime.classes import canonical
 
         run = place / "run"
         shutil.copytree(self.run, run)

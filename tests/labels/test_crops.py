@@ -115,7 +115,7 @@ def test_labels_of_another_set_or_protocol_or_no_labels_at_all(teacher, protocol
     with pytest.raises(UserError, match=r"protocol \(small\) takes the labels of the set"):
         label_crops(distilled, labeller, Protocol.load(protocol_file(tmp_path)), 0, CPU)
     save_file({"soft_labels": torch.zeros(1, 2, 3)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="holds no labels of crops"):
+    with pytest.raises(UserError, match="does not hold labels of crops"):
         CropLabels.load(tmp_path / "other.safetensors")
     halves = {"soft_label_values": torch.zeros(3, 6, 2)}
     for damaged in ({"tensors": {"soft_labels": torch.zeros(2, 3)}}, {"tensors": halves}, {"seed": "zero"}):

@@ -8,6 +8,7 @@ from small_world import SPEC, protocol_file
 from torch.func import functional_call
 
 from ldd.artefact.set import DistilledSet
+from ldd.artefact.size import Amount
 from ldd.data import DistillationData, RandomPruner
 from ldd.errors import UserError
 from ldd.evaluation import EqualBytes, ExpertLabels, Labeller, Protocol, Setting, evaluate, train_student
@@ -116,7 +117,10 @@ def test_candidates_are_spread_over_the_recorded_epochs(labels):
         ({"expert": 2, "epoch": 1}, "the first 2 of 3 experts"),
         ({"top_k": 4, "epoch": 1}, r"labels.top_k \(4\) is more than the 3 classes"),
         ({"network": partial(ConvNet, depth=2, width=5)}, "parameters"),
-        ({"network": partial(ConvNet, depth=2, width=4, norm="batch")}, "statistics beside its weights"),
+        (
+            {"network": partial(ConvNet, depth=2, width=4, norm="batch")},
+            "whose statistics expert trajectories do not",
+        ),
     ],
 )
 def test_what_does_not_fit(labels, data, arguments, message):
@@ -199,5 +203,5 @@ def test_equal_bytes_refuses_what_it_cannot_give(data):
 
 def test_bytes_of_a_label():
     labeller = Labeller(TINY(3, 32), SPEC)
-    assert (labeller.bytes_per_label, labeller.floats_per_label) == (6, 3)
-    assert Labeller(TINY(3, 32), SPEC, precision="float32").bytes_per_label == 12
+    assert labeller.amount_per_label == Amount(floats=3, bytes=6)
+    assert Labeller(TINY(3, 32), SPEC, precision="float32").amount_per_label.bytes == 12

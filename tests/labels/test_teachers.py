@@ -12,6 +12,7 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 from torch.nn import functional as F
 from torchvision.models import get_model
 
+from ldd.artefact.size import Amount
 from ldd.artefact.soft_labels import quantise
 from ldd.errors import UserError
 from ldd.evaluation import ClassifierLabels, FullReal, Labeller, NetworkLabels, Protocol, evaluate
@@ -53,7 +54,7 @@ def test_a_saved_network_labels_as_it_answers(weights, data):
     assert (labeller(images) - expected).abs().max() < 1e-6
     eight = choose(NetworkLabels(NARROW, path, temperature=2, precision="int8"), data)
     assert torch.equal(eight(images), quantise(labeller.probabilities(images), None, "int8"))
-    assert (eight.bytes_per_label, eight.floats_per_label) == (3, 3)
+    assert eight.amount_per_label == Amount(floats=3, bytes=3)
     labelled = eight.label(small_set(2))
     assert labelled.bytes["labels"] == 6 * (8 + 3)
     assert labelled.manifest["labels"]["network"].startswith("sha256:")

@@ -228,5 +228,5 @@ def test_accuracy_counts_in_evaluation_mode_and_restores_the_mode():
 @pytest.mark.parametrize("name", ["epochs", "batch_size"])
 def test_refuses_counts_below_one(name):
     settings = {"epochs": 1, "batch_size": 4, "optimizer": SGD} | {name: 0}
-    with pytest.raises(UserError, match=f"{name} is 0; give a whole number of 1 or more"):
+    with pytest.raises(UserError, match=rf"{name} \(0\) must be at least 1"):
         train_classifier(network(), *toy(6, 0), **settings)

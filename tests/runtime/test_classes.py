@@ -9,8 +9,8 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline
 from ldd.evaluation.baselines.equal import baselines_by_name
 from ldd.networks import ConvNet
-from ldd.networks.base import Network, canonical, find_network
-from ldd.runtime.classes import imported_class, loaded_class
+from ldd.networks.base import Network, find_network
+from ldd.runtime.classes import canonical, imported_class, loaded_class
 from ldd.students.protocol import Protocol
 
 TRAP = """

@@ -66,3 +66,15 @@ def test_plans_have_no_more_than_the_limit_of_the_shell(monkeypatch):
         resource, "getrlimit", lambda kind: (psutil.Process().memory_info().vms + 64 * MIB, -1)
     )
     assert devices.free_bytes(torch.device("cpu")) <= 65 * MIB
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps", "xpu"])
+def test_auto_is_one_rule_for_all_who_ask(monkeypatch, kind):
+    there = None if kind == "cpu" else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there)
+    assert devices.check_device("auto").type == devices.pick_device().type == kind
+
+
+def test_bytes_in_words():
+    words = {0: "0.0 KiB", 1536: "1.5 KiB", 2**20: "1.0 MiB", 5 * 2**29: "2.5 GiB", 2**40: "1,024.0 GiB"}
+    assert {count: devices.in_bytes(count) for count in words} == words

@@ -9,7 +9,7 @@ from small_world import protocol_content, protocol_file
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.networks import VGG11, AlexNet, ConvNet, ViT
-from ldd.networks.base import canonical
+from ldd.runtime.classes import canonical
 from ldd.students.protocol import shipped, warm_up
 
 
@@ -192,7 +192,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"by_images": {10: {"lr": 1}}}, "value of the wrong kind"),
         ({"by_images": {10: {"epochs": 2.5}}}, r"epochs \(2.5\) must be a whole number"),
         ({"labels": "teacher", "scores": "ddranking"}, "compare sets with their own labels"),
-        ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) are two ways of the same"),
+        ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) exclude each other"),
         ({"views": {"crop_scale": [0.5]}, "augmentations": []}, "value of the wrong kind"),
     ],
 )

@@ -18,7 +18,7 @@ from ldd.evaluation import Protocol
 from ldd.images import Labelled
 from ldd.networks import ViT
 from ldd.students.training import Lesson, Student
-from ldd.students.workers import count_workers, deal, run_students
+from ldd.students.workers import count_workers, run_students
 
 CPU = torch.device("cpu")
 SETS = {
@@ -42,14 +42,6 @@ def lesson(tmp_path, **factories):
     return Lesson(
         SPEC, Protocol.load(protocol_file(tmp_path)), factories or {"narrow": NARROW, "vit": tiny_vit}, 7
     )
-
-
-def test_deal():
-    jobs = list(range(7))
-    parts = [deal(jobs, rank, 3) for rank in range(3)]
-    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
-    assert deal(jobs, 0, 1) == jobs
-    assert deal([], 1, 2) == []
 
 
 def test_workers_give_the_same_bits(tmp_path):

@@ -30,17 +30,7 @@ SHARD_BYTES = 2**29
 def export_folder(
     distilled: DistilledSet, out: Path, overwrite: bool, facts: Sequence[Mapping[str, Any]] = ()
 ) -> Iterator[Path]:
-    """Yield a folder to fill, which takes the place of `out` once it is complete, with the class table in it.
-
-    Args:
-        distilled: the set.
-        out: see `Writer`.
-        overwrite: see `Writer`.
-        facts: of each class, which follow its own in the table.
-
-    Raises:
-        UserError: `out` must not be replaced or cannot be written.
-    """
+    """Yield a folder to fill, which then takes the place of `out`; `facts` of classes join its class table."""
     if holds_files(out):
         if not overwrite:
             raise UserError(

@@ -32,13 +32,7 @@ _UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
 
 
 def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
-    """Return the card of a repository (`user/name`): Markdown, with a header in YAML.
-
-    Args:
-        distilled: the set, whose manifest is the source of all that is said.
-        repo: name of the repository.
-        form: of the files beside the card, a key of `ENDINGS`.
-    """
+    """Return the card of a repository (`user/name`) whose files have a `form` of `ENDINGS`: Markdown, YAML header."""
     header = DatasetCardData(
         license="unknown" if set(distilled.manifest.licences.values()) == {"unknown"} else "other",
         task_categories=["image-classification"],
@@ -140,13 +134,7 @@ def _size(count: int) -> str:
 
 @dataclass(frozen=True)
 class Upload:
-    """An exported folder on its way to a hub.
-
-    Attributes:
-        folder: of the export, with the card.
-        repo: `user/name`.
-        private: hide a repository that is made for it from others.
-    """
+    """An exported folder with its card, on its way to a hub; `private` hides a repository that is made for it."""
 
     folder: Path
     repo: str
@@ -159,15 +147,9 @@ class Upload:
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
 
     def send(self) -> str:
-        """Make the repository if it is missing, and upload all files as one commit without shards of earlier uploads.
+        """Make the repository if it is missing, upload all files as one commit without older shards; return its URL.
 
         The address of the hub (`HF_ENDPOINT`) and the token (`HF_TOKEN`, `hf auth login`) are the library's own.
-
-        Returns:
-            URL of the commit.
-
-        Raises:
-            UserError: no token, no permission, or a hub that cannot be reached or refuses.
         """
         hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         try:
@@ -210,11 +192,7 @@ def check_repo(repo: str, form: str) -> None:
 
 
 def prepare(distilled: DistilledSet, folder: Path, repo: str, form: str, private: bool) -> Upload:
-    """Write the card beside the exported files, and return what can be uploaded.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Write the card beside the exported files, and return what can be uploaded."""
     with atomic_file(folder / CARD) as beside:
         beside.write_text(make_card(distilled, repo, form), encoding="utf-8")
     return Upload(folder, repo, private)

@@ -260,16 +260,7 @@ _SAVE_EVERY, _SAVE_SECONDS = 4096, 20  # results, or seconds: what a killed proc
 def complete(
     known: Sequence[T | None], work: Callable[[Sequence[int]], Sequence[T]], store: Store | None
 ) -> list[T]:
-    """Return the results that are known, and those that the ranks together find for the others.
-
-    Args:
-        known: results, None where one is missing.
-        work: takes the places of missing results, returns these in order, and adds them to the store.
-        store: where results are kept; its files are put together at the end.
-
-    Raises:
-        UserError: what `work` raised on any rank.
-    """
+    """Return the known results, and the others (None) as the ranks together find them by `work`."""
     # Of any rank: one that looks late finds what another has already added.
     missing = from_any_rank([place for place, result in enumerate(known) if result is None])
     computed: list[T] = []
@@ -282,16 +273,7 @@ def complete(
 
 
 def hash_items(source: Source, items: Sequence[Item], cache_dir: Path | None) -> list[str]:
-    """Return the SHA-256 of each image's file; one is read again only when its size or its time of change differs.
-
-    Args:
-        source: where the images come from.
-        items: which of them.
-        cache_dir: where known hashes are kept, by place, path, size and time of change; None reads every file.
-
-    Raises:
-        UnreadableImage: a file that cannot be read.
-    """
+    """Return the SHA-256 of each image's file; the cache knows files of the same size and time of change."""
     store = Store(cache_dir / "hashes", {"sha256": pa.string()}) if cache_dir is not None else None
     keys = [f"{source.place}\t{item.key}\t{source.revision(item)}" for item in items]
 
@@ -317,15 +299,7 @@ def stored(
     store: Store | None,
     columns: Callable[[Sequence[T]], Mapping[str, pa.Array]],
 ) -> list[T]:
-    """Return results, with a bar, which are written to the store as they come: a kill costs some seconds of work.
-
-    Args:
-        what: is being done.
-        keys: of the results.
-        results: one for each key, made as they are asked for.
-        store: where they are kept; None keeps none.
-        columns: turns results into columns of the store.
-    """
+    """Return results, with a bar, and write them to the store as they come: a kill costs some seconds of work."""
     found: list[T] = []
     saved, at = 0, time.monotonic()
 

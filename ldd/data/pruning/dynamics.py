@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ldd.data.pruning.base import CACHE_DIR, Order, Scope
 from ldd.data.pruning.trained import TrainedPruner
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
@@ -33,8 +33,7 @@ class EnsemblePruner(TrainedPruner):
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
         super().__init__(keep, order, scope, skip_easiest, training, cache_dir)
-        if networks < 1:
-            raise UserError(f"networks={networks}: at least 1 is needed")
+        check_at_least(1, "pruner", networks=networks)
         self.networks = networks
 
     @property

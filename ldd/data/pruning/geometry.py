@@ -71,10 +71,7 @@ class HerdingPruner(GreedyPruner):
 
 
 def herd(features: Tensor, target: Tensor, count: int) -> Tensor:
-    """Pick rows of `features` (n, F), (count,) int64: each brings the mean of all picks nearest to `target` (F,).
-
-    Ties go to the first row.
-    """
+    """Pick `count` rows of `features` (n, F), int64: each brings the mean of the picks nearest to `target` (F,)."""
     total, free = torch.zeros_like(target), torch.zeros(len(features), dtype=features.dtype)
     picks: list[int] = []
     for size in range(1, count + 1):

@@ -42,7 +42,7 @@ class LossPruner(RankedPruner):
         mean: per channel, for images in [0, 1]; null likewise (ImageNet's).
         std: per channel; null likewise (ImageNet's).
         batch_size: images per forward pass; auto is 256 on a GPU and 4 for each thread of a CPU.
-        device: auto is CUDA where there is one, else the CPU.
+        device: auto takes the accelerator where there is one, else the CPU.
         precision: of the network; auto is bfloat16 on a GPU or a CPU with instructions for it, else float32. Scores of
             the two are kept apart: they differ in the third digit or so.
         cache_dir: folder of the scores; null keeps none.
@@ -86,13 +86,8 @@ class LossPruner(RankedPruner):
         store = self._store()
 
         def work(rows: Sequence[int]) -> list[list[float]]:
-            scorer = Scorer(
-                find_device(self.device),
-                self.classifier.load(),
-                self.preprocessing,
-                self.batch_size,
-                self.precision,
-            )
+            network, device = self.classifier.load(), find_device(self.device)
+            scorer = Scorer(device, network, self.preprocessing, self.batch_size, self.precision)
             batches = scorer(source, [items[row] for row in rows], [targets[row] for row in rows])
             found = (pair for batch in batches for pair in batch.tolist())
             return stored("scoring images", [keys[row] for row in rows], found, store, _columns)

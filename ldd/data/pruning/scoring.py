@@ -32,13 +32,6 @@ class Scorer:
     On a CPU each of torch's threads takes whole batches, from the file to the loss, which uses all cores where one
     operation at a time on all threads does not. On a GPU all CPUs decode ahead of it. Cross-entropy is always computed
     in float64: in float32 the losses of easy images are ties.
-
-    Args:
-        device: where it runs.
-        network: in evaluation mode; it is moved to the device.
-        preprocessing: how it sees an image.
-        batch_size: images per forward pass.
-        precision: of the network.
     """
 
     def __init__(
@@ -79,7 +72,8 @@ class Scorer:
         images = self.preprocessing.normalise(pixels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._reduced):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        return losses_and_margins(logits.double(), torch.tensor(targets, device=self.device)).cpu()
+        there = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
+        return losses_and_margins(logits.to(there).double(), torch.tensor(targets, device=there)).cpu()
 
 
 def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:
@@ -103,14 +97,8 @@ def _without_batch_norm(network: nn.Module) -> nn.Module:
     """The network with its batch norms folded into the convolutions before them, where it can be traced."""
     try:
         return fuse(network)
-    except (
-        TraceError,
-        RuntimeError,
-        TypeError,
-        NotImplementedError,
-        KeyError,
-    ):  # control flow depends on data
-        return network
+    except (TraceError, RuntimeError, TypeError, NotImplementedError, KeyError):
+        return network  # whose control flow depends on data
 
 
 def _in_threads(work: Callable[[T], Tensor], pieces: Sequence[T], threads: int) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from ldd.data.pruning.base import (
 )
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec
 from ldd.runtime.seeding import generator
 
@@ -64,10 +64,7 @@ class TablePruner(RankedPruner):
 
 
 def _matched(table: ScoreTable, path: str, own: ScoreTable) -> ScoreTable:
-    """The rows of `table`, saved at `path`, that belong to the images of `own`, in their order.
-
-    `own` has hashes where `table` has them; its scores do not matter.
-    """
+    """Return the rows of `table`, saved at `path`, of the images of `own`, in their order."""
     places = pc.index_in(own.rows["path"], value_set=table.rows["path"].combine_chunks())
     saved = table.rows.take(places)
     there = pc.equal(saved["wnid"], own.rows["wnid"]).fill_null(False).to_numpy()
@@ -115,8 +112,7 @@ class StratifiedPruner(TablePruner):
         cache_dir: str | None = CACHE_DIR,
     ) -> None:
         super().__init__(scores, keep, cache_dir=cache_dir)
-        if strata < 1:
-            raise UserError(f"strata={strata}: at least 1 is needed")
+        check_at_least(1, "pruner", strata=strata)
         check_window("skip_hardest", skip_hardest, keep)
         self.strata = strata
         self.skip_hardest = skip_hardest

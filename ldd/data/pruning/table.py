@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 _FORMAT = "1"  # of the file
 
+# Of every table; a criterion other than the loss adds a column of its name.
 _COLUMNS = {
     "path": pa.string(),
     "sha256": pa.string(),
@@ -33,7 +34,7 @@ _COLUMNS = {
     "margin": pa.float64(),
     "rank": pa.int64(),
     "kept": pa.bool_(),
-}  # of every table; a criterion other than the loss adds a column of its name
+}
 _MAY_BE_NULL = ("sha256", "loss", "margin", "kept")  # no file was opened; no classifier; nothing selected yet
 _LISTED = 50  # classes in the printed table
 _NOTE = "of the training split, without the images that are set aside to choose settings by (selection split)"
@@ -126,12 +127,8 @@ class ScoreTable:
                 "with `latentdd prune` of this version"
             )
         try:
-            facts = ScoreFacts(
-                metadata["criterion"],
-                metadata["classifier"],
-                metadata["preprocessing"],
-                int(metadata["seed"]),
-            )
+            words = {name: metadata[name] for name in ("criterion", "classifier", "preprocessing")}
+            facts = ScoreFacts(**words, seed=int(metadata["seed"]))
             _check_rows(rows, facts.criterion)
         except (KeyError, ValueError) as error:
             reason = f"its metadata lack {error}" if isinstance(error, KeyError) else str(error)

@@ -54,15 +54,7 @@ class TrainedPruner(RankedPruner):
 
     @abstractmethod
     def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
-        """Return (M, len(columns)) float, NaN for images that this piece does not cover.
-
-        Args:
-            piece: from 0.
-            images: (M, 3, S, S) uint8, ordered by path within each class.
-            labels: (M,) int64.
-            spec: classes and normalisation.
-            seed: of everything random.
-        """
+        """Return (M, len(columns)) float of images (M, 3, S, S) uint8, NaN where this piece does not cover an image."""
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
         """Return the mean over the pieces, from the cache where they are known."""
@@ -85,15 +77,8 @@ class TrainedPruner(RankedPruner):
         values = np.empty((len(items), len(self.columns)))
         values[order] = np.nanmean(np.stack(complete(known, work, store)), axis=0)
         named = dict(zip(self.columns, values.T, strict=True))
-        return ScoreTable.build(
-            items,
-            hashes,
-            spec.classes,
-            facts,
-            values[:, 0],
-            loss=named.get("loss"),
-            margin=named.get("margin"),
-        )
+        both = {name: named.get(name) for name in ("loss", "margin")}
+        return ScoreTable.build(items, hashes, spec.classes, facts, values[:, 0], **both)
 
     def _measure_all(
         self,

@@ -1,4 +1,4 @@
-"""Sets that stand beside the distilled one: what the same students learn without distillation."""
+"""Baselines: sets that the same students learn without distillation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount, Storage
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.evaluation.results.rows import budget_name
 from ldd.images import Labelled
 from ldd.runtime.seeding import generator
@@ -32,11 +32,11 @@ class Setting:
         data: real images, set up.
         counts: K numbers of images per class of the distilled set: the budget.
         seed: of the evaluation.
-        bytes: size of the distilled set in the form in which students use it: the other budget.
+        bytes: size of the distilled set in the form that students use: the other budget.
         labeller: gave the distilled set its soft labels, or None.
-        prior: the distilled set was made through it, and plain samples can be drawn of it; or None.
+        prior: the distilled set was made through it, and plain samples can be drawn from it; or None.
         device: where a baseline runs the networks that it needs.
-        found: results that baselines keep for each other, so that nothing is worked out twice.
+        found: results that baselines share, so that nothing is worked out twice.
     """
 
     data: "EvaluationData"
@@ -77,11 +77,11 @@ class Baseline(ABC):
     """A set of images to train students on. Subclasses are final.
 
     Attributes:
-        name: what results call the set.
+        name: of the set in results.
         repeats: students per network; None takes the evaluation's number.
         full_data: train for the protocol's `full_data_epochs` instead of its `epochs`.
-        equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch; two
-            epochs at least.
+        equal_steps: train for as many steps of the optimiser as the distilled set's students, to the nearest epoch, but
+            for two epochs at least.
         augmented: False trains on the images as they are.
         by_bytes: has as many images as the bytes of the distilled set and its own labels pay for.
     """
@@ -102,7 +102,7 @@ class Baseline(ABC):
         """
 
     def size(self, repeat: int, setting: Setting) -> Size:
-        """Return how much `set_for` gives. To be overridden where that is known before the set is made.
+        """Return how much `set_for` gives; override it where this is known before the set is made.
 
         Raises:
             UserError: now what `set_for` would raise later.
@@ -110,17 +110,13 @@ class Baseline(ABC):
         return setting.made(self, repeat).size
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """Return what one of its sets takes. To be overridden where labels are stored otherwise than `given` has."""
-        return Storage.of(
-            setting.data.spec.num_classes,
-            given.images.shape[-1],
-            images=given.images,
-            labels=[given.labels],
-        )
+        """Return what one of its sets takes; override it where labels are stored in another form than in `given`."""
+        size = given.images.shape[-1]
+        return Storage.of(setting.data.spec.num_classes, size, images=given.images, labels=[given.labels])
 
 
 class Drawn(Baseline):
-    """Images that are picked or made by number: any number of each class, anew for each repeat."""
+    """Images that are picked or made, any number of each class, anew for each repeat."""
 
     @abstractmethod
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
@@ -140,7 +136,7 @@ class Drawn(Baseline):
         return setting.data.train_images.counts
 
     def counts(self, setting: Setting) -> Sequence[int]:
-        """Return K numbers of images per class: those of the distilled set."""
+        """Return K numbers of images per class, by default the distilled set's."""
         return setting.counts
 
     def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
@@ -168,7 +164,7 @@ class RandomReal(Drawn):
     """As many real images per class as the distilled set has, from the whole training split; a new draw per repeat.
 
     Args:
-        images_per_class: another number; its images are the first of those that a larger one draws.
+        images_per_class: another number; its images are the first of those that a larger number draws.
 
     Raises:
         UserError: fewer than one.
@@ -177,9 +173,8 @@ class RandomReal(Drawn):
     name: str = "random_real"
 
     def __init__(self, images_per_class: int | None = None) -> None:
+        check_at_least(1, "random_real", images_per_class=images_per_class)
         if images_per_class is not None:
-            if images_per_class < 1:
-                raise UserError(f"images_per_class of random_real ({images_per_class}) must be at least 1")
             self.name = budget_name(self.name, images_per_class)
         self.images_per_class = images_per_class
 
@@ -230,13 +225,10 @@ class EqualBytes(Baseline):
                 f"baselines: {self.name} has {setting.bytes} bytes, which is less than one real image; leave it out"
             )
         each, more = divmod(n, spec.num_classes)
-        order = torch.randperm(
-            spec.num_classes, generator=generator(setting.seed, self.name, repeat)
-        ).tolist()
-        counts = [each] * spec.num_classes
-        for label in order[:more]:
-            counts[label] += 1
-        return [int(min(count, there)) for count, there in zip(counts, self.of.most(setting), strict=True)]
+        draws = generator(setting.seed, self.name, repeat)
+        lucky = set(torch.randperm(spec.num_classes, generator=draws)[:more].tolist())
+        most = enumerate(self.of.most(setting))
+        return [int(min(each + (label in lucky), there)) for label, there in most]
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count the images; none is picked."""
@@ -260,14 +252,14 @@ class EqualBytes(Baseline):
         return labelled_storage(given, setting, setting.need_labeller(self.name) if self.soft else None)
 
     def _bytes_per_label(self, setting: Setting) -> int:
-        return _HARD_LABEL + (setting.need_labeller(self.name).bytes_per_label if self.soft else 0)
+        return _HARD_LABEL + (setting.need_labeller(self.name).amount_per_label.bytes if self.soft else 0)
 
 
 def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller | None") -> Storage:
     """Return what images with hard labels take, and one soft label of `labeller` for each, as it is stored."""
     spec, n = setting.data.spec, len(given.images)
-    floats, bytes_each = (labeller.floats_per_label, labeller.bytes_per_label) if labeller else (0, 0)
-    labels = Amount(n * floats, n * (_HARD_LABEL + bytes_each))
+    each = labeller.amount_per_label if labeller else Amount(0, 0)
+    labels = Amount(n * each.floats, n * (_HARD_LABEL + each.bytes))
     images = Amount.of([given.images], pixels=True)
     return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
 
@@ -287,8 +279,7 @@ class FullReal(Baseline):
     full_data = True
 
     def __init__(self, repeats: int = 1) -> None:
-        if repeats < 1:
-            raise UserError(f"repeats of full_real ({repeats}) must be at least 1")
+        check_at_least(1, "full_real", repeats=repeats)
         self.repeats = repeats
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:

@@ -1,4 +1,4 @@
-"""Baselines that are not drawn at random: real images near centroids, easy ones, and plain samples of the prior."""
+"""Baselines that are chosen: real images near centroids, easy real images, and plain samples of the prior."""
 
 from collections.abc import Sequence
 from math import inf
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Drawn, Setting
-from ldd.evaluation.features import losses, pixels, trained_network
-from ldd.images import Labelled, to_bytes
+from ldd.evaluation.features import pixels, trained_network
+from ldd.images import Labelled
+from ldd.networks.scoring import in_batches
 from ldd.runtime.ranks import from_first_rank
 from ldd.runtime.seeding import derive_seed, generator
 from ldd.students.training import one_thread
@@ -18,16 +20,14 @@ from ldd.students.training import one_thread
 if TYPE_CHECKING:
     from ldd.priors import Prior
 
-_CHUNK = 50  # images that a prior draws at once
-
 
 @final
 class NearestReal(Drawn):
     """The real images nearest to the centroids of k-means within each class, as many centroids as images.
 
-    Distances are Euclidean between pixels, averaged over squares above 32 px. With one image per class that is the
-    image nearest to the class mean; with more, k-means starts anew for each repeat. An image is taken once: by the
-    nearest centroid first, and where it is gone the next nearest image takes its place.
+    Distances are Euclidean between pixels, averaged over squares above 32 px. With one image per class this is the
+    image nearest to the class mean; with more, k-means starts anew for each repeat. Each image is taken once, by the
+    centroid that is nearest to it; another centroid takes the next nearest image.
     """
 
     name: str = "nearest_real"
@@ -71,8 +71,8 @@ def nearest_to_centroids(points: Tensor, count: int, seed: int) -> Tensor:
 class EasyReal(Drawn):
     """The real images of least loss within each class: an easy-first core-set.
 
-    The loss is that of the network of `trained_network`, trained on the whole training split once for an evaluation;
-    all repeats get the same images.
+    The loss is taken under `ldd.evaluation.features.trained_network`, which learns the whole training split once for
+    an evaluation; all repeats get the same images.
     """
 
     name: str = "easy_real"
@@ -95,7 +95,8 @@ def real_losses(setting: Setting) -> Tensor:
     """Return the cross-entropy (M,) of each training image under a network that has learned all of them."""
     real, seed = setting.data.train_images, derive_seed(setting.seed, "easy real")
     network = trained_network(real, setting.data.spec, seed, setting.device)
-    return losses(network, setting.data.spec, real.images, real.labels)
+    logits = in_batches(network, setting.data.spec, real.images, setting.device)
+    return F.cross_entropy(logits, real.labels, reduction="none")
 
 
 @final
@@ -117,47 +118,49 @@ class PriorSamples(Drawn):
         """Return no bound."""
         return [inf] * len(setting.counts)
 
-    @torch.no_grad()
     def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
         """Refuse a prior that cannot be sampled for the data's classes: it is asked once for one step of one image."""
         if (self, "checked") in setting.found:
             return
         prior = _prior(self.name, setting)
-        row = prior.rows(setting.data.spec.classes)[:1]
         start = torch.zeros(1, *prior.latent_shape)
-        self._latents(prior, row, generator(0), start=start, strength=1 / max(1, self.num_steps))
+        self._drawn(setting, 0, 1, generator(0), start=start, strength=1 / max(1, self.num_steps))
         setting.found[self, "checked"] = True
 
-    @torch.no_grad()
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
         """Sample the prior; the noise of a class follows from (seed, key, label).
 
         Raises:
-            UserError: there is no prior, it does not know the classes or their size, or cannot be sampled.
+            UserError: there is no prior, it does not know the classes or their size, cannot be sampled, or draws NaN.
         """
-        prior = _prior(self.name, setting)
-        rows = prior.rows(setting.data.spec.classes)
-        images = []
-        for label, count in enumerate(counts):
-            draws = generator(setting.seed, *key, label)
-            for part in torch.arange(count).split(_CHUNK):
-                latents = self._latents(prior, rows[label].expand(len(part)), draws)
-                images.append(to_bytes(prior.decode(latents)).cpu())
+        images = [
+            self._drawn(setting, label, count, generator(setting.seed, *key, label))
+            for label, count in enumerate(counts)
+            if count
+        ]
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         return Labelled(from_first_rank(torch.cat(images)), labels)
 
-    def _latents(self, prior: "Prior", rows: Tensor, draws: torch.Generator, **rest: Any) -> Tensor:  # noqa: ANN401 - of `Prior.sample`
+    @torch.no_grad()
+    def _drawn(
+        self,
+        setting: Setting,
+        label: int,
+        count: int,
+        draws: torch.Generator,
+        **rest: Any,  # noqa: ANN401
+    ) -> Tensor:
+        from ldd.priors.sampling import decoded, sample_class  # here: worker processes import this file
+
+        prior = _prior(self.name, setting)
         device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-        scale = self.guidance_scale
-        return prior.sample(rows.to(device), draws, num_steps=self.num_steps, guidance_scale=scale, **rest)
+        row = prior.rows(setting.data.spec.classes)[label : label + 1].to(device)
+        how = {"num_steps": self.num_steps, "guidance_scale": self.guidance_scale, **rest}
+        return decoded(prior, sample_class(prior, row, count, draws, **how))
 
 
 def _prior(name: str, setting: Setting) -> "Prior":
-    """The set's prior, where its samples are images of the data's classes at their size.
-
-    Raises:
-        UserError: there is none, or they are not.
-    """
+    """The set's prior, where its samples are images of the data's classes at their size."""
     prior, size = setting.prior, setting.data.spec.image_size
     if prior is None:
         raise UserError(

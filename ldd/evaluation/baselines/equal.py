@@ -14,7 +14,7 @@ from ldd.students.protocol import Protocol
 def equal_baselines(
     distilled: DistilledSet, setting: Setting, protocol: Protocol
 ) -> tuple[tuple[Baseline, ...], dict[str, str]]:
-    """Return all baselines that can be had, and by name why the others cannot.
+    """Return all baselines that can be had, and the reasons why the others cannot, by name.
 
     They follow from the data, the set, its labels and its prior, so that all ranks and a resumed run have the same.
 
@@ -40,19 +40,14 @@ def equal_baselines(
     return tuple(chosen), left_out
 
 
-def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tuple[Baseline, ...]:
+def candidates(distilled: DistilledSet, *, own: bool, soft: bool) -> tuple[Baseline, ...]:
     """Return every kind of image at the set's number of images, its bytes and its training steps, and the full data.
 
-    A set of images with hard labels has as many bytes and steps as equally many real images, which then stand for all
-    three.
-
-    Args:
-        distilled: the set.
-        own: students learn from the labels of their sets. Where a teacher labels every crop, the bytes of labels grow
-            with the images, so that equally many images again have equally many bytes.
-        soft: include baselines with soft labels.
+    A set of images with hard labels takes as many bytes and steps as equally many real images do; then one baseline
+    stands for all three. Where a teacher labels every crop, students do not learn from labels of their `own` set, and
+    the bytes of labels grow with the images, so that equally many images have equally many bytes.
     """
-    kinds: list[Drawn] = [RandomReal(), NearestReal(), EasyReal(), PriorSamples()]
+    kinds = [kind() for kind in DRAWN.values()]
     chosen: list[Baseline] = list(kinds)
     if own and soft:
         chosen += [SoftLabels(kind) for kind in kinds]
@@ -65,33 +60,22 @@ def candidates(distilled: DistilledSet, *, own: bool = True, soft: bool) -> tupl
     return (*chosen, full, EqualSteps(full))
 
 
-DRAWN: dict[str, Callable[[], Drawn]] = {
-    RandomReal.name: RandomReal,
-    NearestReal.name: NearestReal,
-    EasyReal.name: EasyReal,
-    PriorSamples.name: PriorSamples,
-}
+_KINDS: tuple[Callable[[], Drawn], ...] = (RandomReal, NearestReal, EasyReal, PriorSamples)
+DRAWN = {kind().name: kind for kind in _KINDS}
 """Kinds of images, by name."""
 
 ENDINGS = ("_bytes", "_soft", "_steps")
 """Endings of names, in this order: as many bytes as the set, soft labels, as many training steps."""
 
 NONE = ("", "none", "[]")
-"""How a command line says that there are no baselines."""
+"""Ways to write on a command line that there are no baselines."""
 
 EQUAL = "equal"
 """Stands for every baseline at equal images, bytes and steps that fits the set."""
 
 
 def chosen_baselines(given: Sequence[Baseline] | str | None) -> tuple[Baseline, ...] | None:
-    """Return the baselines of a setting; None for all that can be had.
-
-    Args:
-        given: baselines, names as `baselines_by_name` takes them, or null, which is `equal`.
-
-    Raises:
-        UserError: an unknown name, or `equal` beside others.
-    """
+    """Return the baselines that a setting gives, or names for `baselines_by_name`; None for all that can be had."""
     if given is None or given == EQUAL:
         return None
     if not isinstance(given, str):
@@ -108,9 +92,6 @@ def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Basel
         names: of images (`random_real`, `nearest_real`, `easy_real`, `prior_samples`) with endings (`_bytes`, `_soft`,
             `_steps`), `full_real` with `_steps` or not, `equal` for all that fit the set, or dotted names of classes.
         equal: those that `equal` stands for (`ldd.evaluation.equal_baselines`).
-
-    Raises:
-        UserError: a name that is none of these.
     """
     chosen: dict[str, Baseline] = {}
     if names.strip() in NONE:

@@ -21,7 +21,7 @@ class FixedSet(Baseline):
     """Images that exist already.
 
     Args:
-        name: what results call them.
+        name: of the set in results.
         images: (N, 3, H, W) uint8.
         labels: (N,) int64, or (N, K) probabilities.
     """
@@ -40,7 +40,7 @@ class StoredSet(Baseline):
     """An artefact: the distilled set itself, or the codes before their first step.
 
     Args:
-        name: what results call it.
+        name: of the set in results.
         distilled: the set.
         soft: train on its soft labels, where it has them; else on its hard ones.
         samples: draws of its codes, as a tensor (P, N, 3, H, W) uint8 or made later; or None.
@@ -63,7 +63,7 @@ class StoredSet(Baseline):
 
     @cached_property
     def training(self) -> TrainingSet:
-        """What its students learn from."""
+        """The set that its students learn."""
         images, probabilities = self._distilled.images, self._distilled.soft_labels
         labels = self._distilled.labels if probabilities is None else probabilities.float()
         training = TrainingSet(images, labels, None if self._draws is None else self._draws.images)
@@ -80,7 +80,7 @@ class StoredSet(Baseline):
         return Size(len(self._distilled.images), draws, soft, crops=self._crops is not None)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
-        """Return what the set itself tells; stored labels of crops are charged with the hard ones."""
+        """Return the set's own figures; stored labels of crops are charged as well as the hard ones."""
         own = self._distilled.storage
         if self._crops is None:
             return own

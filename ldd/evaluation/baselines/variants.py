@@ -1,4 +1,4 @@
-"""Sets made of other sets: with soft labels, trained for equally many steps, or without augmentation."""
+"""Baselines made of other baselines: with soft labels, trained for equally many steps, or without augmentation."""
 
 from typing import final
 
@@ -10,7 +10,7 @@ from ldd.students.training_set import Size, TrainingSet
 
 @final
 class SoftLabels(Baseline):
-    """Another baseline's images with one soft label each, from what labelled the distilled set.
+    """Another baseline's images with one soft label each, from the labeller of the distilled set.
 
     Args:
         of: the other.
@@ -42,7 +42,7 @@ class SoftLabels(Baseline):
 
 
 class _Trained(Baseline):
-    """Another baseline's set, whose students are trained otherwise."""
+    """Another baseline's set, whose students are trained in another way."""
 
     def __init__(self, of: Baseline, ending: str) -> None:
         self.of = of
@@ -64,10 +64,10 @@ class _Trained(Baseline):
 
 @final
 class EqualSteps(_Trained):
-    """Another baseline, whose students take as many steps of the optimiser as those of the distilled set.
+    """Another baseline, whose students take as many steps of the optimiser as the distilled set's.
 
     Args:
-        of: the other, with more images than the distilled set or all.
+        of: the other, usually with more images than the distilled set.
     """
 
     equal_steps = True

@@ -1,4 +1,4 @@
-"""Which classes students that learned from a set tell apart."""
+"""Confusion matrices: which classes the students of a set tell apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,12 @@ from ldd.networks.scoring import in_batches
 from ldd.students.training import Lesson, Student
 from ldd.students.training_set import TrainingSet
 
+_WORST = 5  # confusions listed
+
 
 @dataclass(frozen=True)
 class Confusion:
-    """Test images of each class by what students took them for, added up over the students of one network.
-
-    Attributes:
-        network: its name.
-        counts: (K, K) int64, classes down, answers across.
-        students: how many.
-    """
+    """Test images (K, K) by class (down) and by the class that students of one network took them for (across)."""
 
     network: str
     counts: Tensor
@@ -39,11 +35,11 @@ class Confusion:
         rows = zip(self.counts.diag().tolist(), self.counts.sum(1).tolist(), strict=True)
         return [right / total if total else None for right, total in rows]
 
-    def worst(self, classes: Sequence[ClassInfo], count: int = 5) -> list[dict[str, Any]]:
-        """The most frequent confusions as shares of their class."""
+    def worst(self, classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
+        """Return the five most frequent confusions as shares of their class."""
         shares = self.counts.double() / self.counts.sum(1, keepdim=True).clamp(min=1)
         shares.fill_diagonal_(0)
-        order = shares.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        order = shares.flatten().argsort(descending=True, stable=True)[:_WORST].tolist()
         found = [(divmod(place, len(classes)), float(shares.flatten()[place])) for place in order]
         return [
             {"class": classes[true].name, "taken_for": classes[answer].name, "share": share}
@@ -52,7 +48,7 @@ class Confusion:
         ]
 
     def summary(self, classes: Sequence[ClassInfo]) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "accuracy": self.accuracy,
             "students": self.students,
@@ -63,7 +59,7 @@ class Confusion:
 
 
 def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tensor:
-    """(K, K) counts of a network in evaluation mode on images (M, 3, H, W) uint8 with labels (M,), on its device."""
+    """Return counts (K, K) of a network on images (M, 3, H, W) uint8 with labels (M,), on its device."""
     logits = in_batches(network.eval(), spec, test.images, test.images.device)
     size = spec.num_classes  # of one class too, which torchmetrics refuses
     cells = test.labels.cpu() * size + logits.argmax(1).cpu()
@@ -73,14 +69,7 @@ def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tens
 def confusions(
     lesson: Lesson, training: TrainingSet, test: Labelled, students: Sequence[Student]
 ) -> list[Confusion]:
-    """Train students on one set and test them, network by network.
-
-    Args:
-        lesson: how.
-        training: what they learn from, on the device to train on.
-        test: the test split, on the same device.
-        students: of any networks of the lesson; those of one network are added up.
-    """
+    """Train students on one set and test them; those of one network are added up. All tensors are on one device."""
     counted: dict[str, list[Tensor]] = {}
     measure = partial(confusion_matrix, spec=lesson.spec, test=test)
     for student in students:

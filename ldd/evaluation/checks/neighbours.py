@@ -1,4 +1,4 @@
-"""Whether images are copies: the nearest real image of each, and how near that is for real images themselves."""
+"""Search for copies: how near each image is to a real one, compared with the distances between real images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,8 @@ class Neighbours:
         rows: (N,) int64, its place among the real images.
         distances: (N,) Euclidean.
         usual: median distance from a real image to the nearest other one of its class.
-        keys: its name among the real images.
-        same_class: (N,) whether it is of the image's class.
+        keys: names of these real images.
+        same_class: (N,) whether they are of the image's class.
     """
 
     rows: Tensor
@@ -39,7 +39,7 @@ class Neighbours:
         return self.distances / self.usual if self.usual > 0 else torch.zeros_like(self.distances)
 
     def summary(self, copy_ratio: float = COPY_RATIO) -> dict[str, Any]:
-        """Plain values: each image's neighbour, and how many are copies."""
+        """Return plain values: each image's neighbour, and how many are copies."""
         return {
             "usual_distance": self.usual,
             "median_ratio": float(self.ratios.median()),
@@ -56,14 +56,7 @@ class Neighbours:
 
 
 def nearest_real(points: Tensor, labels: Tensor, real_points: Tensor, real: RealImages) -> Neighbours:
-    """Among all real images, of any class.
-
-    Args:
-        points: (N, F) of the images.
-        labels: (N,) of the images.
-        real_points: (M, F) of the real images, in their order.
-        real: those images.
-    """
+    """Find the nearest of all real images, of any class, by points (N, F) of a set and (M, F) of real images."""
     distances, rows = nearest(points, real_points)
     own = [nearest(part, part, skip_self=True)[0] for part in real_points.split(real.counts) if len(part) > 1]
     usual = float(torch.cat(own).median()) if own else 0.0
@@ -72,12 +65,9 @@ def nearest_real(points: Tensor, labels: Tensor, real_points: Tensor, real: Real
 
 
 def nearest(points: Tensor, others: Tensor, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Distance (n,) from each of `points` (n, F) to the nearest of `others` (m, F), and its row; ties: the first.
+    """Return the distance (n,) from each of `points` (n, F) to the nearest of `others` (m, F), and its row.
 
-    Args:
-        points: wherever they are.
-        others: likewise.
-        skip_self: `others` are `points`, and none is its own neighbour.
+    Of equals the first is taken. With `skip_self` the `others` are `points`, and none is its own neighbour.
     """
     best = torch.full((len(points),), torch.inf)
     rows = torch.zeros(len(points), dtype=torch.int64)
@@ -97,5 +87,5 @@ def nearest(points: Tensor, others: Tensor, *, skip_self: bool = False) -> tuple
 
 
 def by_pixels(images: Tensor, labels: Tensor, real: RealImages) -> Neighbours:
-    """By pixels in [0, 1], averaged over squares above 32 px."""
+    """Find the nearest real images by pixels in [0, 1], averaged over squares above 32 px."""
     return nearest_real(pixels(images), labels, pixels(real.images), real)

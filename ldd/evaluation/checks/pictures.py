@@ -1,4 +1,4 @@
-"""Pictures of the checks: images beside their nearest real ones, and confusion matrices."""
+"""Pictures of the checks: images with their nearest real ones, and confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,16 +21,10 @@ _CELL, _TEXT, _MARGIN, _HEADER, _ACROSS = 64, 90, 4, 18, 5
 def draw_neighbours(
     images: Tensor, real_images: Tensor, measures: Mapping[str, Neighbours], copy_ratio: float
 ) -> Image.Image:
-    """Each image, beside it its nearest real one by each measure, with the ratio to the usual distance.
+    """Draw each image, its nearest real one by each measure, and the ratios to the usual distances.
 
-    Those nearest to a real image come first, by the first measure; copies are written in red. Of more than 100 images
-    the first 100 of that order are shown.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        real_images: (M, 3, H, W) uint8, which the measures' rows point into.
-        measures: name -> neighbours.
-        copy_ratio: below it a ratio is that of a copy.
+    The images nearest to a real one come first, by the first measure, and at most 100 are shown. Ratios below
+    `copy_ratio` are red.
     """
     order = next(iter(measures.values())).ratios.argsort(stable=True)[:MAX_IMAGES].tolist()
     width = (1 + len(measures)) * (_CELL + _MARGIN) + _TEXT
@@ -56,7 +50,7 @@ def draw_neighbours(
 
 
 def draw_confusions(found: Sequence[Confusion], classes: Sequence[ClassInfo]) -> Figure:
-    """A matrix for each network, shares of each class in %."""
+    """Draw a matrix for each network, with shares of each class in %."""
     with matplotlib.rc_context({"font.size": 8}):
         side = max(3.0, 0.32 * len(classes) + 1.2)
         figure = Figure(figsize=(side * len(found), side), layout="constrained")

@@ -1,7 +1,6 @@
 """How much of the real images a set covers, how different its images are, and how far its features lie from theirs."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,11 @@ class Spread:
 
     Attributes:
         coverage: share of real images with an image of the set within the distance to their 5th real neighbour
-            (Naeem et al., arXiv 2002.09797, equation 4); at most N 5-neighbourhoods can be covered by few images, so
-            compare sets of one size.
+            (Naeem et al., arXiv 2002.09797, equation 4). Few images cover few neighbourhoods, so compare sets of one
+            size.
         density: mean over images of the number of such real neighbourhoods that hold it, divided by 5 (equation 3).
         diversity: mean distance between images of one class, over classes of two or more; None where there is none.
-        real_diversity: the same of the real images.
+        real_diversity: the same for the real images.
     """
 
     coverage: float
@@ -31,20 +30,9 @@ class Spread:
     diversity: float | None
     real_diversity: float | None
 
-    def summary(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def spread_of(points: Tensor, labels: Tensor, real_points: Tensor, real_labels: Tensor) -> Spread:
-    """Within each class, then averaged over its images (density: over the set's; coverage: over the real ones).
-
-    Args:
-        points: (N, F) features of the set.
-        labels: (N,).
-        real_points: (M, F) features of real images.
-        real_labels: (M,).
-    """
+    """Measure points (N, F) and real points (M, F) class by class, then average over the images."""
     covered, inside = [], []
     for label in real_labels.unique().tolist():
         own, theirs = points[labels == label], real_points[real_labels == label]
@@ -83,7 +71,7 @@ def _diversity(points: Tensor, labels: Tensor) -> float | None:
 
 
 class _Identity(nn.Module):
-    """Features that are there already, in the place of a network."""
+    """Hands on features in the place of a network."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -94,10 +82,10 @@ class _Identity(nn.Module):
 
 
 def frechet_distance(points: Tensor, real_points: Tensor) -> float | None:
-    """Frechet distance of Gaussians fitted to features (N, F) and (M, F), by torchmetrics, in float64.
+    """Return the Frechet distance of Gaussians fitted to features (N, F) and (M, F), by torchmetrics, in float64.
 
-    FID with the network that gave the features in the place of Inception: compare it only between sets of one size
-    and one network. None for fewer than two images, which have no covariance.
+    This is FID with another network in the place of Inception: compare it only between sets of one size and one
+    network. It is None for fewer than two images, which have no covariance.
     """
     if min(len(points), len(real_points)) < 2:
         return None

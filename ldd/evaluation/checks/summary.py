@@ -1,7 +1,7 @@
 """All checks of the images of one set, and the files and the table that show them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,7 @@ from ldd.students.training_set import TrainingSet
 
 @dataclass(frozen=True)
 class Checks:
-    """What the checks of a set have found.
-
-    Attributes:
-        facts: what `checks.json` holds, apart from the confusions.
-        neighbours: picture of each image beside its nearest real ones.
-        classes: the K classes.
-        confused: what students took the test images for, network by network; may be empty.
-        protocol: id and hash of the protocol of these students.
-    """
+    """What the checks of a set have found: the `facts` of `checks.json`, pictures, and confusions of students."""
 
     facts: Mapping[str, Any]
     neighbours: Image
@@ -53,11 +45,7 @@ class Checks:
         return found
 
     def write(self, folder: Path) -> None:
-        """Write `checks.json`, `neighbours.png` and, where there are any confusions, `confusion.png`.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Write `checks.json`, `neighbours.png` and, where there are any confusions, `confusion.png`."""
         if self.confused:
             with atomic_file(folder / CONFUSION_NAME) as beside:
                 draw_confusions(self.confused, self.classes).savefig(beside, format="png", dpi=110)
@@ -66,7 +54,7 @@ class Checks:
         write_json(folder / JSON_NAME, self.summary())
 
     def __rich__(self) -> Table:
-        """What matters most, for a terminal."""
+        """Return a table of what matters most."""
         table = Table(title="Checks of the images", show_header=True)
         for name in ("check", *self.facts["images"]):
             table.add_column(name, justify="left" if name == "check" else "right")
@@ -89,15 +77,7 @@ class Checks:
 def check_images(
     distilled: DistilledSet, data: EvaluationData, features: FeatureNetwork, copy_ratio: float, seed: int
 ) -> Checks:
-    """Look for copies, and measure coverage and features of a set and of equally many random real images.
-
-    Args:
-        distilled: the set.
-        data: real images, set up.
-        features: of images.
-        copy_ratio: an image is a copy below this share of the usual distance from a real image to the next.
-        seed: of the random real images.
-    """
+    """Look for copies, and measure coverage and features of a set and of equally many random real images."""
     real = data.train_images
     real_points, own_points = features(real.images), features(distilled.images)
     random = RandomReal().set_for(0, Setting(data, distilled.counts, seed))
@@ -113,7 +93,7 @@ def check_images(
         "features": features.name,
         "images": {
             name: {
-                **spread_of(own, labels, real_points, real.labels).summary(),
+                **asdict(spread_of(own, labels, real_points, real.labels)),
                 "frechet_distance": frechet_distance(own, real_points),
             }
             for name, (own, labels) in points.items()
@@ -135,16 +115,7 @@ def confusions_of(
     repeats: int,
     device: torch.device,
 ) -> list[Confusion]:
-    """Train students of each network on a set, and count what they take the test images for.
-
-    Args:
-        lesson: how.
-        training: what they learn from.
-        data: real images, set up.
-        counts: K numbers of images per class of the set, on which its epochs depend.
-        repeats: students of each network.
-        device: where they are trained.
-    """
+    """Train students of each network on a set with `counts` of each class, and count their confusions."""
     epochs, batch_size = lesson.protocol.budget(counts)
     split = lesson.protocol.test_part(Labelled(data.test_images.images, data.test_images.labels))
     test = Labelled(split.images.to(device), split.labels.to(device))

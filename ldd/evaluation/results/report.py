@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ldd.data.fingerprints import differences
-from ldd.disk.files import atomic_file, read_json, write_json
+from ldd.disk.files import read_json, write_csv, write_json
 from ldd.disk.text import read_text
 from ldd.errors import UserError
 from ldd.evaluation.results import tables
@@ -39,11 +39,7 @@ DATA = "data_fingerprints"
 LEFT_OUT = "left_out"
 """Baselines that could not be had, with the reasons."""
 
-_BY_SET = (
-    "images_per_set",
-    COST,
-    LEFT_OUT,
-)  # facts that say something of each set: those of earlier sets stay
+_BY_SET = ("images_per_set", COST, LEFT_OUT)  # facts of each set: those of earlier sets stay
 _OF_ROWS = {  # what `summary` works out anew
     *("protocol", "step", "std", "unseen", "accuracy", MEAN_UNSEEN, f"gain_over_{REFERENCE}", "selection"),
     *("ddranking", "recovery", "history", "protocols"),
@@ -80,11 +76,7 @@ class Report(Scores):
         return Report(self.rows + moved, {**others.protocols, **self.protocols}, facts)
 
     def check_protocol(self, name: str, contents: str) -> None:
-        """Raise if rows of the protocol `name` come from other contents.
-
-        Args:
-            name: id of a protocol.
-            contents: its hash.
+        """Raise if rows of the protocol `name` come from other contents than those with the hash `contents`.
 
         Raises:
             UserError: two protocols would be mixed under one id.
@@ -96,18 +88,16 @@ class Report(Scores):
             )
 
     def check_images(self, test_split: str, fingerprints: Mapping[str, str]) -> None:
-        """Raise if rows come from other real images.
+        """Raise if rows come from other real images, by the contents of all splits.
 
-        Args:
-            test_split: fingerprint by names and sizes; it counts for results from before contents were known.
-            fingerprints: by contents, of all splits.
+        Results that are older than fingerprints of contents are compared by `test_split`, over names and sizes.
 
         Raises:
             UserError: accuracies on different images would be mixed in one table; with both fingerprints.
         """
         splits = {
             name: value for name, value in fingerprints.items() if name != "core_set"
-        }  # a pruner's choice
+        }  # which is pruned
         for protocol, facts in self.facts_by_protocol().items():
             changed = differences(facts.get(DATA), splits)
             before = facts.get("test_split_fingerprint", test_split)
@@ -120,11 +110,7 @@ class Report(Scores):
                 )
 
     def check_set(self, step: int, identity: str) -> None:
-        """Raise if rows of this step come from another distilled set.
-
-        Args:
-            step: of the set that is to be evaluated.
-            identity: its hash.
+        """Raise if rows of this step come from a distilled set with another `identity`.
 
         Raises:
             UserError: rows of other images or labels would be replaced.
@@ -142,11 +128,8 @@ class Report(Scores):
         Raises:
             UserError: the folder cannot be written.
         """
-        with atomic_file(Path(folder) / CSV_NAME) as beside, beside.open("w", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            columns = COLUMNS + LOOKS * any(row.selected is not None for row in self.rows)
-            lines.writerow(columns)
-            lines.writerows(row.to_text(columns) for row in self.rows)
+        columns = COLUMNS + LOOKS * any(row.selected is not None for row in self.rows)
+        write_csv(Path(folder) / CSV_NAME, [columns, *(row.to_text(columns) for row in self.rows)])
         write_json(Path(folder) / JSON_NAME, self.summary())
 
     def summary(self) -> dict[str, Any]:
@@ -241,13 +224,13 @@ def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joined(earlier: Facts, later: Facts) -> dict[str, Any]:
-    """Facts of two evaluations by one protocol: the later one's, and of each set what either says."""
+    """Return the facts of two evaluations by one protocol: the later one's, and of each set what either says."""
     each = {name: {**earlier.get(name, {}), **later.get(name, {})} for name in _BY_SET}
     return {**later, **{name: merged for name, merged in each.items() if merged}}
 
 
 def _assembled(evaluations: Mapping[str, Facts], latest: str, *reports: Facts) -> dict[str, Any]:
-    """Facts of a report: those of its latest protocol at the top, and what `reports` say of all evaluations."""
+    """Return the facts of a report: its latest protocol's at the top, and what `reports` say of all evaluations."""
     found = {**evaluations.get(latest, {})}
     if sets := {step: one for facts in reports for step, one in facts.get(SETS, {}).items()}:
         found[SETS] = sets
@@ -257,7 +240,7 @@ def _assembled(evaluations: Mapping[str, Facts], latest: str, *reports: Facts) -
 
 
 def _read_facts(summary: Facts, latest: str) -> dict[str, Any]:
-    """Facts in an `evaluation.json`; one from before they were kept by protocol has those of its latest evaluation."""
+    """Return the facts of an `evaluation.json`; an old one has those of its latest evaluation alone."""
     facts = {name: value for name, value in summary.items() if name not in _OF_ROWS}
     written_by = summary.get("protocol", {}).get("id")
     found_by_protocol = facts.get(EVALUATIONS) or by_protocol(facts, written_by)

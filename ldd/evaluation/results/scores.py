@@ -56,11 +56,7 @@ class Scores:
         return {row.network: row.unseen for row in self.latest()}
 
     def scores(self, column: str = "accuracy") -> dict[str, dict[str, Score]]:
-        """Return set -> network -> score over the repeats, of the latest evaluation.
-
-        Args:
-            column: of the rows; those without a value are left out.
-        """
+        """Return set -> network -> score of a `column` over the repeats, of the latest evaluation."""
         found: dict[str, dict[str, list[float]]] = {}
         for row in self.latest():
             if (value := getattr(row, column)) is not None:
@@ -80,13 +76,10 @@ class Scores:
         }
 
     def mean_unseen(self, networks: Collection[str] | None = None) -> dict[str, Score]:
-        """Return set -> score over repeats of the mean over its unseen networks; sets without any are left out.
+        """Return set -> score over repeats of the mean over its unseen networks (None: all of them).
 
-        The standard deviation is that of the per-repeat means: it includes the draw of random images, which all
-        networks of a repeat share. Where sets met different networks, their means do not compare.
-
-        Args:
-            networks: means over these alone (see `common_unseen`); None takes all.
+        The standard deviation is over the means of repeats: it includes the draw of random images, which all networks
+        of a repeat share. Where sets met different networks, their means do not compare (see `common_unseen`).
         """
         repeats: dict[str, dict[int, list[float]]] = {}
         for row in self.latest():
@@ -108,10 +101,7 @@ class Scores:
         return any(networks != each[0] for networks in each)
 
     def gains(self) -> dict[str, float]:
-        """Return network (and `mean_unseen`) -> accuracy of the distilled set less that of equally many real images.
-
-        Networks that only one of the two met are left out, of the mean too.
-        """
+        """Return network (and `mean_unseen`) -> accuracy of the distilled set less that of equally many real images."""
         own, others = (self.scores().get(name, {}) for name in (DISTILLED, REFERENCE))
         gains = {network: own[network].mean - others[network].mean for network in own if network in others}
         if common := self.common_unseen(DISTILLED, REFERENCE):
@@ -121,9 +111,8 @@ class Scores:
     def recovery(self) -> dict[str, dict[str, float]]:
         """Return set -> network (and `mean_unseen`) -> accuracy as a share of `full_real`'s; empty without that.
 
-        Networks that `full_real` did not meet are left out, of the mean over unseen ones too. With storage and the cost
-        of training this is the third dimension by which D3 (arXiv 2403.00999) judges a set; its released code has no
-        formulas, so these are ours.
+        With storage and the cost of training this is the third dimension by which D3 (arXiv 2403.00999) judges a set;
+        its released code has no formulas, so these are ours.
         """
         scores = self.scores()
         full = {network: score.mean for network, score in scores.get(FULL, {}).items() if score.mean}

@@ -107,18 +107,8 @@ def dimensions_table(report: Scores) -> PlainTable:
             f"{100 * accuracy:.1f}",
         )
         rows.append(cells + ("" if recovered is None else f"{100 * recovered:.1f} %",) * bool(shares))
-    head = (
-        "set",
-        "bytes",
-        "IPC",
-        "IPC, no labels",
-        "epochs",
-        "images",
-        "steps",
-        "decodes",
-        "seconds",
-        "accuracy",
-    )
+    sizes, work = ("bytes", "IPC", "IPC, no labels"), ("epochs", "images", "steps", "decodes", "seconds")
+    head = ("set", *sizes, *work, "accuracy")
     return PlainTable(
         "Storage, training cost and recovered accuracy of each set",
         "IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and seconds: to "

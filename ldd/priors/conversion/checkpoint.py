@@ -13,7 +13,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ldd.errors import UserError
+from ldd.errors import UserError, listed
 from ldd.images import ClassInfo
 from ldd.priors.conversion.config import Original, read_original
 from ldd.priors.conversion.keys import Origin, autoencoder_origins, unet_origins
@@ -33,7 +33,6 @@ _SCHEDULE = {
 }  # fmt: skip
 """Tables that follow from the YAML (`alphas_cumprod` is compared), and weights of the loss."""
 _TRAINING = (f"{_FIRST_STAGE}loss.", f"{_FIRST_STAGE}model_ema.")
-_LISTED = 40
 
 
 @dataclass(frozen=True)
@@ -138,15 +137,10 @@ def _account(
     left = sorted(key for key in state if key not in known and not key.startswith(_TRAINING))
     if missing or left or wrong:
         found = (("missing", missing), ("left over", left), ("of another shape", list(dict.fromkeys(wrong))))
-        listed = "\n".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in found if keys)
+        lines = "\n".join(f"{len(keys)} {what}: {listed(keys, 40)}" for what, keys in found if keys)
         raise UserError(
-            f"checkpoint and config do not fit together; give the YAML it was trained with\n{listed}"
+            f"checkpoint and config do not fit together; give the YAML it was trained with\n{lines}"
         )
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = len(keys) - _LISTED
-    return ", ".join(keys[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_schedule(state: Mapping[str, Tensor], original: Original) -> None:

@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ldd.disk.pickles import check_dense, is_zip
-from ldd.errors import UserError
-
-_SHOWN = 5
+from ldd.errors import UserError, listed
 
 
 def read_state(path: Path | str, *, trust: bool = False, section: str = "state_dict") -> dict[str, Tensor]:
@@ -60,12 +58,9 @@ def _load(path: Path, trust: bool) -> Any:  # noqa: ANN401 - whatever is pickled
         found = _foreign(path, mapped, str(error))
         if not found:
             raise
-        shown = ", ".join(found[:_SHOWN]) + (
-            f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        )
         raise UserError(
-            f"checkpoint ({path}) holds pickled objects besides its tensors ({shown}), which torch.load refuses "
-            "to read with weights_only=True. If you know where the file comes from, give --trust-checkpoint: "
+            f"checkpoint ({path}) holds pickled objects besides its tensors ({listed(found)}), which torch.load "
+            "refuses to read with weights_only=True. If you know where the file comes from, give --trust-checkpoint: "
             "it reads the tensors and puts an inert stand-in in the place of every other object, running none of their "
             "code. Or save its state_dict alone as .safetensors on a machine you can spare, and give that file"
         ) from error

@@ -192,14 +192,14 @@ def test_stratified_selection_keeps_exact_counts(tmp_path_factory, groups, keep,
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: EL2NPruner(0.5, networks=0), "networks=0: at least 1 is needed"),
-        (lambda path: GraNdPruner(0.5, networks=0), "networks=0: at least 1 is needed"),
+        (lambda path: EL2NPruner(0.5, networks=0), r"pruner.networks \(0\) must be at least 1"),
+        (lambda path: GraNdPruner(0.5, networks=0), r"pruner.networks \(0\) must be at least 1"),
         (
             lambda path: ForgettingPruner(0.5, training=ONCE),
             r"training\.epochs=1: nothing can be forgotten in fewer",
         ),
         (lambda path: HerdingPruner(0.0), "keep=0.0 is not a share"),
-        (lambda path: StratifiedPruner(path, 0.5, strata=0), "strata=0: at least 1 is needed"),
+        (lambda path: StratifiedPruner(path, 0.5, strata=0), r"pruner.strata \(0\) must be at least 1"),
         (
             lambda path: StratifiedPruner(path, 0.5, skip_hardest=0.6),
             "skip_hardest=0.6 and keep=0.5 are more than there",

@@ -151,8 +151,11 @@ def test_the_data_module_prunes_by_them(tmp_path):
     ("make", "message"),
     [
         (lambda: CrossFittedLossPruner(0.5, folds=1), "folds=1: at least 2 are needed"),
-        (lambda: ScoringNetwork(epochs=0), "scoring epochs is 0; give a whole number of 1 or more"),
-        (lambda: ScoringNetwork(learning_rate=0.0), "scoring learning_rate is 0.0; give a number above 0"),
+        (lambda: ScoringNetwork(epochs=0), r"training.epochs \(0\) must be at least 1"),
+        (
+            lambda: ScoringNetwork(learning_rate=0.0),
+            r"training.learning_rate \(0.0\) must be a number above 0",
+        ),
         (
             lambda: score(
                 CrossFittedLossPruner(0.5, folds=4, training=TINY, cache_dir=None), NoiseSource(5, 3)

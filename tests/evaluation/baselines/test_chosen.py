@@ -105,6 +105,13 @@ def test_samples_are_the_priors_own(tiny_prior_path, setting):
     with torch.no_grad():
         expected = prior.decode(prior.sample(rows, draws, num_steps=3, guidance_scale=1.5))
     assert torch.equal(images[3:], to_bytes(expected))
+    empty = samples.pick([0, 1, 0], setting, "some")
+    assert (empty.labels.tolist(), len(empty.images)) == ([1], 1)
+    with torch.no_grad():
+        for weights in prior.autoencoder.parameters():
+            weights.fill_(torch.nan)
+    with pytest.raises(UserError, match="the prior draws NaN or infinite values; its weights"):
+        PriorSamples(num_steps=2).size(0, Setting(setting.data, setting.counts, 0, prior=prior))
 
 
 def test_names():
