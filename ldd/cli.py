@@ -50,6 +50,7 @@ VERBS = {
     "export": ("ldd.commands.export", "convert a distilled set to files that other programs read"),
     "import": ("ldd.commands.import_set", "make a distilled set of another program's files"),
     "report": ("ldd.commands.report", "one self-contained HTML page on one or several runs"),
+    "status": ("ldd.commands.status", "show where runs, sweeps and federations stand, and what to type next"),
     "inspect": ("ldd.commands.inspect", "show what a distilled set holds and check its hashes"),
     "configs": ("ldd.commands.configs", "list the shipped recipes and components, or copy them"),
     "doctor": ("ldd.commands.doctor", "show versions, devices, memory and caches, and what is missing"),

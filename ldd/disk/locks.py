@@ -30,6 +30,23 @@ def writing_in(folder: Path | str, argument: str = "out") -> Iterator[None]:
         yield
 
 
+def holder_of(folder: Path | str) -> str | None:
+    """Return in words who writes in a folder at this moment; None where nobody does, or its lock cannot be seen."""
+    try:
+        descriptor = os.open(Path(folder) / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 @contextmanager
 def made(folder: Path, argument: str = "out") -> Iterator[None]:
     """Make a folder, and those above it; delete those that are still empty at the end."""

@@ -25,10 +25,12 @@ _EXPECTED_WARNINGS = (
     r"LightningCLI's args parameter is intended",  # the process's own arguments name the verb as well
     r"The '(train|val)_dataloader' does not have many workers",  # the loaders only count steps
     r"Using `DistributedSampler` with the dataloaders",  # likewise
+    r"The `srun` command is available",  # a run on a login node, or a cell of a sweep that is itself a job
     r"Starting from v1.9.0, `tensorboardX` has been removed",  # advertisement
 )
 _EXPECTED_WORDS = (
     "💡 Tip: For seamless cloud",  # advertisements
+    "SLURM auto-requeueing enabled",  # its handlers give way to ours
     "Seed set to",  # said by the recipe, and once more by each part of a federation
     "`Trainer.fit` stopped: `max_steps=",  # the end of every run of ours
 )
@@ -37,6 +39,7 @@ _LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
     "lightning.fabric.utilities.seed",
+    "lightning.pytorch.trainer.connectors.signal_connector",
 )
 
 

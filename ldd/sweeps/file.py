@@ -19,7 +19,11 @@ from ldd.runs.folder import fit_or_resume
 _NEEDED = {"base", "axes"}
 _KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CELL_NAME = "cell.json"
+CELL_NAME = "cell.json"
+"""In the folder of a cell: which settings were run there, and whether to the end."""
+
+LOG_NAME = "output.log"
+"""Output of a run that shares the terminal with others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether a sweep ran it to its end, evaluation included; raises UserError if it ran other settings."""
-        path = self.folder / _CELL_NAME
+        path = self.folder / CELL_NAME
         if not path.is_file():
             return False
         record = read_record(path, _Record, f"remove {self.folder}")
@@ -67,7 +71,7 @@ class Cell:
 
     def note(self, *, finished: bool) -> None:
         """Write down which settings were run here."""
-        write_json(self.folder / _CELL_NAME, to_json(_Record(self.arguments, self.seed, finished)))
+        write_json(self.folder / CELL_NAME, to_json(_Record(self.arguments, self.seed, finished)))
 
     def command(self) -> list[str]:
         """Return the arguments of `latentdd` that start this run, or continue it where it was stopped."""

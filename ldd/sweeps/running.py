@@ -21,13 +21,10 @@ from ldd.runs.history import record_command
 from ldd.runtime.devices import available_cores
 from ldd.runtime.plain import on_terminal
 from ldd.runtime.processes import no_orphans
-from ldd.sweeps.file import Cell, Sweep
+from ldd.sweeps.file import LOG_NAME, Cell, Sweep
 from ldd.sweeps.results import Results
 
 T = TypeVar("T")
-
-LOG_NAME = "output.log"
-"""Output of a run that shares the terminal with others."""
 
 _LAST_LINES = 15  # of the output of a cell that failed
 

@@ -50,6 +50,7 @@ COMMANDS: dict[str, list[object]] = {
         *("label-crops", "dm", *DATA, "--labels", "expert.yaml", "--protocol", "soft.yaml"),
         *("--out", "crops.safetensors"),
     ],
+    "status": ["status", "dm", "sweep", "--json"],
     "inspect": ["inspect", "dm", "--json"],
     "report": ["report", "dm", "--out", "report.html"],
     "configs": ["configs", "--copy", "recipes"],
@@ -120,6 +121,7 @@ def test_a_run_and_its_evaluation(said):
 def test_what_the_other_verbs_leave(said):
     folder, printed = said
     assert json.loads(printed["plan"].splitlines()[-1])["steps"] == 3
+    assert {part["state"] for part in json.loads(printed["status"])} == {"finished"}
     found = json.loads(printed["inspect"])
     assert (found["num_classes"], found["images_per_class"]) == (3, 1)
     assert "confusion.png" in {path.name for path in (folder / "dm" / "checks").iterdir()}
