@@ -39,6 +39,7 @@ from ldd.data import (
     TablePruner as TablePruner,
 )
 from ldd.distiller.module import Distiller as Distiller
+from ldd.distiller.rediffusion import Rediffusion as Rediffusion, rediffuse as rediffuse
 from ldd.distiller.synthesis import Quirks as Quirks
 from ldd.errors import (
     NonFiniteError as NonFiniteError,

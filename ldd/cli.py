@@ -22,7 +22,7 @@ HELP = Path(__file__).parent / "commands" / "help"
 
 _OF_A_RECIPE = ("fit", "validate", "plan", "federate")
 
-_OF_A_SET = ("label", "label-crops", "evaluate", "check", "train", "export", "inspect", "report")
+_OF_A_SET = ("rediffuse", "label", "label-crops", "evaluate", "check", "train", "export", "inspect", "report")
 
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
@@ -36,6 +36,10 @@ VERBS = {
     ),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),
+    "rediffuse": (
+        "ldd.commands.rediffuse",
+        "send a finished set through a frozen diffusion model once more",
+    ),
     "label": ("ldd.commands.label", "give a distilled set soft labels by an expert or another teacher"),
     "label-crops": (
         "ldd.commands.label_crops",

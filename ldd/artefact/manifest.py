@@ -132,6 +132,7 @@ class Manifest(Mapping[str, Any]):
         labels: where soft labels come from.
         budget: images per class that were taken of a larger set.
         data_fingerprints: of the real images by contents: of each split and of the core-set, and their `format`.
+        rediffused: how often a diffusion model has made the images anew: its weights, settings and seed each time.
         resumed: how often, from which step, and which settings were then changed, as `name: then -> now`.
         others: what another version added.
     """
@@ -155,6 +156,7 @@ class Manifest(Mapping[str, Any]):
     labels: dict[str, Any] | None = None
     budget: int | None = None
     data_fingerprints: dict[str, str] | None = None
+    rediffused: list[dict[str, Any]] | None = None
     resumed: list[Resumption] | None = None
     others: dict[str, Any] = field(default_factory=dict, metadata=REST)
 

@@ -44,6 +44,7 @@ def _facts(path: str, distilled: DistilledSet, summary: dict[str, Any]) -> Table
         "bytes": f"{summary['bytes']:,} ({charged})",
         **{f"storage as {form}": _storage(figures) for form, figures in summary["storage"]["forms"].items()},
         "frozen generator": _generator(summary["storage"]["parts"]["generator"]),
+        "re-diffused": f"{len(summary.get('rediffused') or ())} x",
         "codes": ", ".join(f"{name} {tuple(shape)}" for name, shape in summary["codes"].items()) or "none",
         "soft labels": "yes" if summary["soft_labels"] else "no",
         "normalisation": "mean {mean}, std {std}".format(**summary["normalisation"]),

@@ -18,6 +18,7 @@ from ldd.data.real import RealImages
 from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
+from ldd.distiller.rediffusion import Rediffusion, rediffuse
 from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
 from ldd.errors import UserError, check_at_least
@@ -29,7 +30,7 @@ from ldd.objectives import CODES, DECODER, Objective, Term
 from ldd.priors import Prior, compile_networks
 from ldd.runtime import seeding
 from ldd.runtime.devices import free_bytes
-from ldd.runtime.ledger import LABEL
+from ldd.runtime.ledger import DECODES, LABEL, REDIFFUSE
 from ldd.runtime.precision import without_autocast
 from ldd.runtime.ranks import rank_zero_warn, sum_gradients
 from ldd.runtime.trainer import own_bar, tell_of_evaluation
@@ -63,6 +64,7 @@ class Distiller(L.LightningModule):
             the chain between the network's calls and quantisation stay float32.
         quirks: defects of the released code to reproduce; none by default.
         labels: where the set's soft labels come from; None leaves it with hard ones, which distillation itself uses.
+        rediffusion: how a diffusion model makes the finished set's images anew; None leaves them as decoded.
         seed: of every draw (linked to `seed_everything` on the command line).
 
     Raises:
@@ -86,12 +88,15 @@ class Distiller(L.LightningModule):
         prior_precision: Literal["float32", "bfloat16"] = "float32",
         quirks: Quirks = Quirks(),  # noqa: B008 - frozen
         labels: Labels | None = None,
+        rediffusion: Rediffusion | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints leave the prior out; `on_load_checkpoint` checks the rest
         _check(prior, data_spec, images_per_class)
+        if rediffusion is not None:  # or the run would end with the error
+            rediffusion.load_prior(prior, torch.device("cpu")).rows(data_spec.classes)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.prior = prior.to(memory_format=self.memory_format)  # its weights: the rest follows them
         self.prior_precision = prior_precision
@@ -105,6 +110,7 @@ class Distiller(L.LightningModule):
         default = RealEncodings() if prior.can_encode else GaussianLatents()
         self.initializer = default if initializer is None else initializer
         self.labels = labels
+        self.rediffusion = rediffusion
         self.labeller: Labeller | None = None
         self.seed = seed
         self.codes = new_codes(codes, prior, data_spec, images_per_class, seed)
@@ -315,6 +321,10 @@ class Distiller(L.LightningModule):
             seed=self.seed,
             step=step,
         )
+        if self.rediffusion is not None:
+            with self.ledger.charge(REDIFFUSE, self.device, **{DECODES: len(described.images)}):
+                prior = self.rediffusion.load_prior(self.prior, self.device)
+                described = rediffuse(described, prior, self.rediffusion, self.seed)
         if self.labeller is not None:
             with self.ledger.charge(LABEL, self.device):
                 described = self.labeller.label(described)

@@ -1,7 +1,7 @@
 """Priors: from latents and class conditions to images; frozen, but for the decoders that are trained with the codes."""
 
 from ldd.priors.autoencoder import AutoencoderPrior
-from ldd.priors.base import DirectPrior, Guide, Prior, compile_networks
+from ldd.priors.base import DirectPrior, Guide, Prior, StateGuide, compile_networks
 from ldd.priors.deconvolution import DeconvolutionPrior
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
@@ -23,6 +23,7 @@ __all__ = [
     "Prior",
     "Schedule",
     "Skip",
+    "StateGuide",
     "Step",
     "compile_networks",
     "ddim_invert",

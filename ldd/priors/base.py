@@ -10,10 +10,23 @@ from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
+from ldd.priors.schedule import Step
 from ldd.runtime.precision import without_autocast
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
 """`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
+
+
+class StateGuide(ABC):
+    """A guide that moves the noisy states themselves, after each step of sampling."""
+
+    def __call__(self, x0: Tensor, k: int, rows: Tensor) -> Tensor:
+        """Return no correction of the predicted clean latents, as a `Guide` would."""
+        return x0.new_zeros(())
+
+    @abstractmethod
+    def move(self, state: Tensor, before: Tensor, step: Step, k: int) -> Tensor:
+        """Return what is added to the state (N, c, h, w) in which step k ends; `before` is that in which it began."""
 
 
 class Prior(nn.Module, ABC):

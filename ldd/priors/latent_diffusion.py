@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.autoencoder import FOLDERS, AutoencoderPrior, autoencoder_folder, pixels_per_latent
-from ldd.priors.base import Guide, Prior, in_own_type
+from ldd.priors.base import Guide, Prior, StateGuide, in_own_type
 from ldd.priors.denoisers import Denoiser, load_denoiser
 from ldd.priors.folder import read_optional_card
 from ldd.priors.loading import Init, locate, read_json
@@ -217,6 +217,7 @@ class LatentDiffusionPrior(Prior):
             state=None if state is None else state.to(noise),
             strength=strength,
             guide=None if guide is None else lambda x0, k: guide(x0, k, rows),
+            move=guide.move if isinstance(guide, StateGuide) else None,
         )
 
     @torch.no_grad()

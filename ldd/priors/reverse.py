@@ -142,6 +142,7 @@ def ddim_sample(
     state: Tensor | None = None,
     strength: float = 1.0,
     guide: Callable[[Tensor, int], Tensor] | None = None,
+    move: Callable[[Tensor, Tensor, Step, int], Tensor] | None = None,
 ) -> Tensor:
     """Generate latents (N, c, h, w) from noise of that shape by ordinary DDIM.
 
@@ -156,6 +157,7 @@ def ddim_sample(
             same strength returns them; the noise is not used.
         strength: share of the grid in (0, 1]; only with `start` or `state`.
         guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
+        move: `move(x', x, step, k)` -> what is added to the state x' in which step k ends; x is where it began.
 
     Raises:
         UserError: `strength` out of range or given without `start` or `state`, both of these, or a number of steps
@@ -175,7 +177,9 @@ def ddim_sample(
         x0, e = schedule.split(predict(x, step.timestep), x, step)
         if guide is not None:
             x0 = x0 + guide(x0, k)
-        x = add_noise(x0, e, step.end)
+        before, x = x, add_noise(x0, e, step.end)
+        if move is not None:
+            x = x + move(x, before, step, k)
     return x
 
 

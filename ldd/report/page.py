@@ -138,6 +138,10 @@ def _facts(run: Run) -> dict[str, str]:
         "written by": f"latentdd {manifest.package_version}",
         "images.safetensors": f"sha256 {manifest.sha256['images.safetensors']}",
     }
+    if manifest.rediffused:
+        facts["re-diffused"] = (
+            f"{len(manifest.rediffused)} x, last by {manifest.rediffused[-1]['prior']['class_path']}"
+        )
     if imported := manifest.imported:
         facts["imported from"] = f"{imported['form']}; {imported['normalisation']}"
     return facts

@@ -1,7 +1,9 @@
 """What each stage of making and evaluating a set costs: seconds, peak memory, steps, decoded images.
 
-Stages are `prune` (scoring the real images), `experts`, `distil`, `label`, `evaluate`, and `sample` (drawing a set from
-a prior). A figure that does not apply to a stage is missing; one that is None is unknown. Costs reach a saved set
+Stages are `prune` (scoring the real images), `experts`, `distil`, `rediffuse`, `label`, `evaluate`, and `sample`
+(drawing a set from a prior).
+
+A figure that does not apply to a stage is missing; one that is None is unknown. Costs reach a saved set
 through `DistilledSet.charged` and `ldd.artefact.manifest.charge`.
 """
 
@@ -17,6 +19,7 @@ Figures = Mapping[str, float | None]
 Stages = Mapping[str, Figures]
 
 PRUNE, EXPERTS, DISTIL, LABEL, EVALUATE, SAMPLE = "prune", "experts", "distil", "label", "evaluate", "sample"
+REDIFFUSE = "rediffuse"
 SECONDS, PEAK, STEPS, DECODES = "seconds", "peak_memory_mib", "steps", "decodes"
 
 

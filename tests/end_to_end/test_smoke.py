@@ -46,6 +46,10 @@ COMMANDS: dict[str, list[object]] = {
         *("train", "dm", *DATA, "--network", NARROW, "--protocol", "protocol.yaml"),
         *("--out", "network.safetensors"),
     ],
+    "rediffuse": [
+        *("rediffuse", "dm", "--prior", "embedded:digits", "--out", "rediffused"),
+        *("--rediffusion.num_steps", 2, "--rediffusion.stop_step", 0),
+    ],
     "label-crops": [
         *("label-crops", "dm", *DATA, "--labels", "expert.yaml", "--protocol", "soft.yaml"),
         *("--out", "crops.safetensors"),
