@@ -52,18 +52,25 @@ from ldd.evaluation import (
 )
 from ldd.images import ClassInfo as ClassInfo, DataSpec as DataSpec, Labelled as Labelled
 from ldd.initializers import (
+    AutoencoderFeatures as AutoencoderFeatures,
     DifficultyMatched as DifficultyMatched,
+    EntropyGuidance as EntropyGuidance,
     GaussianLatents as GaussianLatents,
+    Guidance as Guidance,
     HerdedOrder as HerdedOrder,
     Initializer as Initializer,
     InvertedStatistics as InvertedStatistics,
+    JointGuidance as JointGuidance,
     KMeansCentroids as KMeansCentroids,
     LossGuidance as LossGuidance,
     ModeGuidance as ModeGuidance,
     PriorSamples as PriorSamples,
+    PublishedFeatures as PublishedFeatures,
     RealEncodings as RealEncodings,
     SeparatedGroups as SeparatedGroups,
     StoredCodes as StoredCodes,
+    TrainedFeatures as TrainedFeatures,
+    TransportGuidance as TransportGuidance,
 )
 from ldd.networks import (
     VGG11 as VGG11,

@@ -11,10 +11,9 @@ from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.images import saturate, to_bytes, to_unit_range
-from ldd.priors import Guide, LatentDiffusionPrior, Prior, StateGuide
+from ldd.priors import Guide, LatentDiffusionPrior, Moment, Prior, StateGuide
 from ldd.priors.reverse import check_guidance
 from ldd.priors.sampling import CHUNK, sample_class
-from ldd.priors.schedule import Step
 from ldd.runtime import seeding
 
 
@@ -80,11 +79,11 @@ class PullBack(StateGuide):
         self._pull = pull
         self._stop_step = stop_step
 
-    def move(self, state: Tensor, before: Tensor, step: Step, k: int) -> Tensor:
+    def move(self, at: Moment) -> Tensor:
         """Return -pull b (z_k - z0) down to the last pulled step."""
-        if k < self._stop_step:
-            return state.new_zeros(())
-        return -self._pull * step.level.noise * (before - self._clean.to(before))
+        if at.k < self._stop_step:
+            return at.state.new_zeros(())
+        return -self._pull * at.step.level.noise * (at.before - self._clean.to(at.before))
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 
 from ldd.data.real import EvaluationData, RealImages
-from ldd.errors import UserError, check_at_least
+from ldd.errors import check_at_least
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
@@ -105,21 +105,7 @@ class ClassifierFeatures:
     def load(self, spec: DataSpec, device: torch.device) -> FeatureNetwork:
         """Return the network on the device."""
         classifier = Classifier(self.classifier, self.weights)
-        network = classifier.load()
-        ends = [
-            (name, part)
-            for name, part in network.named_modules()
-            if isinstance(part, nn.Linear) and part.out_features == classifier.outputs
-        ]
-        if not ends:
-            raise UserError(
-                f"features.classifier ({self.classifier}) does not end in a linear layer, before which its features "
-                "are; take another, such as resnet18"
-            )
-        place, last = ends[-1]
-        network.set_submodule(place, nn.Identity())
-        every = torch.arange(last.in_features)
-        embed = classifier.seen_by(network, spec, every, self.size, self.mean, self.std)
+        embed = classifier.load_features(spec, self.size, self.mean, self.std)
         name = f"{classifier.identity}, images at {embed.size or spec.image_size} px; features before its last layer"
         return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)
 

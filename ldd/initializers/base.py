@@ -66,12 +66,16 @@ class ClassStart:
         """Return the class's row of the prior, (count,) int64."""
         return self.prior.rows([self.info]).expand(count)
 
-    def encodings(self, chunk_size: int, most: int | None = None) -> Tensor:
-        """Return latents (M, c, h, w) of the real images of the class, of `most` random ones if there are more."""
+    def images(self, most: int | None = None) -> Tensor:
+        """Return the real images of the class (M, 3, H, W) uint8, `most` random ones if there are more."""
         images = self.real.of_class(self.info.label)
         if most is not None and most < len(images):
             images = images[torch.randperm(len(images), generator=self.generator("encoded"))[:most]]
-        chunks = images.split(chunk_size)
+        return images
+
+    def encodings(self, chunk_size: int, most: int | None = None) -> Tensor:
+        """Return latents (M, c, h, w) of `images(most)`."""
+        chunks = self.images(most).split(chunk_size)
         return torch.cat([self.prior.encode(to_unit_range(chunk).to(self.like)) for chunk in chunks])
 
 

@@ -1,5 +1,6 @@
 """Losses of objectives as guides of sampling."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, final
 
@@ -17,8 +18,50 @@ from ldd.priors import Guide
 from ldd.runtime import seeding
 
 
+class Guidance(ABC):
+    """Corrects latents of a class at sampling steps `first_step` down to `last_step`. Subclasses are final.
+
+    Attributes:
+        at_once: how many latents are sampled together; None for all of the class.
+        encodes: whether it encodes real images.
+    """
+
+    at_once: int | None = None
+    encodes: bool = False
+
+    def __init__(self, first_step: int | None, last_step: int) -> None:
+        if last_step < 0 or (first_step is not None and first_step < last_step):
+            raise UserError(
+                f"guidance: steps are counted down from first_step ({first_step}) to last_step ({last_step}), which "
+                "must be at least 0 and not above it"
+            )
+        self.first_step = first_step
+        self.last_step = last_step
+
+    def takes(self, k: int) -> bool:
+        """Return whether step k is guided."""
+        return self.last_step <= k and (self.first_step is None or k <= self.first_step)
+
+    def check_steps(self, num_steps: int) -> None:
+        """Raise for steps that sampling does not take.
+
+        Raises:
+            UserError: with those that it takes.
+        """
+        first = self.last_step if self.first_step is None else self.first_step
+        if first >= num_steps:
+            name = "last_step" if self.first_step is None else "first_step"
+            raise UserError(
+                f"guidance.{name} ({first}) must be one of the sampler's steps, {num_steps - 1} down to 0"
+            )
+
+    @abstractmethod
+    def guide(self, start: ClassStart) -> Guide:
+        """Return what guides a class, for `Prior.sample`."""
+
+
 @final
-class LossGuidance:
+class LossGuidance(Guidance):
     """The gradient of a matching loss corrects the predicted clean latents at chosen steps of sampling.
 
     At step k from `first_step` down to `last_step` the correction is -rate dL/dx0: L is the loss of DM or DC, as the
@@ -49,34 +92,17 @@ class LossGuidance:
         network: NetworkFactory = ConvNet,
         augmentation: Sequence[str] = tuple(OPERATIONS),
     ) -> None:
-        if not 0 <= last_step <= first_step:
-            raise UserError(
-                f"guidance: steps are counted down from first_step ({first_step}) to last_step ({last_step}), which "
-                "must be at least 0 and not above it"
-            )
+        super().__init__(first_step, last_step)
         check_not_negative("guidance", rate=rate)
         kind: Callable[..., Objective] = DistributionMatching if loss == "distribution" else GradientMatching
         self.objective = kind(real_batch=real_batch, network=network, augmentation=augmentation)
         self.rate = rate
-        self.first_step = first_step
-        self.last_step = last_step
-
-    def check_steps(self, num_steps: int) -> None:
-        """Raise for steps that sampling does not take.
-
-        Raises:
-            UserError: with those that it takes.
-        """
-        if self.first_step >= num_steps:
-            raise UserError(
-                f"guidance.first_step ({self.first_step}) must be one of the sampler's steps, {num_steps - 1} down to 0"
-            )
 
     def guide(self, start: ClassStart) -> Guide:
         """Return what corrects all latents of a class, for `Prior.sample`."""
 
         def correction(x0: Tensor, k: int, rows: Tensor) -> Tensor:
-            if not self.last_step <= k <= self.first_step:
+            if not self.takes(k):
                 return x0.new_zeros(())
             leaf = x0.detach().requires_grad_()
             with torch.enable_grad():

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.initializers.base import ClassStart
 from ldd.initializers.samples import SampledInitializer
+from ldd.initializers.spaces import FeatureSpace
 from ldd.priors import Guide
 from ldd.priors.sampling import CHUNK
 from ldd.runtime.seeding import derive_seed
@@ -60,8 +61,18 @@ class KMeansCentroids(SampledInitializer):
         return self.sample(start, clean=centroids, strength=self.strength)
 
 
-def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> Tensor:
-    """Return centroids (n, c, h, w) of the class's encodings, one for each of its codes."""
+def class_modes(
+    start: ClassStart,
+    chunk_size: int,
+    max_images: int | None,
+    space: FeatureSpace | None = None,
+    average: int = 1,
+    components: int | None = None,
+) -> Tensor:
+    """Return centroids (n, c, h, w) of the class's encodings, one for each of its codes.
+
+    In another space they are mean encodings of the `average` images nearest to the centroid of each cluster there.
+    """
     start.real.require(start.info.label, start.count, "images_per_class")
     if max_images is not None and max_images < start.count:
         raise UserError(
@@ -69,11 +80,36 @@ def class_modes(start: ClassStart, chunk_size: int, max_images: int | None) -> T
             "or leave it null"
         )
     encodings = start.encodings(chunk_size, max_images)
-    return centroids_of(encodings, start.count, derive_seed(start.seed, "k-means", start.info.wnid))
+    seed = derive_seed(start.seed, "k-means", start.info.wnid)
+    if space is None:
+        return clusters_of(encodings, start.count, seed)[0]
+    features = space(start.images(max_images), start)
+    if components is not None:
+        features = principal(features, components)
+    centres, members = clusters_of(features, start.count, seed)
+    modes = []
+    for centre, member in zip(centres, members, strict=True):
+        nearest = (features[member] - centre).square().sum(1).argsort(stable=True)[:average]
+        modes.append(encodings[member[nearest].to(encodings.device)].mean(0))
+    return torch.stack(modes)
 
 
-def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
-    """Return k-means centroids (count, ...) of points (M, ...), largest clusters first: the best of ten starts."""
+def principal(features: Tensor, components: int) -> Tensor:
+    """Return features (M, F) by their first principal components, in double precision; fewer are left as they are."""
+    features = features.double()
+    if components >= min(features.shape):
+        return features
+    centred = features - features.mean(0)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    found: Tensor = left[:, :components] * values[:components]
+    return found
+
+
+def clusters_of(points: Tensor, count: int, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """Return k-means centroids (count, ...) of points (M, ...), largest clusters first, and the places of each one's.
+
+    The best of ten starts counts.
+    """
     flat = points.flatten(1).double().cpu().numpy()
     from sklearn.cluster import KMeans  # here: it takes a second, and no other initializer needs it
 
@@ -81,7 +117,8 @@ def centroids_of(points: Tensor, count: int, seed: int) -> Tensor:
     sizes = np.bincount(found.labels_, minlength=count)
     order = np.argsort(-sizes, kind="stable")
     centres: Tensor = torch.from_numpy(found.cluster_centers_[order])
-    return centres.to(points).view(count, *points.shape[1:])
+    members = [torch.from_numpy(np.flatnonzero(found.labels_ == cluster)) for cluster in order]
+    return centres.to(points).view(count, *points.shape[1:]), members
 
 
 @final
@@ -99,6 +136,10 @@ class ModeGuidance(SampledInitializer):
         guidance_scale: of classifier-free guidance; None takes the prior's own (published for DiT-XL/2: 4).
         max_images: real images of each class that are clustered, drawn at random; None takes all.
         chunk_size: images encoded, and latents sampled, at once.
+        features: the space in which images are clustered; None takes the prior's own encodings. After TGDD, which shows
+            that this space decides: a mode is then the mean encoding of the images nearest to a centroid there.
+        average: how many of a cluster's images that mean takes, fewer where it has fewer (published: 20).
+        components: principal components of the features that are clustered (published: 512); None takes all.
 
     Raises:
         UserError: a number out of range.
@@ -112,8 +153,12 @@ class ModeGuidance(SampledInitializer):
         guidance_scale: float | None = None,
         max_images: int | None = None,
         chunk_size: int = CHUNK,
+        features: FeatureSpace | None = None,
+        average: int = 20,
+        components: int | None = 512,
     ) -> None:
         super().__init__(num_steps, guidance_scale, chunk_size, max_images)
+        check_at_least(1, "initializer", average=average, components=components)
         if not 0 <= pull <= 1:
             raise UserError(f"initializer.pull ({pull}) must lie in [0, 1]")
         if stop_step is not None and not 0 <= stop_step < num_steps:
@@ -121,11 +166,12 @@ class ModeGuidance(SampledInitializer):
                 f"initializer.stop_step ({stop_step}) must be a step from 0 (the last) to {num_steps - 1} (the first)"
             )
         self.pull = pull
+        self.of_modes = features, average, components
         self.stop_step = num_steps // 2 if stop_step is None else stop_step
 
     def latents(self, start: ClassStart) -> Tensor:
         """Return one sample for each of the class's n modes, (n, c, h, w)."""
-        modes = class_modes(start, self.chunk_size, self.max_images)
+        modes = class_modes(start, self.chunk_size, self.max_images, *self.of_modes)
 
         def guide(places: Tensor) -> Guide:
             wanted = modes[places.to(modes.device)]

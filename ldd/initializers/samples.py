@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldd.errors import check_at_least
 from ldd.initializers.base import ClassInitializer, ClassStart
-from ldd.initializers.guidance import LossGuidance
+from ldd.initializers.guidance import Guidance, LossGuidance
 from ldd.priors import Guide
 from ldd.priors.reverse import check_guidance
 from ldd.priors.sampling import CHUNK, PURPOSE, sample_class
@@ -63,8 +63,8 @@ class PriorSamples(SampledInitializer):
     Args:
         num_steps: DDIM steps.
         guidance_scale: of classifier-free guidance; None takes the prior's own.
-        guidance: an objective's loss that corrects the samples on their way; None for none. It sees all latents of a
-            class at once, whatever `chunk_size` is.
+        guidance: what corrects the samples on their way; None for none. It decides how many latents of a class it sees
+            at once, whatever `chunk_size` is.
         sample_seed: of the noise; with it, the samples are those of `latentdd prior sample --seed` at these settings.
             None follows the run's seed.
         chunk_size: latents sampled at once.
@@ -73,19 +73,18 @@ class PriorSamples(SampledInitializer):
         UserError: a number out of range, or guided steps that are none of `num_steps`.
     """
 
-    encodes = False
-
     def __init__(
         self,
         num_steps: int = 50,
         guidance_scale: float | None = None,
-        guidance: LossGuidance | None = None,
+        guidance: LossGuidance | Guidance | None = None,
         sample_seed: int | None = None,
         chunk_size: int = CHUNK,
     ) -> None:
         super().__init__(num_steps, guidance_scale, chunk_size)
         if guidance is not None:
             guidance.check_steps(num_steps)
+        self.encodes = guidance is not None and guidance.encodes
         self.guidance = guidance
         self.sample_seed = sample_seed
 
@@ -96,4 +95,4 @@ class PriorSamples(SampledInitializer):
         if self.guidance is None:
             return self.sample(start)
         guide = self.guidance.guide(start)
-        return self.sample(start, guide=lambda places: guide, chunk_size=start.count)
+        return self.sample(start, guide=lambda places: guide, chunk_size=self.guidance.at_once or start.count)

@@ -181,6 +181,33 @@ class Classifier:
             raise UserError(self._other_keys(missing, unexpected))
         return network.eval()
 
+    def load_features(
+        self,
+        spec: DataSpec,
+        size: int | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+    ) -> "SeenBy":
+        """Return the network without its last linear layer, as `seen_by` puts it behind the normalisation of `spec`.
+
+        Raises:
+            UserError: weights that cannot be had or do not fit, or an architecture without a linear layer at its end.
+        """
+        network = self.load()
+        ends = [
+            (name, part)
+            for name, part in network.named_modules()
+            if isinstance(part, nn.Linear) and part.out_features == self.outputs
+        ]
+        if not ends:
+            raise UserError(
+                f"features.classifier ({self.architecture}) does not end in a linear layer, before which its features "
+                "are; take another, such as resnet18"
+            )
+        place, last = ends[-1]
+        network.set_submodule(place, nn.Identity())
+        return self.seen_by(network, spec, torch.arange(last.in_features), size, mean, std)
+
     def seen_by(
         self,
         network: nn.Module,

@@ -6,7 +6,7 @@ from ldd.priors.deconvolution import DeconvolutionPrior
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
 from ldd.priors.pixel import PixelPrior
-from ldd.priors.reverse import Skip, ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.reverse import Moment, Skip, ddim_invert, ddim_sample, modified_reverse
 from ldd.priors.schedule import DiffusionSchedule, FlowSchedule, Level, Schedule, Step
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Guide",
     "LatentDiffusionPrior",
     "Level",
+    "Moment",
     "NeckPrior",
     "PixelPrior",
     "Prior",

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
-from ldd.priors.schedule import Step
+from ldd.priors.reverse import Moment
 from ldd.runtime.precision import without_autocast
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
@@ -25,8 +25,8 @@ class StateGuide(ABC):
         return x0.new_zeros(())
 
     @abstractmethod
-    def move(self, state: Tensor, before: Tensor, step: Step, k: int) -> Tensor:
-        """Return what is added to the state (N, c, h, w) in which step k ends; `before` is that in which it began."""
+    def move(self, at: Moment) -> Tensor:
+        """Return what is added to the state (N, c, h, w) in which a step ends."""
 
 
 class Prior(nn.Module, ABC):

@@ -27,7 +27,7 @@ Sources: DDIM is equation 12 of arXiv:2010.02502. The skip `clean` is that of th
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -39,6 +39,28 @@ from ldd.priors.schedule import Level, Schedule, Step, Time
 Skip = Literal["clean", "noised", "none"]
 Predict = Callable[[Tensor, Time], Tensor]
 """`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
+
+
+class Moment(NamedTuple):
+    """What is known when a step of sampling has ended, before its state is moved.
+
+    Attributes:
+        state: noisy latents (N, c, h, w) in which it ends.
+        before: those in which it began.
+        clean: the clean latents that it predicted, corrected by a guide if there is one.
+        step: the step.
+        k: its index.
+    """
+
+    state: Tensor
+    before: Tensor
+    clean: Tensor
+    step: Step
+    k: int
+
+
+Move = Callable[[Moment], Tensor]
+"""`move(moment)` -> what is added to the state (N, c, h, w)."""
 
 Network = Callable[[Tensor, Time, Tensor], Tensor]
 """`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
@@ -142,7 +164,7 @@ def ddim_sample(
     state: Tensor | None = None,
     strength: float = 1.0,
     guide: Callable[[Tensor, int], Tensor] | None = None,
-    move: Callable[[Tensor, Tensor, Step, int], Tensor] | None = None,
+    move: Move | None = None,
 ) -> Tensor:
     """Generate latents (N, c, h, w) from noise of that shape by ordinary DDIM.
 
@@ -157,7 +179,7 @@ def ddim_sample(
             same strength returns them; the noise is not used.
         strength: share of the grid in (0, 1]; only with `start` or `state`.
         guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
-        move: `move(x', x, step, k)` -> what is added to the state x' in which step k ends; x is where it began.
+        move: adds to the state in which a step ends.
 
     Raises:
         UserError: `strength` out of range or given without `start` or `state`, both of these, or a number of steps
@@ -179,7 +201,7 @@ def ddim_sample(
             x0 = x0 + guide(x0, k)
         before, x = x, add_noise(x0, e, step.end)
         if move is not None:
-            x = x + move(x, before, step, k)
+            x = x + move(Moment(x, before, x0, step, k))
     return x
 
 

@@ -6,15 +6,19 @@ from small_world import NARROW
 
 from ldd.initializers import (
     DifficultyMatched,
+    EntropyGuidance,
     GaussianLatents,
     HerdedOrder,
     InvertedStatistics,
+    JointGuidance,
     KMeansCentroids,
     LossGuidance,
     ModeGuidance,
     PriorSamples,
     RealEncodings,
     SeparatedGroups,
+    TrainedFeatures,
+    TransportGuidance,
 )
 from ldd.networks.scoring import ScoringNetwork
 
@@ -103,3 +107,27 @@ class TestDifficultyMatched(InitializerConformance):
     @pytest.fixture
     def initializer(self):
         return DifficultyMatched(RealEncodings(), groups=2, training=TRAINING)
+
+
+class TestJointGuidance(InitializerConformance):
+    @pytest.fixture
+    def initializer(self):
+        return PriorSamples(num_steps=3, guidance=JointGuidance())
+
+
+class TestEntropyGuidance(InitializerConformance):
+    @pytest.fixture
+    def initializer(self):
+        return PriorSamples(num_steps=3, guidance=EntropyGuidance(first_step=1, training=TRAINING))
+
+
+class TestTransportGuidance(InitializerConformance):
+    @pytest.fixture
+    def initializer(self):
+        return PriorSamples(num_steps=3, guidance=TransportGuidance(first_step=2, last_step=1, centroids=3))
+
+
+class TestModesInFeatures(InitializerConformance):
+    @pytest.fixture
+    def initializer(self):
+        return ModeGuidance(num_steps=3, features=TrainedFeatures(TRAINING), average=2, components=3)

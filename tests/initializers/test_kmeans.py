@@ -11,7 +11,7 @@ from small_world import CLASSES
 from ldd.errors import UserError
 from ldd.images import to_unit_range
 from ldd.initializers import KMeansCentroids
-from ldd.initializers.kmeans import centroids_of
+from ldd.initializers.kmeans import clusters_of
 from ldd.runtime.seeding import generator
 
 
@@ -35,14 +35,14 @@ def unordered(centres):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_centroids_are_those_of_the_best_partition(count):
     points = torch.randn(7, 2, 1, 2, generator=generator(count), dtype=torch.float64)
-    found = centroids_of(points, count, seed=1)
+    found = clusters_of(points, count, seed=1)[0]
     difference = torch.tensor(unordered(found)) - torch.tensor(unordered(best_partition(points, count)))
     assert difference.abs().max() < 1e-9
 
 
 def test_the_largest_cluster_comes_first():
     points = torch.tensor([0.0, 9.0, 9.1, 9.2, 5.0, 5.2], dtype=torch.float64).view(6, 1, 1, 1)
-    assert centroids_of(points, 3, seed=0).flatten().tolist() == pytest.approx([9.1, 5.1, 0.0], abs=1e-9)
+    assert clusters_of(points, 3, seed=0)[0].flatten().tolist() == pytest.approx([9.1, 5.1, 0.0], abs=1e-9)
 
 
 def test_centroids_alone_are_those_of_the_encodings(prior):
