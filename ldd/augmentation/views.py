@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.runtime.precision import without_autocast
+from ldd.runtime.seeding import seeded
 
+_STRENGTHS = 30  # the largest of RandAugment
 _TRIES = 10  # boxes drawn before the whole image is taken, as torchvision does
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3  # of a crop's width to its height
 _GREY = (0.299, 0.587, 0.114)  # weights of the channels (ITU-R 601)
@@ -27,7 +29,7 @@ _EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.583
 
 @dataclass(frozen=True)
 class Views:
-    """Random changes of each image, in this order: shuffled patches, crop and resize, mirror, colours.
+    """Random changes of each image, in this order: RandAugment, shuffled patches, crop and resize, mirror, colours.
 
     Attributes:
         patches: number of columns and of rows that the image is cut into; 1 leaves it whole. Each image has a random
@@ -38,6 +40,8 @@ class Views:
         jitter: largest change of brightness, contrast and saturation, in random order: a step towards black, the mean
             grey or the image's own grey, or away from it (released IDC code).
         lighting: standard deviation of the shift along the principal components of ImageNet's colours.
+        rand_augment: number of operations and their strength from 0 to 30 of RandAugment (Cubuk et al., arXiv
+            1909.13719), torchvision's own, one image after the other; null: none.
 
     Raises:
         UserError: a number out of range.
@@ -48,10 +52,18 @@ class Views:
     flip: bool = False
     jitter: float = 0.0
     lighting: float = 0.0
+    rand_augment: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_at_least(1, "views", patches=self.patches)
         check_not_negative("views", jitter=self.jitter, lighting=self.lighting)
+        if self.rand_augment is not None:
+            operations, strength = self.rand_augment
+            if operations < 1 or not 0 <= strength <= _STRENGTHS:
+                raise UserError(
+                    f"views.rand_augment ({list(self.rand_augment)}) must be a number of operations from 1 on, and a "
+                    f"strength from 0 to {_STRENGTHS}"
+                )
         if self.crop_scale is not None:
             low, high = self.crop_scale
             if not 0 < low <= high <= 1:
@@ -62,6 +74,9 @@ class Views:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return views of images (n, 3, H, W) float in [0, 1], drawn on the CPU; colours may leave that range."""
         n, _, height, width = images.shape
+        if self.rand_augment is not None:
+            seeds = torch.randint(2**62, (n,), generator=generator)
+            images = rand_augment(images, self.rand_augment, seeds)
         if self.patches > 1:
             orders = [
                 torch.rand(n, self.patches, generator=generator).argsort(1).to(images.device)
@@ -84,6 +99,19 @@ class Views:
             shifts = torch.randn(n, 3, generator=generator) * self.lighting
             images = images + light(shifts).to(images).view(n, 3, 1, 1)
         return images
+
+
+def rand_augment(images: Tensor, settings: tuple[int, int], seeds: Tensor) -> Tensor:
+    """Return images (n, 3, H, W) in [0, 1] after torchvision's RandAugment on their bytes, each drawn from its seed."""
+    from torchvision.transforms.v2 import (
+        RandAugment,
+    )  # here: no other view needs it, and workers start without
+
+    change, made = RandAugment(*settings, num_magnitude_bins=_STRENGTHS + 1), []
+    for image, seed in zip((images * 255).round().byte(), seeds.tolist(), strict=True):
+        with seeded(seed):
+            made.append(change(image))
+    return torch.stack(made).to(images) / 255
 
 
 def shuffle_patches(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:

@@ -59,7 +59,12 @@ def half_cosine(epoch: int, epochs: int) -> float:
     return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
 
 
-Rates = Literal["warm_up", "drop", "steps", "half_cosine"]
+def cosine(epoch: int, epochs: int) -> float:
+    """Return (1 + cos(pi e / E)) / 2: to zero one step after the end (RD3, and released RethinkDC evaluation)."""
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+Rates = Literal["warm_up", "drop", "steps", "half_cosine", "cosine"]
 """Schedules of the learning rate, by the names of the functions above."""
 
 _RATES: dict[Rates, Callable[[int, int], float]] = {
@@ -67,6 +72,7 @@ _RATES: dict[Rates, Callable[[int, int], float]] = {
     "drop": drop,
     "steps": steps,
     "half_cosine": half_cosine,
+    "cosine": cosine,
 }
 
 FOLDER = Path(__file__).with_name("protocols")
@@ -75,11 +81,14 @@ FOLDER = Path(__file__).with_name("protocols")
 LEAST_EPOCHS = 2
 """Passes below which a student's rate would not leave its warm-up."""
 
+_LATER_VIEWS = (
+    "rand_augment",
+)  # settings of views that the first protocols had not: at their default they stay out
 _PROSE = ("source",)  # fields without effect on a result: they stay out of the hash
 _CHOICES = {
     "rates": tuple(_RATES),
     "mean_images": ("always", "soft", "never"),
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adamw", "muon"),
     "labels": ("own", "teacher"),
     "scores": ("none", "ddranking"),
 }
@@ -121,7 +130,7 @@ class Protocol:
         batch_size: images per step.
         full_data_batch_size: images per step on the full real data; null takes batch_size.
         lr: peak learning rate.
-        momentum: of SGD, or the first beta of AdamW (the second is 0.999).
+        momentum: of SGD and Muon, or the first beta of AdamW (the second is 0.999).
         weight_decay: of the optimiser.
         augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
             for every sample.
@@ -130,12 +139,12 @@ class Protocol:
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
         test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
-        rates: schedule of the learning rate: one of the functions `warm_up`, `drop`, `steps`, `half_cosine`.
+        rates: schedule of the learning rate: one of `warm_up`, `drop`, `steps`, `half_cosine`, `cosine`.
         samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
             "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
         mean_images: whether they take part as well as the draws: `always`, `soft` (with soft labels only, as in D3's
             released code) or `never`.
-        optimizer: `sgd` or `adamw`.
+        optimizer: `sgd`, `adamw`, or `muon` (see `ldd.students.optimizers.MatrixMuon`).
         decay_vectors: whether weight decay also takes biases, gains and shifts.
         by_images: number of images per class -> epochs and batch size of sets with at most that many; larger sets take
             those of the protocol. Where classes differ, the largest counts.
@@ -166,7 +175,7 @@ class Protocol:
     rates: Rates = "warm_up"
     samples: int | Literal["fresh"] = "fresh"
     mean_images: Literal["always", "soft", "never"] = "always"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     decay_vectors: bool = True
     by_images: Mapping[int, Budget] = field(default_factory=dict)
     views: Views | None = None
@@ -258,6 +267,10 @@ class Protocol:
             for name, value in asdict(self).items()
             if name not in _PROSE and not (name in defaults and value == defaults[name])
         }
+        if self.views is not None:
+            own, least = asdict(self.views), asdict(Views())
+            later = {name for name in _LATER_VIEWS if own[name] == least[name]}
+            content["views"] = {name: value for name, value in own.items() if name not in later}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -311,8 +324,11 @@ class Protocol:
 def _views(value: Mapping[str, Any] | None) -> Views | None:
     if value is None:
         return None
-    crop = value.get("crop_scale")
-    return Views(**{**value, "crop_scale": None if crop is None else tuple(map(float, crop))})
+    crop, random = value.get("crop_scale"), value.get("rand_augment")
+    scale = None if crop is None else tuple(map(float, crop))
+    return Views(
+        **{**value, "crop_scale": scale, "rand_augment": None if random is None else tuple(map(int, random))}
+    )
 
 
 def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - checked by the protocol

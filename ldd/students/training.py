@@ -1,16 +1,14 @@
 """Training of students: networks that learn a small set from scratch and are tested on the test split."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,6 +20,7 @@ from ldd.networks import NetworkFactory, accuracy, train_classifier
 from ldd.networks.base import seeded_network
 from ldd.networks.training import BatchTransform
 from ldd.runtime.seeding import derive_seed
+from ldd.students.optimizers import student_optimizer
 from ldd.students.protocol import Protocol
 from ldd.students.training_set import TrainingSet, by_epoch
 
@@ -224,7 +223,7 @@ def train_student(
         training.labels,
         epochs=epochs,
         batch_size=batch_size or protocol.batch_size,
-        optimizer=partial(_optimizer, network, protocol),
+        optimizer=partial(student_optimizer, network, protocol),
         scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
         transform=student_transform(spec, protocol, teacher, augmented=augmented, stored=stored),
         loss=partial(_loss, protocol.temperature),
@@ -268,20 +267,6 @@ def student_transform(
 def _loss(temperature: float, logits: Tensor, targets: Tensor) -> Tensor:
     # With probabilities this is the divergence from them without their entropy, which has no gradient.
     return F.cross_entropy(logits / temperature, targets)
-
-
-def _optimizer(network: nn.Module, protocol: Protocol, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    rate, decay = protocol.peak_lr(type(network)), protocol.weight_decay
-    everything = list(parameters)
-    groups: list[dict[str, Any]] = [{"params": everything}]
-    if not protocol.decay_vectors:
-        groups = [
-            {"params": [p for p in everything if p.ndim > 1]},
-            {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
-        ]
-    if protocol.optimizer == "adamw":
-        return AdamW(groups, lr=rate, betas=(protocol.momentum, 0.999), weight_decay=decay)
-    return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -19,7 +19,7 @@ from ldd.augmentation.views import (
     soften,
 )
 from ldd.errors import UserError
-from ldd.runtime.seeding import generator
+from ldd.runtime.seeding import generator, seeded
 
 
 @pytest.fixture
@@ -137,3 +137,24 @@ def test_views_follow_from_the_generator(images):
 def test_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
         Views(**settings)
+
+
+def test_rand_augment_is_torchvisions_one_image_after_the_other():
+    """The same operations for the same state of torch's generator, on bytes; images do not depend on their batch."""
+    images = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    images = (images * 255).round() / 255
+    views = Views(rand_augment=(2, 9))
+    found = views(images, torch.Generator().manual_seed(7))
+    seeds = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(7))
+    state = torch.random.get_rng_state()
+    for image, seed, made in zip(images, seeds.tolist(), found, strict=True):
+        with seeded(seed):
+            wanted = v2.RandAugment(2, 9)((image * 255).round().byte())
+        assert (made - wanted.float() / 255).abs().max() < 1e-6
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not torch.equal(found, images)
+    for wrong in ((0, 6), (1, 31)):
+        with pytest.raises(
+            UserError, match=r"views.rand_augment \(\[\d+, \d+\]\) must be a number of operations"
+        ):
+            Views(rand_augment=wrong)

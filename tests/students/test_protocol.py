@@ -1,6 +1,7 @@
 """Protocol files, and the schedule against torch's own schedulers."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -104,18 +105,73 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 def test_every_shipped_protocol_builds_its_networks():
     assert shipped() == [
-        *("d3-1", "d3-10", "d3-2", "d3-pool", "ddranking", "ddranking-small", "idc-hard", "idc-hard-small"),
-        *("ld3m", "ld3m-released", "ld3m-short", "quick", "rded-soft", "rded-soft-small"),
+        *("d3-1", "d3-10", "d3-2", "d3-pool", "ddranking", "ddranking-small", "idc-hard", "idc-hard-adamw"),
+        *("idc-hard-ims3", "idc-hard-muon", "idc-hard-small", "ld3m", "ld3m-released", "ld3m-short", "quick"),
+        *("rd3-soft", "rded-soft", "rded-soft-small", "rethinkdc-hard", "rethinkdc-soft"),
     ]
     for name in shipped():
         protocol = Protocol.load(name)
         assert protocol.id == name
         assert protocol.source
         for network, factory in protocol.factories().items():
-            size = 64 if name == "idc-hard" else 32  # six halvings
+            size = 64 if network == "ConvNet6" else 32  # six halvings
             with torch.device("meta"):
                 assert factory(10, size)(torch.zeros(2, 3, size, size)).shape == (2, 10), network
         assert all(canonical(path) != path for path in protocol.network_lr)  # each names a class there is
+
+
+def test_shipped_protocols_are_frozen():
+    """What an id stands for never changes: another recipe needs another id."""
+    frozen = {
+        "d3-1": "2d84eab07a8f8b27",
+        "d3-10": "6694e3c004b382e2",
+        "d3-2": "61c749eed32339ba",
+        "d3-pool": "198de9bed6431345",
+        "ddranking": "0bc8166654410d8d",
+        "ddranking-small": "b9b5b4e4e3a6e7ec",
+        "idc-hard": "e5155de866a22965",
+        "idc-hard-adamw": "2a7f6d2bda83b764",
+        "idc-hard-ims3": "554e0cb2bca4cc77",
+        "idc-hard-muon": "b1b783ad9f2ada2f",
+        "idc-hard-small": "24e9dcf381fb23cc",
+        "ld3m": "87941098f4b973d1",
+        "ld3m-released": "1ead3cddd0bd4fd2",
+        "ld3m-short": "5838c8467a25fcad",
+        "quick": "d41d42f7755894d9",
+        "rd3-soft": "b72fd3ae8b3582a3",
+        "rded-soft": "5935be19acaed492",
+        "rded-soft-small": "9171d1a408a12979",
+        "rethinkdc-hard": "d5258a6aa48edaf4",
+        "rethinkdc-soft": "38e363a8a6a3edac",
+    }
+    assert {name: Protocol.load(name).hash for name in shipped()} == frozen
+
+
+def test_a_family_differs_by_what_its_ids_say():
+    base = Protocol.load("idc-hard")
+    for name, changed in {
+        "idc-hard-ims3": {"lr", "views"},
+        "idc-hard-adamw": {"lr", "optimizer", "weight_decay"},
+        "idc-hard-muon": {"lr", "optimizer", "weight_decay", "momentum"},
+    }.items():
+        other = Protocol.load(name)
+        differ = {f.name for f in fields(base) if getattr(base, f.name) != getattr(other, f.name)}
+        assert differ == {"id", "source", *changed}, name
+    soft, hard = Protocol.load("rethinkdc-soft"), Protocol.load("rethinkdc-hard")
+    differ = {f.name for f in fields(soft) if getattr(soft, f.name) != getattr(hard, f.name)}
+    assert differ == {"id", "source", "labels", "cutmix", "temperature"}
+
+
+def test_a_full_cosine_is_that_of_torch():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    expected = []
+    for _ in range(400):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    protocol = Protocol.load("rd3-soft")
+    assert [protocol.lr_at(epoch, 400) for epoch in range(400)] == pytest.approx(expected, abs=1e-9)
 
 
 def test_hash_covers_what_has_an_effect(tmp_path):
@@ -135,6 +191,7 @@ def test_hash_covers_what_has_an_effect(tmp_path):
         {"decay_vectors": False},
         {"by_images": {1: {"epochs": 9}}},
         {"views": {"flip": True}, "augmentations": []},
+        {"views": {"flip": True, "rand_augment": [1, 6]}, "augmentations": []},
         {"cutmix": 0.5},
         {"labels": "teacher"},
         {"temperature": 4},
@@ -184,7 +241,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"temperature": 0}, r"temperature \(0.0\) must be a number above 0"),
         ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),
         ({"looks": -1}, r"looks \(-1\) must be at least 0"),
-        ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw"),
+        ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw, muon"),
         (
             {"by_images": {10: {"epochs": 1}}},
             r"by_images.10.epochs \(1\) must be a whole number of at least 2",
