@@ -1,6 +1,6 @@
 """One training step of distribution matching against its floor and against the published two-pass scheme.
 
-    python -m benchmarks.step [--json] [--prior embedded:digits] [--device cpu]
+    python -m benchmarks.step [--json] [--prior embedded:digits] [--num-steps 10] [--device cpu]
         [--precision float32|bfloat16] [--prior-precision float32|bfloat16] [--channels-last] [--compile inductor]
 
 Floor: the arithmetic that cannot be avoided, timed piece by piece in the same run: S guided U-Net forwards and
@@ -8,6 +8,9 @@ input-gradient backwards, one decode both ways, the matching network forward on 
 synthetic one. `step_over_generator_floor` leaves the matching network out.
 Two passes: the scheme of the released LD3M code on the same prior, images and network: synthesis without gradient,
 loss and gradient per class, then synthesis again in chunks of 10 with every U-Net call checkpointed.
+`one_step_over_step`: a step through a prior of one step, which is called once and without guidance, over one through
+`--num-steps` guided calls; both have the networks of `--prior`. `one_step_over_generator_floor`: the same of the
+generators alone, one call and one decode over the generator's floor.
 Precision, layout and compilation are those of our step and its floor; two passes are float32 and as written, always.
 All times are medians over interleaved repetitions. `peak_memory_mib` is the whole process's (or the device's);
 `distribution_growth` says how much more than its codes and images a step takes at the most images per class than at
@@ -32,6 +35,7 @@ from ldd.objectives import DistributionMatching
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.base import in_own_type
 from ldd.priors.reverse import guided
+from ldd.priors.schedule import Time
 from ldd.runtime.devices import peak_memory_mib
 
 
@@ -50,10 +54,11 @@ class Setting:
         channels_last: bool = False,
         compile: str | None = None,
         prior_precision: Literal["float32", "bfloat16"] = "float32",
+        guidance_scale: float | None = None,
     ) -> None:
         self.data = DistillationData()
         self.data.setup()
-        self.prior = LatentDiffusionPrior(prior, num_steps=num_steps)
+        self.prior = LatentDiffusionPrior(prior, num_steps=num_steps, guidance_scale=guidance_scale)
         self.objective = DistributionMatching(real_batch=real_batch)
         self.model = Distiller(
             self.prior,
@@ -89,17 +94,18 @@ def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
     n = len(context.rows)
     latents = codes.latents.detach().requires_grad_()
     conditioning = codes.conditioning.detach().requires_grad_()
-    network = context.network(setting.objective.network)
+    network = context.network(setting.objective.networks[0])
     real = context.real_classes(setting.objective.real_batch)
     with torch.no_grad():
         images = prior.decode(latents)
 
-    def call(x: Tensor, timestep: float, condition: Tensor) -> Tensor:
+    def call(x: Tensor, timestep: Time, condition: Tensor) -> Tensor:
         return in_own_type(prior.unet, lambda x, c: prior.denoiser(x, timestep, c), x, condition)
 
-    def unet() -> None:
-        predict = guided(call, conditioning, prior.null(n).to(conditioning), prior.guidance_scale)
-        torch.autograd.grad(predict(latents, 501).sum(), [latents, conditioning])
+    def unet(scale: float) -> None:
+        predict = guided(call, conditioning, prior.null(n).to(conditioning), scale)
+        timestep = prior.schedule.steps(2)[1].timestep
+        torch.autograd.grad(predict(latents, timestep).sum(), [latents, conditioning])
 
     def decode() -> None:
         torch.autograd.grad(prior.decode(latents).sum(), latents)
@@ -112,7 +118,8 @@ def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
         leaf = images.clone().requires_grad_()
         torch.autograd.grad(network.embed(leaf).sum(), leaf)
 
-    parts = {"unet": unet, "decode": decode, "match_real": match_real, "match_synthetic": match_synthetic}
+    calls = {"unet": partial(unet, prior.guidance_scale), "unet_once": partial(unet, 1.0)}
+    parts = {**calls, "decode": decode, "match_real": match_real, "match_synthetic": match_synthetic}
 
     def in_precision(part: Callable[[], None]) -> None:
         with setting.precision():
@@ -128,7 +135,7 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
     with torch.no_grad():
         images = torch.cat([model.synthesis(part) for part in rows.split(chunk)])
     images.requires_grad_()
-    network = context.network(setting.objective.network)
+    network = context.network(setting.objective.networks[0])
     loss = images.new_zeros(())
     for label in context.classes.tolist():
         draws = setting.objective.augmentation.draw(
@@ -211,8 +218,14 @@ def main() -> None:
     setting = Setting(*work, **options)
     changed = any(value not in (None, False, "float32") for value in options.values())
     plain = Setting(*work) if changed else setting
+    one = Setting(arguments.prior, 1, *work[2:], **options, guidance_scale=1.0)
     seconds = measure(
-        {"step": setting.step, "two_pass": lambda: two_pass_step(plain), **floor_parts(setting)},
+        {
+            "step": setting.step,
+            "one_step": one.step,
+            "two_pass": lambda: two_pass_step(plain),
+            **floor_parts(setting),
+        },
         arguments.repetitions,
         device,
     )
@@ -223,6 +236,8 @@ def main() -> None:
         "floor_seconds": floor,
         "step_over_floor": seconds["step"] / floor,
         "step_over_generator_floor": seconds["step"] / generator_floor,
+        "one_step_over_step": seconds["one_step"] / seconds["step"],
+        "one_step_over_generator_floor": (seconds["unet_once"] + seconds["decode"]) / generator_floor,
         "speedup_over_two_pass": seconds["two_pass"] / seconds["step"],
         "peak_memory_mib": peak_memory_mib(device),
         "threads": torch.get_num_threads(),

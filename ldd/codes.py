@@ -41,7 +41,7 @@ class Codes(nn.Module, ABC):
 
     @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the learned parameters by what they are: "latents", "spread", "conditioning"."""
+        """Return the learned parameters by what they are: "latents", "spread", "conditioning", "noise"."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what an artefact stores, on the CPU: all but empty tensors and the labels, which it has."""
@@ -67,7 +67,7 @@ class CodeBatch(NamedTuple):
     Attributes:
         latents: Z, (n, c, h, w), in the denoiser's scaled space.
         conditioning: (n, L, D).
-        noise: (n, c, h, w), standard normal; (n, 0) for a prior without diffusion.
+        noise: (n, c, h, w), standard normal unless it is learned; (n, 0) for a prior without diffusion.
         labels: (n,), int64.
     """
 
@@ -82,7 +82,7 @@ CodesFactory = Callable[[Tensor, Tensor, Tensor, Tensor], Codes]
 
 
 class _LocatedCodes(Codes, ABC):
-    """Codes that each have a latent, a condition and fixed noise; arguments as of `PointCodes`."""
+    """Codes that each have a latent, a condition and noise; arguments as of `PointCodes`."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class _LocatedCodes(Codes, ABC):
         noise: Tensor,
         learn_latents: bool = True,
         learn_conditioning: bool = True,
+        learn_noise: bool = False,
     ) -> None:
         super().__init__()
         self.latents = nn.Parameter(latents.clone(), requires_grad=learn_latents)
         self.conditioning = nn.Parameter(conditioning.clone(), requires_grad=learn_conditioning)
-        self.noise: Tensor
-        self.register_buffer("noise", noise.clone())
+        self.noise = nn.Parameter(noise.clone(), requires_grad=learn_noise)
         self.register_buffer("labels", labels.clone())
 
     def _centres(self, rows: Tensor) -> CodeBatch:
@@ -109,16 +109,16 @@ class _LocatedCodes(Codes, ABC):
             self.latents[rows] = latents.to(self.latents)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the learned ones of `latents` and `conditioning`."""
-        named = {"latents": self.latents, "conditioning": self.conditioning}
+        """Return the learned ones of `latents`, `conditioning` and `noise`."""
+        named = {"latents": self.latents, "conditioning": self.conditioning, "noise": self.noise}
         return {name: [value] for name, value in named.items() if value.requires_grad and value.numel()}
 
 
 @final
 class PointCodes(_LocatedCodes):
-    """One latent, one condition and one fixed noise tensor per image (LD3M, arXiv 2403.03881, section 3).
+    """One latent, one condition and one noise tensor per image (LD3M, arXiv 2403.03881, section 3).
 
-    The noise is drawn once and kept, so that the distilled set is a fixed artefact.
+    The noise is drawn once and kept, or learned from there, so that the distilled set is a fixed artefact.
 
     Args:
         labels: (N,), int64.
@@ -127,6 +127,7 @@ class PointCodes(_LocatedCodes):
         noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
         learn_latents: optimise Z.
         learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+        learn_noise: optimise n (without effect on a prior without diffusion); for chains of one step.
     """
 
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
@@ -140,7 +141,7 @@ Variance = Literal["diagonal", "channel", "none"]
 
 @final
 class GaussianCodes(_LocatedCodes):
-    """A Gaussian over latents per code (D3, arXiv 2403.00999, as released), with a condition and fixed noise each.
+    """A Gaussian over latents per code (D3, arXiv 2403.00999, as released), with a condition and noise each.
 
     A draw is z = mean + exp(l / 2) * e + sum_j F_j f_j with e and f standard normal: l the log-variances, F the
     `rank` factors. The mean decodes to one fixed image; the noise of the reverse process is never drawn anew, so
@@ -161,6 +162,7 @@ class GaussianCodes(_LocatedCodes):
         learn_latents: optimise the means.
         learn_spread: optimise log-variances and factors.
         learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
+        learn_noise: optimise n, which all draws share (without effect on a prior without diffusion).
 
     Raises:
         UserError: a negative rank, an empty range, or a start outside of it.
@@ -179,8 +181,9 @@ class GaussianCodes(_LocatedCodes):
         learn_latents: bool = True,
         learn_spread: bool = True,
         learn_conditioning: bool = True,
+        learn_noise: bool = False,
     ) -> None:
-        super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning)
+        super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning, learn_noise)
         low, high = log_variance_range
         check_at_least(0, "codes", rank=rank)
         if not low < high:
@@ -235,7 +238,7 @@ class GaussianCodes(_LocatedCodes):
             self.log_variance[rows] = log_variance.to(self.log_variance).clamp(*self.range)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the learned ones of `latents`, `spread` (log-variances and factors) and `conditioning`."""
+        """Return the learned ones of `latents`, `spread` (log-variances and factors), `conditioning` and `noise`."""
         spread = [p for p in (self.log_variance, self.factors) if p is not None and p.requires_grad]
         return super().groups() | ({"spread": spread} if spread else {})
 

@@ -46,13 +46,18 @@ def test_set_latents_sets_only_those_rows():
         ({}, ["latents", "conditioning"]),
         ({"learn_latents": False}, ["conditioning"]),
         ({"learn_conditioning": False}, ["latents"]),
+        ({"learn_noise": True}, ["latents", "conditioning", "noise"]),
+        ({"learn_noise": True, "learn_latents": False, "learn_conditioning": False}, ["noise"]),
     ],
 )
-def test_groups_are_what_is_learned(arguments, expected):
+@pytest.mark.parametrize("noise", [None, 7.0])
+def test_groups_are_what_is_learned(arguments, expected, noise):
+    """Noise that is learned has the rate of the latents, or its own."""
     assert list(points(**arguments).groups()) == expected
-    optimizer = sgd_on_codes(points(**arguments), {"latents": 3.0, "conditioning": 0.5}, momentum=0.5)
+    rates = Rates(3.0, 0.5, noise=noise).of_codes()
+    optimizer = sgd_on_codes(points(**arguments), rates, momentum=0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [
-        {"latents": 3.0, "conditioning": 0.5}[n] for n in expected
+        {"latents": 3.0, "conditioning": 0.5, "noise": noise or 3.0}[n] for n in expected
     ]
 
 
@@ -64,7 +69,9 @@ def test_an_unconditional_prior_has_nothing_to_condition():
 
 
 def test_nothing_learned_or_no_rate_is_refused():
-    with pytest.raises(UserError, match="nothing is learned; set learn_latents or learn_conditioning"):
+    with pytest.raises(
+        UserError, match="nothing is learned; set learn_latents, learn_conditioning or learn_noise"
+    ):
         sgd_on_codes(points(learn_latents=False, learn_conditioning=False), {}, 0.5)
     with pytest.raises(UserError, match="no learning rate for the codes' conditioning"):
         sgd_on_codes(points(), {"latents": 1.0}, 0.5)

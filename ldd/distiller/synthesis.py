@@ -60,6 +60,11 @@ class Synthesis:
         spec: DataSpec | None = None,
         seed: int = 0,
     ) -> None:
+        if quirks.redrawn_noise and "noise" in codes.groups():
+            raise UserError(
+                "quirks.redrawn_noise (true) draws the noise anew that codes.learn_noise learns; set one of them to "
+                "false"
+            )
         self.codes = codes
         self.prior = prior
         self.quirks = quirks
@@ -273,7 +278,11 @@ def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.de
 
 
 def new_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_class: int, seed: int) -> Codes:
-    """Return codes of zeros with the conditions of their classes; the noise follows from the seed alone."""
+    """Return codes of zeros with the conditions of their classes; the noise follows from the seed alone.
+
+    Raises:
+        UserError: latents would be learned that no image depends on.
+    """
     labels = torch.arange(spec.num_classes).repeat_interleave(images_per_class)
     conditioning = prior.embed(prior.rows(spec.classes)[labels])
     shape = (len(labels), *prior.latent_shape)
@@ -281,4 +290,11 @@ def new_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_cl
         noise = torch.randn(shape, generator=seeding.generator(seed, "code noise"))
     else:  # nothing reads the noise or the conditioning
         noise, conditioning = torch.empty(len(labels), 0), conditioning[:, :0]
-    return factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
+    codes = factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
+    if not prior.reads_latents and codes.groups().keys() & {"latents", "spread"}:
+        raise UserError(
+            "codes.learn_latents (true): the prior's chain begins at pure noise, so that no image depends on the "
+            "latents; set model.prior.init_args.start below 1 (0.5, say), or learn_latents and learn_spread to false "
+            "and learn_noise to true"
+        )
+    return codes

@@ -75,6 +75,7 @@ class CharacteristicMatching(MatchingObjective):
             own; 0 for none. It needs `trajectories`.
         augmentation: differentiable siamese augmentation strategies, one draw per class; empty for none.
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
+        lr_noise: AdamW learning rate of n, where the codes learn it; None takes lr_latents.
 
     Raises:
         UserError: a number out of range, a calibration or a pool that does not fit `trajectories`; in the first step, a
@@ -103,6 +104,7 @@ class CharacteristicMatching(MatchingObjective):
         calibration: float = 0.0,
         augmentation: Sequence[str] = tuple(OPERATIONS),
         real_chunk: int = 512,
+        lr_noise: float | None = None,
     ) -> None:
         check_at_least(1, "objective", real_batch=real_batch, frequencies=frequencies, real_chunk=real_chunk)
         check_not_negative("objective", amplitude=amplitude, phase=phase, weight=weight)
@@ -113,7 +115,7 @@ class CharacteristicMatching(MatchingObjective):
                 f"objective.calibration ({calibration}) needs trained networks: give objective.trajectories, or set 0"
             )
         need = expert_need(trajectories, network, num_experts, expert_epoch)
-        rates = Rates(lr_latents, lr_conditioning, lr_spread, 0.0, lr_decoder, weight_decay_decoder)
+        rates = Rates(lr_latents, lr_conditioning, lr_spread, 0.0, lr_decoder, weight_decay_decoder, lr_noise)
         super().__init__(network, augmentation, rates, search=None if need is None else ExpertSearch(need))
         self.weight_decay = weight_decay
         self.real_batch = real_batch

@@ -46,6 +46,7 @@ class DistributionMatching(MatchingObjective):
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
         budgets: nested budgets, in images per class: the first so many images of each class are matched on their own
             too, so that they are a set of that budget. The loss is the mean over these and all images.
+        lr_noise: SGD learning rate of n, where the codes learn it; None takes lr_latents.
 
     Raises:
         UserError: real_batch, real_chunk or a budget below 1; when the run starts, a budget above the images per class.
@@ -64,8 +65,11 @@ class DistributionMatching(MatchingObjective):
         augmentation: Sequence[str] = tuple(OPERATIONS),
         real_chunk: int = 512,
         budgets: Sequence[int] = (),
+        lr_noise: float | None = None,
     ) -> None:
-        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        rates = Rates(
+            lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder, lr_noise
+        )
         super().__init__(network, augmentation, rates, budgets)
         check_at_least(1, "objective", real_batch=real_batch, real_chunk=real_chunk)
         self.real_batch = real_batch

@@ -30,6 +30,7 @@ class Rates:
     momentum: float = 0.5
     decoder: float = 3e-4
     decay: float = 1e-5
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         check_sgd(self.of_codes(), self.momentum)
@@ -37,7 +38,8 @@ class Rates:
     def of_codes(self) -> dict[str, float]:
         """Return the learning rate of each group of codes."""
         spread = self.latents / 10 if self.spread is None else self.spread
-        return {"latents": self.latents, "conditioning": self.conditioning, "spread": spread}
+        noise = self.latents if self.noise is None else self.noise
+        return {"latents": self.latents, "conditioning": self.conditioning, "spread": spread, "noise": noise}
 
 
 Networks = tuple[NetworkFactory, ...] | NetworkFactory
@@ -164,7 +166,9 @@ def groups_of(codes: Codes, learning_rates: Mapping[str, float]) -> list[dict[st
     """Return the codes' groups for an optimizer, each with its learning rate."""
     groups = codes.groups()
     if not groups:
-        raise UserError("codes: nothing is learned; set learn_latents or learn_conditioning to true")
+        raise UserError(
+            "codes: nothing is learned; set learn_latents, learn_conditioning or learn_noise to true"
+        )
     if missing := groups.keys() - learning_rates.keys():
         raise UserError(f"objective: no learning rate for the codes' {', '.join(sorted(missing))}")
     return [{"params": values, "lr": learning_rates[name]} for name, values in groups.items()]

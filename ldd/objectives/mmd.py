@@ -56,6 +56,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         weight_decay_decoder: of that Adam (published: 1e-5).
         augmentation: differentiable siamese augmentation strategies, one draw per class (published: none).
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
+        lr_noise: SGD learning rate of n, where the codes learn it; None takes lr_latents.
 
     Raises:
         UserError: a number out of range; in the first step, a network with batch normalisation, trajectories that are
@@ -82,12 +83,15 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         weight_decay_decoder: float = 1e-5,
         augmentation: Sequence[str] = (),
         real_chunk: int = 512,
+        lr_noise: float | None = None,
     ) -> None:
         check_at_least(1, "objective", samples=samples, real_batch=real_batch, num_classes=num_classes)
         check_at_least(1, "objective", real_chunk=real_chunk)
         need = expert_need(trajectories, network, num_experts, expert_epoch)
         search = None if need is None else ExpertSearch(need)
-        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        rates = Rates(
+            lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder, lr_noise
+        )
         super().__init__(network, augmentation, rates, search=search)
         self.discrepancy = RBFMixture() if discrepancy is None else discrepancy
         self.expert_epoch = expert_epoch

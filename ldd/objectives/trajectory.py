@@ -67,6 +67,7 @@ class TrajectoryMatching(MatchingObjective):
             which needs that many times fewer decodings.
         unroll: form of the gradient, see above.
         halved_gradient: the released LD3M code's quirk: half of the gradient with respect to the images.
+        lr_noise: SGD learning rate of n, where the codes learn it; None takes lr_latents.
 
     Raises:
         UserError: a number out of range; in the first step, trajectories that are missing or do not fit.
@@ -96,6 +97,7 @@ class TrajectoryMatching(MatchingObjective):
         draws: Literal["inner_step", "step"] = "inner_step",
         unroll: Literal["constant_memory", "full"] = "constant_memory",
         halved_gradient: bool = False,
+        lr_noise: float | None = None,
     ) -> None:
         check_at_least(1, "objective", expert_epochs=expert_epochs, max_start_epoch=max_start_epoch)
         check_at_least(1, "objective", syn_steps=syn_steps, batch_syn=batch_syn, num_experts=num_experts)
@@ -105,7 +107,9 @@ class TrajectoryMatching(MatchingObjective):
         reason = f"max_start_epoch ({max_start_epoch}) and expert_epochs ({expert_epochs}) reach"
         last = max_start_epoch - 1 + expert_epochs
         need = ExpertNeed(trajectories, network, num_experts, last, reason)
-        rates = Rates(lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder)
+        rates = Rates(
+            lr_latents, lr_conditioning, lr_spread, momentum, lr_decoder, weight_decay_decoder, lr_noise
+        )
         super().__init__(network, augmentation, rates, search=ExpertSearch(need))
         self.expert_epochs = expert_epochs
         self.max_start_epoch = max_start_epoch

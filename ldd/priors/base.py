@@ -43,6 +43,7 @@ class Prior(nn.Module, ABC):
         licence: terms of the weights, copied into every artefact's manifest.
         can_encode: whether there is an encoder; without one `encode` is refused.
         can_sample: whether there is a diffusion model; without one `sample` and `invert` are refused.
+        reads_latents: whether the images depend on Z; a chain that begins at pure noise may not.
         batch_dependent: whether a decoded image depends on those decoded with it.
         identity: what `ldd.artefact.identity.identify` said of the weights as loaded; None where they are still that.
     """
@@ -53,6 +54,7 @@ class Prior(nn.Module, ABC):
     licence: str
     can_encode: bool = True
     can_sample: bool = True
+    reads_latents: bool = True
     batch_dependent: bool = False
     identity: dict[str, Any] | None = None
 

@@ -53,6 +53,8 @@ class LatentDiffusionPrior(Prior):
             takes 3, or 1 of a prior in which guidance was learned. At 0 and 1 only the half that counts is run; at 0 no
             gradient reaches the conditioning. An unconditional prior ignores s, since e_c is e_u.
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
+        start: share of the path at which the chain begins, in (0, 1]: 1 at its noise end, where one step of a flow
+            leaves nothing of Z; below it Z enters through the first state.
         image_size: pixels; None takes the prior's own. Another one works as far as the network generalises.
         init: `random` gives the network random weights (an ablation of LD3M); all other components are kept.
         classes: WordNet id or name of a data class -> a row of the prior, the WordNet id or name of one of its
@@ -85,6 +87,7 @@ class LatentDiffusionPrior(Prior):
         prompt: str | None = None,
         tied: bool = False,
         quantise_decoded: bool = True,
+        start: float = 1.0,
     ) -> None:
         super().__init__()
         check_skip(skip)
@@ -94,8 +97,11 @@ class LatentDiffusionPrior(Prior):
         self.schedule = load_schedule(folder / "scheduler")
         if num_steps is None:
             num_steps = 1 if self.schedule.of_intervals else 10
-        if num_steps:
-            self.schedule.steps(num_steps)  # raises for a bad number of steps, before the weights are read
+        if not num_steps and start != 1:
+            raise UserError(f"start={start} has no effect with num_steps=0, which runs no chain; remove it")
+        if num_steps:  # raises for a bad number of steps or start, before the weights are read
+            first, *_ = self.schedule.steps(num_steps, start)
+            self.reads_latents = first.level.signal > 0 or (skip == "clean" and num_steps > 1)
         self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
         self._check_intervals()
         card = read_optional_card(folder)
@@ -110,6 +116,7 @@ class LatentDiffusionPrior(Prior):
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
         self.num_steps = num_steps
+        self.start = start
         default = 3.0 if self.learned_guidance is None else 1.0
         self.guidance_scale = default if guidance_scale is None else guidance_scale
         self.skip: Skip = skip
@@ -181,6 +188,7 @@ class LatentDiffusionPrior(Prior):
             noise,
             self.schedule,
             self.num_steps,
+            start=self.start,
             skip=self.skip,
             quantise=self.autoencoder.quantise,
             checkpointed=calls,

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel, VQModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+    VQModel,
+)
 from safetensors.torch import save_file
 
 from ldd.runtime.seeding import seeded
@@ -14,7 +21,7 @@ PUBLISHED = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_
 SCHEDULER = {**PUBLISHED, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
-def tiny_unet(channels: int = 4, width: int = 16) -> UNet2DConditionModel:
+def tiny_unet(channels: int = 4, width: int = 16, **config) -> UNet2DConditionModel:
     """65 thousand parameters, one attention level."""
     return UNet2DConditionModel(
         sample_size=8,
@@ -27,6 +34,7 @@ def tiny_unet(channels: int = 4, width: int = 16) -> UNet2DConditionModel:
         attention_head_dim=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **config,
     )
 
 
@@ -52,20 +60,28 @@ def tiny_autoencoder(kind: type = AutoencoderKL, **config) -> torch.nn.Module:
     return model
 
 
-def write_prior_folder(path: Path, vq: bool = False, seed: int = 0, **scheduler) -> Path:
+def write_prior_folder(
+    path: Path, vq: bool = False, seed: int = 0, one_step: bool = False, **scheduler
+) -> Path:
     """Write the folder and return it.
 
     Args:
         path: the folder to make.
         vq: a VQModel as autoencoder instead of an AutoencoderKL.
         seed: of the random weights.
+        one_step: a network of average velocities, as `latentdd prior train` with `steps: one` writes it.
         scheduler: further settings of the DDIM scheduler; the default has the published betas, 1000 steps.
     """
     with seeded(seed, "tiny prior"):
-        tiny_unet().save_pretrained(path / "unet")
+        tiny_unet(class_embed_type="timestep" if one_step else None).save_pretrained(path / "unet")
         tiny_autoencoder(VQModel if vq else AutoencoderKL).save_pretrained(path / "vae")
-        DDIMScheduler(**SCHEDULER | scheduler).save_pretrained(path / "scheduler")
+        made = DDIMScheduler(**SCHEDULER | scheduler)
+        if one_step:
+            made = FlowMatchEulerDiscreteScheduler(num_train_timesteps=10)
+            made.register_to_config(prediction_type="average_velocity")
+        made.save_pretrained(path / "scheduler")
         save_file({"weight": torch.randn(11, 16)}, path / "class_embedding.safetensors")
     card = {"classes": CLASSES, "null_class": 10, "image_size": 32, "licence": "random weights"}
+    card |= {"guidance": 2.0} if one_step else {}
     (path / "prior.json").write_text(json.dumps(card))
     return path

@@ -101,6 +101,16 @@ class TestFlowTransformer(PriorConformance):
         return LatentDiffusionPrior(str(folder), num_steps=3)
 
 
+class TestOneStep(PriorConformance):
+    """Average velocities; the chain of one step begins where half of the state is Z."""
+
+    known_classes = DIGITS
+
+    @pytest.fixture
+    def prior(self, tmp_path, tiny_prior_folder):
+        return LatentDiffusionPrior(str(tiny_prior_folder(tmp_path / "prior", one_step=True)), start=0.5)
+
+
 @pytest.mark.skipif(not (EMBEDDED / "digits").is_dir(), reason="embedded:digits is not built in this tree")
 class TestEmbeddedDigits(PriorConformance):
     known_classes = DIGITS
