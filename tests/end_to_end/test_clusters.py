@@ -8,13 +8,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
+from kubernetes_pods import PODS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import ldd
-from ldd.data.pruning.base import CACHE_DIR
 
 ROOT = Path(ldd.__file__).parent.parent
 SCRIPTS = [*sorted((ROOT / "cluster").glob("*.sbatch")), ROOT / "docker" / "replay.sh"]
@@ -50,45 +49,6 @@ def test_slurm_options_are_those_of_fit(fit_parser):
         assert found.trainer.enable_progress_bar is False
         several = script.name != "array.sbatch"
         assert (int(found.trainer.devices), found.trainer.num_nodes) == ((4, 2) if several else (1, 1))
-
-
-def test_kubernetes_arguments_are_those_of_fit(fit_parser, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    _, job = yaml.safe_load_all((ROOT / "cluster" / "kubernetes.yaml").read_text())
-    pod = job["spec"]["template"]["spec"]
-    found = fit_parser.parse_args(pod["containers"][0]["args"]).fit
-    assert found.ckpt_path == "auto"
-    mounted = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-    for path in (found.trainer.default_root_dir, found.data.cache_dir, found.data.root):
-        assert any(path.startswith(place) for place in mounted)
-    claims = {volume["name"] for volume in pod["volumes"]}
-    assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == claims
-
-
-def test_kubernetes_gives_the_pod_no_more_than_it_needs():
-    _, job = yaml.safe_load_all((ROOT / "cluster" / "kubernetes.yaml").read_text())
-    pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "privileged": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    for kind in ("cpu", "memory", "ephemeral-storage"):
-        assert {kind} <= container["resources"]["requests"].keys() & container["resources"]["limits"].keys()
-    # With a root that cannot be written: runs, what our caches are by default, and temporary files.
-    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    assert writable == {"/app/runs", "/home/latentdd/.cache", "/tmp"}
-    for cache in (CACHE_DIR, "~/.cache/latentdd/latents"):
-        assert cache.replace("~", "/home/latentdd").startswith("/home/latentdd/.cache/")
-    for variable in container["env"]:
-        assert any(variable["value"].startswith(place) for place in writable)
 
 
 def let_in(path):
@@ -148,6 +108,6 @@ def test_the_lock_has_a_hash_for_every_dependency():
 
 def test_the_image_runs_as_kubernetes_says():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
-    _, job = yaml.safe_load_all((ROOT / "cluster" / "kubernetes.yaml").read_text())
-    assert f"ARG UID={job['spec']['template']['spec']['securityContext']['runAsUser']}" in dockerfile
+    for _, pod in PODS:
+        assert f"ARG UID={pod['securityContext']['runAsUser']}" in dockerfile
     assert 'ENTRYPOINT ["latentdd"]' in dockerfile
