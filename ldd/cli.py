@@ -14,7 +14,10 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import ldd
+from ldd.artefact.location import located
+from ldd.disk.hub import is_address
 from ldd.disk.shipped import near, near_files, with_shipped_files
+from ldd.errors import UserError
 from ldd.runs.verb import run_verb
 
 HELP = Path(__file__).parent / "commands" / "help"
@@ -63,7 +66,7 @@ VERBS = {
 """Verb -> (module with a function `main(verb, arguments)`, help)."""
 
 
-FLAGS = ("--json", "--overwrite")
+FLAGS = ("--json", "--overwrite", "--dry_run", "--private")
 """Options that may stand without a value (the parser itself wants `--json true`)."""
 
 
@@ -146,7 +149,13 @@ def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
         if named and value and not os.path.isfile(os.path.expanduser(value)):
             proposed = near_files(value) or "; check the path, or take a name that latentdd configs lists"
             return f"{option} ({value}) does not exist{proposed}"
-        if not option and verb in _OF_A_SET and not os.path.exists(os.path.expanduser(value)):
+        if option or verb not in _OF_A_SET or is_address(value):
+            continue
+        try:
+            found = located(value)
+        except UserError as error:  # a set that is not in the package
+            return str(error)
+        if not os.path.exists(os.path.expanduser(found)):
             return f"{value} does not exist; name a distilled set or the folder of a finished run"
     return None
 

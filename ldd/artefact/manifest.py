@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict
 
 from ldd import __version__
+from ldd.artefact.location import FOLDER, MANIFEST, located
 from ldd.disk.files import read_json, sha256, write_json
 from ldd.disk.public import public_configuration
 from ldd.disk.records import REST, parse, shown, to_json
@@ -15,7 +16,7 @@ from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.runtime.ledger import Figures, Stages
 
-NAME = "manifest.json"
+NAME = MANIFEST
 FORMAT_VERSION = 1
 UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Version v -> function that turns a manifest of version v into one of v + 1 (keys added, renamed, moved)."""
@@ -257,16 +258,16 @@ def charge(folder: Path, stage: str, figures: Figures) -> None:
 
 
 def find_artefact(path: Path | str) -> Path:
-    """Return the folder with the manifest: `path` itself, or `distilled` in it if `path` is a run's folder."""
-    path = Path(path)
-    for folder in (path, path / "distilled"):
+    """Return the folder with the manifest: of what is named (see `located`), or `distilled` in it if that is a run."""
+    path = located(path)
+    for folder in (path, path / FOLDER):
         if (folder / NAME).is_file():
             refuse_escape(folder / NAME)
             return folder
     if not path.exists():
         raise UserError(f"{path} does not exist; name a distilled set or the folder of a finished run")
     raise UserError(
-        f"{path} is not a distilled set: neither it nor {path / 'distilled'} holds a {NAME}; name an artefact's "
+        f"{path} is not a distilled set: neither it nor {path / FOLDER} holds a {NAME}; name an artefact's "
         "folder or the folder of a finished run"
     )
 

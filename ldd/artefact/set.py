@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldd.artefact import checks as contents, manifest as manifests, soft_labels as soft
 from ldd.artefact.dataset import DistilledDataset, InputTransform, Transform
+from ldd.artefact.location import IMAGES, OPTIONAL, PREVIEW
 from ldd.artefact.manifest import Facts, Manifest
 from ldd.artefact.picture import as_png, data_address, draw_grid
 from ldd.artefact.size import Amount, Storage, span
@@ -20,10 +21,6 @@ from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, wri
 from ldd.errors import UserError
 from ldd.images import ClassInfo, normalised
 from ldd.runtime.ledger import Stages
-
-IMAGES = "images.safetensors"
-OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
-PREVIEW = "preview.png"
 
 
 @dataclass(eq=False, repr=False)
@@ -150,7 +147,9 @@ class DistilledSet:
         """Return the set in a folder after checking its version, hashes, class order and every value.
 
         Args:
-            path: the artefact's folder, or a run's folder with the artefact in `distilled/`.
+            path: the artefact's folder, a run's folder with the artefact in `distilled/`, `embedded:digits-1` or
+                `embedded:digits-10` (in the package), or `hf://user/name[@revision]` (a repository that `latentdd
+                export --push-to-hub` has filled).
 
         Raises:
             UserError: missing, damaged, changed, of a newer format, or naming files outside its folder; the

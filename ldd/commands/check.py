@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import rich
 import yaml
 
 from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
+from ldd.artefact.location import refuse_name
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, read_yaml
@@ -70,7 +71,7 @@ def check(
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     factories = _checked(recipe.factories() if networks is None else networks, data, repeats)
-    folder = Path(out) if out is not None else _beside(Path(path))
+    folder = Path(out) if out is not None else _beside(path)
     check_writable(folder)
     data.setup()
     refuse_other_data(distilled, data.spec)
@@ -83,7 +84,7 @@ def check(
         training = StoredSet("distilled", distilled, samples=draws).training
         confused = confusions_of(lesson, training, data, distilled.counts, repeats, device)
         found = replace(found, confused=confused, protocol={"id": recipe.id, "hash": recipe.hash})
-    with writing(folder):
+    with writing(folder) if out is None else nullcontext():  # what --out names is held for the whole verb
         found.write(folder)
     rich.print(found)
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
@@ -98,9 +99,11 @@ def _checked(
     return factories
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: str) -> Path:
     """`checks` in the folder of the run, whether that or its set was named."""
-    run = path.resolve().parent if (path / "manifest.json").is_file() else path
+    refuse_name(path)
+    found = Path(path)
+    run = found.resolve().parent if (found / "manifest.json").is_file() else found
     return run / FOLDER
 
 

@@ -54,4 +54,4 @@ def _help() -> Path:
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(completion, verb, arguments, path=False)
+    run_function(completion, verb, arguments, path=None)

@@ -49,4 +49,4 @@ def _listed() -> str:
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(configs, verb, arguments, path=False)
+    run_function(configs, verb, arguments, path=None)

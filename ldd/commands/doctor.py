@@ -96,4 +96,4 @@ def _cache(variable: str, default: str, name: str) -> str:
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(doctor, verb, arguments, path=False)
+    run_function(doctor, verb, arguments, path=None)

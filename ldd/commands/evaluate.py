@@ -85,7 +85,7 @@ def evaluate(
         )
         request = replace(request, records=Path(out) / FOLDER, device=pick_device())
         request = _with_labels(request, distilled, labels, crop_labels)
-        report = compare(distilled, _with_sets(request, distilled, names, given, Path(path)))
+        report = compare(distilled, _with_sets(request, distilled, names, given))
         (report if earlier is None else report.after(earlier)).write(out)
     _show(report, Path(out))
 
@@ -128,13 +128,13 @@ def _with_labels(
 
 
 def _with_sets(
-    request: Request, distilled: DistilledSet, names: str, given: tuple[Baseline, ...] | None, path: Path
+    request: Request, distilled: DistilledSet, names: str, given: tuple[Baseline, ...] | None
 ) -> Request:
     """The request with the baselines of these names, and the sampler, the prior and the first codes of the set."""
     alone = request.crops is not None and request.labeller is None
     request = replace(
         request,
-        initial=None if alone else _initial_beside(path),
+        initial=None if alone else _initial_beside(distilled.folder),
         sampler=stored_sampler(distilled, request.protocol, request.device),
         prior=_find_prior(distilled, names),
     )
@@ -172,11 +172,13 @@ def _find_prior(distilled: DistilledSet, names: str) -> Prior | None:
     return prior.to(pick_device())
 
 
-def _initial_beside(path: Path) -> DistilledSet | None:
-    """The codes before the first step, in a run's folder or beside the set's."""
-    for folder in (path / INITIAL, path.resolve().parent / INITIAL):
-        if (folder / "manifest.json").is_file() and folder.resolve() != path.resolve():
-            return DistilledSet.load(folder)
+def _initial_beside(folder: Path | None) -> DistilledSet | None:
+    """The codes before the first step, which lie beside the folder of the set, in its run."""
+    if folder is None:
+        return None
+    for run in (folder.parent, folder.resolve().parent):
+        if (run / INITIAL / "manifest.json").is_file() and (run / INITIAL).resolve() != folder.resolve():
+            return DistilledSet.load(run / INITIAL)
     return None
 
 

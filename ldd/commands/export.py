@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldd.artefact.exporters import WRITERS, FormatName
-from ldd.artefact.exporters.hub import check_repo, prepare
+from ldd.artefact.exporters.hub import check_form, prepare
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.runs.verb import run_function
@@ -22,9 +22,10 @@ def export(
     """Convert a distilled set; its hashes are checked first.
 
     Args:
-        path: folder of the set, or of the run that made it.
+        path: folder of the set or of the run that made it, embedded:NAME, or hf://user/name.
         format: imagefolder (a folder of PNG files per class and classes.json), pt (for torch.load), parquet (for
-            datasets.load_dataset) or webdataset (tar files).
+            datasets.load_dataset), webdataset (tar files), ddranking (tensors for the scores of DD-Ranking 0.2.0) or
+            rethinkdc (Parquet files with the columns of RethinkDC).
         out: folder to write, or for pt a file whose name ends in .pt.
         overwrite: replace an earlier export there.
         push_to_hub: upload the export to this data-set repository (user/name) of the Hugging Face hub, with a card
@@ -33,7 +34,7 @@ def export(
         private: with push_to_hub: a repository that does not exist yet is made a private one.
     """
     if push_to_hub is not None:
-        check_repo(push_to_hub, format)
+        check_form(push_to_hub, format)
     elif not dry_run or not private:
         raise UserError("dry_run and private are about an upload; name its repository with --push_to_hub")
     distilled = DistilledSet.load(path)

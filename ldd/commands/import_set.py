@@ -23,11 +23,12 @@ def import_set(
     licence: str = "unknown",
     overwrite: bool = False,
 ) -> None:
-    """Read a set from a .pt file (DC, MTT, GLaD, LD3M, ours) or a folder of pictures, verify it and save it.
+    """Read a set from a .pt file (DC, MTT, GLaD, LD3M, ours), Parquet files or a folder of pictures, and save it.
 
     Args:
-        path: a .pt file, a folder with images_best.pt and labels_best.pt, or one with a folder a class, named by wnid,
-            by number or by name.
+        path: a .pt file, a folder with images_best.pt and labels_best.pt, one with a folder a class, named by wnid,
+            by number or by name, Parquet files (ours, RethinkDC's) or a folder of them, an export for DD-Ranking, or
+            hf://user/name, a repository with Parquet files.
         out: folder of the set that is written.
         classes: what the labels 0, 1, ... of the files mean: a table (.json, .csv), a text file with one wnid a
             line, or the name of a published ImageNet subset; null where the files say so themselves, or where --data
@@ -71,4 +72,7 @@ def import_set(
 
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
-    run_function(import_set, verb, arguments, data=True)
+    about = (
+        "A .pt or .parquet file, a folder of such files or of pictures, or hf://user/name with Parquet files."
+    )
+    run_function(import_set, verb, arguments, path=about, data=True)

@@ -36,7 +36,12 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     """Run the verb."""
     about = "Write one self-contained HTML file on one or several runs."
     parser = Parser(prog=f"latentdd {verb}", description=about)
-    parser.add_argument("runs", nargs="+", type=str, help="Folders of runs, or of distilled sets.")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=str,
+        help="Folders of runs or of distilled sets, embedded:NAME, or hf://user/name.",
+    )
     parser.add_function_arguments(report, skip={"runs"}, as_positional=False)
     options = parse(parser, arguments)
     report(**vars(options))

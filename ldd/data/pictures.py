@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from unicodedata import category
 
@@ -125,25 +126,34 @@ def read_file(path: Path) -> Tensor:
     an animation the first picture is taken. JPEG is decoded at full size: the decoder's own downscaling ("draft") is
     a quarter faster and moves pixels by 2.5 grey levels on average (from 160 to 64 px).
     """
+    if path.exists() and not path.is_file():
+        raise UnreadableImage(f"{path} is not a file; remove it from the folder, {_CURE}")
+    return _read(path, str(path))
+
+
+def read_bytes(content: bytes, name: str) -> Tensor:
+    """Read an encoded image as `read_file` does; `name` is for messages."""
+    return _read(BytesIO(content), name)
+
+
+def _read(source: Path | BytesIO, name: str) -> Tensor:
     try:
-        return _read_file(path)
+        return _decode(source, name)
     except UnreadableImage:
         raise
     except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
         raise UnreadableImage(
-            f"cannot read image {path}: {error}; repair it or remove it from the folder, {_CURE}"
+            f"cannot read image {name}: {error}; repair it or remove it from the folder, {_CURE}"
         ) from error
 
 
-def _read_file(path: Path) -> Tensor:
-    if path.exists() and not path.is_file():
-        raise UnreadableImage(f"{path} is not a file; remove it from the folder, {_CURE}")
-    with Image.open(path, formats=_FORMATS) as image:
+def _decode(source: Path | BytesIO, name: str) -> Tensor:
+    with Image.open(source, formats=_FORMATS) as image:
         if _is_deep(image):  # Pillow would clip grey ones to white and cut colours to 8 bits, without a word
-            raise UnreadableImage(f"{path} has more than 8 bits per channel; convert it to 8 bits, {_CURE}")
+            raise UnreadableImage(f"{name} has more than 8 bits per channel; convert it to 8 bits, {_CURE}")
         if image.width * image.height > _MOST_PIXELS:
             raise UnreadableImage(
-                f"{path} has {image.width} x {image.height} px, over {_MOST_PIXELS / 1e6:g} million; resize it, {_CURE}"
+                f"{name} has {image.width} x {image.height} px, over {_MOST_PIXELS / 1e6:g} million; resize it, {_CURE}"
             )
         ImageOps.exif_transpose(image, in_place=True)
         upright: Image.Image = image

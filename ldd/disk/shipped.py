@@ -1,4 +1,4 @@
-"""The recipes and components in the package, found by name from anywhere."""
+"""What is in the package, found by name from anywhere: recipes, components, and the priors and sets `embedded:NAME`."""
 
 import difflib
 import os
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import ldd
+from ldd.errors import UserError
+
+IN_PACKAGE = "embedded:"
+"""How the name of a prior or a set in the package begins."""
 
 _SUFFIXES = (".yaml", ".yml")
 _OF_RECIPES = ("config", "c", "base")
@@ -81,3 +85,25 @@ def near_files(value: str) -> str:
     suffix = next(filter(value.endswith, _SUFFIXES), "")
     shipped = [name + suffix for name in shipped_names()]
     return near(value.removeprefix("configs/"), (*here, *shipped))
+
+
+def embedded_folder(name: str, root: Path, mark: str, argument: str, kind: str) -> Path:
+    """Return the folder in the package that `embedded:NAME` names.
+
+    Args:
+        name: as typed.
+        root: where all of this kind lie, each in a folder of its own.
+        mark: path of a file that each of them has.
+        argument: that has this value, for the message.
+        kind: of what is named, for the message.
+
+    Raises:
+        UserError: nothing is called so; the message lists all names and proposes the nearest.
+    """
+    known = [IN_PACKAGE + path.name for path in sorted(root.iterdir()) if (path / mark).is_file()]
+    if name not in known:
+        raise UserError(
+            f"{argument}={name!r}: no such {kind} in the package{near(name, known)}; embedded {kind}s: "
+            f"{', '.join(known) or 'none'}"
+        )
+    return root / name.removeprefix(IN_PACKAGE)

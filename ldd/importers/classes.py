@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldd.artefact.exporters.base import CLASSES
 from ldd.data.folders import table_rows
 from ldd.data.subsets import subset_wnids
+from ldd.disk.files import read_json
 from ldd.errors import UserError, listed
 from ldd.imagenet.tables import indices, readable_name
 from ldd.images import ClassInfo
@@ -28,6 +30,31 @@ def stated_classes(classes: str) -> list[ClassInfo]:
         )
         for label, wnid in enumerate(subset_wnids(classes))
     ]
+
+
+def renumbering(folder: Path, key: str) -> tuple[list[ClassInfo], Tensor] | None:
+    """Return what the class table in a folder says of the numbers in the files beside it; None without a table.
+
+    Args:
+        folder: of an export.
+        key: under which the table has the number of each class; where it has none, numbers are our labels.
+
+    Returns:
+        K classes by our label, and (K,) int64: our label of each number.
+
+    Raises:
+        UserError: a damaged table.
+    """
+    file = folder / CLASSES
+    if not file.is_file():
+        return None
+    classes = table_rows(file)
+    rows = read_json(file, "export the set again")
+    places = {str(row["wnid"]): row.get(key) for row in rows}
+    numbers = [info.label if (place := places[info.wnid]) is None else place for info in classes]
+    if sorted(numbers, key=str) != sorted(range(len(classes)), key=str):
+        raise UserError(f"{file}: {key} must number the {len(classes)} classes from 0; export the set again")
+    return classes, torch.tensor(numbers).argsort()
 
 
 def agreed_classes(

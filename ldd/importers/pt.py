@@ -84,6 +84,14 @@ def _images_file(folder: Path) -> Path:
     return folder / found[0]
 
 
+def load_tensor(file: Path) -> Tensor:
+    """Return the tensor in a file, read as `read_pt` reads; UserError if it holds anything else."""
+    content = _load(file)
+    if not isinstance(content, Tensor):
+        raise UserError(f"{file} holds a {type(content).__name__}, not a tensor; copy it again")
+    return content
+
+
 def _load(file: Path) -> Any:  # noqa: ANN401 - whatever was stored
     try:
         return load_plain(file, _NUMBERS)

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from ldd.artefact.checks import as_labels
+from ldd.artefact.exporters.base import CLASSES
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import sha256
+from ldd.disk.hub import fetch, is_address
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
 from ldd.importers.classes import RawSet, agreed_classes, shown, stated_classes
+from ldd.importers.ddranking import is_ddranking, read_ddranking
 from ldd.importers.folder import classes_by_name, read_folder, table_inside
 from ldd.importers.normalisation import PLAIN, undo_normalisation
+from ldd.importers.parquet import parquet_files, read_parquet
 from ldd.importers.pt import read_pt
 
 
@@ -43,10 +47,12 @@ def read_set(
     reorder: bool = False,
     licence: str = "unknown",
 ) -> DistilledSet:
-    """Return the set in a `.pt` file or a folder; its manifest says under `imported` what was read and how.
+    """Return the set in files of another program; its manifest says under `imported` what was read and how.
 
     Args:
-        path: a `.pt` file, a folder that holds one (see `read_pt`), or a folder of pictures (see `read_folder`).
+        path: a `.pt` file or a folder that holds one (see `read_pt`), a folder of pictures (see `read_folder`),
+            Parquet files (see `read_parquet`), an export for DD-Ranking, or `hf://user/name[@revision]`, a repository
+            with Parquet files.
         classes: what the labels of the files mean, see `stated_classes`.
         data: real images that the set is to be used with, whose classes it must have.
         labels: file of the labels of a `.pt` file, see `read_pt`.
@@ -60,19 +66,13 @@ def read_set(
     Raises:
         UserError: files of another form, an order of classes or a range of values that does not fit.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise UserError(f"{path} does not exist; name a .pt file or a folder")
+    place = _local(path)
     stated = None if classes is None else stated_classes(classes)
-    if place.is_dir() and not any(place.glob("images*.pt")):
-        for name, value in {"labels": labels, "experiment": experiment, "clamp": clamp or None}.items():
-            if value is not None:
-                raise UserError(
-                    f"{name} ({value}) is about .pt files, and this is a folder of pictures; leave it out"
-                )
+    found = parquet_files(place)
+    raw = _read_file(place, found, labels, experiment, clamp)
+    if raw is None:
         raw, table, moved = _read_pictures(place, stated, _classes_of(data), reorder)
     else:
-        raw = read_pt(place, None if labels is None else Path(labels), experiment)
         table, moved = agreed_classes(raw.classes, stated, _classes_of(data), reorder=reorder)
     _check_labels(raw, table)
     images, statistics, treatment = _images(raw, data, mean, std, clamp=clamp)
@@ -86,8 +86,39 @@ def read_set(
         weights=raw.weights,
         licences={"data": licence},
     )
-    files = {place.name: sha256(place)} if place.is_file() else {}
+    files = {file.name: sha256(file) for file in found or [place] if file.is_file()}
     return made.with_facts(imported={"form": raw.form, "normalisation": treatment, "sha256": files})
+
+
+def _local(path: Path | str) -> Path:
+    """Return what a path names; of a repository on a hub its Parquet files are fetched."""
+    if is_address(path):
+        return fetch(str(path), "dataset", ["*.parquet", CLASSES], "path")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise UserError(f"{path} does not exist; name a .pt or .parquet file, a folder, or hf://user/name")
+    return place
+
+
+def _read_file(
+    place: Path, parquet: Sequence[Path], labels: Path | str | None, experiment: int | None, clamp: bool
+) -> RawSet | None:
+    """Return the set of any form but a folder of pictures, which is None; only `.pt` files have the options."""
+    for what, here in (
+        ("these are Parquet files", bool(parquet)),
+        ("this export says all of itself", is_ddranking(place)),
+        ("this is a folder of pictures", place.is_dir() and not any(place.glob("images*.pt"))),
+    ):
+        for name, value in {"labels": labels, "experiment": experiment, "clamp": clamp or None}.items():
+            if here and value is not None:
+                raise UserError(f"{name} ({value}) is about .pt files, and {what}; leave it out")
+    if parquet:
+        return read_parquet(place)
+    if is_ddranking(place):
+        return read_ddranking(place)
+    if place.is_dir() and not any(place.glob("images*.pt")):
+        return None
+    return read_pt(place, None if labels is None else Path(labels), experiment)
 
 
 def _classes_of(data: RealData | None) -> list[ClassInfo] | None:

@@ -27,8 +27,8 @@ from ldd.priors.reverse import (
 )
 from ldd.priors.schedule import Time, load_schedule
 
-_COMPONENTS = ("unet", "transformer", *FOLDERS)
-_TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
+COMPONENTS = ("unet", "transformer", *FOLDERS)
+TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
 
 
 @final
@@ -44,7 +44,8 @@ class LatentDiffusionPrior(Prior):
     - `unet/` (UNet2DModel): unconditional, only latents are learned.
 
     Args:
-        path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a hub id.
+        path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a model on the hub: `owner/name`, or
+            `hf://owner/name[@revision]`, of which no pickle is read.
         num_steps: S, steps of the modified reverse process; None takes 10, or 1 of a prior that was trained for one.
             With 0 there is none: codes are clean latents, which are decoded as they are, without conditions and noise.
             `sample` and `invert` stay the same, so that their latents (those of `ldd.initializers`) become a set image
@@ -93,7 +94,7 @@ class LatentDiffusionPrior(Prior):
         check_skip(skip)
         if guidance_scale is not None:
             check_guidance(guidance_scale)
-        folder = locate(str(path_or_hub_id), _COMPONENTS, _TEXT)
+        folder = locate(str(path_or_hub_id), COMPONENTS, TEXT)
         self.schedule = load_schedule(folder / "scheduler")
         if num_steps is None:
             num_steps = 1 if self.schedule.of_intervals else 10

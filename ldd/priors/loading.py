@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ldd.disk import files
+from ldd.disk.hub import fetch, is_address
+from ldd.disk.shipped import IN_PACKAGE, embedded_folder
 from ldd.errors import UserError
 from ldd.runtime.seeding import seeded
 
@@ -39,12 +41,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str] = ()) -> Path:
-    """Return the local folder of `embedded:NAME` (in the package), of a path, or of `owner/name` on the hub.
+    """Return the local folder of `embedded:NAME` (in the package), of a path, or of a model on the hub.
 
-    From the hub come all configs, weights of these `components` (subfolders), and files that match `further`.
+    From the hub come all configs, weights of these `components` (subfolders), and files that match `further`. It is
+    named `owner/name`, or `hf://owner/name[@revision]`, of which no pickle is read.
     """
-    if path_or_hub_id.startswith("embedded:"):
-        return _embedded(path_or_hub_id)
+    if path_or_hub_id.startswith(IN_PACKAGE):
+        return embedded_folder(path_or_hub_id, EMBEDDED, "prior.json", "path_or_hub_id", "prior")
+    if is_address(path_or_hub_id):
+        return _fetch_safe(path_or_hub_id, components, further)
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         return folder
@@ -55,7 +60,7 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
     if not _HUB_ID.fullmatch(path_or_hub_id):
         raise UserError(
             f"path_or_hub_id={path_or_hub_id!r}: no such folder; give an existing folder, embedded:NAME, "
-            "or the id of a model on the hub (owner/name)"
+            "or the id of a model on the hub (owner/name or hf://owner/name)"
         )
     try:
         return _fetch(path_or_hub_id, components, further)
@@ -73,19 +78,41 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
 
 def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path:
     """Download configs, model card and weights; `.bin` files only of components without safetensors."""
-    places = ("", *(f"{component}/" for component in components))
-    weights = [f"{place}{_WEIGHTS}{end}" for place in places
-               for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
-    card = ("*.json", "README.md", "class_embedding.safetensors")
-    folder = Path(snapshot_download(name, allow_patterns=[*card, *further, *weights]))
-    pickled = [
-        f"{place}{_WEIGHTS}.bin"
-        for place in places
-        if class_name(folder / place) and not any((folder / place).glob("*.safetensors"))
-    ]
+    folder = Path(snapshot_download(name, allow_patterns=_wanted(components, further)))
+    pickled = [f"{component}/{_WEIGHTS}.bin" for component in without_weights(folder, components)]
     if pickled:
-        folder = Path(snapshot_download(name, allow_patterns=pickled))
+        folder = Path(snapshot_download(name, allow_patterns=[file.removeprefix("./") for file in pickled]))
     return folder
+
+
+def _fetch_safe(name: str, components: Sequence[str], further: Sequence[str]) -> Path:
+    """Download configs, model card and weights, all as JSON, text and safetensors."""
+    texts = [f"{part}{end}" for part in further for end in (".json", ".txt") if part.endswith("*")]
+    tensors = [part for part in further if part.endswith(".safetensors")]
+    folder = fetch(name, "model", _wanted(components, [*texts, *tensors]), "path_or_hub_id")
+    if missing := without_weights(folder, components):
+        raise UserError(
+            f"path_or_hub_id={name!r} has no safetensors of {', '.join(missing)}, and pickles are not read from hf://; "
+            "save the prior with save_pretrained(safe_serialization=True), or give the id without hf:// to have torch "
+            "read the tensors, and nothing else, of its .bin files"
+        )
+    return folder
+
+
+def _wanted(components: Sequence[str], further: Sequence[str]) -> list[str]:
+    """Patterns of configs, model card and weights; those of the prior itself come first."""
+    weights = [f"{place}{_WEIGHTS}{end}" for place in ("", *(f"{component}/" for component in components))
+               for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
+    return ["*.json", "README.md", "class_embedding.safetensors", *further, *weights]
+
+
+def without_weights(folder: Path, components: Sequence[str]) -> list[str]:
+    """Names of the components (`.` is the folder itself) that have a config and no safetensors."""
+    return [
+        component
+        for component in (".", *components)
+        if class_name(folder / component) and not any((folder / component).glob("*.safetensors"))
+    ]
 
 
 def read_json(path: Path, *, infinite: bool = False) -> dict[str, Any]:
@@ -175,12 +202,3 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     """Raise within `reading` for numbers that no training leaves; what is made with them would be black."""
     if not tensor.isfinite().all():
         raise ValueError(f"tensor {name} holds NaN or infinite values")
-
-
-def _embedded(name: str) -> Path:
-    folder = EMBEDDED / name.removeprefix("embedded:")
-    known = sorted(card.parent.name for card in EMBEDDED.glob("*/prior.json"))
-    if folder.name not in known:
-        choices = ", ".join(f"embedded:{choice}" for choice in known) or "none"
-        raise UserError(f"path_or_hub_id={name!r}: no such prior in the package; embedded priors: {choices}")
-    return folder

@@ -15,6 +15,8 @@ from jsonargparse import set_loader
 # What `set_loader` replaces; there are no public names.
 from jsonargparse._loaders_dumpers import get_yaml_default_loader, yaml_load
 
+from ldd.artefact.location import located
+from ldd.disk.hub import is_address
 from ldd.disk.locks import writing
 from ldd.disk.shipped import with_shipped_settings
 from ldd.disk.text import check_expansion
@@ -63,19 +65,20 @@ def run_function(
     verb: str,
     arguments: Sequence[str],
     *,
-    path: bool = True,
+    path: str | None = "Folder of a distilled set or of its run, embedded:NAME, or hf://user/name.",
     data: bool = False,
 ) -> None:
     """Parse `arguments` by the signature of `function`, call it, and record the command in what `--out` names.
 
-    Meanwhile no other process writes there. With `path` the parameter of that name is positional; all others are
-    options. With `data` the parameter of that name is a `DistillationData`, given as `--data FILE` and `--data.KEY
-    VALUE`; where it may be left out (default None), it is built only when such an option is there.
+    Meanwhile no other process writes there. `path` is the help of the parameter of that name, which is positional, as
+    no other is; None without one. With `data` the parameter of that name is a `DistillationData`, given as `--data
+    FILE` and `--data.KEY VALUE`; where it may be left out (default None), it is built only when such an option is
+    there.
     """
     parser = Parser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
     skip = set[str | int]()
-    if path:
-        parser.add_argument("path", type=str, help="Folder of a distilled set, or of the run that made it.")
+    if path is not None:
+        parser.add_argument("path", type=str, help=path)
         skip.add("path")
     if data:
         skip.add("data")
@@ -90,7 +93,10 @@ def run_function(
     with nullcontext() if out is None else writing(out):
         function(**vars(instantiate(parser, options)))
         if out is not None:
-            record_command(out, [verb, *arguments], source=options.path if path else None)
+            named = path is not None and not is_address(
+                options.path
+            )  # what made a set on a hub is not recorded there
+            record_command(out, [verb, *arguments], source=located(options.path) if named else None)
 
 
 def guard_yaml() -> None:

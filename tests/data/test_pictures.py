@@ -283,7 +283,7 @@ def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_pat
 def test_what_is_no_regular_file_is_refused(tmp_path):
     root = tree(tmp_path)
     os.mkfifo(root / "train" / "apple" / "z.png")
-    with pytest.raises(UnreadableImage, match=r"z\.png is no file"):
+    with pytest.raises(UnreadableImage, match=r"z\.png is not a file"):
         read_file(root / "train" / "apple" / "z.png")
     assert len(files_below(str(root / "train" / "apple"))) == 5
 

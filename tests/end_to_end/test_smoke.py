@@ -64,6 +64,7 @@ COMMANDS: dict[str, list[object]] = {
         *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
         *("--class-names", "names.txt"),
     ],
+    "push": ["prior", "push", "converted", "user/prior", "--dry_run"],
 }
 """Name -> arguments of `latentdd` that `reference.RUNS` lacks, in the order in which they need each other."""
 

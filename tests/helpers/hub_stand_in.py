@@ -1,6 +1,7 @@
-"""A data-set hub's HTTP interface on this machine: as much of it as an upload uses, with the files kept in memory."""
+"""A hub's HTTP interface on this machine: as much of it as uploads and downloads use, with the files kept in memory."""
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-LFS = (".parquet", ".tar")
+LFS = (".parquet", ".tar", ".safetensors")
+TAG = "v1"
+
+
+class Content(bytes):
+    """A file of a commit, which is sent as it is, not as JSON."""
+
+    def __new__(cls, content, commit):
+        made = super().__new__(cls, content)
+        made.commit = commit
+        return made
 
 
 class Hub:
@@ -18,8 +29,11 @@ class Hub:
     Attributes:
         address: to be HF_ENDPOINT.
         repos: name -> whether it is private.
+        kinds: name -> `dataset` or `model`.
+        revisions: what a repository may be asked for.
         files: repository -> path -> bytes.
         commits: messages.
+        sizes: path -> bytes that it is said to have, where they are not those that it has.
         token: the only one that may write.
     """
 
@@ -27,19 +41,25 @@ class Hub:
         self.address = ""
         self.token = token
         self.repos: dict[str, bool] = {}
+        self.kinds: dict[str, str] = {}
+        self.revisions = {"main", TAG}
         self.files: dict[str, dict[str, bytes]] = {}
         self.objects: dict[str, bytes] = {}
         self.commits: list[str] = []
+        self.sizes: dict[str, int] = {}
 
     def answer(self, verb: str, path: str, body: bytes, host: str) -> tuple[int, Any]:
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            kind = asked.get("type", "model")
+            place = f"{host}/{'datasets/' * (kind == 'dataset')}{name}"
             if name in self.repos:
-                return 409, {"error": "exists", "url": f"{host}/datasets/{name}"}
+                return 409, {"error": "exists", "url": place}
+            self.kinds[name] = kind
             private = asked.get("private", asked.get("visibility") == "private")  # older clients, newer ones
             self.repos[name], self.files[name] = private, {}
-            return 200, {"url": f"{host}/datasets/{name}"}
+            return 200, {"url": place}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.startswith("/objects/"):
@@ -50,9 +70,12 @@ class Hub:
                 "transfer": "basic",
                 "objects": [self._place(o, host) for o in json.loads(body)["objects"]],
             }
+        if "/resolve/" in path:
+            return self._file(path)
+        kind = path.split("/")[2].removesuffix("s")
         name = "/".join(path.split("/")[3:5])
-        if name not in self.repos:
-            return 404, {"error": "Repository not found"}
+        if name not in self.repos or kind != self.kinds[name]:
+            return 404, {"error": "Repository not found", "code": "RepoNotFound"}
         if "/preupload/" in path:
             modes = [
                 {
@@ -65,7 +88,8 @@ class Hub:
             return 200, {"files": modes}
         if "/commit/" in path:
             self._commit(name, body)
-            return 200, {"commitUrl": f"{host}/datasets/{name}/commit/1", "commitOid": "1" * 40}
+            place = f"{host}/{'datasets/' * (kind == 'dataset')}{name}"
+            return 200, {"commitUrl": f"{place}/commit/{len(self.commits)}", "commitOid": self.sha(name)}
         if "/tree/" in path:
             files = [
                 {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
@@ -73,9 +97,37 @@ class Hub:
             ]
             return 200, files
         if "/revision/" in path or verb == "GET":
-            siblings = [{"rfilename": file} for file in self.files[name]]
-            return 200, {"id": name, "sha": "1" * 40, "siblings": siblings, "tags": [], "private": False}
+            if "/revision/" in path and path.rpartition("/")[2] not in {*self.revisions, self.sha(name)}:
+                return 404, {"error": "Invalid rev id", "code": "RevisionNotFound"}
+            siblings = [
+                {"rfilename": file, "size": self.sizes.get(file, len(content))}
+                for file, content in self.files[name].items()
+            ]
+            return 200, {
+                "id": name,
+                "sha": self.sha(name),
+                "siblings": siblings,
+                "tags": [],
+                "private": False,
+            }
         return 404, {"error": path}
+
+    def sha(self, name: str) -> str:
+        """Of the commit that holds a repository's files as they are."""
+        digest = hashlib.sha1()
+        for file, content in sorted(self.files[name].items()):
+            digest.update(file.encode() + b"\0" + hashlib.sha1(content).digest())
+        return digest.hexdigest()
+
+    def _file(self, path: str) -> tuple[int, Any]:
+        before, _, after = path.lstrip("/").partition("/resolve/")
+        name, file = before.removeprefix("datasets/"), after.partition("/")[2]
+        content = self.files.get(name, {}).get(file)
+        return (
+            (404, {"error": "Entry not found"})
+            if content is None
+            else (200, Content(content, self.sha(name)))
+        )
 
     def _place(self, asked: dict[str, Any], host: str) -> dict[str, Any]:
         action = {"upload": {"href": f"{host}/objects/{asked['oid']}", "header": {}}}
@@ -111,14 +163,22 @@ def stand_in(token: str = "hf_of_a_test") -> Iterator[Hub]:
                 status, content = hub.answer(self.command, path, body, hub.address)
             else:
                 status, content = 401, {"error": "Invalid username or password."}
-            data = json.dumps(content).encode()
+            stored = isinstance(content, Content)
+            data = content if stored else json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "application/octet-stream" if stored else "application/json")
             self.send_header("Content-Length", str(len(data)))
+            if stored:
+                self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+                self.send_header("X-Repo-Commit", content.commit)
+            elif "code" in content:
+                self.send_header("X-Error-Code", content["code"])
+                self.send_header("X-Error-Message", content["error"])
             self.end_headers()
-            self.wfile.write(data)
+            if self.command != "HEAD":
+                self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _answer
+        do_GET = do_HEAD = do_POST = do_PUT = _answer
 
         def log_message(self, *_: object) -> None:
             pass

@@ -69,3 +69,21 @@ def unique_names(distilled: DistilledSet) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(info.label) for info in distilled.classes]
+
+
+def alphabet_places(distilled: DistilledSet) -> list[int]:
+    """Return by label the place of each class among the sorted wnids: its number in an `ImageFolder` of real images.
+
+    Raises:
+        UserError: two classes share a wnid.
+    """
+    seen: dict[str, int] = {}
+    for info in distilled.classes:
+        if info.wnid in seen:
+            raise UserError(
+                f"classes {seen[info.wnid]} and {info.label} share the wnid {info.wnid!r}, so their images "
+                "would fall into one folder; give each its own, or export to --format pt"
+            )
+        seen[info.wnid] = info.label
+    places = {wnid: place for place, wnid in enumerate(sorted(seen))}
+    return [places[info.wnid] for info in distilled.classes]

@@ -1,34 +1,36 @@
-"""An export on a data-set hub: what would be uploaded, and the upload."""
+"""An export on a data-set hub: the set beside the exported files, and the card of both."""
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCardData, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in its __all__
+from huggingface_hub import DatasetCardData
 
+from ldd.artefact.location import FOLDER
 from ldd.artefact.manifest import Costs
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import span
 from ldd.disk.files import atomic_file
+from ldd.disk.hub import SCHEME, Upload, check_repo
 from ldd.disk.public import public_configuration
 from ldd.errors import UserError
 
 CARD = "README.md"
-ENDINGS = {"parquet": "parquet", "webdataset": "tar"}
+ENDINGS = {"parquet": "parquet", "webdataset": "tar", "rethinkdc": "parquet"}
 """Formats that hubs read, show and stream, and how their files end."""
 
+_COLUMNS = {
+    "parquet": "`image` and `label`",
+    "webdataset": "`png` and `cls`",
+    "rethinkdc": "`image` and `class_id`",
+}
+_COUNTED = {"rethinkdc": "`class_id` counts the sorted wnids, from 0"}
+_SOFT = {"parquet": ", `soft_label`", "webdataset": ", `soft.npy`"}
 _MAX_CLASSES = 100  # rows of the class table; classes.json has all
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-
-# The library's error derives from that of its transport, which differs between releases.
-_UNREACHABLE: Any = (*HfHubHTTPError.__bases__, OSError)
 
 
 def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
@@ -65,12 +67,14 @@ def make_card(distilled: DistilledSet, repo: str, form: str) -> str:
 def _use(distilled: DistilledSet, repo: str, form: str) -> str:
     mean, std = map(list, (distilled.manifest.normalisation.mean, distilled.manifest.normalisation.std))
     loader = f'datasets.load_dataset("{repo}", split="train")'
-    names = "`image` and `label`" if form == "parquet" else "`png` and `cls`"
-    soft = f", `{'soft_label' if form == 'parquet' else 'soft.npy'}`" * (distilled.soft_labels is not None)
+    names = _COLUMNS[form]
+    soft = _SOFT.get(form, "") * (distilled.soft_labels is not None)
     return (
         f"## Use\n\n```python\nimport datasets\n\nimages = {loader}  # {names}{soft}\n```\n\n"
-        f"Labels count the classes below, from 0. Networks were given `(x - {mean}) / {std}` for x in [0, 1]; "
-        "normalise the real test images with the same numbers."
+        f'The set itself, checked and with all that is known of it: `ldd.DistilledSet.load("{SCHEME}{repo}")`, or '
+        f"`latentdd evaluate {SCHEME}{repo} --data DATA.yaml --out FOLDER`.\n\n"
+        f"{_COUNTED.get(form, 'Labels count the classes below, from 0')}. Networks were given `(x - {mean}) / {std}` "
+        "for x in [0, 1]; normalise the real test images with the same numbers."
     )
 
 
@@ -132,67 +136,19 @@ def _size(count: int) -> str:
     return next((name for most, name in _SIZES if count < most), "n>1M")
 
 
-@dataclass(frozen=True)
-class Upload:
-    """An exported folder with its card, on its way to a hub; `private` hides a repository that is made for it."""
-
-    folder: Path
-    repo: str
-    private: bool
-
-    @property
-    def files(self) -> dict[str, int]:
-        """Path in the repository -> bytes."""
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
-
-    def send(self) -> str:
-        """Make the repository if it is missing, upload all files as one commit without older shards; return its URL.
-
-        The address of the hub (`HF_ENDPOINT`) and the token (`HF_TOKEN`, `hf auth login`) are the library's own.
-        """
-        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        try:
-            hub.create_repo(self.repo, repo_type="dataset", private=self.private, exist_ok=True)
-            commit = hub.upload_folder(
-                repo_id=self.repo,
-                folder_path=self.folder,
-                repo_type="dataset",
-                delete_patterns=["data/train-*"],
-                commit_message=f"{len(self.files)} files by latentdd export",
-            )
-        except LocalTokenNotFoundError as error:
-            raise UserError(f"push_to_hub ({self.repo}): no token; log in with `hf auth login`") from error
-        except HfHubHTTPError as error:
-            raise UserError(
-                f"push_to_hub ({self.repo}): the hub refused ({str(error).strip()}); check the name and that your "
-                "token may write there"
-            ) from error
-        except _UNREACHABLE as error:
-            raise UserError(
-                f"push_to_hub ({self.repo}): {hub.endpoint} cannot be reached ({error}); the export lies in "
-                f"{self.folder}"
-            ) from error
-        return str(commit.commit_url)
-
-
-def check_repo(repo: str, form: str) -> None:
+def check_form(repo: str, form: str) -> None:
     """Raise UserError unless `repo` can name a repository and hubs read files of `form`."""
     if form not in ENDINGS:
         raise UserError(
             f"push_to_hub: hubs do not read --format {form}; choose one of {', '.join(ENDINGS)}, which "
             "datasets.load_dataset reads as they are"
         )
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"push_to_hub ({repo}) cannot name a repository: {error}") from error
-    if repo.count("/") != 1:
-        raise UserError(f"push_to_hub ({repo}) must have the form user/name")
+    check_repo(repo, "push_to_hub")
 
 
 def prepare(distilled: DistilledSet, folder: Path, repo: str, form: str, private: bool) -> Upload:
-    """Write the card beside the exported files, and return what can be uploaded."""
+    """Write the set itself and the card beside the exported files, and return what can be uploaded."""
+    distilled.save(folder / FOLDER)
     with atomic_file(folder / CARD) as beside:
         beside.write_text(make_card(distilled, repo, form), encoding="utf-8")
-    return Upload(folder, repo, private)
+    return Upload(folder, repo, private, replaced=("data/train-*", f"{FOLDER}/*"))

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from ldd.artefact.exporters.base import CLASSES, export_folder
+from ldd.artefact.exporters.base import CLASSES, alphabet_places, export_folder
 from ldd.artefact.picture import to_picture
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
@@ -24,8 +24,7 @@ def write_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool = Fals
     _check_wnids(distilled)
     if distilled.soft_labels is not None or distilled.weights is not None:
         warnings.warn("an ImageFolder has no soft labels or weights; --format pt keeps them", stacklevel=2)
-    place = {wnid: place for place, wnid in enumerate(sorted(info.wnid for info in distilled.classes))}
-    facts = [{"imagefolder_label": place[info.wnid]} for info in distilled.classes]
+    facts = [{"imagefolder_label": place} for place in alphabet_places(distilled)]
     digits = max(5, len(str(max(distilled.counts) - 1)))
     with export_folder(distilled, out, overwrite, facts) as beside:
         for info in distilled.classes:
@@ -38,16 +37,9 @@ def write_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool = Fals
 
 
 def _check_wnids(distilled: DistilledSet) -> None:
-    seen: dict[str, int] = {}
     for info in distilled.classes:
         if info.wnid in ("", ".", "..", CLASSES) or set(info.wnid) & set("/\\\0"):
             raise UserError(
                 f"class {info.label} ({info.name}) has wnid {info.wnid!r}, which cannot name a folder; give it "
                 "a plain one, or export to --format pt"
             )
-        if info.wnid in seen:
-            raise UserError(
-                f"classes {seen[info.wnid]} and {info.label} share the wnid {info.wnid!r}, so their images "
-                "would fall into one folder; give each its own, or export to --format pt"
-            )
-        seen[info.wnid] = info.label

@@ -1,16 +1,18 @@
 """Parquet files as `datasets.load_dataset` reads them: encoded images and named labels."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from ldd.artefact.exporters.base import export_folder, png, shards, unique_names
 from ldd.artefact.set import DistilledSet
 
+Column = tuple[Tensor, pa.DataType]
 _ROW_GROUP = 100  # images read at once; hubs' viewers read the first group alone
 
 
@@ -22,44 +24,44 @@ def write_parquet(distilled: DistilledSet, out: Path, overwrite: bool = False) -
     Columns: `image` (PNG, pixel-equal), `label` (its class names travel with it), and where the set has them
     `soft_label` (K probabilities) and `weight`. Rows are in the set's order.
     """
-    schema = _schema(distilled)
-    with export_folder(distilled, out, overwrite) as beside:
-        (beside / "data").mkdir()
-        for name, rows in shards(distilled, ".parquet"):
-            with pq.ParquetWriter(beside / name, schema) as writer:
-                for start in range(rows.start, rows.stop, _ROW_GROUP):
-                    part = range(start, min(rows.stop, start + _ROW_GROUP))
-                    writer.write_table(_table(distilled, part, schema))
-    return out
-
-
-def _schema(distilled: DistilledSet) -> pa.Schema:
-    features = {
-        "image": {"_type": "Image"},
-        "label": {"_type": "ClassLabel", "names": unique_names(distilled)},
-    }
-    fields = [
-        pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),
-        pa.field("label", pa.int64()),
-    ]
+    columns: dict[str, Column] = {"label": (distilled.labels, pa.int64())}
     soft = distilled.soft_labels
     if soft is not None:
         number = pa.float64() if soft.dtype == torch.float64 else pa.float32()
-        fields.append(pa.field("soft_label", pa.list_(number)))
+        columns["soft_label"] = (soft, pa.list_(number))
     if distilled.weights is not None:
-        fields.append(pa.field("weight", pa.float64()))
+        columns["weight"] = (distilled.weights, pa.float64())
+    with export_folder(distilled, out, overwrite) as beside:
+        write_shards(distilled, beside, columns, unique_names(distilled))
+    return out
+
+
+def write_shards(
+    distilled: DistilledSet, out: Path, columns: Mapping[str, Column], names: Sequence[str]
+) -> None:
+    """Write `data/train-*.parquet` in a folder: the images, then these columns.
+
+    Args:
+        distilled: whose images.
+        out: the folder.
+        columns: name -> values of all images, and their type; the first one numbers classes.
+        names: of the classes by that number.
+    """
+    label = next(iter(columns))
+    features = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": [*names]}}
+    fields = [
+        pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        *(pa.field(name, kind) for name, (_, kind) in columns.items()),
+    ]
     # What the `datasets` library keeps of a column's meaning beside its Arrow type.
-    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def _table(distilled: DistilledSet, rows: range, schema: pa.Schema) -> pa.Table:
-    part = slice(rows.start, rows.stop)
-    columns: dict[str, Any] = {
-        "image": [{"bytes": png(distilled.images[row]), "path": f"{row:06d}.png"} for row in rows],
-        "label": distilled.labels[part].tolist(),
-    }
-    if distilled.soft_labels is not None:
-        columns["soft_label"] = distilled.soft_labels[part].tolist()
-    if distilled.weights is not None:
-        columns["weight"] = distilled.weights[part].tolist()
-    return pa.table(columns, schema)
+    schema = pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+    (out / "data").mkdir()
+    for name, rows in shards(distilled, ".parquet"):
+        with pq.ParquetWriter(out / name, schema) as writer:
+            for start in range(rows.start, rows.stop, _ROW_GROUP):
+                part = range(start, min(rows.stop, start + _ROW_GROUP))
+                images = [{"bytes": png(distilled.images[row]), "path": f"{row:06d}.png"} for row in part]
+                others = {
+                    key: values[part.start : part.stop].tolist() for key, (values, _) in columns.items()
+                }
+                writer.write_table(pa.table({"image": images, **others}, schema))

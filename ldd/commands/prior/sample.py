@@ -89,7 +89,9 @@ def _parser(*, data: bool) -> Parser:
         prog="latentdd prior sample",
         description="Draw a labelled grid of what a prior generates, or a set of samples to train networks on.",
     )
-    parser.add_argument("prior", type=str, help="Prior folder, embedded:digits, or a hub id.")
+    parser.add_argument(
+        "prior", type=str, help="Prior folder, embedded:digits, or a hub id (owner/name, hf://owner/name)."
+    )
     parser.add_argument(
         "--out", type=str, required=True, help="Picture to write, *.png; with --data also a folder for a set."
     )

@@ -205,8 +205,12 @@ class TestTarget:
             export(str(other), format, str(tmp_path / "out"))
         assert (tmp_path / "out" / "classes.json").read_text() == before
         export(str(other), format, str(tmp_path / "out"), overwrite=True)
-        beside = {"imagefolder": "x", "pt": "distilled.pt"}.get(format, "data")
-        assert names(tmp_path / "out") == ["classes.json", beside]
+        of_form = {
+            "imagefolder": ["x"],
+            "pt": ["distilled.pt"],
+            "ddranking": ["ddranking.json", "images.pt", "labels.pt"],
+        }
+        assert names(tmp_path / "out") == ["classes.json", *of_form.get(format, ["data"])]
         assert names(tmp_path) == ["other", "out"]
 
     def test_foreign_files_are_never_replaced(self, saved, tmp_path, format):

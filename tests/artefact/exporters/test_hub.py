@@ -4,15 +4,18 @@ import datasets
 import pytest
 import torch
 import yaml
-from hub_stand_in import stand_in
-from huggingface_hub import DatasetCard, constants
+from hub_session import session
+from huggingface_hub import DatasetCard
 from tiny_set import full_set, tiny_set
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ldd import cli
 from ldd.artefact.exporters import WRITERS
 from ldd.artefact.exporters.hub import make_card
+from ldd.artefact.location import IMAGES, MANIFEST, OPTIONAL, PREVIEW
 from tests.disk.test_files import names
+
+SET = [f"distilled/{name}" for name in (*sorted({*OPTIONAL.values(), IMAGES, MANIFEST}), PREVIEW)]
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,9 @@ def saved(tmp_path_factory):
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a service of its own beside the hub
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as machines without a network set it
+def hub(monkeypatch, tmp_path_factory):
     datasets.disable_progress_bars()
-    with stand_in() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
-        monkeypatch.setenv("HF_TOKEN", hub.token)
+    with session(monkeypatch, tmp_path_factory.mktemp("cache")) as hub:
         yield hub
 
 
@@ -41,7 +40,7 @@ def push(path, out, *options, form="parquet", repo="me/digits"):
 def test_dry_run_is_the_default(saved, tmp_path, hub, capsys, form):
     assert push(saved, tmp_path / "out", form=form) == 0
     assert hub.repos == {}
-    assert names(tmp_path / "out") == ["README.md", "classes.json", "commands.json", "data"]
+    assert names(tmp_path / "out") == ["README.md", "classes.json", "commands.json", "data", "distilled"]
     printed = capsys.readouterr().out
     ending = {"parquet": "parquet", "webdataset": "tar"}[form]
     file = f"data/train-00000-of-00001.{ending}"
@@ -59,7 +58,7 @@ def test_upload(saved, tmp_path, hub, capsys):
     }
     del here["commands.json"]  # which is not uploaded
     assert hub.files["me/digits"] == {name: path.read_bytes() for name, path in here.items()}
-    assert set(here) == {"README.md", "classes.json", "data/train-00000-of-00001.parquet"}
+    assert set(here) == {"README.md", "classes.json", "data/train-00000-of-00001.parquet", *SET}
     downloaded = tmp_path / "downloaded"
     for name, content in hub.files["me/digits"].items():
         (downloaded / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +70,11 @@ def test_upload(saved, tmp_path, hub, capsys):
 
 def test_second_upload_replaces_the_shards_of_the_first(saved, tmp_path, hub):
     hub.repos["me/digits"] = False
-    hub.files["me/digits"] = {"data/train-00001-of-00002.parquet": b"old", "notes.txt": b"the user's"}
+    hub.kinds["me/digits"] = "dataset"
+    old = {"data/train-00001-of-00002.parquet": b"old", "distilled/decoder.old": b"old"}
+    hub.files["me/digits"] = {**old, "notes.txt": b"the user's"}
     assert push(saved, tmp_path / "out", "--dry_run", "false", "--private", "false") == 0
-    there = ["README.md", "classes.json", "data/train-00000-of-00001.parquet", "notes.txt"]
+    there = ["README.md", "classes.json", "data/train-00000-of-00001.parquet", *SET, "notes.txt"]
     assert sorted(hub.files["me/digits"]) == there
 
 

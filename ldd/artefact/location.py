@@ -1,0 +1,50 @@
+"""Where a distilled set lies: its files, and the names of sets in the package and on a data-set hub."""
+
+from pathlib import Path
+
+from ldd.disk.hub import fetch, is_address, plain_copy
+from ldd.disk.shipped import IN_PACKAGE, embedded_folder
+from ldd.errors import UserError
+
+MANIFEST = "manifest.json"
+IMAGES = "images.safetensors"
+OPTIONAL = {"codes": "codes.safetensors", "decoder": "decoder.safetensors"}
+PREVIEW = "preview.png"
+FOLDER = "distilled"
+"""Of the set, in the folder of a run, and in a repository."""
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""Runs whose sets are in the package."""
+
+
+def is_name(path: Path | str) -> bool:
+    """Tell whether a set lies in the package or on a hub, where nothing is written beside it."""
+    return str(path).startswith(IN_PACKAGE) or is_address(path)
+
+
+def located(path: Path | str, argument: str = "path") -> Path:
+    """Return the folder that a path, `embedded:NAME` (in the package) or `hf://user/name[@revision]` names.
+
+    A repository is one that `latentdd export --push-to-hub` has filled. Its set is fetched and lies then in the cache.
+
+    Args:
+        path: as typed.
+        argument: that has this value, for messages.
+
+    Raises:
+        UserError: no such name, no such repository, or one without a set.
+    """
+    name = str(path)
+    if name.startswith(IN_PACKAGE):
+        return embedded_folder(name, EMBEDDED, f"{FOLDER}/{MANIFEST}", argument, "set")
+    if is_address(name):
+        files = [f"{FOLDER}/{file}" for file in (MANIFEST, IMAGES, *OPTIONAL.values(), PREVIEW)]
+        return plain_copy(fetch(name, "dataset", files, argument), name, argument)
+    return Path(path)
+
+
+def refuse_name(path: Path | str) -> None:
+    """Raise where results would be written beside a set that is not in a folder of the user's."""
+    if is_name(path):
+        place = "on a hub" if is_address(path) else "in the package"
+        raise UserError(f"out: {path} is {place}, where nothing is written; name a folder with --out")
