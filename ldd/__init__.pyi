@@ -13,6 +13,7 @@ from ldd.codes import (
     CodeBatch as CodeBatch,
     Codes as Codes,
     GaussianCodes as GaussianCodes,
+    PackedCodes as PackedCodes,
     PointCodes as PointCodes,
     stored_codes as stored_codes,
 )

@@ -22,10 +22,12 @@ class Codes(nn.Module, ABC):
     Attributes:
         labels: (N,), int64, a buffer.
         stochastic: whether draws of one code differ.
+        packing: columns and rows of the grid of codes that share a stored image; 1 where each has its own.
     """
 
     labels: Tensor
     stochastic: bool = False
+    packing: int = 1
 
     @abstractmethod
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> "CodeBatch":
@@ -129,6 +131,49 @@ class PointCodes(_LocatedCodes):
         learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
         learn_noise: optimise n (without effect on a prior without diffusion); for chains of one step.
     """
+
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""
+        return self._centres(rows)
+
+
+@final
+class PackedCodes(_LocatedCodes):
+    """Points, `packing`^2 of which share one stored image: a grid of small images, each made from a code of its own.
+
+    What is matched, and what students see, is each code's image shrunk to its part of the grid and grown again, so that
+    the set holds `packing`^2 times as many images, of as many times fewer pixels, in the same bytes. NCFM (released as
+    `factor: 2`), IDC (arXiv 2205.14959) and Grid Distillation store images so; papers count each grid as one image.
+    The stored set is the grids; codes are not kept.
+
+    Args:
+        labels: (N,), int64, of codes: `packing`^2 for each stored image.
+        latents: Z, (N, c, h, w).
+        conditioning: c, (N, L, D).
+        noise: n, (N, c, h, w), or (N, 0) for a prior without diffusion.
+        packing: columns and rows of the grid, 2 or more.
+        learn_latents: optimise Z.
+        learn_conditioning: optimise c.
+        learn_noise: optimise n.
+
+    Raises:
+        UserError: a packing below 2.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        latents: Tensor,
+        conditioning: Tensor,
+        noise: Tensor,
+        packing: int = 2,
+        learn_latents: bool = True,
+        learn_conditioning: bool = True,
+        learn_noise: bool = False,
+    ) -> None:
+        super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning, learn_noise)
+        check_at_least(2, "codes", packing=packing)
+        self.packing = packing
 
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
         """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""

@@ -25,6 +25,8 @@ def identity(distilled: DistilledSet) -> str:
     for part in (distilled.images, distilled.labels, distilled.soft_labels, distilled.weights):
         if part is not None:
             add_tensor(digest, part)
+    if distilled.packing > 1:
+        digest.update(f"packing {distilled.packing}".encode())
     return digest.hexdigest()[:_SHOWN]
 
 

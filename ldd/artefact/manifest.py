@@ -105,6 +105,7 @@ class Facts(TypedDict, total=False):
     seen_networks: Sequence[str]
     stages: Stages | None
     prior: Mapping[str, Any] | None
+    packing: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,7 @@ class Manifest(Mapping[str, Any]):
         labels: where soft labels come from.
         budget: images per class that were taken of a larger set.
         data_fingerprints: of the real images by contents: of each split and of the core-set, and their `format`.
+        packing: columns and rows of the grid of small images that each stored image is; None where it is one image.
         rediffused: how often a diffusion model has made the images anew: its weights, settings and seed each time.
         resumed: how often, from which step, and which settings were then changed, as `name: then -> now`.
         others: what another version added.
@@ -157,6 +159,7 @@ class Manifest(Mapping[str, Any]):
     labels: dict[str, Any] | None = None
     budget: int | None = None
     data_fingerprints: dict[str, str] | None = None
+    packing: int | None = None
     rediffused: list[dict[str, Any]] | None = None
     resumed: list[Resumption] | None = None
     others: dict[str, Any] = field(default_factory=dict, metadata=REST)
@@ -196,6 +199,7 @@ class Manifest(Mapping[str, Any]):
             "sha256": {},
             "ledger": {"bytes": dict.fromkeys(BYTES, 0), "stages": {}},
             "prior": facts.get("prior"),
+            "packing": facts.get("packing"),
         }
         return parse(cls, new).charged(facts.get("stages") or {})
 

@@ -15,6 +15,7 @@ from ldd.artefact import checks as contents, manifest as manifests, soft_labels 
 from ldd.artefact.dataset import DistilledDataset, InputTransform, Transform
 from ldd.artefact.location import IMAGES, OPTIONAL, PREVIEW
 from ldd.artefact.manifest import Facts, Manifest
+from ldd.artefact.packing import check_packing, unpack
 from ldd.artefact.picture import as_png, data_address, draw_grid
 from ldd.artefact.size import Amount, Storage, span
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
@@ -58,6 +59,12 @@ class DistilledSet:
     def __post_init__(self) -> None:
         contents.check_images(self.images)
         contents.check_labels(self.labels, self.images, self.classes)
+        if self.packing > 1:
+            check_packing(self.packing, self.image_size)
+            if self.soft_labels is not None:
+                raise UserError(
+                    "soft_labels belong to images, and packed ones are grids of several; leave them out"
+                )
         if self.soft_labels is not None:
             contents.check_soft_labels(self.soft_labels, len(self.images), self.num_classes, self.label_top_k)
             soft.stored(self.soft_labels, self.label_top_k)  # refuses what could not be stored
@@ -92,7 +99,8 @@ class DistilledSet:
             codes: what the images were decoded from.
             decoder: weights of a trained decoder.
             facts: for the manifest, see `ldd.artefact.manifest.Facts`: `mean` and `std` of the normalisation (0.5 if
-                not given), `config`, `seed`, `test_split_fingerprint`, `licences`, `seen_networks`, `stages`, `prior`.
+                not given), `config`, `seed`, `test_split_fingerprint`, `licences`, `seen_networks`, `stages`, `prior`,
+                `packing`.
 
         Raises:
             UserError: a value of the wrong kind, shape or range, floats outside [-1, 1], NaN.
@@ -205,8 +213,41 @@ class DistilledSet:
         return self.images.shape[-1]
 
     @property
+    def packing(self) -> int:
+        """Columns and rows of the grid of small images in each stored one; 1 where it is one image."""
+        return self.manifest.packing or 1
+
+    def unpacked(self) -> Self:
+        """Return the set as students see it: each small image of a grid grown to an image of its own.
+
+        A set that is not packed is returned as it is.
+        """
+        if self.packing == 1:
+            return self
+        copies = self.packing**2
+        return replace(
+            self,
+            images=unpack(self.images, self.packing),
+            labels=self.labels.repeat_interleave(copies),
+            weights=None if self.weights is None else self.weights.repeat_interleave(copies),
+            manifest=self.manifest.replaced(packing=None),
+        )
+
+    def refuse_packed(self, what: str) -> None:
+        """Raise where stored images are grids of small ones, which `what` would take for images.
+
+        Raises:
+            UserError: they are.
+        """
+        if self.packing > 1:
+            raise UserError(
+                f"{what} takes the images of a set one by one, and this one holds grids of {self.packing} x "
+                f"{self.packing} small images; choose a set that is not packed"
+            )
+
+    @property
     def counts(self) -> list[int]:
-        """Images of each class."""
+        """Stored images of each class."""
         counts: list[int] = torch.bincount(self.labels, minlength=self.num_classes).tolist()
         return counts
 
@@ -272,14 +313,16 @@ class DistilledSet:
     def as_dataset(self, transform: Transform | None = None, normalise: bool = False) -> DistilledDataset:
         """Return a torch data set of (float image, label); `test_transform` makes real images to test on alike.
 
+        Packed images are unpacked.
+
         Args:
             transform: of each image (3, H, H), at last.
             normalise: subtract and divide by the mean and standard deviation with which the set was made and evaluated;
                 else images are in [-1, 1].
         """
-        names = [info.name for info in self.classes]
+        names, seen = [info.name for info in self.classes], self.unpacked()
         return DistilledDataset(
-            self.images, self.labels, names, self._normalise if normalise else None, transform
+            seen.images, seen.labels, names, self._normalise if normalise else None, transform
         )
 
     def test_transform(self, normalise: bool = False) -> InputTransform:
@@ -300,6 +343,7 @@ class DistilledSet:
         ]
         held = {"soft labels": self.soft_labels, "weights": self.weights, "codes": self.codes}
         held["decoder"] = self.decoder
+        facts += [f"packed {self.packing} x {self.packing}"] * (self.packing > 1)
         facts += [name for name, value in held.items() if value is not None]
         return f"{type(self).__name__}({', '.join(facts)})"
 

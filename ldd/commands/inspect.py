@@ -44,6 +44,9 @@ def _facts(path: str, distilled: DistilledSet, summary: dict[str, Any]) -> Table
         "bytes": f"{summary['bytes']:,} ({charged})",
         **{f"storage as {form}": _storage(figures) for form, figures in summary["storage"]["forms"].items()},
         "frozen generator": _generator(summary["storage"]["parts"]["generator"]),
+        "packing": f"{distilled.packing} x {distilled.packing} small images in each"
+        if distilled.packing > 1
+        else "none",
         "re-diffused": f"{len(summary.get('rediffused') or ())} x",
         "codes": ", ".join(f"{name} {tuple(shape)}" for name, shape in summary["codes"].items()) or "none",
         "soft labels": "yes" if summary["soft_labels"] else "no",

@@ -114,6 +114,8 @@ class Distiller(L.LightningModule):
         self.labeller: Labeller | None = None
         self.seed = seed
         self.codes = new_codes(codes, prior, data_spec, images_per_class, seed)
+        if self.codes.packing > 1 and (labels is not None or rediffusion is not None):
+            raise UserError("model.codes: packed images are grids, which neither labels nor rediffusion take")
         self.synthesis = Synthesis(self.codes, prior, quirks, data_spec, seed)
         settings = (chunk_size, checkpointing, self.memory_format, compile, prior_precision)
         self.planner = MemoryPlanner(self.synthesis, objective, data_spec, *settings)

@@ -41,19 +41,21 @@ def describe(
     """Return the set of a run, with `images` of all its codes (uint8, on the CPU), without labels and costs."""
     codes = synthesis.codes
     seen = {type(factory(spec.num_classes, spec.image_size)) for factory in matched_by}
+    packed = codes.packing > 1  # grids are all that is kept
     described = DistilledSet.from_images(
         images,
-        codes.labels.cpu(),
+        codes.labels.cpu()[:: codes.packing**2],
         spec.classes,
         mean=spec.mean,
         std=spec.std,
-        codes=codes.tensors(),
-        decoder=synthesis.prior.trained() or None,
+        codes=None if packed else codes.tensors(),
+        decoder=None if packed else synthesis.prior.trained() or None,
         seed=seed,
         test_split_fingerprint=spec.fingerprint,
         licences={"prior": synthesis.prior.licence, "data": spec.licence},
         seen_networks=sorted(map(dotted_name, seen)),
-        prior=prior,
+        prior=None if packed else prior,
+        packing=codes.packing if packed else None,
     )
     return described.with_facts(step=step, pruning=pruning or None, data_fingerprints=dict(data_fingerprints))
 

@@ -102,6 +102,7 @@ def rediffuse(distilled: DistilledSet, prior: Prior, settings: Rediffusion, seed
     Raises:
         UserError: an unknown class, or a number of steps that the prior's schedule does not allow.
     """
+    distilled.refuse_packed("re-diffusion")
     table = prior.rows(distilled.classes)
     device, size = next(prior.parameters()).device, distilled.image_size
     images = torch.empty_like(distilled.images)

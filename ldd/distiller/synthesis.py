@@ -12,6 +12,7 @@ from torch import Tensor
 from ldd import priors
 from ldd.artefact import manifest as manifests
 from ldd.artefact.identity import identify
+from ldd.artefact.packing import check_packing, grow, pack, shrink
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes, CodesFactory, stored_codes
 from ldd.disk.files import read_yaml
@@ -105,10 +106,13 @@ class Synthesis:
 
     def decode(self, latents: Tensor, step: int | None = None) -> Tensor:
         """Return images of clean latents, the second part of the call."""
-        images = self.prior.decode(latents)
+        images, side = self.prior.decode(latents), self.codes.packing
+        hard = step is not None and self.quirks.hard_clamp
+        images = images.clamp(-1, 1) if hard else saturate(images)
+        if side > 1:
+            images = grow(shrink(images, side), side)
         if step is None:
-            return saturate(images)
-        images = images.clamp(-1, 1) if self.quirks.hard_clamp else saturate(images)
+            return images
         if self.quirks.mismatched_mean:  # `spec.normalise` of the shifted images subtracts RELEASED_MEAN
             assert self._spec is not None
             images = images + 2 * (per_channel(self._spec.mean, images) - per_channel(RELEASED_MEAN, images))
@@ -125,8 +129,14 @@ class Synthesis:
         for part in self.split(rows, chunk_size):
             # From the same state for each chunk: what a row draws follows from that and the row alone.
             same = None if generator is None else torch.Generator().set_state(generator.get_state())
-            images.append(to_bytes(self(part, same)).cpu())
-        return torch.cat(images)
+            images.append(to_bytes(self._stored(part, same)).cpu())
+        whole = torch.cat(images)
+        return pack(whole, self.codes.packing) if self.codes.packing > 1 else whole
+
+    def _stored(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.codes.packing == 1:
+            return self(rows, generator)
+        return shrink(saturate(self.prior.decode(self.denoise(rows, generator))), self.codes.packing)
 
     def split(self, rows: Tensor, chunk_size: int) -> tuple[Tensor, ...]:
         """Return the parts of `rows` that are decoded together: all of them where images depend on each other."""
@@ -280,10 +290,20 @@ def stored_sampler(distilled: DistilledSet, protocol: Protocol, device: torch.de
 def new_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, images_per_class: int, seed: int) -> Codes:
     """Return codes of zeros with the conditions of their classes; the noise follows from the seed alone.
 
+    Packed ones are as many as all stored images have parts.
+
     Raises:
-        UserError: latents would be learned that no image depends on.
+        UserError: latents would be learned that no image depends on, or images cannot be cut as a packing says.
     """
-    labels = torch.arange(spec.num_classes).repeat_interleave(images_per_class)
+    codes = _blank_codes(factory, prior, spec, images_per_class, seed)
+    if codes.packing == 1:
+        return codes
+    check_packing(codes.packing, spec.image_size)
+    return _blank_codes(factory, prior, spec, images_per_class * codes.packing**2, seed)
+
+
+def _blank_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, per_class: int, seed: int) -> Codes:
+    labels = torch.arange(spec.num_classes).repeat_interleave(per_class)
     conditioning = prior.embed(prior.rows(spec.classes)[labels])
     shape = (len(labels), *prior.latent_shape)
     if prior.num_steps:

@@ -75,6 +75,7 @@ def label_curve(distilled: DistilledSet, labeller: Labeller, request: Request) -
 
 def _forms(distilled: DistilledSet, labeller: Labeller) -> dict[str, DistilledSet]:
     """The set with its labels in each form, by the name of the form."""
+    distilled.refuse_packed("labelling")
     plain = replace(distilled, soft_labels=None, label_top_k=None)
     exact = labeller.probabilities(distilled.images)
     forms = {"hard": plain}

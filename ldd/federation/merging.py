@@ -71,6 +71,7 @@ def _check_alike(parts: Sequence[DistilledSet]) -> None:
     for number, part in enumerate(parts[1:], 1):
         for what, one, other in (
             ("images", f"{first.image_size} px", f"{part.image_size} px"),
+            ("packing", first.packing, part.packing),
             ("normalisation", first.manifest["normalisation"], part.manifest["normalisation"]),
             ("prior", _prior(first), _prior(part)),
             ("codes", _kinds(first), _kinds(part)),

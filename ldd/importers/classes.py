@@ -132,6 +132,7 @@ class RawSet:
         classes: in the order of the labels, if the files say so.
         mean: of the normalisation, if the files say so.
         std: the same.
+        packing: columns and rows of the grid of small images that each one is, if the files say so.
     """
 
     images: Tensor
@@ -143,3 +144,4 @@ class RawSet:
     classes: Sequence[ClassInfo] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    packing: int | None = None

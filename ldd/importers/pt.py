@@ -141,7 +141,7 @@ def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
         ):
             raise UserError(f"{file}: {what} must be a number or one for each channel, got {numbers!r:.80}")
         given[what] = numbers
-    return replace(raw, soft_labels=soft, classes=classes, **given)
+    return replace(raw, soft_labels=soft, classes=classes, packing=content.get("packing"), **given)
 
 
 def _labelled(file: Path, images: Any, labels: Any, form: str) -> RawSet:  # noqa: ANN401

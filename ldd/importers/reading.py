@@ -10,7 +10,7 @@ from torch import Tensor
 from ldd.artefact.checks import as_labels
 from ldd.artefact.exporters.base import CLASSES
 from ldd.artefact.set import DistilledSet
-from ldd.disk.files import sha256
+from ldd.disk.files import read_json, sha256
 from ldd.disk.hub import fetch, is_address
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
@@ -87,7 +87,16 @@ def read_set(
         licences={"data": licence},
     )
     files = {file.name: sha256(file) for file in found or [place] if file.is_file()}
-    return made.with_facts(imported={"form": raw.form, "normalisation": treatment, "sha256": files})
+    packing = _packing_in(place) if place.is_dir() and raw.packing is None else raw.packing
+    facts = {"form": raw.form, "normalisation": treatment, "sha256": files}
+    return made.with_facts(imported=facts, packing=packing)
+
+
+def _packing_in(folder: Path) -> int | None:
+    """The grid of small images in each picture, where the class table of an export of ours says so."""
+    table = folder / CLASSES
+    rows = read_json(table, "export the set again") if table.is_file() else []
+    return rows[0].get("packing") if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None
 
 
 def _local(path: Path | str) -> Path:

@@ -62,6 +62,7 @@ class Labeller:
 
     def label(self, distilled: DistilledSet) -> DistilledSet:
         """Return the set with these labels in the place of any others; the network now counts as seen."""
+        distilled.refuse_packed("labelling")
         seen = {*distilled.manifest.seen_networks, dotted_name(type(self.network))}
         return replace(
             distilled,

@@ -149,6 +149,7 @@ def label_crops(
     Codes of the set may have a spread if the protocol takes no draws of them. `shards` keep each epoch that is done.
     """
     check_croppable(distilled, protocol)
+    distilled.refuse_packed("labelling crops")
     epochs, batch_size = protocol.budget(distilled.counts)
     images = distilled.images.to(device)
     # Floats go through CutMix where labels would: each crop keeps the place of its image.

@@ -106,8 +106,9 @@ def _paces(
     in_full = {course.name: course.batch_size for course in courses(distilled, full_real)[0]}
     batch, full_batch = in_full[DISTILLED], in_full[FULL]
     some = torch.randperm(len(real))[: FULL_BATCHES * full_batch]
+    seen = distilled.unpacked()
     given = {
-        (DISTILLED, 0): Labelled(distilled.images, distilled.labels),
+        (DISTILLED, 0): Labelled(seen.images, seen.labels),
         (FULL, 0): Labelled(real.take(some), real.labels[some]),
     }
     probes = {
@@ -123,7 +124,7 @@ def _paces(
         more = max(0.0, long - short)
         before = max(0.0, short - more * SHORT / (LONG - SHORT))
         timed = [
-            (TrainingCost.of(LONG - SHORT, len(distilled.images), batch), more),
+            (TrainingCost.of(LONG - SHORT, len(seen.images), batch), more),
             (TrainingCost.of(SHORT, len(some), full_batch), max(0.0, full - before)),
         ]
         look = 0.0 if selection is None else _look_seconds(lesson, name, [test, selection], device)

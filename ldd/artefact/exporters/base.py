@@ -20,7 +20,10 @@ anything else, or cannot be written.
 """
 
 CLASSES = "classes.json"
-"""In every exported folder: a list of {label, id, wnid, name}, by label. It marks the folder as an export of ours."""
+"""In every exported folder: a list of {label, id, wnid, name}, by label. It marks the folder as an export of ours.
+
+Where each picture is a grid of small images, every row also has `packing`, the columns and rows of the grid.
+"""
 
 SHARD_BYTES = 2**29
 """Pixels of one file where a format splits sets: about what data-set hubs advise."""
@@ -44,7 +47,10 @@ def export_folder(
     with atomic_folder(out, durable=False) as beside:
         yield beside
         known = facts or [{}] * distilled.num_classes
-        table = [{**info.to_dict(), **more} for info, more in zip(distilled.classes, known, strict=True)]
+        packed = {"packing": distilled.packing} if distilled.packing > 1 else {}
+        table = [
+            {**info.to_dict(), **more, **packed} for info, more in zip(distilled.classes, known, strict=True)
+        ]
         write_json(beside / CLASSES, table)
 
 

@@ -45,6 +45,7 @@ def write_ddranking(distilled: DistilledSet, out: Path, overwrite: bool = False)
     Raises:
         UserError: `out` must not be replaced or cannot be written, or the classes differ in their number of images.
     """
+    distilled.refuse_packed("DD-Ranking")
     if len(set(distilled.counts)) > 1:
         raise UserError(
             f"DD-Ranking takes as many images of each class, and this set has {min(distilled.counts)} to "

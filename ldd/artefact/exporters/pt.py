@@ -17,7 +17,8 @@ def write_pt(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Pat
 
     Arguments are those of `Writer`; a file is replaced where `overwrite` says so. It holds a dictionary: `images`
     (N, 3, H, H) uint8, `labels` (N,) int64, `classes` (list of {label, id, wnid, name}), `mean` and `std` (for images
-    in [0, 1]), and `soft_labels` and `weights` where the set has them. It is a pickle, which is what its readers
+    in [0, 1]), and `soft_labels` and `weights` where the set has them, and `packing` where
+    each image is a grid of so many columns and rows of small ones. It is a pickle, which is what its readers
     expect; our own artefacts never are.
     """
     if out.suffix == ".pt" and not out.is_dir():
@@ -37,6 +38,7 @@ def _save(distilled: DistilledSet, path: Path) -> None:
         "labels": distilled.labels.clone(),
         "classes": [info.to_dict() for info in distilled.classes],
         **distilled.manifest["normalisation"],
+        **({"packing": distilled.packing} if distilled.packing > 1 else {}),
         **{name: tensor.clone() for name, tensor in optional.items() if tensor is not None},
     }
     with atomic_file(path) as beside:

@@ -23,6 +23,7 @@ def write_rethinkdc(distilled: DistilledSet, out: Path, overwrite: bool = False)
     RethinkDC takes a folder or a repository for Parquet files only where its name holds `he-y`; others are folders of
     pictures to it.
     """
+    distilled.refuse_packed("RethinkDC")
     if distilled.soft_labels is not None or distilled.weights is not None:
         warnings.warn(
             "RethinkDC's layout has no soft labels or weights; --format parquet keeps them", stacklevel=2

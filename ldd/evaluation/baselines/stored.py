@@ -64,8 +64,9 @@ class StoredSet(Baseline):
     @cached_property
     def training(self) -> TrainingSet:
         """The set that its students learn."""
-        images, probabilities = self._distilled.images, self._distilled.soft_labels
-        labels = self._distilled.labels if probabilities is None else probabilities.float()
+        seen = self._distilled.unpacked()
+        images, probabilities = seen.images, seen.soft_labels
+        labels = seen.labels if probabilities is None else probabilities.float()
         training = TrainingSet(images, labels, None if self._draws is None else self._draws.images)
         return training if self._crops is None else training.with_crops(self._crops.seed, self._crops.tensors)
 
@@ -77,7 +78,8 @@ class StoredSet(Baseline):
         """Count images and draws; none is drawn."""
         draws = 0 if self._draws is None else self._draws.count
         soft = self._distilled.soft_labels is not None
-        return Size(len(self._distilled.images), draws, soft, crops=self._crops is not None)
+        images = len(self._distilled.images) * self._distilled.packing**2
+        return Size(images, draws, soft, crops=self._crops is not None)
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """Return the set's own figures; stored labels of crops are charged as well as the hard ones."""

@@ -78,6 +78,7 @@ def check_images(
     distilled: DistilledSet, data: EvaluationData, features: FeatureNetwork, copy_ratio: float, seed: int
 ) -> Checks:
     """Look for copies, and measure coverage and features of a set and of equally many random real images."""
+    stored, distilled = distilled, distilled.unpacked()
     real = data.train_images
     real_points, own_points = features(real.images), features(distilled.images)
     random = RandomReal().set_for(0, Setting(data, distilled.counts, seed))
@@ -99,7 +100,7 @@ def check_images(
             for name, (own, labels) in points.items()
         },
         "copies": {name: found.summary(copy_ratio) for name, found in measures.items()},
-        "set": identity(distilled),
+        "set": identity(stored),
         "seed": seed,
         "test_split_fingerprint": data.spec.fingerprint,
     }
