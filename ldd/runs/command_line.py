@@ -16,7 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from ldd.artefact.manifest import RESUMED
-from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview, RecordExperts
+from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Metrics, Preview, RecordExperts
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, read_yaml, remove
 from ldd.disk.locks import writing_in
@@ -144,8 +144,9 @@ class RunCLI(LightningCLI):
             arrange(parser, f"{self.program} {verb}".rstrip(), verb)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the section `checkpoint`, `--overwrite`, and the links from data and seed to the model."""
+        """Add the sections `checkpoint` and `metrics`, `--overwrite`, and the links from data and seed to the model."""
         parser.add_lightning_class_args(LastCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(Metrics, "metrics")
         about = "Replace a run that is in the folder."
         parser.add_argument("--overwrite", type=bool, default=False, help=about)
         parser.link_arguments("data.spec", "model.data_spec", apply_on="instantiate")

@@ -18,6 +18,7 @@ MAY_CHANGE = ("data.root", "data.cache_dir", "model.cache_dir", "model.chunk_siz
 _NOT_NOTED = (
     *MAY_CHANGE,
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "ckpt_path", "weights_only"),
+    *("metrics.file", "metrics.every_seconds"),
 )
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
