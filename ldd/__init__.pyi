@@ -15,6 +15,7 @@ from ldd.codes import (
     GaussianCodes as GaussianCodes,
     PackedCodes as PackedCodes,
     PointCodes as PointCodes,
+    SpectralCodes as SpectralCodes,
     stored_codes as stored_codes,
 )
 from ldd.data import (

@@ -18,6 +18,7 @@ from ldd.artefact.manifest import Facts, Manifest
 from ldd.artefact.packing import check_packing, unpack
 from ldd.artefact.picture import as_png, data_address, draw_grid
 from ldd.artefact.size import Amount, Storage, span
+from ldd.codes import PARTS
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.errors import UserError
 from ldd.images import ClassInfo, normalised
@@ -280,13 +281,18 @@ class DistilledSet:
             decoder=self.decoder,
             labels=[tensor for name, tensor in self._image_tensors().items() if name != "images"],
             generator=None if prior is None else Amount(prior.floats, prior.bytes),
-            form="codes" if self.is_distribution else "images",
+            form="codes" if self.is_distribution or self.is_product else "images",
         )
 
     @property
     def is_distribution(self) -> bool:
         """Whether the codes have a spread and give other images at each draw; `images` are their means."""
         return bool({"log_variance", "factors"} & (self.codes or {}).keys())
+
+    @property
+    def is_product(self) -> bool:
+        """Whether codes are parts that a class shares, of which `images` are the products."""
+        return (self.codes or {}).keys() == PARTS
 
     def first(self, images_per_class: int) -> Self:
         """Return the set of a nested budget: the first images of each class, with their labels, weights and codes.
@@ -300,13 +306,14 @@ class DistilledSet:
                 f"{min(self.counts)}"
             )
         rows = first_rows(self.labels, images_per_class)
+        own = None if self.is_product else self.codes  # parts serve many images
         return replace(
             self,
             images=self.images[rows],
             labels=self.labels[rows],
             soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
             weights=None if self.weights is None else self.weights[rows],
-            codes=None if self.codes is None else {name: part[rows] for name, part in self.codes.items()},
+            codes=None if own is None else {name: part[rows] for name, part in own.items()},
             manifest=self.manifest.replaced(budget=images_per_class),
         )
 

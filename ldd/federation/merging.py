@@ -50,16 +50,19 @@ def merge(
     def joined(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors))[order]
 
-    first = parts[0]
+    first, by_class = parts[0], torch.cat(maps).argsort()
+
+    def joined_codes(name: str) -> Tensor:
+        tensors = [_given(part.codes)[name] for part in parts]
+        return torch.cat(tensors)[by_class] if first.is_product else joined(tensors)
+
     return DistilledSet(
         images=joined([part.images for part in parts]),
         labels=labels[order],
         # Only a single part may have them: `_check_alike`. Its columns follow its own classes.
         soft_labels=None if first.soft_labels is None else first.soft_labels[order][:, maps[0].argsort()],
         weights=None if first.weights is None else joined([_given(part.weights) for part in parts]),
-        codes=None
-        if first.codes is None
-        else {name: joined([_given(part.codes)[name] for part in parts]) for name in first.codes},
+        codes=None if first.codes is None else {name: joined_codes(name) for name in first.codes},
         decoder=_decoders(parts),
         manifest=_manifest(parts, classes, config, test_split_fingerprint),
         label_top_k=first.label_top_k,

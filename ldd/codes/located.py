@@ -1,8 +1,8 @@
-"""Codes, which are what is distilled: a point or a Gaussian in latent space for each image."""
+"""A point or a Gaussian in latent space for each image, and what all codes offer."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -317,52 +317,3 @@ def clamp(values: Tensor, low: float, high: float) -> Tensor:
     if shift.requires_grad:
         shift.register_hook(inward)
     return values.detach().clamp(low, high) + shift
-
-
-_NAMES = {"latents", "conditioning", "noise", "log_variance", "factors"}
-
-
-def stored_codes(tensors: Mapping[str, Tensor], labels: Tensor) -> Codes:
-    """Return the codes whose `tensors()` an artefact holds: points if there is no variance, else Gaussians.
-
-    Args:
-        tensors: `DistilledSet.codes`.
-        labels: (N,), of all codes.
-
-    Raises:
-        UserError: no latents, a tensor of another kind, or one that does not fit the others.
-    """
-    if "latents" not in tensors or tensors.keys() - _NAMES:
-        raise UserError(
-            f"codes hold {', '.join(sorted(tensors)) or 'nothing'}; expected latents and at most "
-            f"{', '.join(sorted(_NAMES - {'latents'}))}"
-        )
-    latents, n = tensors["latents"], len(labels)
-    parts = (
-        latents,
-        tensors.get("conditioning", latents.new_zeros(n, 0, 0)),
-        tensors.get("noise", latents.new_zeros(n, 0)),
-    )
-    log_variance, factors = tensors.get("log_variance"), tensors.get("factors")
-    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    fits = latents.ndim == 4 and all(len(value) == n for value in tensors.values())
-    fits = fits and (
-        log_variance is None or shapes["log_variance"] in (shapes["latents"], (*shapes["latents"][:2], 1, 1))
-    )
-    if not fits or (factors is not None and shapes["factors"] != (n, factors.shape[1], *latents.shape[1:])):
-        raise UserError(f"codes of {n} labels have shapes {shapes}, which do not belong together")
-    if log_variance is None and factors is None:
-        return PointCodes(labels, *parts)
-    kind: Variance = "none"
-    if log_variance is not None:
-        kind = "diagonal" if log_variance.shape == latents.shape else "channel"
-    bounds = (-torch.inf, torch.inf)  # stored ones are clamped
-    codes = GaussianCodes(
-        labels,
-        *parts,
-        variance=kind,
-        rank=0 if factors is None else factors.shape[1],
-        log_variance_range=bounds,
-    )
-    codes.load_state_dict({**tensors, "labels": labels}, strict=False)
-    return codes
