@@ -8,7 +8,7 @@ Notation, declared once:
     Images are RGB float32 in [-1, 1] in memory and uint8 on disk; networks see them normalised by
     `DataSpec.normalise`, real and synthetic ones alike.
     Latents are in the denoiser's scaled space.
-    Labels are 0..K-1 inside a run; `ClassInfo` travels beside them. A prior's own class-table rows are a third
+    Labels are 0..K-1 inside a run; `ClassInfo` travels with them. A prior's own class-table rows are a third
     thing: `Prior.rows` maps classes to them.
     Accuracy is top-1 in [0, 1].
     Random draws are stateless: derived from (seed, step, purpose, class), see `ldd.runtime.seeding`.

@@ -132,7 +132,7 @@ def stored_help(arguments: Sequence[str]) -> str | None:
 
 
 def help_versions() -> dict[str, str]:
-    """Return the versions of what the text of the help depends on beside this package."""
+    """Return the versions of other packages on which the text of the help depends."""
     python = ".".join(map(str, sys.version_info[:2]))
     return {"python": python, **{name: version(name) for name in ("jsonargparse", "lightning")}}
 

@@ -25,18 +25,18 @@ LARGEST = 3.4e38
 
 def check_at_least(low: int, section: str = "", **values: float | None) -> None:
     """Raise for an argument `<section>.<name>`, or `<name>` without a section, that is below `low`; None passes."""
+    place = f"{section}." if section else ""
     for name, value in values.items():
         if value is not None and value < low:
-            raise UserError(f"{f'{section}.' * bool(section)}{name} ({value}) must be at least {low}")
+            raise UserError(f"{place}{name} ({value}) must be at least {low}")
 
 
-def check_not_negative(section: str, **values: float) -> None:
-    """Raise for an argument `<section>.<name>` that is negative, NaN, or more than a float32 can hold."""
+def check_not_negative(section: str = "", **values: float) -> None:
+    """Raise for an argument, named alike, that is negative, NaN, or more than a float32 can hold."""
+    place = f"{section}." if section else ""
     for name, value in values.items():
         if not 0 <= value <= LARGEST:
-            raise UserError(
-                f"{section}.{name} ({value}) must be a number of 0 or more, and at most {LARGEST:g}"
-            )
+            raise UserError(f"{place}{name} ({value}) must be a number of 0 or more, and at most {LARGEST:g}")
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

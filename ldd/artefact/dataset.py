@@ -18,7 +18,7 @@ Transform = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class InputTransform:
-    """Makes a real image like those of a set: short side resized, centre cropped, in the set's range of values."""
+    """Makes a real image like the images of a set: short side resized, centre cropped, in the set's range of values."""
 
     image_size: int
     normalise: Transform | None = None

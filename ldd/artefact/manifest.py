@@ -28,7 +28,7 @@ SUBTASKS = "subtasks"
 """Key for what each part of a merged set was."""
 
 RESUMED = "resumed.json"
-"""In a run's folder: the settings that it was resumed with and had not begun with."""
+"""File in a run's folder: the settings that it was resumed with and had not begun with."""
 
 _MOST_HOLES = 2**30  # bytes
 
@@ -124,7 +124,7 @@ class Manifest(Mapping[str, Any]):
         test_split_fingerprint: of the test images that the set has not seen, by names and sizes.
         licences: of `prior` and `data`.
         seen_networks: dotted names of the networks it was matched with.
-        sha256: of each file beside the manifest.
+        sha256: of each file next to the manifest.
         ledger: what the set stores and cost.
         prior: the frozen weights that the codes need.
         step: training steps of the codes.

@@ -333,7 +333,7 @@ class DistilledSet:
         )
 
     def test_transform(self, normalise: bool = False) -> InputTransform:
-        """Return what makes a real image (PIL, or uint8) like those of `as_dataset(normalise=...)`."""
+        """Return what makes a real image (PIL, or uint8) like the images of `as_dataset(normalise=...)`."""
         return InputTransform(self.image_size, self._normalise if normalise else None)
 
     def show(self) -> Image.Image:
@@ -341,7 +341,7 @@ class DistilledSet:
         return draw_grid(self.images, self.labels, self.classes)
 
     def __repr__(self) -> str:
-        """One line."""
+        """Return one line."""
         facts = [
             f"{len(self.images)} images of {self.num_classes} classes",
             f"{span(self.counts)} per class",
@@ -355,7 +355,7 @@ class DistilledSet:
         return f"{type(self).__name__}({', '.join(facts)})"
 
     def _repr_html_(self) -> str:
-        """For a notebook: the picture above one line of facts."""
+        """Return HTML for a notebook: the picture above one line of facts."""
         return f'<img src="{data_address(as_png(self.show()))}"><p>{escape(repr(self))}</p>'
 
     @property

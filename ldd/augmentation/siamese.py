@@ -142,7 +142,7 @@ def cutout(x: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _square_side(uniform: Tensor, size: int) -> Tensor:
-    """(n, size) bool: the positions along one axis that the square covers, for numbers (n,)."""
+    """Return (n, size) bool, the positions along one axis that the square covers, for numbers (n,)."""
     side = _share(size, CUTOUT_SHARE)
     centre = torch.floor(uniform * (size + 1 - side % 2))[:, None]
     offset = torch.arange(size, device=uniform.device) - centre + side // 2

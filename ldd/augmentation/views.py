@@ -232,7 +232,7 @@ def cutmix(
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:
-    """A draw of Beta(alpha, alpha), as a ratio of two Gamma draws."""
+    """Return a draw of Beta(alpha, alpha), as a ratio of two Gamma draws."""
     # torch draws Gamma from a generator only through this operation; its distributions take the global one.
     first, second = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
     return float(first / (first + second))

@@ -21,7 +21,7 @@ from ldd.runtime.processes import SIGNALS, is_preparing
 from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 
 FOLDER = "checkpoints"
-"""In a run's folder."""
+"""Folder of the checkpoints in a run's."""
 
 
 class LastCheckpoints(Checkpoint):

@@ -8,7 +8,7 @@ import lightning as L
 from ldd.augmentation.siamese import OPERATIONS
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
-from ldd.errors import UserError, check_at_least
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.recording import record_experts
 from ldd.experts.trajectories import ExpertNeed, find_experts
 
@@ -31,8 +31,8 @@ class RecordExperts(L.Callback):
         seed: of initial weights, shuffling and augmentation; not the run's, so that runs of all seeds share experts.
 
     Raises:
-        UserError: a negative number; when the run starts, fewer experts or epochs than the objective asks for, or what
-            `record_experts` refuses.
+        UserError: a number out of range; when the run starts, fewer experts or epochs than the objective asks for, or
+            what `record_experts` refuses.
     """
 
     def __init__(
@@ -47,6 +47,10 @@ class RecordExperts(L.Callback):
         seed: int = 0,
     ) -> None:
         check_at_least(0, "experts", num_experts=num_experts)
+        check_at_least(1, "experts", epochs=epochs, batch_size=batch_size)
+        check_not_negative(
+            "experts", learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
         self.num_experts = num_experts
         self.epochs = epochs
         self._record = partial(

@@ -33,7 +33,7 @@ class Codes(nn.Module, ABC):
     def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> "CodeBatch":
         """Return codes of `rows` (n,) with graph; `generator` draws from a distribution, None takes its mean.
 
-        What a row draws follows from the generator's state and the row alone, not from the rows beside it, so that
+        What a row draws follows from the generator's state and the row alone, whichever rows come with it, so that
         chunks and ranks make no difference. A later call with the same generator draws anew.
         """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ldd.data.sources import Item, Source, UnreadableImage
 
 FORMAT = "2"
-"""Of a fingerprint; it is a key beside the splits. Format 1, `Source.fingerprint`, is over names and sizes."""
+"""Version of fingerprints, kept with them. Format 1, `Source.fingerprint`, is over names and sizes."""
 
 _IN_WORDS = {
     "train": "the training images",
@@ -56,7 +56,7 @@ def _hash_or_nothing(source: Source, item: Item) -> str:
 
 
 def _cache() -> Path | None:
-    """Where hashes are kept, by pruning too; None where nothing can be written there."""
+    """Return where hashes are kept, by pruning too; None where nothing can be written there."""
     from ldd.data.pruning.base import CACHE_DIR
 
     folder = Path(CACHE_DIR).expanduser()

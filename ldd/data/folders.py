@@ -105,7 +105,7 @@ class FolderSource(Source):
         return [Item(key=path, label=label) for path in paths]
 
     def _list(self, folder: str) -> list[str]:
-        """Paths below `folder`, relative to the root."""
+        """Return paths below `folder`, relative to the root."""
         start = len(os.path.join(self._root, ""))
         return [path[start:].replace(os.sep, "/") for path in picture_files(str(self._root / folder))]
 
@@ -156,7 +156,7 @@ def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:
             for i, name in enumerate(names)
         ]
     ids = [int(name) if name.isascii() and name.isdecimal() else -1 for name in names]
-    if min(ids) < 0 or len(set(ids)) < len(ids):  # 7 and 007 beside each other
+    if min(ids) < 0 or len(set(ids)) < len(ids):  # both 7 and 007
         ids = list(range(len(names)))
     return [ClassInfo(label=i, id=ids[i], wnid=name, name=name) for i, name in enumerate(names)]
 

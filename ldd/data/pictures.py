@@ -17,7 +17,7 @@ from ldd.images import SUFFIXES, ClassInfo
 
 # Decoders that are part of Pillow. Others would read a file of such a name too: EPS starts Ghostscript from the PATH.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-# What systems keep beside the data; hidden folders (.ipynb_checkpoints, .thumbnails, .Trash) are left out by their dot.
+# What systems keep with the data; hidden folders (.ipynb_checkpoints, .thumbnails, .Trash) are left out by their dot.
 _SYSTEM = {
     "__MACOSX",
     "@eaDir",

@@ -1,6 +1,7 @@
 """Real images of one split, held as bytes and ordered by class."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Protocol as Interface
 
 import torch
@@ -52,7 +53,7 @@ class RealImages:
         self._starts: list[int] = [0, *torch.tensor(self.counts).cumsum(0).tolist()]
 
     def __len__(self) -> int:
-        """M."""
+        """Return M."""
         return len(self._rows)
 
     @property
@@ -129,7 +130,7 @@ class RealImages:
         Args:
             counts: K numbers of images.
             wanted: the setting that asks for them, for the message.
-            seed: of the draws; those of a class follow from (seed, key, label).
+            seed: of the draws; a class's draws follow from (seed, key, label).
             *key: what else they depend on.
 
         Raises:
@@ -164,7 +165,9 @@ class RealImages:
         """Return the same with the images on `device` (this object if they are there); labels stay on the CPU."""
         if device == self._store.device:
             return self
-        return RealImages(self.images.to(device), self.labels, self.keys, self.num_classes)
+        moved = copy(self)
+        moved._store, moved._rows = self.images.to(device), torch.arange(len(self))
+        return moved
 
     def select(self, indices: Tensor) -> "RealImages":
         """Return the images at `indices` ((m,) int64, all different), ordered by class, without copying any."""

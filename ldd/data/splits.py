@@ -208,7 +208,7 @@ def _images(results: Iterable[NDArray[np.uint8] | LeftOut]) -> Iterator[NDArray[
 
 
 def _left_out(shards: Shards) -> dict[int, LeftOut]:
-    """What is left out of finished shards, by its place among all items."""
+    """Return what is left out of finished shards, by its place among all items."""
     found, start = dict[int, LeftOut](), 0
     for count, missing in shards.facts:
         found |= {start + place: LeftOut(**entry) for place, entry in missing}
@@ -236,6 +236,7 @@ def _report(left_out: Sequence[LeftOut], on_error: OnError, hint: str = "") -> N
         return
     if on_error == "raise":
         raise UnreadableImage(left_out[0].reason + hint)
-    listed = "".join(f"\n  {entry.key}: {entry.reason}" for entry in left_out[:_LISTED])
-    more = f"\n  and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
-    rank_zero_warn(f"{len(left_out)} unreadable images are left out{hint}:{listed}{more}")
+    lines = [f"\n  {entry.key}: {entry.reason}" for entry in left_out[:_LISTED]]
+    if len(left_out) > _LISTED:
+        lines.append(f"\n  and {len(left_out) - _LISTED} more")
+    rank_zero_warn(f"{len(left_out)} unreadable images are left out{hint}:{''.join(lines)}")

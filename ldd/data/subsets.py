@@ -120,7 +120,7 @@ def _name_in(words: Sequence[str], known: Set[str]) -> str:
 
 
 def _composed(name: str) -> str:
-    """A name in the one form of Unicode that compares: some systems write accents as characters of their own."""
+    """Return a name in the one form of Unicode that compares: some systems write accents as characters of their own."""
     return normalize("NFC", name)
 
 

@@ -52,7 +52,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; put it in the place of `path` on success, delete it on failure.
+    """Yield a temporary folder next to `path`; put it in the place of `path` on success, delete it on failure.
 
     With `durable` every file is on disk before that; without, a crash of the machine may cost what can be made again.
     """
@@ -222,7 +222,7 @@ def _refuse(target: Path, right_type: Callable[[int], bool], needed: str) -> Non
 
 
 def _create_beside(target: Path) -> tuple[Path, int]:
-    """Make an empty file beside `target`; return it and the mode of new files here (umask, access lists)."""
+    """Make an empty file next to `target`; return it and the mode of new files here (umask, access lists)."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)

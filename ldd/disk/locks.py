@@ -64,8 +64,8 @@ def made(folder: Path, argument: str = "out") -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path | str, argument: str = "out") -> Iterator[None]:
-    """Be the only process that writes a file, or a folder that is replaced as a whole; the lock lies beside it.
+def writing(path: Path | str) -> Iterator[None]:
+    """Be the only process that writes a file, or a folder that is replaced as a whole; the lock lies next to it.
 
     What killed writers left of it is removed. Where its folder is missing nobody can be writing there yet.
     """
@@ -74,7 +74,7 @@ def writing(path: Path | str, argument: str = "out") -> Iterator[None]:
         yield
         return
     beside = target.with_name(f".{target.name}.lock")
-    with locked(beside, _refuser(target, argument)) as alone:
+    with locked(beside, _refuser(target, "out")) as alone:
         if alone:
             remove_leftovers(target.parent, target.name)
         yield

@@ -23,7 +23,7 @@ _ABANDONED = 7 * 24 * 3600  # seconds after which nobody is expected to go on
 class Shards:
     """The finished shards of a file in the making: their bytes one after the other, and facts of each.
 
-    They lie beside the file: `.NAME.shards.tmp` has the bytes, `.NAME.shards.jsonl` the key, then end and facts of each
+    Next to the file, `.NAME.shards.tmp` has the bytes, `.NAME.shards.jsonl` the key, then end and facts of each
     shard, written once its bytes are on disk. So a killed process loses the shard that it was at, and whoever comes
     next with the same key goes on with `facts` and `read`. As a context manager it has to be the only one of its file.
     Both files go when the work is done, when no shard was, or when the disk could not be written.

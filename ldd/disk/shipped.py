@@ -18,7 +18,7 @@ _OF_RECIPES = ("config", "c", "base")
 
 
 def configs_folder() -> Path:
-    """Return where the shipped files are: inside an installed package, beside it in a checkout."""
+    """Return where the shipped files are: inside an installed package, next to it in a checkout."""
     package = Path(ldd.__file__).parent
     return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 

@@ -10,7 +10,7 @@ import yaml
 from ldd.errors import UserError
 
 MAX_BYTES = 64 * 2**20
-"""Of a text file: what is larger is not a file of ours, and would fill the memory when parsed."""
+"""Most bytes of a text file: a larger one is not of ours, and would fill the memory when parsed."""
 
 _MAX_YAML = 2**20  # characters; the parser takes seconds for as many
 _MAX_NODES = 30_000  # values of a YAML file once its aliases are written out
@@ -39,17 +39,17 @@ def read_lines(path: Path | str, argument: str, cure: str) -> list[str]:
         raise UserError(f"{argument} ({path}) cannot be read: {error}; {cure}") from error
 
 
-def parse_yaml(text: str, loader: Any = PLAIN_LOADER) -> Any:  # noqa: ANN401 - what is in it
-    """Return the value in YAML text; nothing but what `loader` makes of it (by default plain values) is constructed.
+def parse_yaml(text: str) -> Any:  # noqa: ANN401 - what is in it
+    """Return the value in YAML text; nothing but plain values is constructed.
 
     Aliases are not written out by the parser, but by whoever walks the value: ten levels of nine are 341 bytes and
     billions of values. So they are counted, among the events of the parser, before anything is constructed.
     """
-    check_expansion(text, loader)
-    return yaml.load(text, Loader=loader)
+    check_expansion(text, PLAIN_LOADER)
+    return yaml.load(text, Loader=PLAIN_LOADER)
 
 
-def check_expansion(text: str, loader: Any = PLAIN_LOADER) -> None:  # noqa: ANN401 - a class of PyYAML's
+def check_expansion(text: str, loader: Any) -> None:  # noqa: ANN401 - a class of PyYAML's
     """Raise as `parse_yaml` does, without making a value of the text."""
     if len(text) > _MAX_YAML:
         raise ValueError(f"{len(text)} characters are more than the {_MAX_YAML} that it may have")

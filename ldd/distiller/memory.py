@@ -42,7 +42,7 @@ Checkpointing = Literal["auto", "always", "never"]
 Pass = Callable[[Tensor, int], Tensor]
 """Makes images of code rows (n,), given on the CPU, or what an objective makes of the images.
 
-The number is that of `MemoryPlan.checkpointed`.
+`MemoryPlan.checkpointed` says how many.
 """
 
 
@@ -52,7 +52,7 @@ class MemoryPlan:
 
     Attributes:
         chunk: images per pass.
-        checkpointed: how many parts of a pass have an activation checkpoint: the first so many of the S calls of the
+        checkpointed: how many parts of a pass have an activation checkpoint, from the first of the S calls of the
             prior's network; S + 1 is all of them, and decoding with what follows.
     """
 
@@ -152,7 +152,7 @@ class MemoryPlanner:
         seen: list[CodeBatch] = []
 
         def run(n: int, checkpointed: int) -> None:
-            # Up to the batch's codes and no further: gradients of all codes would hide those of a few images.
+            # Up to the batch's codes and no further: gradients of all codes would hide the gradients of a few images.
             hook = codes.register_forward_hook(lambda module, given, batch: seen.append(batch))
             with torch.enable_grad(), hook:
                 output = make(sample[:n], checkpointed)

@@ -15,11 +15,10 @@ from ldd.artefact.set import DistilledSet
 from ldd.codes import CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
-from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.rediffusion import Rediffusion, rediffuse
-from ldd.distiller.step import DistillationStep
+from ldd.distiller.step import DistillationStep, FiniteCheck
 from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
 from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed
@@ -224,7 +223,7 @@ class Distiller(L.LightningModule):
         return own_bar(self.trainer)
 
     def __repr__(self) -> str:
-        """One line; `print(nn.Module.__repr__(model))` lists the layers."""
+        """Return one line; `print(nn.Module.__repr__(model))` lists the layers."""
         made = f"{self.images_per_class} of each of {self.data_spec.num_classes} classes"
         parts = f"{type(self.objective).__name__}, {self.prior!r}"
         return f"Distiller({type(self.codes).__name__}: {made}, step {int(self.num_steps_done)}; {parts})"
@@ -257,7 +256,7 @@ class Distiller(L.LightningModule):
                 "the images of the latents themselves set model.prior.init_args.num_steps to 0"
             )
         if self.trainer.world_size > 1:
-            # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold those of rank 0.
+            # Made by every rank alike, but not always to the last bit on a GPU; checkpoints hold rank 0's.
             for value in self.codes.state_dict().values():
                 torch.distributed.broadcast(value, 0)
 
@@ -345,7 +344,7 @@ class Distiller(L.LightningModule):
     # Checkpoints: codes, trained decoder, optimizers, step and memory plans; never the frozen prior.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the prior's frozen weights, add memory plans and costs beside steps; raise for codes that are lost."""
+        """Drop the prior's frozen weights, add memory plans and all costs; raise for codes that are lost."""
         self.finite.check_codes(self._number)
         checkpoint["ledger"] = self.ledger.kept(self._data)
         self._prior_record.save(checkpoint)

@@ -215,7 +215,7 @@ def prior_of(distilled: DistilledSet) -> Prior:
         place = distilled.folder or "the set"
         raise UserError(
             f"the prior of the set's manifest cannot be built: {error}; its folder, or a link to it, is also found "
-            f"under its own name beside {place}"
+            f"under its own name next to {place}"
         ) from error
 
 
@@ -223,7 +223,7 @@ def _prior_settings(distilled: DistilledSet) -> Any:  # noqa: ANN401 - as in the
     """Return class and arguments of the prior that a manifest names.
 
     A manifest tells no local paths: where the prior lies is in the run's own `config.yaml`, if the set still lies in
-    the run; else a folder of the prior's name beside the set, or in it, is taken.
+    the run; else a folder of the prior's name next to the set, or in it, is taken.
     """
     named = _settings_of(distilled.manifest.config)
     folder = distilled.folder

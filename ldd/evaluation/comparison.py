@@ -49,11 +49,11 @@ def evaluate(
 ) -> Report:
     """Train every network `repeats` times on the set as saved and on each baseline, and test it.
 
-    The arguments are those of `Request`; see `compare` for what is trained.
+    `Request` describes the arguments, `compare` what is trained.
 
     Args:
         distilled: the set.
-        networks: networks by name; None takes those of the protocol.
+        networks: networks by name; None takes the protocol's.
         data: the real images (`DistillationData`).
         protocol: a shipped protocol's name, the path of a protocol file, or a protocol.
         repeats: networks of each kind for each set, unless a baseline says otherwise.

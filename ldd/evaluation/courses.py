@@ -204,7 +204,7 @@ def _check_sets(sets: Sequence[Baseline], protocol: Protocol) -> None:
     if protocol.has_teacher and (charged := [part.name for part in sets if part.by_bytes]):
         raise UserError(
             f"baselines: {', '.join(charged)} count the bytes of the set's own labels, and protocol {protocol.id} "
-            "charges those of every crop, which as many images have as many of; leave them out"
+            "charges a label for every crop, equally many for each image of any set; leave them out"
         )
 
 

@@ -45,7 +45,7 @@ def check_curve(request: Request) -> None:
     """Raise if a curve cannot be drawn under the protocol of `request`."""
     if request.protocol.has_teacher:
         raise UserError(
-            f"protocol ({request.protocol.id}) has a teacher's labels; a curve needs one with those of the set"
+            f"protocol ({request.protocol.id}) has a teacher's labels; a curve needs one with the set's own labels"
         )
 
 
@@ -74,7 +74,7 @@ def label_curve(distilled: DistilledSet, labeller: Labeller, request: Request) -
 
 
 def _forms(distilled: DistilledSet, labeller: Labeller) -> dict[str, DistilledSet]:
-    """The set with its labels in each form, by the name of the form."""
+    """Return the set with its labels in each form, by the name of the form."""
     distilled.refuse_packed("labelling")
     plain = replace(distilled, soft_labels=None, label_top_k=None)
     exact = labeller.probabilities(distilled.images)

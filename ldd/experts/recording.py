@@ -20,7 +20,7 @@ from ldd.data import DistillationData
 from ldd.disk.files import LOCK
 from ldd.disk.locks import locked, made
 from ldd.disk.table import Store
-from ldd.errors import UserError, check_at_least
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.trajectories import (
     ExpertNeed,
     ExpertSetting,
@@ -91,6 +91,7 @@ def record_experts(
     """
     check_at_least(1, num_experts=num_experts, epochs=epochs, batch_size=batch_size)
     check_at_least(0, first_expert=first_expert)
+    check_not_negative(learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
     place, strategies = find_device(device), SiameseAugmentation(augmentation).strategies
     training = ExpertTraining(epochs, batch_size, learning_rate, momentum, weight_decay, strategies, seed)
     data.setup()

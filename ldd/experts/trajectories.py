@@ -92,7 +92,7 @@ class ExpertSetting:
         if self.image_size != run.image_size:
             found.append(f"image_size {self.image_size} (this run: {run.image_size})")
         if self.classes != run.classes:
-            found.append(f"the classes {listed(self.classes, 3)} (this run: {listed(run.classes, 3)})")
+            found.append(f"the classes [{listed(self.classes, 3)}] (this run: [{listed(run.classes, 3)}])")
         elif self.core_set != run.core_set:
             other = f"{run.num_images}{' other ones' if run.num_images == self.num_images else ''}"
             found.append(
@@ -234,7 +234,7 @@ class Trajectories:
 
     @contextmanager
     def _opened(self, expert: int, name: str, shape: list[int]) -> Iterator[Any]:
-        """A tensor of an expert's file, of which only what is indexed is read."""
+        """Return a tensor of an expert's file, of which only what is indexed is read."""
         path = self.path(expert)
         try:
             with safe_open(path, framework="pt") as file:
@@ -264,7 +264,7 @@ class ExpertNeed:
         network: their network.
         num_experts: how many; None for all that were to be recorded.
         epochs: how many at least.
-        reason: the settings that need so many epochs, for messages: "expert_epoch (7) takes".
+        reason: the settings that need them, for messages: "expert_epoch (7) takes".
         section: whose setting `trajectories` is, for messages.
     """
 

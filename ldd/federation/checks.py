@@ -40,14 +40,14 @@ def check_the_end(recipe: Recipe, folder: Path, subtasks: int, *, here: bool) ->
 
 
 def _is_there_already(recipe: Recipe, labels: Labels) -> bool:
-    """Whether the labels' experts are not recorded here, and can be found by the names of the images alone."""
+    """Return whether the labels' experts are not recorded here, and can be found by the names of the images alone."""
     data = recipe.config.data
     listed = data.pruner is None and data.on_error == "raise"
     return not labels.experts() or (listed and not recipe.experts.num_experts)
 
 
 def _planned(model: Distiller, labeller: Labeller | None, subtasks: int) -> DistilledSet:
-    """A set of the size and form of the merged one, with black images."""
+    """Return a set of the size and form of the merged one, with black images."""
     spec, labels = model.data_spec, model.codes.labels.cpu()
     black = torch.zeros(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
     trained = model.prior.trained()
@@ -76,7 +76,7 @@ class _Equal(nn.Module):
 
 
 def _stand_in(labels: Labels, spec: DataSpec) -> Labeller:
-    """A labeller whose labels are as large as those of `labels`, whose experts may not be there yet."""
+    """Stands for `labels`, whose experts may not be there yet, by labels of the same size."""
     # Labels of a user's own class, which do not say how they are stored, count as whole float16 ones.
     precision: Precision = getattr(labels, "precision", "float16")
     return Labeller(_Equal(spec.num_classes), spec, top_k=getattr(labels, "top_k", None), precision=precision)

@@ -109,7 +109,7 @@ class Federation:
         return [name for name in self.names if not (self.folder_of(name) / _DONE).is_file()]
 
     def folder_of(self, name: str | int) -> Path:
-        """Return the folder of a job; that of a sub-task is a run folder."""
+        """Return the folder of a job; a sub-task has a run folder."""
         return self.folder / "subtasks" / str(name)
 
     def arguments(self, number: int) -> list[str]:
@@ -183,12 +183,12 @@ class Federation:
 
 
 def _of_block(source: Source, block: Sequence[str], root: str | None) -> Source:
-    """The images of a sub-task's classes: a `SourceFactory`, given the first two."""
+    """Return the images of a sub-task's classes: a `SourceFactory`, given the first two."""
     return Subset(source, block)
 
 
 def _fit(arguments: Sequence[str]) -> None:
-    """`latentdd ARGUMENTS` in this process, whose own arguments it leaves as they were."""
+    """Run `latentdd ARGUMENTS` in this process, whose own arguments it leaves as they were."""
     before = sys.argv
     try:
         code = run_verb(arguments[0], fit_or_validate, arguments[1:])

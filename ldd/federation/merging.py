@@ -1,4 +1,4 @@
-"""One distilled set from those of disjoint sub-tasks."""
+"""Merge the distilled sets of disjoint sub-tasks into one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,7 +93,7 @@ def _check_alike(parts: Sequence[DistilledSet]) -> None:
 
 
 def _prior(part: DistilledSet) -> dict[str, Any]:
-    """The frozen weights, and how the recipe uses them where that is known."""
+    """Return the frozen weights, and how the recipe uses them where that is known."""
     config = part.manifest.get("config") or {}
     model = config.get("model") if isinstance(config, Mapping) else None
     used = model.get("prior") if isinstance(model, Mapping) else None

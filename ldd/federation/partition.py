@@ -135,7 +135,7 @@ def check_blocks(blocks: Sequence[Sequence[str]], classes: Sequence[ClassInfo]) 
 
 
 def _block_sizes(num_classes: int, subtasks: int) -> list[int]:
-    """Sizes that differ by at most one, the larger ones first."""
+    """Return sizes that differ by at most one, the larger ones first."""
     if not 1 <= subtasks <= num_classes:
         raise UserError(f"--subtasks ({subtasks}) must lie in 1..{num_classes}, the number of classes")
     each, more = divmod(num_classes, subtasks)

@@ -124,7 +124,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:  # noq
         return
     common = {"include_dashboard": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
-        # "local": without it Ray would connect to a cluster of this machine, or to that of RAY_ADDRESS.
+        # "local": without it Ray would connect to a cluster of this machine, or to the one at RAY_ADDRESS.
         own = {"address": "local", "num_cpus": cpus, "object_store_memory": _LOCAL_STORE}
     else:
         own = {"address": address}
@@ -144,7 +144,7 @@ def _cluster(ray: Any, address: str | None, cpus: int) -> Iterator[None]:  # noq
 
 
 def _check_room(ray: Any, needs: Needs) -> None:  # noqa: ANN401 - a module
-    """A job that no machine could ever take would wait for ever."""
+    """Raise for a job that no machine could ever take, which would wait for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(m.get("CPU", 0) >= needs.cpus and m.get("GPU", 0) >= needs.gpus for m in machines):
         most = max(

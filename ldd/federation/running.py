@@ -54,7 +54,7 @@ def federate(
         only: run this one job of DIR: a sub-task's number.
         overwrite: replace the federation in DIR.
         end_with_parent: end when the process that started this one does.
-        settings: options of `latentdd fit`, which go over those of the recipe.
+        settings: options of `latentdd fit`, which go over the recipe's.
         typed: the command, which is recorded in DIR.
     """
     folder = Path(out)
@@ -108,7 +108,7 @@ def _continued(folder: Path, machines: Machines, settings: Sequence[str]) -> Fed
 def _from_recipe(
     folder: Path, config: str, subtasks: int, rule: Rule, machines: Machines, settings: Sequence[str]
 ) -> Federation:
-    """A new federation, or the one in the folder with the recipe's settings."""
+    """Return a new federation, or the one in the folder with the recipe's settings."""
     if not Path(config).is_file():
         raise UserError(f"--config ({config}) does not exist; name a recipe")
     recipe = Recipe(["--config", config, *settings, "--trainer.default_root_dir", str(folder)], folder)

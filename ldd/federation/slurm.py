@@ -86,12 +86,12 @@ def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs:
 
 
 def _quoted(text: str) -> str:
-    """A value of an #SBATCH line, in double quotes."""
+    """Return a value of an #SBATCH line, in double quotes."""
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _literal(folder: Path) -> str:
-    """A folder in the pattern of a log's name, in which `%` starts a replacement."""
+    """Return a folder in the pattern of a log's name, in which `%` starts a replacement."""
     return str(folder).replace("%", "%%")
 
 

@@ -58,7 +58,7 @@ def read_folder(folder: Path, classes: Sequence[ClassInfo]) -> RawSet:
 
 
 def _tell_others(folder: Path, read: int) -> None:
-    """Warn of files that were not read: pictures of other kinds, or pictures beside the class folders."""
+    """Warn of files that were not read: pictures of other kinds, or pictures outside the class folders."""
     others = [Path(path) for path in files_below(str(folder))]
     others = [path for path in others if path.parent == folder or path.suffix.lower() not in SUFFIXES]
     names = [path.name for path in others if path.name not in TABLES]

@@ -27,7 +27,7 @@ PLAIN = ("[-1, 1]", "[0, 1]")
 """Ranges, not statistics of a data set: they do not tell what networks subtract."""
 
 TOLERANCE = 1e-3
-"""Of pixels in [0, 1], for rounding in half precision: a quarter of the distance between two byte values."""
+"""How far pixels in [0, 1] may be off by rounding in half precision: a quarter of the step between two bytes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def undo_normalisation(
     """Return images in [-1, 1] from floats that were normalised with (x - mean) / std.
 
     Statistics that are not given are recognised where exactly one of `KNOWN` can be right: the pixels it gives lie in
-    [0, 1] and reach both ends in every channel, as those of decoders do, which clamp. Pixels that were optimised
+    [0, 1] and reach both ends in every channel, as the images of decoders do, which clamp. Pixels that were optimised
     themselves (DC, MTT) leave the range, so theirs must be given.
 
     Args:

@@ -19,7 +19,7 @@ from ldd.importers.classes import RawSet
 
 _BEST = "images_best.pt"
 
-# DC stores its accuracies as numpy scalars beside the images; these build numbers and nothing else. The second name is
+# DC stores its accuracies as numpy scalars with the images; these build numbers and nothing else. The second name is
 # that of numpy 1.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
@@ -36,7 +36,7 @@ _NUMBERS: list[Any] = [
 def read_pt(path: Path, labels: Path | None = None, experiment: int | None = None) -> RawSet:
     """Return the set in a file, or in a folder of one run.
 
-    Three forms: a tensor of images beside one of labels (`images_best.pt` and `labels_best.pt`: MTT, GLaD, LD3M and
+    Three forms: a tensor of images and one of labels (`images_best.pt` and `labels_best.pt`: MTT, GLaD, LD3M and
     what followed them), a dictionary with `data`, a list of [images, labels] (DC, DSA, DM), and a dictionary with
     `images` and `labels` (ours). Labels that are floats (N, K) are soft ones.
 

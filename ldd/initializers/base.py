@@ -21,7 +21,7 @@ class Initializer(ABC):
 
     Latents are clean ones, such as `Prior.encode` and `Prior.sample` give. A prior with `num_steps: 0` decodes them as
     they are: the set of a run without steps is then the initialiser's own. Any other sends them through its reverse
-    process, whose images differ from those of the latents themselves.
+    process, whose images differ from what the latents themselves decode to.
     """
 
     @abstractmethod
@@ -126,7 +126,7 @@ def spec_of(real: RealImages) -> DataSpec:
     """Return classes and normalisation of a core-set, which must say what they are."""
     if real.spec is None:
         raise UserError(
-            "initializer: the core-set does not say what its classes are; take that of a DistillationData after "
+            "initializer: the core-set does not say what its classes are; use a DistillationData's after "
             "setup, or set its attribute spec"
         )
     return real.spec

@@ -21,7 +21,7 @@ class InvertedStatistics(SampledInitializer):
     fitted, element by element. Of `groups` sets of n draws from it the one is kept that has the lowest
     |mean - mu| + |deviation - sigma| + w |skewness| (norms over the elements; skewness of each element over the group,
     deviations with ddof 0). It is decoded by ordinary sampling from there. The released code sums its skewness over the
-    elements of each draw; here it is that of each element.
+    elements of each draw; here it is taken of each element.
 
     Args:
         strength: share of the schedule that is inverted (published: 31 of 50 steps).

@@ -22,7 +22,7 @@ class KMeansCentroids(SampledInitializer):
     """Each latent is the centroid of a k-means cluster of its class's encodings, noised and denoised (D4M, CVPR 2024).
 
     Centroids are means, whose images are blurred; noise up to `strength` of the schedule and ordinary sampling from
-    there give each an image of its own. Those of the largest clusters come first. D4M clusters in mini-batches, which
+    there give each an image of its own. The largest clusters come first. D4M clusters in mini-batches, which
     here would save nothing: the encodings fit into memory.
 
     Args:

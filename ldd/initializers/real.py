@@ -35,8 +35,8 @@ class RealEncodings(Initializer):
         variance_share: float | None = None,
     ) -> None:
         check_at_least(1, "initializer", chunk_size=chunk_size)
-        if variance_share is not None and not variance_share > 0:
-            raise UserError(f"initializer.variance_share ({variance_share}) must be above 0")
+        if variance_share is not None and not 0 < variance_share < float("inf"):
+            raise UserError(f"initializer.variance_share ({variance_share}) must be a number above 0")
         self.chunk_size = chunk_size
         self.variance_share = variance_share
         self.normalised_input = normalised_input

@@ -65,7 +65,7 @@ class PriorSamples(SampledInitializer):
         guidance_scale: of classifier-free guidance; None takes the prior's own.
         guidance: what corrects the samples on their way; None for none. It decides how many latents of a class it sees
             at once, whatever `chunk_size` is.
-        sample_seed: of the noise; with it, the samples are those of `latentdd prior sample --seed` at these settings.
+        sample_seed: of the noise; with it, `latentdd prior sample --seed` draws the same samples at these settings.
             None follows the run's seed.
         chunk_size: latents sampled at once.
 

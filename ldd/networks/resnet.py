@@ -16,7 +16,7 @@ MakeNorm = Callable[[int], nn.Module]
 
 
 def instance_norm(channels: int) -> nn.Module:
-    """One group per channel, affine."""
+    """Return a norm with one group per channel, affine."""
     return nn.GroupNorm(channels, channels)
 
 
@@ -48,7 +48,7 @@ def init_fan_out(network: nn.Module) -> None:
 
 
 def _stage(channels_in: int, channels: int, stride: int, norm: MakeNorm) -> nn.Sequential:
-    """Two basic blocks; the first changes width and resolution, its shortcut too where needed."""
+    """Return two basic blocks; the first changes width and resolution, its shortcut too where needed."""
     shortcut: nn.Module | None = None
     if stride != 1 or channels_in != channels:
         shortcut = nn.Sequential(

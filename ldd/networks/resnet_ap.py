@@ -9,7 +9,7 @@ from ldd.networks.resnet import NORMS, MakeNorm, Norm, init_fan_out, stem
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; halves the map where `halve`."""
+    """Adds two 3x3 convolutions to a shortcut; halves the map where `halve`."""
 
     def __init__(self, channels_in: int, channels: int, halve: bool, norm: MakeNorm) -> None:
         super().__init__()

@@ -66,7 +66,9 @@ class ScoringNetwork:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least(1, "training", epochs=self.epochs, batch_size=self.batch_size)
+        check_at_least(
+            1, "training", image_size=self.image_size, epochs=self.epochs, batch_size=self.batch_size
+        )
         if not 0 < self.learning_rate < inf:
             raise UserError(f"training.learning_rate ({self.learning_rate}) must be a number above 0")
 

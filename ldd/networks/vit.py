@@ -54,7 +54,7 @@ class ViT(Network):
 
     Raises:
         UserError: an image size below 32 px, a patch size that does not divide it, heads that do not divide
-            `dim`, a dropout that is no probability.
+            `dim`, a dropout that is not a probability.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ViT(Network):
         self.classifier = nn.Linear(dim, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The class token after the last block (N, dim), normalised unless `layer_norm` is off."""
+        """Return the class token after the last block (N, dim), normalised unless `layer_norm` is off."""
         patches = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1) + self.positions
         return self.norm(self.blocks(tokens)[:, 0])  # type: ignore[no-any-return]

@@ -85,7 +85,7 @@ class Alternating(Objective):
         return [child for child in self.objectives if isinstance(child, Objective)]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Return those of all objectives, the shared ones once."""
+        """Return the optimizers of all objectives, shared ones once."""
         found: dict[str, Optimizer] = {}
         for i, child in enumerate(self._children):
             for name, optimizer in child.optimizers(codes, prior).items():

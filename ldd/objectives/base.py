@@ -129,7 +129,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Return optimizers by the names that terms use, those of the prior's trainable weights included."""
+        """Return optimizers by the names that terms use, also the ones of the prior's trainable weights."""
 
     @abstractmethod
     def matching_networks(self) -> tuple[NetworkFactory, ...]:

@@ -116,8 +116,8 @@ class Sinkhorn(Discrepancy):
     """
 
     def __init__(self, blur: float = 0.05, scaling: float = 0.7, scale: Scale = "l2") -> None:
-        if not blur > 0:
-            raise UserError(f"blur ({blur}) must be above 0")
+        if not 0 < blur < float("inf"):
+            raise UserError(f"blur ({blur}) must be a number above 0")
         if not 0 < scaling < 1:
             raise UserError(f"scaling ({scaling}) must lie between 0 and 1")
         self.scale: Scale = scale

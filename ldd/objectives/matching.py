@@ -34,6 +34,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         check_sgd(self.of_codes(), self.momentum)
+        check_not_negative("objective", lr_decoder=self.decoder, weight_decay_decoder=self.decay)
 
     def of_codes(self) -> dict[str, float]:
         """Return the learning rate of each group of codes."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ldd.errors import check_at_least
+from ldd.errors import check_at_least, check_not_negative
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, Embed, StepContext, Term
 from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture
@@ -39,7 +39,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
             takes a new random network each step.
         expert_epoch: weights of the experts' `last` epoch (as released), of a `random` one from 1 on, or of a fixed
             epoch.
-        num_experts: use the first so many; None uses all that were to be recorded.
+        num_experts: use this number of experts, from the first on; None uses all that were to be recorded.
         network: the network of the features, without batch normalisation.
         samples: draws per class and step, in equal parts from its codes: at least one each, the rest rounded down.
             Codes without a spread are drawn once.
@@ -87,6 +87,7 @@ class MaximumMeanDiscrepancy(MatchingObjective):
     ) -> None:
         check_at_least(1, "objective", samples=samples, real_batch=real_batch, num_classes=num_classes)
         check_at_least(1, "objective", real_chunk=real_chunk)
+        check_not_negative("objective", weight=weight)
         need = expert_need(trajectories, network, num_experts, expert_epoch)
         search = None if need is None else ExpertSearch(need)
         rates = Rates(

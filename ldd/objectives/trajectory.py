@@ -60,7 +60,7 @@ class TrajectoryMatching(MatchingObjective):
         step_size: initial alpha; it is learned.
         lr_step_size: its SGD learning rate; 0 keeps it.
         momentum_step_size: of that SGD.
-        num_experts: use the first so many; None uses all that were to be recorded.
+        num_experts: use this number of experts, from the first on; None uses all that were to be recorded.
         network: the matching network, the one of the experts.
         augmentation: differentiable augmentation strategies, one per student step; empty for none.
         draws: codes that are distributions are drawn anew in every `inner_step` (as D3 does), or once per `step`,
@@ -201,7 +201,7 @@ class TrajectoryMatching(MatchingObjective):
         return batches[: self.syn_steps]
 
     def optimizers(self, codes: Codes, prior: Prior) -> dict[str, Optimizer]:
-        """Return those of codes and decoder, and SGD over the student's step size."""
+        """Return the optimizers of codes and decoder, and SGD over the student's step size."""
         step_size = SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size)
         return {**super().optimizers(codes, prior), "step_size": step_size}
 

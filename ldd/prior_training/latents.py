@@ -51,7 +51,7 @@ class LatentViews:
             )
 
     def __len__(self) -> int:
-        """Latents of each image."""
+        """Return the number of latents, one for each image."""
         return self.number * (1 + self.mirror)
 
     def description(self) -> dict[str, object]:

@@ -31,7 +31,7 @@ class AutoencoderPrior(DirectPrior):
     Args:
         path_or_hub_id: folder of the autoencoder itself, a pipeline or prior folder with `vae/` or `vqvae/`,
             `embedded:NAME`, or a hub id.
-        image_size: height and width in pixels; None takes that of `prior.json`, else the config's
+        image_size: height and width in pixels; None takes the size in `prior.json`, else the config's
             `sample_size`.
         quantise_decoded: a VQModel decodes the nearest codes, as diffusers' pipelines and the released LD3M code do;
             false decodes the latents as they are.
@@ -107,7 +107,7 @@ class AutoencoderPrior(DirectPrior):
 
     @without_autocast()
     def _nearest(self, z: Tensor) -> Tensor:
-        """The nearest codes of z (N, c, h, w), as the autoencoder's `quantize` finds them, a part of z at a time."""
+        """Return the nearest codes of z (N, c, h, w), as the autoencoder's `quantize` finds them, part by part."""
         codebook: Tensor = self.autoencoder.quantize.embedding.weight
         flat = z.permute(0, 2, 3, 1).contiguous()
         with torch.no_grad():

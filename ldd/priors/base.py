@@ -60,7 +60,7 @@ class Prior(nn.Module, ABC):
 
     @final
     def __repr__(self) -> str:
-        """One line; `print(nn.Module.__repr__(prior))` lists the layers."""
+        """Return one line; `print(nn.Module.__repr__(prior))` lists the layers."""
         weights = sum(parameter.numel() for parameter in self.parameters())
         shape = " x ".join(map(str, self.latent_shape))
         steps = f", {self.num_steps} steps" * bool(self.num_steps)
@@ -113,7 +113,7 @@ class Prior(nn.Module, ABC):
 
     @final
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the trainable weights to those of an artefact (`DistilledSet.decoder`).
+        """Set the trainable weights to an artefact's (`DistilledSet.decoder`).
 
         Raises:
             UserError: they belong to another decoder.

@@ -235,7 +235,7 @@ class LatentDiffusionPrior(Prior):
         return ddim_invert(self._predict(conditioning, 1.0), latents, self.schedule, num_steps, strength)
 
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
-        """The guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
+        """Return the guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
         network = self.denoiser.network
         if network.dtype == torch.bfloat16:
             conditioning = conditioning.to(network.dtype)  # once, and not at every call

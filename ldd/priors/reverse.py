@@ -226,7 +226,7 @@ def ddim_invert(
 
 
 def _last_steps(schedule: Schedule, num_steps: int, strength: float) -> tuple[Step, ...]:
-    """The last `strength` of the grid, to the nearest step and at least one."""
+    """Return the last `strength` of the grid, to the nearest step and at least one."""
     if not 0 < strength <= 1:
         raise UserError(f"strength={strength} must lie in (0, 1]")
     return schedule.steps(num_steps)[num_steps - max(1, round(strength * num_steps)) :]

@@ -155,7 +155,7 @@ class Schedule(ABC):
         """Clean latents and noise of a mixture x and an output that is another mixture of them."""
 
     def _checked(self, steps: tuple[Step, ...], num_steps: int, cure: str) -> tuple[Step, ...]:
-        """The steps; raises where the prediction type would divide by nothing."""
+        """Return the steps; raises where the prediction type would divide by nothing."""
         for step in steps:
             share = {"epsilon": step.level.signal, "sample": step.level.noise}.get(self.prediction_type)
             if share == 0:

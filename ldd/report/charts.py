@@ -21,7 +21,7 @@ _INK = "#010203"  # stands for the colour of the page's text until the SVG is wr
 _MOST_POINTS = 400  # of a line; neighbours are averaged
 # Inches: hardly wider than a phone, so that the text stays readable there.
 _WIDTH, _HEIGHT, _ROW = 3.9, 2.7, 0.3
-_NAME = 24  # characters of a run's name beside its bar
+_NAME = 24  # characters of a run's name next to its bar
 
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -84,7 +84,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(key: str, figure: Figure) -> str:
-    """The drawing alone, its identifiers unique on the page, as wide as there is room."""
+    """Return the drawing alone, its identifiers unique on the page, as wide as there is room."""
     out = StringIO()
     # Text stays text: it can be searched and read aloud. The salt makes the same chart the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}):

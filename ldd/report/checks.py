@@ -16,7 +16,7 @@ from ldd.runtime.tables import PlainTable
 
 MAX_BYTES = 4 * 2**20  # of a picture inside the page
 PICTURES = {
-    NEIGHBOURS_NAME: "each image beside the nearest real ones of training",
+    NEIGHBOURS_NAME: "each image next to the nearest real ones of training",
     CONFUSION_NAME: "what students take each class for",
 }
 
@@ -63,7 +63,7 @@ def checks_of(run: Run) -> Checks | None:
 
 
 def _folder(run: Run) -> Path | None:
-    """The folder in the run's; checks of a set alone lie beside it, where those of another set may lie too."""
+    """Return the folder of checks: in the run's, or next to a set, where another set's may lie too."""
     if (run.folder / FOLDER / JSON_NAME).is_file():
         manifests.refuse_escape(run.folder / FOLDER / JSON_NAME, run.folder)
         return run.folder / FOLDER

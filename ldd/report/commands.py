@@ -40,9 +40,7 @@ def again(run: Run) -> Again:
     found = recorded_commands(run.folder)
     commands = [one.command for one in found]
     if any(one.verb not in _OF_MADE_SETS for one in found):
-        note = (
-            "Relative paths are those of the folder in which the commands were run; ROOT stands for the data."
-        )
+        note = "Relative paths start in the folder in which the commands were run; ROOT stands for the data."
     elif "model" in run.config:
         note = "The set was made by an earlier version, which recorded no commands; its settings are in config.yaml."
         words = ["fit", "--config", "config.yaml", "--trainer.default_root_dir", "again"]
@@ -97,7 +95,7 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
 
 
 def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str]) -> str:
-    """A command with names in capitals for files that the run's folder need not hold."""
+    """Return a command with names in capitals for files that the run's folder need not hold."""
     from ldd.students.protocol import shipped
 
     words = ["evaluate", str(run.folder), "--data", "DATA.yaml"]

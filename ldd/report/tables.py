@@ -159,7 +159,7 @@ def cost_table(runs: Sequence[Run]) -> PlainTable:
 
 
 def _evaluations(run: Run) -> dict[str, Mapping[str, float | None]]:
-    """All evaluations that lie in the run's folder, whichever command made them."""
+    """Return all evaluations that lie in the run's folder, whichever command made them."""
     if not run.evaluations:
         return {}
     rows = tuple(row for report in run.evaluations.values() for row in report.rows)

@@ -287,7 +287,7 @@ class RunCLI(LightningCLI):
             super().instantiate_classes()
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.fit's arguments
-        """`Trainer.fit` in a folder that is now this run's."""
+        """Call `Trainer.fit` in a folder that is now this run's."""
         run, leader = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
         there = set(run.iterdir())
         if leader:
@@ -309,7 +309,7 @@ class RunCLI(LightningCLI):
             raise
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer.validate's arguments
-        """`Trainer.validate`."""
+        """Call `Trainer.validate`."""
         if self.trainer.is_global_zero:
             history.record_command(self.trainer.default_root_dir, self._typed)
         self._call(self.trainer.validate, **kwargs)

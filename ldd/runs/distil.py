@@ -28,7 +28,7 @@ class Distilled(NamedTuple):
 
     Attributes:
         set: the distilled set, as it lies in `<out>/distilled`.
-        report: its evaluation beside the baselines.
+        report: its evaluation and the baselines'.
         prior: folder of the prior that was trained for it; None where one was given.
     """
 
@@ -69,7 +69,7 @@ def distil(
         steps: of the distillation.
         prior_steps: of training the prior, a quarter of them for its autoencoder.
         objective: what is matched; None is distribution matching with 32 real images per class and step.
-        networks: of the evaluation, by name; None takes those of the protocol.
+        networks: of the evaluation, by name; None takes the protocol's.
         protocol: how they are trained, see `ldd.evaluate`.
         repeats: networks of each kind for each set.
         baselines: sets to compare with; equally many random real images are always among them.

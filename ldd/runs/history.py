@@ -12,7 +12,7 @@ from ldd.disk.public import public_command
 from ldd.errors import UserError
 
 NAME = "commands.json"
-"""In a folder; beside a single file it is called `<file>.commands.json`."""
+"""Name of the record in a folder; next to a single file it is `<file>.commands.json`."""
 
 
 class Recorded(NamedTuple):
@@ -28,7 +28,7 @@ def record_command(
 ) -> None:
     """Add a command to those that made a file or a folder, after those that made its `source`; none is repeated.
 
-    The record of an earlier file of this name is dropped, and with `anew` also that of a folder.
+    The record of an earlier file of this name is dropped, and with `anew` a folder's record too.
     """
     found: list[Recorded] = []
     for place in (source, None if anew or Path(made).is_file() else made):
@@ -58,7 +58,7 @@ def recorded_commands(made: Path | str) -> list[Recorded]:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a record of commands ({error!r}); delete it") from error
     if not harmless:
-        raise UserError(f"{path} holds other commands than those of latentdd; delete it")
+        raise UserError(f"{path} holds commands that are not latentdd's; delete it")
     return found
 
 

@@ -107,7 +107,7 @@ def refuse_nulls(parser: ArgumentParser, options: Namespace) -> None:
 
 
 def _as_mistake(error: Exception, options: Namespace) -> UserError | None:
-    """What a constructor said, under the option that names its class; None where this package itself failed.
+    """Return what a constructor said, under the option that names its class; None where this package itself failed.
 
     The parser tries every type that an option may have, and chains what each of them raised.
     """
@@ -125,7 +125,7 @@ def _as_mistake(error: Exception, options: Namespace) -> UserError | None:
 
 
 def _class_paths(options: Any, section: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any option
-    """Every class that is named in the options: (option, dotted name)."""
+    """Return every class that is named in the options: (option, dotted name)."""
     if isinstance(options, Namespace):
         options = vars(options)
     if isinstance(options, dict):

@@ -27,7 +27,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_to_this_process() -> Iterator[int]:
-    """Bytes left below each limit that is set for this process, its container or its batch job."""
+    """Return bytes left below each limit that is set for this process, its container or its batch job."""
     own = psutil.Process().memory_info()
     for limit, used in ((resource.RLIMIT_AS, own.vms), (resource.RLIMIT_DATA, own.rss)):
         soft, _ = resource.getrlimit(limit)
@@ -54,7 +54,7 @@ def _slurm_bytes(variables: Mapping[str, str]) -> int | None:
 
 
 def _left_in_groups(root: Path, membership: str) -> Iterator[int]:
-    """Bytes left below the limits of the control groups that a process is in, and of those around them.
+    """Return bytes left below the limits of the control groups that a process is in, and of those around them.
 
     Args:
         root: where the groups are mounted: version 2, or version 1 with `memory` among its folders.
@@ -72,7 +72,7 @@ def _left_in_groups(root: Path, membership: str) -> Iterator[int]:
         own = top / path.lstrip("/")  # not there in a container, which sees its group as the top
         for group in (own, *own.parents):
             with suppress(OSError, ValueError):
-                limit, used = (int((group / name).read_text()) for name in files[:2])  # "max" is no number
+                limit, used = (int((group / name).read_text()) for name in files[:2])  # "max" is not a number
                 facts = dict(fact.split() for fact in (group / "memory.stat").read_text().splitlines())
                 yield limit - used + int(facts.get(files[2], 0))  # pages of files that are dropped for others
             if group == top:

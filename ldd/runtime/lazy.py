@@ -13,7 +13,7 @@ def attach(package: str, file: str) -> tuple[list[str], Callable[[str], object]]
 
     Args:
         package: name of the package.
-        file: its `__init__.py`; the stub beside it holds lines `from HOME import NAME as NAME`.
+        file: its `__init__.py`; the stub next to it holds lines `from HOME import NAME as NAME`.
     """
     stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
     home_of = {

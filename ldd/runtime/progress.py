@@ -25,12 +25,12 @@ from ldd.runtime.ranks import rank_zero_info, rank_zero_only, this_rank
 T = TypeVar("T")
 
 Note = str | Callable[[], str]
-"""What is said beside the bar; a function is called only when it is about to be shown."""
+"""What is said next to the bar; a function is called only when it is about to be shown."""
 
 _MANY_IMAGES = 200  # fewer are done at once
 _REFRESH = 0.2  # seconds between two looks of a bar
 _LINE_EVERY = 30.0  # seconds between lines, at most as long
-_LINE_PART, _LINE_LEAST = 0.1, 5.0  # a tenth more is worth a line, but not within so many seconds
+_LINE_PART, _LINE_LEAST = 0.1, 5.0  # a line for each tenth, but at most one in 5 s
 _NARROW = 100  # columns of a terminal; below them the bar itself is short
 
 
@@ -196,7 +196,7 @@ def tracked(what: str, unit: str) -> Callable[[Sequence[T]], Iterator[T]]:
 
 
 def duration(seconds: float, digits: int = 1) -> str:
-    """Return seconds in words: `9.5 s` (with so many digits), `12 min 30 s`, `2 h 5 min`."""
+    """Return seconds in words: `9.5 s` (to one decimal), `12 min 30 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.{digits}f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -204,7 +204,7 @@ def duration(seconds: float, digits: int = 1) -> str:
 
 
 def _left(new: float, total: float | None, done: float, elapsed: float | None) -> float | None:
-    """Seconds left where `new` pieces took `elapsed` seconds."""
+    """Return seconds left where `new` pieces took `elapsed` seconds."""
     if total is None or not new or elapsed is None or done >= total:
         return None
     return elapsed / new * (total - done)

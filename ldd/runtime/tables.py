@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-_BORDER, _PADDING = 1, 3  # columns: the first line, and what a column takes beside its text
+_BORDER, _PADDING = 1, 3  # columns: the first line, and what a column takes in addition to its text
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class PlainTable:
     def _drawn(
         self, columns: Sequence[Sequence[str]], text: int, strong: frozenset[int], *, turned: bool = False
     ) -> Table:
-        """A table of columns, each with its head; `strong` are places of rows, or of columns if it is `turned`."""
+        """Return a table of columns, each with its head; `strong` names rows, or columns if it is `turned`."""
         table = Table(title=Text(self.title, "table.title"), caption=Text(self.note, "table.caption"))
         for place, (name, *_) in enumerate(columns):
             bold = "bold" if turned and place in strong else None
@@ -83,7 +83,7 @@ class PlainTable:
         return table
 
     def _repr_html_(self) -> str:
-        """For a notebook."""
+        """Return HTML for a notebook."""
         head = "".join(f"<th>{escape(name)}</th>" for name in self.head)
         rows = []
         for number, row in enumerate(self.rows):

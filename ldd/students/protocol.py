@@ -120,7 +120,7 @@ class Protocol:
     """How a student is trained and tested: an optimiser, a schedule of its rate, random views, cross-entropy.
 
     With soft labels q the loss is the mean of -sum_k q_k log p_k over a batch (as D3 and Qin et al., arXiv 2406.10485,
-    train), with hard ones the same with q one-hot. The accuracy is that of the last epoch on the test split; no epoch,
+    train), with hard ones the same with q one-hot. The test split is used once, after the last epoch; no epoch,
     rate or network is chosen by it.
 
     Attributes:
@@ -147,10 +147,10 @@ class Protocol:
         optimizer: `sgd`, `adamw`, or `muon` (see `ldd.students.optimizers.MatrixMuon`).
         decay_vectors: whether weight decay also takes biases, gains and shifts.
         by_images: number of images per class -> epochs and batch size of sets with at most that many; larger sets take
-            those of the protocol. Where classes differ, the largest counts.
+            the protocol's. Where classes differ, the largest counts.
         views: random views in the place of `augmentations`, each image its own; null: none.
         cutmix: alpha of CutMix, which then mixes every batch; 0: none.
-        labels: `own` (those of the set) or `teacher`: what a labeller says of every mixed batch as the student sees it
+        labels: `own` (the set's) or `teacher`: what a labeller says of every mixed batch as the student sees it
             (one soft label a crop), with `temperature` for both.
         temperature: T: the loss compares softmax(logits / T) with the labels.
         looks: number of tests during training, evenly spread, on the selection split and on the test split; results

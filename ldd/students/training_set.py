@@ -67,7 +67,7 @@ class Size(NamedTuple):
     crops: bool = False
 
     def has_means(self, protocol: Protocol) -> bool:
-        """Whether the images themselves take part in an epoch."""
+        """Return whether the images themselves take part in an epoch."""
         if not self.draws or protocol.mean_images == "always":
             return True
         return protocol.mean_images == "soft" and self.soft

@@ -52,7 +52,7 @@ class Cell:
     arguments: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Names and seed."""
+        """Return names and seed."""
         return f"{', '.join(filter(None, self.names))}, seed {self.seed}"
 
     @property
@@ -148,7 +148,7 @@ class Sweep:
     def cells(self, out: Path | str, extra: Sequence[str] = ()) -> list[Cell]:
         """Return all combinations, then the references, in folders `<out>/<names, joined by _>/seed-<seed>`.
 
-        `extra` are options of `latentdd fit` for all of them, between those of the file and those of the axes.
+        `extra` are options of `latentdd fit` for all cells: after the file's options, before the axes'.
         """
         base = [part for path in self.bases for part in ("--config", path)]
         runs = [

@@ -161,7 +161,7 @@ class Results:
         return figure
 
     def _panels(self) -> list[tuple[str, "Results"]]:
-        """Title and results of each panel, without the axis of the panels."""
+        """Return title and results of each panel, without the axis of the panels."""
         if self.panels is None:
             return [("", self)]
         place = self.axes.index(self.panels)
@@ -224,7 +224,7 @@ class Results:
 
 
 def _positions(names: Sequence[str]) -> dict[str, float]:
-    """Where each name stands: at its number if all are numbers, else one after the other."""
+    """Return where each name stands: at its number if all are numbers, else one after the other."""
     with suppress(ValueError):
         return {name: float(name) for name in names}
     return {name: float(place) for place, name in enumerate(dict.fromkeys(names))}

@@ -273,5 +273,5 @@ def test_numbers_out_of_range():
     ):
         with pytest.raises(UserError, match=message):
             GaussianCodes(LABELS, *parts(), **arguments)
-    with pytest.raises(UserError, match=r"variance_share \(0\) must be above 0"):
+    with pytest.raises(UserError, match=r"variance_share \(0\) must be a number above 0"):
         RealEncodings(variance_share=0)

@@ -151,7 +151,7 @@ def test_the_prior_is_found_by_the_run_and_by_its_name_beside_the_set(made, tmp_
     assert distilled.manifest.config["data"]["cache_dir"] == "CACHE"
     expected = prior_of(distilled)
     away = DistilledSet.load(distilled.save(tmp_path / "away"))
-    with pytest.raises(UserError, match=r"no such folder.*under its own name beside"):
+    with pytest.raises(UserError, match=r"no such folder.*under its own name next to"):
         prior_of(away)
     (tmp_path / "mine").symlink_to(made / "weights" / "mine")
     assert identify(prior_of(away)) == identify(expected) == distilled.manifest["prior"]

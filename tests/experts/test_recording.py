@@ -202,6 +202,8 @@ def test_disk_full_keeps_what_is_done(record, monkeypatch, tmp_path):
         ({"epochs": 0}, r"epochs \(0\) must be at least 1"),
         ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
         ({"first_expert": -1}, r"first_expert \(-1\) must be at least 0"),
+        ({"learning_rate": -1.0}, r"^learning_rate \(-1.0\) must be a number of 0 or more"),
+        ({"momentum": float("nan")}, r"^momentum \(nan\) must be a number of 0 or more"),
         ({"device": "abacus"}, "device='abacus' is unknown; use auto, cpu"),
         ({"learning_rate": 1e30}, r"expert 0: .* NaN or infinite with learning_rate 1e\+30; lower it"),
         ({"augmentation": ["blur"]}, "unknown 'blur'"),

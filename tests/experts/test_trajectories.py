@@ -112,7 +112,7 @@ def test_what_differs_is_said_with_both_values():
     assert SETTING.differences(setting_of(image_size=64)) == ["image_size 32 (this run: 64)"]
     assert SETTING.differences(setting_of(wnids=("a", "c"))) == ["the classes [a, b] (this run: [a, c])"]
     many = setting_of(wnids=("a", "b", "c", "d", "e"))
-    assert SETTING.differences(many) == ["the classes [a, b] (this run: [a, b, c, ... 5 in all])"]
+    assert SETTING.differences(many) == ["the classes [a, b] (this run: [a, b, c and 2 more])"]
     (pruned,) = SETTING.differences(setting_of(keys=("x", "z"), labels=(0, 1)))
     assert pruned.startswith("a core-set of 3 images (this run: 2;")
     (other_images,) = SETTING.differences(setting_of(keys=("x", "y", "w")))

@@ -141,7 +141,8 @@ def test_numbers_out_of_range():
         RBFMixture([1, 0])
     with pytest.raises(UserError, match="two or more samples of each class, got 1 synthetic and 4 real"):
         PUBLISHED(sample(1, 1, 2, 0), sample(1, 4, 2, 0))
-    with pytest.raises(UserError, match=r"blur \(0\) must be above 0"):
-        Sinkhorn(blur=0)
+    for blur in (0, float("inf")):
+        with pytest.raises(UserError, match=rf"blur \({blur}\) must be a number above 0"):
+            Sinkhorn(blur=blur)
     with pytest.raises(UserError, match=r"scaling \(1\) must lie between 0 and 1"):
         Sinkhorn(scaling=1)

@@ -98,7 +98,7 @@ class TestComparable:
     def test_other_classes(self, tmp_path):
         other = tmp_path / "b"
         tiny_set(test_split_fingerprint=SPEC.fingerprint).save(other)
-        with pytest.raises(UserError, match=r"different classes: n0, n1, n2 and n03, n01, n02; make"):
+        with pytest.raises(UserError, match=r"different classes: n0, n1, n2, and n03, n01, n02; make"):
             self.compare(make_run(tmp_path / "a"), other)
 
     def test_a_protocol_that_was_edited(self, tmp_path):

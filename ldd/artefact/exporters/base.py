@@ -20,7 +20,7 @@ anything else, or cannot be written.
 """
 
 CLASSES = "classes.json"
-"""In every exported folder: a list of {label, id, wnid, name}, by label. It marks the folder as an export of ours.
+"""File in every exported folder: a list of {label, id, wnid, name}, by label. It marks the folder as an export of ours.
 
 Where each picture is a grid of small images, every row also has `packing`, the columns and rows of the grid.
 """

@@ -148,7 +148,7 @@ def check_form(repo: str, form: str) -> None:
 
 
 def prepare(distilled: DistilledSet, folder: Path, repo: str, form: str, private: bool) -> Upload:
-    """Write the set itself and the card beside the exported files, and return what can be uploaded."""
+    """Write the set itself and the card next to the exported files, and return what can be uploaded."""
     distilled.save(folder / FOLDER)
     with atomic_file(folder / CARD) as beside:
         beside.write_text(make_card(distilled, repo, form), encoding="utf-8")

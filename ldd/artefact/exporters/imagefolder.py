@@ -10,7 +10,7 @@ from ldd.errors import UserError
 
 
 def write_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/<wnid>/<index>.png`, pixel-equal, and `classes.json`; arguments are those of `Writer`.
+    """Write `<out>/<wnid>/<index>.png`, pixel-equal, and `classes.json`; see `Writer` for the arguments.
 
     ImageFolder numbers classes by the alphabet of their folders, which need not be our order. So each entry of
     classes.json has `label` (ours) and `imagefolder_label`. To train with ours::

@@ -17,7 +17,7 @@ _ROW_GROUP = 100  # images read at once; hubs' viewers read the first group alon
 
 
 def write_parquet(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/data/train-*.parquet` and `classes.json`; arguments are those of `Writer`.
+    """Write `<out>/data/train-*.parquet` and `classes.json`; see `Writer` for the arguments.
 
     `datasets.load_dataset(str(out))` reads them as they are.
 
@@ -53,7 +53,7 @@ def write_shards(
         pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),
         *(pa.field(name, kind) for name, (_, kind) in columns.items()),
     ]
-    # What the `datasets` library keeps of a column's meaning beside its Arrow type.
+    # What the `datasets` library keeps of a column's meaning in addition to its Arrow type.
     schema = pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
     (out / "data").mkdir()
     for name, rows in shards(distilled, ".parquet"):

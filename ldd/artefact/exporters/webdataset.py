@@ -14,7 +14,7 @@ from ldd.artefact.set import DistilledSet
 
 
 def write_webdataset(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/data/train-*.tar` and `classes.json`; arguments are those of `Writer`.
+    """Write `<out>/data/train-*.tar` and `classes.json`; see `Writer` for the arguments.
 
     A sample is `000000.png` (pixel-equal), `000000.cls` (the label as text), `000000.json` (label, id, wnid and name,
     and `weight` where the set has them) and, where the set has soft labels, `000000.soft.npy` (K probabilities)::

@@ -103,7 +103,7 @@ class Selection:
         return smallest_keep([len(order)], most - skipped)
 
     def _places(self, table: ScoreTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[int]]:
-        """Rows in the order in which they are kept, the place of each in its group, and the groups' sizes."""
+        """Return rows in the order in which they are kept, the place of each in its group, and the groups' sizes."""
         group, descending = "label" if self.scope == "class" else None, self.order == "hard"
         order = ordered(table.rows, group, table.facts.criterion, descending=descending)
         if group is None:
@@ -133,7 +133,7 @@ def as_fraction(share: float) -> Fraction:
 
 
 def fit_together(skipped: float, kept: float) -> bool:
-    """Whether two shares are at most the whole."""
+    """Return whether two shares are at most the whole."""
     return as_fraction(skipped) + as_fraction(kept) <= 1
 
 
@@ -219,7 +219,7 @@ class RankedPruner(Pruner):
         return self.selection(table)
 
     def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:
-        """As `Selection.smallest_keep`."""
+        """Call `Selection.smallest_keep`."""
         return self.selection.smallest_keep(table, needed)
 
 

@@ -114,7 +114,7 @@ def _tail(path: str, parts: int) -> str:
 
 
 def _telling_parts(keys: Sequence[str]) -> int:
-    """How many of a path's last parts tell all `keys` apart, at least class folder and file."""
+    """Return how many of a path's last parts tell all `keys` apart, at least class folder and file."""
     deepest = max(len(PurePosixPath(key).parts) for key in keys)
     for parts in range(min(_LEAST_PARTS, deepest), deepest):
         if len({_tail(key, parts) for key in keys}) == len(keys):

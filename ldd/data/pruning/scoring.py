@@ -20,7 +20,7 @@ T = TypeVar("T")
 BatchSize = Literal["auto"] | int
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""Of the network: auto is bfloat16 on a GPU or a CPU with instructions for it (AMX, AVX512-BF16), else float32."""
+"""The network's precision: auto is bfloat16 on a GPU or a CPU with instructions for it, else float32."""
 
 _BATCH_ON_GPU = 256
 _BATCH_ON_CPU = 4  # so that activations stay in a core's cache: 32 took 1.8 times as long an image
@@ -94,7 +94,7 @@ def resolved(precision: Precision, device: str) -> Precision:
 
 
 def _without_batch_norm(network: nn.Module) -> nn.Module:
-    """The network with its batch norms folded into the convolutions before them, where it can be traced."""
+    """Return the network with its batch norms folded into the convolutions before them, where it can be traced."""
     try:
         return fuse(network)
     except (TraceError, RuntimeError, TypeError, NotImplementedError, KeyError):
@@ -102,7 +102,7 @@ def _without_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def _in_threads(work: Callable[[T], Tensor], pieces: Sequence[T], threads: int) -> Iterator[Tensor]:
-    """Results of `work` in order; each thread does its pieces alone, and a few are done ahead."""
+    """Return results of `work` in order; each thread does its pieces alone, and a few are done ahead."""
     before = torch.get_num_threads()
     waiting: deque[Future[Tensor]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

@@ -155,7 +155,7 @@ class ScoreTable:
         return Path(path)
 
     def __len__(self) -> int:
-        """M."""
+        """Return M."""
         return int(self.rows.num_rows)
 
     @cached_property
@@ -237,13 +237,13 @@ class ScoreTable:
         return (str(mine.sum()), str(kept.sum()), *spans)
 
     def __repr__(self) -> str:
-        """One line."""
+        """Return one line."""
         kept = "nothing selected" if self.kept is None else f"{int(self.is_kept.sum()):,} kept"
         classes = len(np.unique(self.labels))
         return f"ScoreTable({len(self):,} images of {classes} classes by {self.facts.criterion}, {kept})"
 
     def _repr_html_(self) -> str:
-        """For a notebook."""
+        """Return HTML for a notebook."""
         return self.tabulate()._repr_html_()
 
     def with_kept(self, indices: Tensor) -> "ScoreTable":
@@ -274,7 +274,7 @@ def ordered(rows: pa.Table, group: str | None, criterion: str, *, descending: bo
 
 
 def _ranked(table: ScoreTable) -> ScoreTable:
-    """The table with `rank`: the place of each image within its class."""
+    """Return the table with `rank`: the place of each image within its class."""
     order = ordered(table.rows, "label", table.facts.criterion, descending=False)
     labels = table.labels[order]
     places = np.empty(len(order), dtype=np.int64)
@@ -283,14 +283,14 @@ def _ranked(table: ScoreTable) -> ScoreTable:
 
 
 def _replaced(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """The rows with a column replaced, or added at the end."""
+    """Return the rows with a column replaced, or added at the end."""
     if name not in rows.column_names:
         return rows.append_column(name, values)
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
 def _read(path: Path | str) -> tuple[pa.Table, dict[str, str]]:
-    """The rows of a Parquet file and its metadata."""
+    """Return the rows of a Parquet file and its metadata."""
     if not Path(path).is_file():
         raise UserError(f"score table {path} does not exist; `latentdd prune --out {path}` makes one")
     try:

@@ -1,1 +1,1 @@
-"""Sets that stand beside the distilled one in every evaluation."""
+"""Sets to which every evaluation compares the distilled one."""

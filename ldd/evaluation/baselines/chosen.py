@@ -78,7 +78,7 @@ class EasyReal(Drawn):
     name: str = "easy_real"
 
     def pick(self, counts: Sequence[int], setting: Setting, *key: object) -> Labelled:
-        """Pick those of least loss; the network follows from the setting's seed."""
+        """Pick the images of least loss; the network follows from the setting's seed."""
         self.check_counts(counts, setting)
         real = setting.data.train_images
         if "losses" not in setting.found:
@@ -160,7 +160,7 @@ class PriorSamples(Drawn):
 
 
 def _prior(name: str, setting: Setting) -> "Prior":
-    """The set's prior, where its samples are images of the data's classes at their size."""
+    """Return the set's prior, where its samples are images of the data's classes at their size."""
     prior, size = setting.prior, setting.data.spec.image_size
     if prior is None:
         raise UserError(
@@ -174,6 +174,6 @@ def _prior(name: str, setting: Setting) -> "Prior":
         )
     if prior.image_size != size:
         raise UserError(
-            f"baselines: {name} are images of {prior.image_size} px, and those of the data have {size}; leave it out"
+            f"baselines: {name} are images of {prior.image_size} px, and the data have {size} px; leave it out"
         )
     return prior

@@ -21,7 +21,7 @@ def equal_baselines(
     Args:
         distilled: the set.
         setting: of its evaluation.
-        protocol: says whether students learn from a set's own labels, or from those of a teacher.
+        protocol: says whether students learn from a set's own labels or from a teacher's.
     """
     chosen: list[Baseline] = []
     left_out: dict[str, str] = {}

@@ -69,7 +69,7 @@ def confusion_matrix(network: nn.Module, spec: DataSpec, test: Labelled) -> Tens
 def confusions(
     lesson: Lesson, training: TrainingSet, test: Labelled, students: Sequence[Student]
 ) -> list[Confusion]:
-    """Train students on one set and test them; those of one network are added up. All tensors are on one device."""
+    """Train students on one set and test them, all on one device; the counts of one network are added up."""
     counted: dict[str, list[Tensor]] = {}
     measure = partial(confusion_matrix, spec=lesson.spec, test=test)
     for student in students:

@@ -39,7 +39,7 @@ DATA = "data_fingerprints"
 LEFT_OUT = "left_out"
 """Baselines that could not be had, with the reasons."""
 
-_BY_SET = ("images_per_set", COST, LEFT_OUT)  # facts of each set: those of earlier sets stay
+_BY_SET = ("images_per_set", COST, LEFT_OUT)  # facts of each set: what earlier sets have stays
 _OF_ROWS = {  # what `summary` works out anew
     *("protocol", "step", "std", "unseen", "accuracy", MEAN_UNSEEN, f"gain_over_{REFERENCE}", "selection"),
     *("ddranking", "recovery", "history", "protocols"),
@@ -56,7 +56,7 @@ class Report(Scores):
         return Report(rows, self.protocols, self.facts_by_protocol().get(protocol, {}))
 
     def after(self, earlier: "Report") -> "Report":
-        """Return these rows after those of `earlier` that they do not replace."""
+        """Return these rows after the rows of `earlier` that they do not replace."""
         new = {row.key for row in self.rows}
         rows = tuple(row for row in earlier.rows if row.key not in new) + self.rows
         evaluations = earlier.facts_by_protocol()
@@ -70,7 +70,7 @@ class Report(Scores):
         return Report(rows, {**earlier.protocols, **self.protocols}, facts)
 
     def beside(self, others: "Report") -> "Report":
-        """Return these rows, then those of sets that do not depend on the step, as if of this step; facts of both."""
+        """Return these rows and, as if of this step, the rows of sets that do not depend on it; facts of both."""
         moved = tuple(replace(row, step=self.step) for row in others.rows)
         facts = {**others.facts, **_joined(others.facts, self.facts)}
         return Report(self.rows + moved, {**others.protocols, **self.protocols}, facts)
@@ -195,7 +195,7 @@ class Report(Scores):
         return draw_scores(self)
 
     def __repr__(self) -> str:
-        """One line."""
+        """Return one line."""
         sets, networks = len(self.scores()), len(self.networks())
         means = ", ".join(f"{name} {score}" for name, score in self.mean_unseen().items())
         return (
@@ -204,7 +204,7 @@ class Report(Scores):
         )
 
     def _repr_html_(self) -> str:
-        """For a notebook."""
+        """Return HTML for a notebook."""
         return "".join(table._repr_html_() for table in self.tables())
 
     def __str__(self) -> str:
@@ -240,7 +240,7 @@ def _assembled(evaluations: Mapping[str, Facts], latest: str, *reports: Facts) -
 
 
 def _read_facts(summary: Facts, latest: str) -> dict[str, Any]:
-    """Return the facts of an `evaluation.json`; an old one has those of its latest evaluation alone."""
+    """Return the facts of an `evaluation.json`; an old one knows only its latest evaluation."""
     facts = {name: value for name, value in summary.items() if name not in _OF_ROWS}
     written_by = summary.get("protocol", {}).get("id")
     found_by_protocol = facts.get(EVALUATIONS) or by_protocol(facts, written_by)

@@ -63,7 +63,7 @@ def robustness(report: Scores, weight: float = 0.5) -> dict[str, Any]:
     """Return network -> scores of the latest evaluation; empty where sets that they need are missing.
 
     A network's scores are means over the repeats that all its sets share (`full_real`: the mean of its own), each with
-    its population standard deviation; `percent_scale` holds those of the released package's scale.
+    its population standard deviation; `percent_scale` holds the scores on the released package's scale.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in report.latest():

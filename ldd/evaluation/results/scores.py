@@ -26,7 +26,7 @@ class Scores:
     """Rows of one evaluation, or of all evaluations of a run, and what follows from them.
 
     Attributes:
-        rows: one per trained network; those of the latest evaluation come last.
+        rows: one per trained network; the latest evaluation comes last.
         protocols: hash of each protocol by its id.
         facts: what else the JSON file says of the latest evaluation (test split, device, `cost`, `left_out`, ...);
             `sets`, the identity of the distilled set by step, `subtasks`, and `evaluations`, the facts of each
@@ -101,7 +101,7 @@ class Scores:
         return any(networks != each[0] for networks in each)
 
     def gains(self) -> dict[str, float]:
-        """Return network (and `mean_unseen`) -> accuracy of the distilled set less that of equally many real images."""
+        """Return by network (and `mean_unseen`) what the distilled set gains over equally many real images."""
         own, others = (self.scores().get(name, {}) for name in (DISTILLED, REFERENCE))
         gains = {network: own[network].mean - others[network].mean for network in own if network in others}
         if common := self.common_unseen(DISTILLED, REFERENCE):

@@ -15,7 +15,7 @@ DIFFER = "means over different unseen networks do not compare"
 
 
 def accuracy_table(report: Scores) -> PlainTable:
-    """Mean and standard deviation in %: networks down and sets across, or the other way round where sets are many."""
+    """Return mean and standard deviation in %: networks down and sets across; the other way round for many sets."""
     scores, means, gains = report.scores(), report.mean_unseen(), report.gains()
     lines: list[tuple[str, ...]] = [("network", *scores, *("gain",) * bool(gains))]
 

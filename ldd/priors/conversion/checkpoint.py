@@ -60,7 +60,7 @@ def convert_checkpoint(
     """Write the prior folder of an original checkpoint and its YAML; tensors keep the checkpoint's precision.
 
     `classes` has one class for each row of the class table but the last, the null row; an unconditional model has no
-    use for it. `weights` are those of the U-Net as trained, or their moving average. With `trust` pickles of more than
+    use for it. `weights` are the U-Net's as trained, or their moving average. With `trust` pickles of more than
     tensors are read, see `read_state`.
     """
     if Path(out).exists():
@@ -105,7 +105,7 @@ def _parts(original: Original, weights: Weights) -> tuple[_Part, _Part]:
 
 
 def _ema_name(key: str) -> str:
-    """The moving average's name of a U-Net tensor, without dots, which names of buffers may not hold."""
+    """Return the moving average's name of a U-Net tensor, without dots, which names of buffers may not hold."""
     return _EMA + f"diffusion_model.{key}".replace(".", "")
 
 

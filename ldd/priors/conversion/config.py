@@ -102,7 +102,7 @@ def _build(params: Mapping[str, Any]) -> Original:
 
 
 def _at(section: Any, *keys: str) -> dict[str, Any]:  # noqa: ANN401 - a YAML document
-    """The mapping at `keys`."""
+    """Return the mapping at `keys`."""
     for key in keys:
         if not isinstance(section, Mapping) or not isinstance(section.get(key), Mapping):
             raise UserError(

@@ -67,7 +67,7 @@ def _load(path: Path, trust: bool) -> Any:  # noqa: ANN401 - whatever is pickled
 
 
 def _foreign(path: Path, mapped: bool, message: str) -> list[str]:
-    """Names of pickled classes and functions that the safe reader does not know; empty for a damaged file."""
+    """Return names of pickled classes and functions that the safe reader does not know; empty for a damaged file."""
     if mapped:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
@@ -116,5 +116,5 @@ class _InertPickle:
 
     @staticmethod
     def load(file: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - pickle.load's signature
-        """`pickle.load` with the stand-ins."""
+        """Call `pickle.load` with the stand-ins."""
         return _InertUnpickler(file, **options).load()

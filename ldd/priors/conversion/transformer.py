@@ -103,7 +103,7 @@ def convert_transformer(
 
 
 def _network(state: Mapping[str, Tensor], heads: int | None) -> DiTTransformer2DModel:
-    """An empty model of the sizes that the tensors have."""
+    """Return an empty model of the sizes that the tensors have."""
     needed = ("x_embedder.proj.weight", "final_layer.linear.weight", _TABLE, _PLACES)
     if missing := [name for name in needed if name not in state]:
         raise UserError(f"the checkpoint is not an original DiT or SiT: it lacks {', '.join(missing)}")

@@ -93,7 +93,7 @@ class Denoiser(nn.Module, ABC):
         return call_unet(self.network, x, timestep, conditioning)
 
     def _outputs(self, channels: int) -> tuple[int, ...]:
-        """Numbers of output channels that go with `channels` of the latents."""
+        """Return numbers of output channels that go with `channels` of the latents."""
         return (channels,)
 
 

@@ -77,7 +77,7 @@ class UnconditionalUNet(Denoiser):
     def null(self, n: int) -> Tensor:
         """Return empty conditioning (n, 0, 0)."""
         weight: Tensor = next(self.network.parameters())
-        kind = torch.promote_types(weight.dtype, torch.float32)  # not that of half-precision weights
+        kind = torch.promote_types(weight.dtype, torch.float32)  # not the type of half-precision weights
         return weight.new_zeros(n, 0, 0, dtype=kind)
 
     def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:

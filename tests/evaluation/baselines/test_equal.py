@@ -94,7 +94,7 @@ def test_priors_that_cannot_be_sampled_for_these_classes(names, tiny_prior_path,
         (AutoencoderPrior(str(tiny_prior_path)), SmallData(), "has no diffusion model and cannot sample"),
         (diffusion, SmallData(), "the prior does not know the classes n0"),
         (unconditional, SmallData(), "samples of an unconditional one belong to none"),
-        (wrong_size, as_digits(SmallData()), "are images of 64 px, and those of the data have 32"),
+        (wrong_size, as_digits(SmallData()), "are images of 64 px, and the data have 32 px"),
     ):
         found, left_out = names(small_set(), data=data, prior=prior)
         assert found == [*REAL, *FULL]
@@ -117,7 +117,10 @@ def test_more_steps_than_the_prior_was_trained_with():
         def null(self, n):
             return torch.zeros(n, 1, 4)
 
-        def sample(self, rows, generator, *, num_steps, guidance_scale, start, strength):
+        def decode(self, latents):
+            return torch.zeros(len(latents), 3, 32, 32)
+
+        def sample(self, rows, generator, *, num_steps, start, strength, **others):
             assert round(strength * num_steps) == 1
             if num_steps > 20:
                 raise UserError(f"num_steps={num_steps} exceeds 20")
