@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+_SAME_BYTES = 0.1
+
 Form = Literal["images", "codes"]
 """What students are trained on: the stored images, or images that codes (and a decoder) give anew each time."""
 
@@ -37,6 +39,29 @@ class Amount:
             sum(t.numel() for t in tensors if pixels or t.is_floating_point() or t.dtype == torch.uint8),
             sum(tensor.nbytes for tensor in tensors),
         )
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a set has for each class, on average: the three ways in which papers count.
+
+    Attributes:
+        images: as students see them, small ones of a grid each on its own; None where they are drawn without end.
+        pixels: stored; a grid of small images has those of one.
+        bytes: of all that training needs.
+    """
+
+    images: float | None
+    pixels: float
+    bytes: float
+
+    def same_images(self, other: "Units") -> bool:
+        """Whether two sets have equally many images for each class."""
+        return self.images is not None and self.images == other.images
+
+    def same_bytes(self, other: "Units") -> bool:
+        """Whether the bytes of two sets differ by a tenth at most, as whole images cannot be cut."""
+        return abs(self.bytes - other.bytes) <= _SAME_BYTES * max(self.bytes, other.bytes)
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,11 @@ class Storage:
     def images_per_class(self, amount: Amount) -> float:
         """Return the IPC-equivalents of an amount, by its numbers."""
         return amount.floats / (self.num_classes * 3 * self.image_size**2)
+
+    def units(self, images: int | None) -> Units:
+        """Return what each class has of a set whose students see so many `images` (None: drawn without end)."""
+        each = None if images is None else images / self.num_classes
+        return Units(each, self.images.floats / 3 / self.num_classes, self.total().bytes / self.num_classes)
 
     @property
     def forms(self) -> tuple[Form, ...]:

@@ -1,7 +1,7 @@
 """Evaluation of a distilled set: the same students learn from it and from its baselines."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
             course.name: {
                 "storage": course.storage().to_dict(),
                 "training": course.cost(course.repeats - 1).to_dict(),
+                "units": asdict(course.units()),
             }
             for course in found
         },

@@ -7,7 +7,7 @@ import torch
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet, first_rows
-from ldd.artefact.size import Amount, Storage
+from ldd.artefact.size import Amount, Storage, Units
 from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, FullReal, RandomReal, Setting
 from ldd.evaluation.baselines.equal import equal_baselines
@@ -86,6 +86,11 @@ class Course:
             return own
         work = self.cost(self.repeats - 1)
         return _with_crop_labels(own, work.epochs * work.images_per_epoch, labeller)
+
+    def units(self) -> Units:
+        """Return the images, pixels and bytes of each class."""
+        size = self.size(0)
+        return self.storage().units(None if size.draws else size.images)
 
     def students(self, networks: Iterable[str]) -> list[Student]:
         """Return the students of all networks, each with all its repeats."""

@@ -11,7 +11,9 @@ from ldd.evaluation.results.rows import DISTILLED, REFERENCE, Score
 from ldd.evaluation.results.scores import EVALUATIONS, MEAN_UNSEEN
 from ldd.evaluation.results.tables import (
     DIFFER,
+    UNITS,
     dimensions_table,
+    equal_table,
     looks_table,
     robustness_table,
 )
@@ -46,6 +48,7 @@ def judged(runs: Sequence[Run]) -> list[Judged]:
 
 
 _BESIDE: dict[str, Callable[[Report], PlainTable | None]] = {
+    "Equal images and equal bytes, kept apart": equal_table,
     "Storage, training cost and recovered accuracy of each evaluated set": dimensions_table,
     "Label- and augmentation-robust scores": robustness_table,
     "Three ways to report a student, one of them chosen on the test images; top-1 in %": looks_table,
@@ -114,7 +117,9 @@ def byte_table(runs: Sequence[Run]) -> PlainTable:
         rows.append(
             (
                 run.name,
-                span(run.distilled.counts),
+                span(run.distilled.unpacked().counts),
+                f"{storage.units(None).pixels:,.0f}",
+                f"{storage.units(None).bytes:,.0f}",
                 *(f"{charged[name]:,}" for name in BYTES),
                 f"{sum(charged.values()):,}",
                 f"{storage.images_per_class(storage.total()):.2f}",
@@ -124,7 +129,7 @@ def byte_table(runs: Sequence[Run]) -> PlainTable:
         "Bytes of each set",
         "Labels include soft labels and weights. IPC-equivalents: numbers that a student needs, divided by classes x 3 "
         "x pixels.",
-        ("run", "images per class", *BYTES, "in all", "IPC-equivalents"),
+        ("run", *UNITS, *BYTES, "in all", "IPC-equivalents"),
         1,
         tuple(rows),
     )

@@ -52,7 +52,7 @@ def test_a_report(report):
     assert repr(report).startswith(
         "Report(2 sets, 1 networks, protocol small, step 0; mean of unseen in %: distilled "
     )
-    assert report._repr_html_().count("<table>") == len(report.tables()) == 2
+    assert report._repr_html_().count("<table>") == len(report.tables()) == 3
     (axes,) = report.plot().axes
     assert [container.get_label() for container in axes.containers] == ["distilled", "random_real"]
     for container, (_, of_set) in zip(axes.containers, report.scores().items(), strict=True):

@@ -185,7 +185,13 @@ class Report(Scores):
 
     def tables(self) -> list[PlainTable]:
         """Return all that the latest evaluation has to show."""
-        made = (tables.accuracy_table, tables.looks_table, tables.robustness_table, _costs)
+        made = (
+            tables.accuracy_table,
+            tables.equal_table,
+            tables.looks_table,
+            tables.robustness_table,
+            _costs,
+        )
         return [shown for table in made if (shown := table(self)) is not None]
 
     def plot(self) -> "Figure":

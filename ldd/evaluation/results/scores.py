@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ldd.artefact.size import Units
 from ldd.evaluation.results.rows import DISTILLED, FULL, REFERENCE, Row, Score
 from ldd.runtime.ledger import DECODES, SECONDS, STEPS, whole
 
@@ -134,6 +135,10 @@ class Scores:
             for name, found in self.facts.get(COST, {}).items()
             if name in seconds
         }
+
+    def units(self) -> dict[str, Units]:
+        """Return set -> images, pixels and bytes of each class, of the latest evaluation; earlier ones did not say."""
+        return {name: Units(**found["units"]) for name, found in self.cost().items() if "units" in found}
 
     def spent(self) -> dict[str, float | None]:
         """Return what all students took: seconds of training and testing, steps and decodes (None where unknown)."""

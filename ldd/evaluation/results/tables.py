@@ -3,13 +3,17 @@
 import statistics
 from collections.abc import Mapping
 
+from ldd.artefact.size import Units
 from ldd.evaluation.results.robustness import robustness
-from ldd.evaluation.results.rows import Score
+from ldd.evaluation.results.rows import DISTILLED, Score
 from ldd.evaluation.results.scores import Scores
 from ldd.runtime.tables import PlainTable
 
 MOST_ACROSS = 5
 """Sets that stand side by side; more of them stand one below the other."""
+
+UNITS = ("images a class", "pixels a class", "bytes a class")
+"""How tables name what each class has of a set."""
 
 DIFFER = "means over different unseen networks do not compare"
 
@@ -23,6 +27,11 @@ def accuracy_table(report: Scores) -> PlainTable:
         gain = (f"{100 * gains[network]:+.1f}" if network in gains else "",) * bool(gains)
         lines.append((name, *(str(cells.get(one, "")) for one in scores), *gain))
 
+    units = report.units()
+    if units and units.keys() == scores.keys():
+        for place, name in enumerate(UNITS):
+            shown = (in_units(units[one])[place] for one in scores)
+            lines.append((name, *shown, *("",) * bool(gains)))
     for network, unseen in report.networks().items():
         cells = {name: of_set[network] for name, of_set in scores.items() if network in of_set}
         add(network if unseen else f"{network} (seen)", network, cells)
@@ -41,6 +50,36 @@ def accuracy_table(report: Scores) -> PlainTable:
         1,
         tuple(lines[1:]),
         frozenset({len(lines) - 2} if summed else ()),
+    )
+
+
+def in_units(units: Units) -> tuple[str, str, str]:
+    """Return images, pixels and bytes of a class as text."""
+    images = "drawn" if units.images is None else f"{units.images:,.6g}"
+    return images, f"{units.pixels:,.0f}", f"{units.bytes:,.0f}"
+
+
+def equal_table(report: Scores) -> PlainTable | None:
+    """How far the distilled set is above each other one, at equally many images and for the same bytes, kept apart."""
+    units = report.units()
+    if DISTILLED not in units or len(units) < 2:
+        return None
+    own, rows = units[DISTILLED], []
+    for name, of_set in units.items():
+        common = report.common_unseen(DISTILLED, name)
+        means = report.mean_unseen(common) if common else {}
+        gain = f"{100 * (means[DISTILLED].mean - means[name].mean):+.1f}" if name in means else ""
+        other = name != DISTILLED
+        at = [gain if other and same else "" for same in (own.same_images(of_set), own.same_bytes(of_set))]
+        rows.append((name, *in_units(of_set), str(means.get(name, "")), *at))
+    return PlainTable(
+        f"Equal images and equal bytes (protocol {report.protocol}, step {report.step})",
+        "of each class; images: as students see them, drawn: anew in each epoch; pixels: stored; bytes: of all that "
+        "training needs; above: distilled less this set in points, over unseen networks that both met, only where both "
+        "have equally many images, or the same bytes within a tenth",
+        ("set", *UNITS, "mean of unseen", "above, equal images", "above, equal bytes"),
+        1,
+        tuple(rows),
     )
 
 

@@ -1,14 +1,15 @@
 """Storage, cost and recovery beside the accuracies, in the files and in the table."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from rich.console import Console
 from small_world import SIZE, SmallData, protocol_file, small_set
 
+from ldd.artefact.size import Units
 from ldd.evaluation import FullReal, RandomReal, Report, evaluate
-from ldd.evaluation.results.tables import dimensions_table
+from ldd.evaluation.results.tables import accuracy_table, dimensions_table, equal_table
 from ldd.students.training_set import TrainingCost
 
 PIXELS = 3 * SIZE * SIZE
@@ -93,3 +94,51 @@ def test_beside_keeps_what_is_known_of_both(report):
     assert joined.scores() == report.scores()
     assert joined.cost() == report.cost()
     assert joined.facts["images_per_set"] == report.facts["images_per_set"]
+
+
+def test_units_of_each_class(report):
+    """One image of each of 3 classes, 8 of them in the full data; labels are 8 bytes."""
+    units = report.units()
+    assert units["distilled"] == units["random_real"] == Units(1, SIZE * SIZE, PIXELS + 8)
+    assert units["full_real"] == Units(8, 8 * SIZE * SIZE, 8 * (PIXELS + 8))
+    head, *lines = [accuracy_table(report).head, *accuracy_table(report).rows]
+    assert head[1:4] == ("distilled", "random_real", "full_real")
+    assert lines[0][:4] == ("images a class", "1", "1", "8")
+    assert lines[1][:4] == ("pixels a class", f"{SIZE * SIZE:,}", f"{SIZE * SIZE:,}", f"{8 * SIZE * SIZE:,}")
+    assert lines[2][0] == "bytes a class"
+
+
+def told(report, **units):
+    """The report as if its sets had these units, the distilled one's twice the accuracy of the others."""
+    cost = {name: {**report.facts["cost"]["random_real"], "units": asdict(of)} for name, of in units.items()}
+    rows = [
+        replace(report.rows[0], set=name, repeat=0, unseen=True, accuracy=0.6 if name == "distilled" else 0.3)
+        for name in units
+    ]
+    return replace(report, rows=tuple(rows), facts={"cost": cost})
+
+
+def test_equal_images_and_equal_bytes_are_never_mixed(report):
+    """A grid of four small images has the bytes of one image and the images of four; a draw is as many as wished."""
+    table = equal_table(
+        told(
+            report,
+            distilled=Units(4, 1024, 3080),
+            same_bytes=Units(1, 1024, 3080),
+            nearly=Units(1, 900, 2800),
+            same_images=Units(4, 4096, 12320),
+            neither=Units(2, 2048, 6160),
+            drawn=Units(None, 1024, 3300),
+        )
+    )
+    cells = {row[0]: row[-2:] for row in table.rows}
+    assert cells == {
+        "distilled": ("", ""),
+        "same_bytes": ("", "+30.0"),
+        "nearly": ("", "+30.0"),
+        "same_images": ("+30.0", ""),
+        "neither": ("", ""),
+        "drawn": ("", "+30.0"),
+    }
+    assert next(row for row in table.rows if row[0] == "drawn")[1] == "drawn"
+    assert equal_table(replace(report, facts={})) is None
