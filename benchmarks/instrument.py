@@ -1,0 +1,86 @@
+"""What a protocol can tell: accuracy on full data, seconds of a student, and the smallest difference that is seen.
+
+    python -m benchmarks.instrument --protocol benchmarks/photo_small.yaml --root ROOT --subset imagenette \\
+        --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] [--json]
+
+Without `--root` the data are the digits. For each of the protocol's networks: accuracy after the full real data
+(`full`), and seconds of one student of random real images, one a class, on one core. For each number of images a class:
+the mean over networks of `draws` draws of random real images, its deviation s over draws, and the standard error of a
+difference between two sets with n seeds each, s sqrt(2 / n), for n of 3, 5 and 10. Effects smaller than twice that are
+not seen. Every student is kept in FOLDER at once: the same command goes on where it was stopped.
+"""
+
+import statistics
+from math import sqrt
+from pathlib import Path
+
+import torch
+
+from benchmarks.figures import parser_of, show
+from ldd.artefact.set import DistilledSet
+from ldd.data import DistillationData, FolderSource
+from ldd.disk.files import check_writable, write_json
+from ldd.evaluation import FullReal, Protocol, RandomReal, Report, evaluate
+
+SEEDS = (3, 5, 10)
+
+
+def figures_of(report: Report, per_class: list[int]) -> dict[str, float]:
+    """Everything that is measured, by name; accuracies in %."""
+    found: dict[str, float] = {}
+    for network, score in report.scores()["full_real"].items():
+        found[f"full, {network}, %"] = 100 * score.mean
+    for network in report.networks():
+        seconds = [r.seconds for r in report.latest() if (r.set, r.network) == ("random_real_ipc1", network)]
+        if seconds:
+            found[f"student, 1 a class, {network}, s"] = statistics.fmean(seconds)
+    for count in per_class:
+        score = report.mean_unseen()[f"random_real_ipc{count}"]
+        found[f"{count} a class: random real, %"] = 100 * score.mean
+        deviation = 100 * score.std * sqrt(score.n / (score.n - 1))
+        found[f"{count} a class: deviation of draws, points"] = deviation
+        for seeds in SEEDS:
+            found[f"{count} a class: error of a difference, {seeds} seeds"] = deviation * sqrt(2 / seeds)
+    return found
+
+
+def main() -> None:
+    """Measure, or go on measuring."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--protocol", required=True)
+    parser.add_argument("--root")
+    parser.add_argument("--subset")
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--images_per_class", default="1,10")
+    parser.add_argument("--full_repeats", type=int, default=1)
+    options = parser.parse_args()
+    check_writable(options.out)
+    per_class = [int(number) for number in options.images_per_class.split(",")]
+    source = (FolderSource, options.root) if options.root else ()
+    data = DistillationData(*source, subset=options.subset, image_size=options.image_size)
+    data.setup()
+    protocol, spec = Protocol.load(options.protocol), data.spec
+    images, labels = data.train_images.draw_set([1] * spec.num_classes, "one a class", 0, "instrument")
+    one = DistilledSet.from_images(images, labels, spec.classes, mean=spec.mean, std=spec.std)
+    one = one.with_facts(test_split_fingerprint=spec.fingerprint, data_fingerprints=dict(data.fingerprints))
+    report = evaluate(
+        one,
+        None,
+        data,
+        protocol,
+        repeats=options.draws,
+        baselines=[*map(RandomReal, per_class), FullReal(options.full_repeats)],
+        records=options.out / "evaluated",
+        num_workers=1,
+        device=torch.device("cpu"),
+    )
+    report.write(options.out)
+    figures = figures_of(report, per_class)
+    write_json(options.out / "instrument.json", {"protocol": [protocol.id, protocol.hash], **figures})
+    show(figures, options.json)
+
+
+if __name__ == "__main__":
+    main()
