@@ -40,7 +40,8 @@ class LatentDiffusionPrior(Prior):
     - `unet/` (UNet2DConditionModel) with `class_embedding.safetensors` (key `weight`: one row per class and the null
       row) and `prior.json` (`classes`, `null_class`, `image_size`, `licence`): class-conditional, one token a class;
     - `transformer/` (DiTTransformer2DModel): class-conditional, one condition per block;
-    - `unet/` (UNet2DConditionModel), `text_encoder/` and `tokenizer/`: Stable Diffusion 1.5's form, a prompt a class;
+    - `unet/` (UNet2DConditionModel), `text_encoder/` and `tokenizer/`: the form of Stable Diffusion 1.5, 2.x and
+      SD-Turbo, a prompt a class;
     - `unet/` (UNet2DModel): unconditional, only latents are learned.
 
     Args:
@@ -56,6 +57,8 @@ class LatentDiffusionPrior(Prior):
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
         start: share of the path at which the chain begins, in (0, 1]: 1 at its noise end, where one step of a flow
             leaves nothing of Z; below it Z enters through the first state.
+        guided_channels: guide only the first so many channels of the latents; None guides all. The original code of DiT
+            and SiT guides 3 of 4, which is a quirk.
         image_size: pixels; None takes the prior's own. Another one works as far as the network generalises.
         init: `random` gives the network random weights (an ablation of LD3M); all other components are kept.
         classes: WordNet id or name of a data class -> a row of the prior, the WordNet id or name of one of its
@@ -89,6 +92,7 @@ class LatentDiffusionPrior(Prior):
         tied: bool = False,
         quantise_decoded: bool = True,
         start: float = 1.0,
+        guided_channels: int | None = None,
     ) -> None:
         super().__init__()
         check_skip(skip)
@@ -112,12 +116,15 @@ class LatentDiffusionPrior(Prior):
         self.autoencoder = AutoencoderPrior(str(folder), image_size, quantise_decoded)
         channels, size, _ = self.autoencoder.latent_shape
         self.denoiser.check_latents(channels, size, self.autoencoder.image_size)
+        if guided_channels is not None and not 1 <= guided_channels <= channels:
+            raise UserError(f"guided_channels={guided_channels} must be 1 to {channels}, or null for all")
         self.classes = self.denoiser.classes
         self.licence = self.autoencoder.licence
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
         self.num_steps = num_steps
         self.start = start
+        self.guided_channels = guided_channels
         default = 3.0 if self.learned_guidance is None else 1.0
         self.guidance_scale = default if guidance_scale is None else guidance_scale
         self.skip: Skip = skip
@@ -244,7 +251,7 @@ class LatentDiffusionPrior(Prior):
         def call(x: Tensor, timestep: Time, condition: Tensor) -> Tensor:
             return in_own_type(network, lambda x, c: self.denoiser(x, timestep, c), x, condition)
 
-        return guided(call, conditioning, null, scale)
+        return guided(call, conditioning, null, scale, self.guided_channels)
 
 
 def _trained_size(folder: Path, latent_size: int | None) -> int | None:

@@ -79,6 +79,8 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
 def _fetch(name: str, components: Sequence[str], further: Sequence[str]) -> Path:
     """Download configs, model card and weights; `.bin` files only of components without safetensors."""
     folder = Path(snapshot_download(name, allow_patterns=_wanted(components, further)))
+    if variants := _variants(folder, components, further):
+        folder = Path(snapshot_download(name, allow_patterns=variants))
     pickled = [f"{component}/{_WEIGHTS}.bin" for component in without_weights(folder, components)]
     if pickled:
         folder = Path(snapshot_download(name, allow_patterns=[file.removeprefix("./") for file in pickled]))
@@ -90,6 +92,8 @@ def _fetch_safe(name: str, components: Sequence[str], further: Sequence[str]) ->
     texts = [f"{part}{end}" for part in further for end in (".json", ".txt") if part.endswith("*")]
     tensors = [part for part in further if part.endswith(".safetensors")]
     folder = fetch(name, "model", _wanted(components, [*texts, *tensors]), "path_or_hub_id")
+    if variants := _variants(folder, components, tensors):
+        folder = fetch(name, "model", variants, "path_or_hub_id")
     if missing := without_weights(folder, components):
         raise UserError(
             f"path_or_hub_id={name!r} has no safetensors of {', '.join(missing)}, and pickles are not read from hf://; "
@@ -113,6 +117,26 @@ def without_weights(folder: Path, components: Sequence[str]) -> list[str]:
         for component in (".", *components)
         if class_name(folder / component) and not any((folder / component).glob("*.safetensors"))
     ]
+
+
+def _variants(folder: Path, components: Sequence[str], further: Sequence[str]) -> list[str]:
+    """Patterns of half-precision weights, of what has come with a config and without safetensors."""
+    stems = [f"{component}/{_WEIGHTS}" for component in without_weights(folder, components)]
+    for pattern in further:
+        place = (folder / pattern).parent
+        if pattern.endswith(".safetensors") and (place / "config.json").is_file():
+            stems += [] if any(place.glob("*.safetensors")) else [pattern.removesuffix(".safetensors")]
+    ends = (".fp16-*.safetensors", ".fp16.safetensors")
+    return [f"{stem.removeprefix('./')}{end}" for stem in stems for end in ends]
+
+
+def find_variant(folder: Path, stem: str = _WEIGHTS) -> str | None:
+    """Return the variant (`fp16`) in which alone the safetensors of a component lie; None for plain ones, or none."""
+    if any((folder / f"{stem}{end}").is_file() for end in (".safetensors", ".safetensors.index.json")):
+        return None
+    pattern = re.compile(rf"{stem}(?:\.(\w+)\.safetensors|\.safetensors\.index\.(\w+)\.json)")
+    found = {match[1] or match[2] for path in folder.iterdir() if (match := pattern.fullmatch(path.name))}
+    return "fp16" if "fp16" in found else min(found, default=None)
 
 
 def read_json(path: Path, *, infinite: bool = False) -> dict[str, Any]:
@@ -146,7 +170,10 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = 
     if init == "random":
         with reading(folder), seeded(0, "random weights"):
             return kind.from_config(kind.load_config(str(folder))).requires_grad_(False).eval()
-    safe = any((folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json"))
+    variant = find_variant(folder)
+    safe = variant is not None or any(
+        (folder / f"{_WEIGHTS}{end}").is_file() for end in (".safetensors", ".safetensors.index.json")
+    )
     if not safe and not (folder / f"{_WEIGHTS}.bin").is_file():
         raise UserError(
             f"component {folder.name!r} has no {_WEIGHTS}.safetensors in {folder}; "
@@ -155,7 +182,7 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = 
     with reading(folder):
         model, report = kind.from_pretrained(
             str(folder), torch_dtype=torch.float32, use_safetensors=safe, local_files_only=True,
-            low_cpu_mem_usage=False, output_loading_info=True,
+            low_cpu_mem_usage=False, output_loading_info=True, variant=variant,
         )  # fmt: skip
         return frozen(model, report)
 

@@ -66,18 +66,23 @@ Network = Callable[[Tensor, Time, Tensor], Tensor]
 """`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
 
 
-def guided(network: Network, conditioning: Tensor, null: Tensor, scale: float) -> Predict:
+def guided(
+    network: Network, conditioning: Tensor, null: Tensor, scale: float, channels: int | None = None
+) -> Predict:
     """Return a network under classifier-free guidance, e = e_u + s (e_c - e_u) (Ho and Salimans 2022, equation 6).
 
-    Both halves are one batch of 2N; at scales 0 and 1 only the half that counts is run.
+    Both halves are one batch of 2N; at scales 0 and 1 only the half that counts is run. With `channels` only the first
+    so many are guided, and the others are e_c.
     """
 
     def predict(x: Tensor, timestep: Time) -> Tensor:
         output = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning]))
         without, given = output.to(x.dtype).chunk(2)  # the difference of two answers has few digits in common
-        return without + scale * (given - without)
+        mixed = without + scale * (given - without)
+        return mixed if channels is None else torch.cat([mixed[:, :channels], given[:, channels:]], 1)
 
-    if scale in (0, 1) or not conditioning.shape[1]:
+    whole = scale == 0 and channels is None
+    if scale == 1 or whole or not conditioning.shape[1]:
         return lambda x, timestep: network(x, timestep, conditioning if scale else null)
     return predict
 
@@ -192,7 +197,7 @@ def ddim_sample(
             "start (clean latents) and state (noisy ones) are two places to begin at; give one of them"
         )
     steps = _last_steps(schedule, num_steps, strength)
-    x = noise if state is None else state
+    x = schedule.first_state(noise, steps[0]) if state is None else state
     if start is not None:
         x = add_noise(start, noise, steps[0].level)
     for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):

@@ -36,6 +36,7 @@ Not among them: flow matching (`FlowMatchEulerDiscreteScheduler` is read as what
 those distilled for a sampler of their own (LCM, TCD).
 """
 _FLOW = "FlowMatchEulerDiscreteScheduler"
+_EULER = "EulerDiscreteScheduler"
 _OTHER_GRIDS = {
     "use_dynamic_shifting": "a shift that follows from the image size: save the shift that it gives, as `shift`",
     "use_karras_sigmas": "a grid of its own",
@@ -133,6 +134,10 @@ class Schedule(ABC):
                 determines nothing.
         """
 
+    def first_state(self, noise: Tensor, step: Step) -> Tensor:
+        """Return the noisy latents at which sampling begins, given standard normal noise."""
+        return noise
+
     def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Return the clean latents x0 (clipped if the config says so) and the noise e that an output at x implies."""
         x0, e = self._implied(output.to(x.dtype), x, step.level)  # a network may answer in half precision
@@ -174,12 +179,13 @@ class DiffusionSchedule(Schedule):
 
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
+        joined: each step ends where the next one begins, and the last at clean latents, as Euler's method steps.
 
     Raises:
         UserError: thresholding is on, the prediction type is unknown, or noise levels are none.
     """
 
-    def __init__(self, scheduler: DDIMScheduler) -> None:
+    def __init__(self, scheduler: DDIMScheduler, *, joined: bool = False) -> None:
         config = scheduler.config
         if config.thresholding:
             raise UserError(
@@ -197,7 +203,8 @@ class DiffusionSchedule(Schedule):
         self._spacing: str = config.timestep_spacing
         self._scheduler = scheduler
         self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
-        self._final_abar = float(scheduler.final_alpha_cumprod)
+        self._joined = joined
+        self._final_abar = 1.0 if joined else float(scheduler.final_alpha_cumprod)
         if not all(0 <= level <= 1 for level in (*self._abar, self._final_abar)):
             raise UserError(
                 "scheduler: its betas lead to noise levels outside [0, 1]; restore scheduler_config.json"
@@ -227,6 +234,7 @@ class DiffusionSchedule(Schedule):
         ends = [self._abar[t - stride] if t >= stride else self._final_abar for t in timesteps]
         if start < 1:
             timesteps = [int(start * t) for t in timesteps]
+        if start < 1 or self._joined:
             ends = [*(self._abar[t] for t in timesteps[1:]), self._final_abar]
         steps = tuple(
             Step(t, _variance_kept(self._abar[t]), _variance_kept(end))
@@ -234,6 +242,10 @@ class DiffusionSchedule(Schedule):
         )
         cure = "use another timestep_spacing or a v_prediction model"
         return self._checked(steps, num_steps, f"the spacing is {self._spacing!r}; {cure}")
+
+    def first_state(self, noise: Tensor, step: Step) -> Tensor:
+        """Return the noise, which Euler's method scales to its share of the first level."""
+        return step.level.noise * noise if self._joined else noise
 
     def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         signal, noise = level  # of squares that sum to one
@@ -311,12 +323,18 @@ def _check_grid(num_steps: int, start: float) -> None:
 
 
 def load_schedule(folder: Path) -> Schedule:
-    """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it."""
+    """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it.
+
+    Euler's method with trailing timesteps, under which SD-Turbo was distilled, is read as that.
+    """
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
     config = read_json(path, infinite=True)  # diffusers writes -Infinity, of settings that DDIM does not have
     flow = config.get("_class_name") == _FLOW
+    euler = config.get("_class_name") == _EULER and config.get("timestep_spacing") == "trailing"
+    if euler:  # which never clips
+        config = {**config, "clip_sample": False}
     _check_flow(path, config) if flow else _check_family(path, config)
     timesteps = config.get("num_train_timesteps", 1)
     if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
@@ -327,7 +345,7 @@ def load_schedule(folder: Path) -> Schedule:
         if flow:
             known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
             return FlowSchedule(num_train_timesteps=timesteps, **known)
-        return DiffusionSchedule(DDIMScheduler.from_config(config))
+        return DiffusionSchedule(DDIMScheduler.from_config(config), joined=euler)
     except UserError:
         raise
     except Exception as error:  # of values of any kind

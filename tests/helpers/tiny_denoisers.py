@@ -1,6 +1,7 @@
 """Prior folders with random weights in the forms other than the class-conditional U-Net, saved by diffusers itself."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,11 @@ LABELS = {
     "3": "church, church building",
     "4": "crane",
 }
+
+
+STABLE_1: Mapping[str, object] = {}
+STABLE_2 = {"use_linear_projection": True, "attention_head_dim": (2, 4)}
+"""How the U-Net of Stable Diffusion 2.x differs: linear layers around the attention, heads of one width."""
 
 
 def tiny_transformer(rows: int = 5, channels: int = 4) -> DiTTransformer2DModel:
@@ -73,8 +79,10 @@ def ldm_pipeline() -> LDMPipeline:
     return LDMPipeline(vqvae, unet, DDIMScheduler(**SCHEDULER))
 
 
-def text_pipeline(folder: Path, **scheduler) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's form with a tokenizer of single letters; `folder` takes the tokenizer's files."""
+def text_pipeline(
+    folder: Path, unet: Mapping[str, object] = STABLE_1, **scheduler
+) -> StableDiffusionPipeline:
+    """Stable Diffusion's form with a tokenizer of single letters; `folder` takes the tokenizer's files."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789-,."
@@ -88,10 +96,10 @@ def text_pipeline(folder: Path, **scheduler) -> StableDiffusionPipeline:
         num_attention_heads=2, max_position_embeddings=32, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
     with seeded(0, "tiny text"):
-        parts = CLIPTextModel(config).eval(), tiny_unet().eval()
+        parts = CLIPTextModel(config).eval(), tiny_unet(**unet).eval()
         vae = tiny_autoencoder(AutoencoderKL, shift_factor=None).eval()
-    text_encoder, unet = parts
+    text_encoder, network = parts
     return StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, DDIMScheduler(**SCHEDULER | scheduler), None, None,
+        vae, text_encoder, tokenizer, network, DDIMScheduler(**SCHEDULER | scheduler), None, None,
         requires_safety_checker=False,
     )  # fmt: skip

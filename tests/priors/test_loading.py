@@ -180,6 +180,64 @@ def test_hub_id_is_downloaded_without_needless_weights(folder, monkeypatch):
     assert not any(pattern.startswith("unet") for pattern in asked["patterns"])
 
 
+def as_variant(path: Path, shards: bool = False) -> None:
+    """Leave a component's safetensors in half precision alone, as `save_pretrained(variant="fp16")` does."""
+    tensors = {key: value.half() for key, value in load_file(path).items()}
+    path.unlink()
+    stem = path.name.removesuffix(".safetensors")
+    if not shards:
+        save_file(tensors, path.with_name(f"{stem}.fp16.safetensors"), metadata={"format": "pt"})
+        return
+    keys, places = sorted(tensors), {}
+    for number, part in enumerate((keys[::2], keys[1::2]), 1):
+        name = f"{stem}.fp16-{number:05}-of-00002.safetensors"
+        save_file({key: tensors[key] for key in part}, path.with_name(name), metadata={"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    path.with_name(f"{stem}.safetensors.index.fp16.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_weights_that_are_there_as_a_variant_alone_are_found(folder, shards):
+    plain = LatentDiffusionPrior(str(folder)).state_dict()
+    as_variant(folder / "unet" / "diffusion_pytorch_model.safetensors", shards)
+    as_variant(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    found = LatentDiffusionPrior(str(folder)).state_dict()
+    for name, value in plain.items():
+        kept = value if name.endswith("class_embedding") else value.half().float()
+        assert found[name].equal(kept), name
+
+
+def test_plain_weights_come_before_a_variant(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    plain = LatentDiffusionPrior(str(folder)).state_dict()
+    path.with_name("diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not read")
+    assert all(
+        plain[name].equal(value) for name, value in LatentDiffusionPrior(str(folder)).state_dict().items()
+    )
+
+
+def test_variants_are_downloaded_where_a_hub_model_has_nothing_else(folder, monkeypatch):
+    """The U-Net's comes as a variant, the autoencoder's as it is; nothing is asked for as a pickle."""
+    as_variant(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(folder if len(asked) > 1 else first)
+
+    first = folder.parent / "first"
+    shutil.copytree(folder, first)
+    (first / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    assert LatentDiffusionPrior("owner/model").image_size == 32
+    assert not any("fp16" in pattern for pattern in asked[0])
+    assert asked[1] == [
+        f"unet/diffusion_pytorch_model.fp16{end}" for end in ("-*.safetensors", ".safetensors")
+    ]
+    assert len(asked) == 2
+
+
 def test_embedded_names(folder, monkeypatch):
     monkeypatch.setattr(loading, "EMBEDDED", folder.parent)
     assert LatentDiffusionPrior("embedded:prior").image_size == 32

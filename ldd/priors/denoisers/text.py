@@ -1,4 +1,4 @@
-"""Text-to-image U-Nets (Stable Diffusion 1.5 form) as denoisers: the condition starts from a prompt per class."""
+"""Text-to-image U-Nets (Stable Diffusion 1.5, 2.x, SD-Turbo) as denoisers: conditions start from a prompt per class."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.denoisers.base import Denoiser, check_inputs
-from ldd.priors.loading import Init, frozen, load_model, read_json, reading
+from ldd.priors.loading import Init, find_variant, frozen, load_model, read_json, reading
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -115,7 +115,8 @@ def _load_text(folder: Path) -> "tuple[CLIPTokenizer, CLIPTextModel]":
     kinds = read_json(encoder / "config.json").get("architectures")
     if kinds != ["CLIPTextModel"]:
         raise UserError(f"{encoder} holds a {', '.join(kinds or ['?'])}; supported here: CLIPTextModel")
-    if not (encoder / "model.safetensors").is_file():
+    variant = find_variant(encoder, "model")
+    if variant is None and not (encoder / "model.safetensors").is_file():
         raise UserError(
             f"component 'text_encoder' has no model.safetensors in {encoder}; "
             "save it with save_pretrained(safe_serialization=True)"
@@ -125,6 +126,7 @@ def _load_text(folder: Path) -> "tuple[CLIPTokenizer, CLIPTextModel]":
     with reading(encoder):
         # The library's annotation lacks the report.
         loaded: Any = CLIPTextModel.from_pretrained(
-            str(encoder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(encoder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            variant=variant,
         )  # fmt: skip
         return words, frozen(*loaded)

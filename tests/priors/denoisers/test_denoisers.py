@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from conformance import PriorConformance
-from tiny_denoisers import dit_pipeline, ldm_pipeline, name_rows, text_pipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from tiny_denoisers import STABLE_1, STABLE_2, dit_pipeline, ldm_pipeline, name_rows, text_pipeline
+from tiny_prior import PUBLISHED
 from torch.utils.checkpoint import checkpoint
 
+from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors import LatentDiffusionPrior
 from ldd.runtime.seeding import generator
@@ -42,7 +45,17 @@ def text_folder(tmp_path_factory) -> Path:
     return files / "text"
 
 
-@pytest.fixture(params=["dit", "tied dit", "ldm", "text"])
+@pytest.fixture(scope="module")
+def turbo_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers", reason="needs the extra text")
+    files = tmp_path_factory.mktemp("denoisers")
+    pipeline = text_pipeline(files, STABLE_2)
+    pipeline.scheduler = EulerDiscreteScheduler(timestep_spacing="trailing", **PUBLISHED)
+    pipeline.save_pretrained(files / "turbo")
+    return files / "turbo"
+
+
+@pytest.fixture(params=["dit", "tied dit", "ldm", "text", "turbo"])
 def prior(request) -> LatentDiffusionPrior:
     """Each form in turn."""
     folder = request.getfixturevalue(f"{request.param.split()[-1]}_folder")
@@ -102,11 +115,14 @@ def test_unconditional_equals_its_pipeline(ldm_folder):
         assert_close(ours, torch.from_numpy(theirs).movedim(-1, 1))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("unet", "prediction"), [(STABLE_1, "epsilon"), (STABLE_1, "v_prediction"), (STABLE_2, "v_prediction")]
+)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_text_to_image_equals_its_pipeline(tmp_path, prediction, guidance):
+def test_text_to_image_equals_its_pipeline(tmp_path, unet, prediction, guidance):
+    """The forms of Stable Diffusion 1.5 and 2.x."""
     pytest.importorskip("transformers", reason="needs the extra text")
-    pipeline = text_pipeline(tmp_path, prediction_type=prediction)
+    pipeline = text_pipeline(tmp_path, unet, prediction_type=prediction)
     pipeline.save_pretrained(tmp_path / "text")
     prior = LatentDiffusionPrior(
         str(tmp_path / "text"),
@@ -122,6 +138,50 @@ def test_text_to_image_equals_its_pipeline(tmp_path, prediction, guidance):
     ).images  # fmt: skip
     ours = images_of(prior, prior.embed(prior.rows(CLASSES)), guidance)
     assert_close(ours, torch.from_numpy(theirs).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 4])
+def test_sd_turbo_equals_its_pipeline(turbo_folder, num_steps):
+    """Euler's method with trailing timesteps: samples, and the chain where Z is nothing; three do not divide 1,000."""
+    pipeline = StableDiffusionPipeline.from_pretrained(turbo_folder)
+    assert type(pipeline.scheduler) is EulerDiscreteScheduler
+    pipeline.set_progress_bar_config(disable=True)
+    prior = LatentDiffusionPrior(str(turbo_folder), num_steps=num_steps, guidance_scale=1.0, skip="none")
+    rows = prior.rows(CLASSES)
+    theirs = pipeline(
+        ["a photo of a church", "a photo of a goldfish"], 32, 32, num_steps, guidance_scale=0.0,
+        generator=generator(0), output_type="np",
+    ).images  # fmt: skip
+    theirs = torch.from_numpy(theirs).movedim(-1, 1)
+    noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
+    with torch.no_grad():
+        sampled = prior.decode(prior.sample(rows, generator(0), num_steps=num_steps))
+        chained = prior.decode(prior.denoise(torch.zeros_like(noise), prior.embed(rows), noise))
+    for images in (sampled, chained):
+        assert_close((images / 2 + 0.5).clamp(0, 1), theirs)
+
+
+def test_guidance_of_the_first_channels_is_that_of_the_original_transformers(dit_folder):
+    """e_u + s (e_c - e_u) in the first three of four channels, e_c in the last, at every step of DDIM."""
+    prior = LatentDiffusionPrior(
+        str(dit_folder), num_steps=2, guidance_scale=3.0, skip="none", guided_channels=3
+    )
+    rows, z = prior.rows(KNOWN), torch.zeros(3, *prior.latent_shape)
+    x = noise = torch.randn(3, *prior.latent_shape, generator=generator(0))
+    steps = prior.schedule.steps(2)
+    with torch.no_grad():
+        x = steps[0].level.noise * noise
+        for step in steps:
+            given = prior.denoiser(x, step.timestep, prior.embed(rows))
+            without = prior.denoiser(x, step.timestep, prior.null(3))
+            e = torch.cat([(without + 3 * (given - without))[:, :3], given[:, 3:]], 1)
+            x0 = (x - step.level.noise * e) / step.level.signal
+            x = step.end.signal * x0 + step.end.noise * e
+        ours = prior.denoise(z, prior.embed(rows), noise)
+    assert (ours - x).abs().max() < 1e-5
+    for channels in (0, 5):
+        with pytest.raises(UserError, match=f"guided_channels={channels} must be 1 to 4"):
+            LatentDiffusionPrior(str(dit_folder), guided_channels=channels)
 
 
 def test_gradients_equal_finite_differences(prior):
@@ -190,3 +250,9 @@ class TestTextToImagePrior(PriorConformance):
     @pytest.fixture
     def prior(self, text_folder):
         return LatentDiffusionPrior(str(text_folder), num_steps=3)
+
+
+class TestTurboPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, turbo_folder):
+        return LatentDiffusionPrior(str(turbo_folder), num_steps=1, guidance_scale=1.0)
