@@ -18,7 +18,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 
 def is_name(path: Path | str) -> bool:
-    """Tell whether a set lies in the package or on a hub, where nothing is written beside it."""
+    """Tell whether a set lies in the package or on a hub, where nothing is written next to it."""
     return str(path).startswith(IN_PACKAGE) or is_address(path)
 
 
@@ -44,7 +44,7 @@ def located(path: Path | str, argument: str = "path") -> Path:
 
 
 def refuse_name(path: Path | str) -> None:
-    """Raise where results would be written beside a set that is not in a folder of the user's."""
+    """Raise where results would be written next to a set that is not in a folder of the user's."""
     if is_name(path):
         place = "on a hub" if is_address(path) else "in the package"
         raise UserError(f"out: {path} is {place}, where nothing is written; name a folder with --out")

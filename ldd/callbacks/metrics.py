@@ -26,7 +26,7 @@ _MEANINGS = {
 
 
 class Metrics(L.Callback):
-    """Writes the health of a run to a file in Prometheus' text format (version 0.0.4), every so many seconds.
+    """Writes the health of a run to a file in Prometheus' text format (version 0.0.4), at regular times.
 
     A collector of text files (node_exporter's `--collector.textfile.directory`) serves it as it is. All figures are
     gauges whose names start with `latentdd_`, labelled with the run's folder, host and batch job. No step waits for a

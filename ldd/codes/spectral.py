@@ -70,7 +70,9 @@ class SpectralCodes(Codes):
                 "meets each kernel"
             )
         if size > min(height, width):
-            raise UserError(f"codes.size ({size}) must be at most that of the latents ({min(height, width)})")
+            raise UserError(
+                f"codes.size ({size}) must be at most the size of the latents ({min(height, width)})"
+            )
         if noise.numel() or conditioning.numel():
             raise UserError(
                 "codes: SpectralCodes have no condition and no noise for each image; set the prior's num_steps to 0, "
@@ -131,13 +133,13 @@ class SpectralCodes(Codes):
 
 
 def _product(parts: Sequence[Tensor], number: Tensor, tensor: Tensor, kernel: Tensor) -> Tensor:
-    """Latents (n, c, h, w) of classes, tensors and kernels (n,) by their numbers."""
+    """Return latents (n, c, h, w) of classes, tensors and kernels (n,) by their numbers."""
     small, left, right, mixing = parts
     grown = left[number, kernel][:, None] @ small[number, tensor] @ right[number, kernel][:, None].mT
     return torch.einsum("ncd,ndhw->nchw", mixing[number, kernel], grown)
 
 
 def _growing(small: int, large: int) -> Tensor:
-    """The matrix (large, small) by which a line of small is grown linearly."""
+    """Return the matrix (large, small) by which a line of small is grown linearly."""
     grown = F.interpolate(torch.eye(small)[None], size=large, mode="linear", align_corners=False)
     return grown[0].T

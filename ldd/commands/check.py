@@ -45,20 +45,20 @@ def check(
 ) -> None:
     """Check the images of a distilled set: copies of real ones, coverage, features, per-class accuracy.
 
-    Writes checks.json, neighbours.png (each image beside its nearest real ones) and confusion.png. As many random real
-    images stand beside the set in every figure of coverage and features.
+    Writes checks.json, neighbours.png (each image next to its nearest real ones) and confusion.png. As many random real
+    images are compared with the set in every figure of coverage and features.
 
     Args:
         path: folder of a distilled set, or of a run, whose own data are taken where --data is missing.
         data: real images: training images for copies and coverage, the test split for confusion.
-        out: folder for the results; null takes `checks` in the folder of the run or beside the set.
+        out: folder for the results; null takes `checks` in the folder of the run or next to the set.
         networks: networks by name whose confusions are counted; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind; 0 counts no confusions.
         seed: of everything random.
         copy_ratio: an image is a copy below this share of the usual distance from a real image to the next.
         labels: the teacher of a protocol that has one.
-        features: of images, besides their pixels: those of a classifier of torchvision's architectures; null
+        features: of images, besides their pixels, by a classifier of torchvision's architectures; null
             trains a small network on the real images.
         other_data: the test split is another than the set was made beside, on purpose.
 
@@ -93,14 +93,14 @@ def check(
 def _checked(
     factories: Mapping[str, NetworkFactory], data: DistillationData, repeats: int
 ) -> Mapping[str, NetworkFactory]:
-    """The networks whose confusions are counted, if any are, which can be built."""
+    """Return the networks whose confusions are counted, if any are, which can be built."""
     if repeats:
         check_networks(factories, data.spec)
     return factories
 
 
 def _beside(path: str) -> Path:
-    """`checks` in the folder of the run, whether that or its set was named."""
+    """Return `checks` in the folder of the run, whether the run or its set was named."""
     refuse_name(path)
     found = Path(path)
     run = found.resolve().parent if (found / "manifest.json").is_file() else found
@@ -109,7 +109,7 @@ def _beside(path: str) -> Path:
 
 @contextmanager
 def data_of_run(config: Path) -> Iterator[Path]:
-    """A file with the section `data` of a run's configuration, while the block lasts.
+    """Return a file with the section `data` of a run's configuration, while the block lasts.
 
     Raises:
         UserError: the configuration has none.

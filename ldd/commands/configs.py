@@ -31,7 +31,7 @@ def configs(copy: str | None = None) -> None:
 
 
 def _listed() -> str:
-    """The names by section, each with what the first comment of its file says."""
+    """Return the names by section, each with what the first comment of its file says."""
     lines = []
     for name in sorted(shipped_names(), key=lambda name: ("/" in name, name)):
         text = (configs_folder() / f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`latentdd evaluate`: train networks on a distilled set and on the sets beside it, and compare."""
+"""`latentdd evaluate`: train networks on a distilled set and on the sets it is compared with."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +43,7 @@ def evaluate(
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
 ) -> None:
-    """Train networks on a distilled set and on the sets beside it, test them, and write and print the comparison.
+    """Train networks on a distilled set and on others, test them, and write and print the comparison.
 
     Args:
         path: folder of a distilled set, or of a run.
@@ -60,10 +60,10 @@ def evaluate(
             _soft (one soft label each) and _steps (trained for as many steps); full_real and full_real_steps; equal
             for all of these that can be had; or dotted names of classes; none for none. A list of
             classes as `fit --evaluation.baselines` takes it does as well. Null is equal, and evaluation.json says why
-            others were left out. The codes before the first step join in where their folder `initial` lies beside the
+            others were left out. The codes before the first step join in where their folder `initial` lies next to the
             set.
-        budgets: nested budgets, such as [1,5]: the first so many images of each class are sets too, beside as many
-            random real ones.
+        budgets: nested budgets, such as [1,5]: the first image, and the first 5, of each class are sets too, compared
+            with as many random real ones.
         labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
             protocols with a teacher.
         crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, from whose labels its
@@ -96,7 +96,7 @@ def _show(report: Report, out: Path) -> None:
 
 
 def _named(baselines: Sequence[Baseline] | str) -> tuple[str, tuple[Baseline, ...] | None]:
-    """Names of baselines, and the baselines themselves where they were not given by name."""
+    """Return names of baselines, and the baselines themselves where they were not given by name."""
     if isinstance(baselines, str):
         baselines_by_name(baselines)
         return baselines, None
@@ -104,7 +104,7 @@ def _named(baselines: Sequence[Baseline] | str) -> tuple[str, tuple[Baseline, ..
 
 
 def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet) -> Report | None:
-    """The report that is added to, if it is of this set and of these images."""
+    """Return the report that is added to, if it is of this set and of these images."""
     earlier = report_in(out, recipe, data)
     if earlier is not None:
         earlier.check_set(distilled.manifest.step or 0, identity(distilled))
@@ -114,7 +114,7 @@ def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: Dist
 def _with_labels(
     request: Request, distilled: DistilledSet, labels: Labels | None, crop_labels: str | None
 ) -> Request:
-    """The request with the labeller and the stored labels of crops that are named, and its data set up."""
+    """Return the request with the labeller and the stored labels of crops that are named, and its data set up."""
     check_networks(request.factories, request.data.spec)
     crops = None if crop_labels is None else CropLabels.load(crop_labels)
     data, labeller = request.data, None
@@ -130,7 +130,7 @@ def _with_labels(
 def _with_sets(
     request: Request, distilled: DistilledSet, names: str, given: tuple[Baseline, ...] | None
 ) -> Request:
-    """The request with the baselines of these names, and the sampler, the prior and the first codes of the set."""
+    """Return the request with the baselines of these names, and the set's sampler, prior and first codes."""
     alone = request.crops is not None and request.labeller is None
     request = replace(
         request,
@@ -150,7 +150,7 @@ def _with_sets(
 
 
 def _find_prior(distilled: DistilledSet, names: str) -> Prior | None:
-    """The prior that the set's manifest names, on the device, where samples of it may be wanted.
+    """Return the prior that the set's manifest names, on the device, where samples of it may be wanted.
 
     Where they are wanted as one of all baselines, one line says why there is none.
 
@@ -173,7 +173,7 @@ def _find_prior(distilled: DistilledSet, names: str) -> Prior | None:
 
 
 def _initial_beside(folder: Path | None) -> DistilledSet | None:
-    """The codes before the first step, which lie beside the folder of the set, in its run."""
+    """Return the codes before the first step, which lie next to the folder of the set, in its run."""
     if folder is None:
         return None
     for run in (folder.parent, folder.resolve().parent):

@@ -27,7 +27,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
 
 
 def split(arguments: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
-    """The command's own words and those of the recipe: every option with the values that follow it."""
+    """Return the command's own words and the recipe's: every option with the values that follow it."""
     own: list[str] = []
     others: list[str] = []
     part = own

@@ -34,7 +34,7 @@ def import_set(
             line, or the name of a published ImageNet subset; null where the files say so themselves, or where --data
             has the same order.
         data: real images that the set is to be used with; classes in another order are refused.
-        labels: file of the labels, where it is not beside the images under its usual name.
+        labels: file of the labels, where it is not next to the images under its usual name.
         experiment: which one of a DC file, from 0.
         mean: per channel, of the normalisation of stored floats; null recognises it. For pictures, what networks
             subtract.

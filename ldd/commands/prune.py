@@ -31,7 +31,7 @@ def prune(
         data: real images; only the files of the training split are read (its own pruner, if any, is not asked).
         pruner: the criterion and what it keeps.
         out: Parquet file for the table.
-        picture: PNG file for the histogram and the two ends of each class; null puts it beside the table.
+        picture: PNG file for the histogram and the two ends of each class; null puts it next to the table.
         lists: folder for JSON lists of the kept images, in the released code's format; null writes none.
         lists_prefix: put before each path of the lists, which are relative to the data's root, e.g. "/data/imagenet/".
 

@@ -88,7 +88,7 @@ def train(
 
 
 def _checked(out: str) -> Path:
-    """The file, which can be written and has the right ending."""
+    """Return the file, which can be written and has the right ending."""
     file = Path(out)
     if file.suffix != ".safetensors":
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
@@ -112,7 +112,7 @@ def _check_labels(
 ) -> None:
     """Raise for labels that would not be used, or that cannot be chosen without data."""
     if crop_labels is not None and labels is not None:
-        raise UserError(f"crop_labels ({crop_labels}) are those of a teacher already; leave --labels out")
+        raise UserError(f"crop_labels ({crop_labels}) are a teacher's already; leave --labels out")
     if labels is not None and not protocol.has_teacher:
         raise UserError(
             f"--labels are the teacher of a protocol that has one, and {protocol.id} takes the labels of the set; give "
@@ -136,7 +136,7 @@ def _spec_of(distilled: DistilledSet) -> DataSpec:
 def _metadata(
     network: NetworkFactory, trained: nn.Module, spec: DataSpec, protocol: Protocol, seed: int
 ) -> dict[str, str]:
-    """What is needed to rebuild the network and to use it."""
+    """Return what is needed to rebuild the network and to use it."""
     # What jsonargparse and protocols make of `class_path` with `init_args` is a partial; a bare class has none.
     arguments = dict(network.keywords) if isinstance(network, functools.partial) else {}
     return {

@@ -112,7 +112,7 @@ def _check_files(address: Address, argument: str, files: Sequence[Any], patterns
 
 
 def _refused(address: Address, kind: Kind, error: Exception) -> str:
-    """What a hub has answered, and the cure."""
+    """Return what a hub has answered, and the cure."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
@@ -238,7 +238,7 @@ def _hub() -> "HfApi":
 
 
 def _unreachable() -> Any:  # noqa: ANN401 - a tuple of exceptions
-    """What the library raises without a network: its error derives from that of its transport, which differs."""
+    """Return what the library raises without a network: its error derives from its transport's, which differs."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (*HfHubHTTPError.__bases__, OSError)

@@ -26,7 +26,7 @@ class Rediffusion:
     b_k that state's share of noise. Published: 50 steps, the last 25 of them run, the first 15 of these pulled.
 
     Attributes:
-        prior: folder, `embedded:digits` or hub id of the prior; None takes that of the run.
+        prior: folder, `embedded:digits` or hub id of the prior; None takes the run's.
         pull: gamma (published: 0.1; 0.02 for sets of NCFM).
         num_steps: DDIM steps of the whole schedule.
         strength: share of it that is run, in (0, 1].
@@ -55,7 +55,7 @@ class Rediffusion:
             check_guidance(self.guidance_scale)
 
     def load_prior(self, of_run: Prior | None, device: torch.device) -> Prior:
-        """Return the prior that is named, on the device, or that of the run.
+        """Return the prior that is named, on the device, or the run's.
 
         Raises:
             UserError: none is named and there is no run's, it cannot be loaded, or it lacks diffusion model or encoder.

@@ -33,7 +33,7 @@ def stated_classes(classes: str) -> list[ClassInfo]:
 
 
 def renumbering(folder: Path, key: str) -> tuple[list[ClassInfo], Tensor] | None:
-    """Return what the class table in a folder says of the numbers in the files beside it; None without a table.
+    """Return what the class table in a folder says of the numbers in the files next to it; None without a table.
 
     Args:
         folder: of an export.

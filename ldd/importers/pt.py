@@ -20,7 +20,7 @@ from ldd.importers.classes import RawSet
 _BEST = "images_best.pt"
 
 # DC stores its accuracies as numpy scalars with the images; these build numbers and nothing else. The second name is
-# that of numpy 1.
+# numpy 1's.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
     np.dtype,

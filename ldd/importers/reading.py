@@ -93,7 +93,7 @@ def read_set(
 
 
 def _packing_in(folder: Path) -> int | None:
-    """The grid of small images in each picture, where the class table of an export of ours says so."""
+    """Return the grid of small images in each picture, where the class table of an export of ours says so."""
     table = folder / CLASSES
     rows = read_json(table, "export the set again") if table.is_file() else []
     return rows[0].get("packing") if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None

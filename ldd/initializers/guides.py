@@ -153,7 +153,7 @@ class _Entropy(StateGuide):
         )
 
     def _slope(self, clean: Tensor) -> Tensor:
-        """The gradient of the entropy with respect to clean latents."""
+        """Return the gradient of the entropy with respect to clean latents."""
         leaf, spec = clean.detach().requires_grad_(), self._start.spec
         with torch.enable_grad():
             logits = self._network(spec.normalise(saturate(self._start.prior.decode(leaf))))

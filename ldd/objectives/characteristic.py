@@ -70,7 +70,7 @@ class CharacteristicMatching(MatchingObjective):
         trajectories: folder of expert trajectories, whose networks are taken in its place (`network` is then one); None
             for none.
         expert_epoch: weights of the experts' `last` epoch, of a `random` one from 1 on, or of a fixed epoch.
-        num_experts: use the first so many; None uses all that were to be recorded.
+        num_experts: use this number of experts, from the first on; None uses all that were to be recorded.
         calibration: weight of the cross-entropy of the synthetic images under an expert's last epoch, in a step of its
             own; 0 for none. It needs `trajectories`.
         augmentation: differentiable siamese augmentation strategies, one draw per class; empty for none.
@@ -156,7 +156,7 @@ class CharacteristicMatching(MatchingObjective):
     def _sum(
         self, features: Tensor, triples: Sequence[tuple[Tensor, Tensor, Tensor]], *, maximise: bool
     ) -> Tensor:
-        """The loss with a graph to the synthetic features or, to `maximise`, to the frequencies; 0 without classes."""
+        """Return the loss, with a graph to the features or, to `maximise`, to the frequencies; 0 without classes."""
         total = features.float().sum() * 0
         if maximise:  # every rank steps all of the networks
             total = (
@@ -215,7 +215,7 @@ class CharacteristicMatching(MatchingObjective):
         return found
 
     def _build_samplers(self, codes: Codes, image_size: int) -> None:
-        """One for each number of features that the networks have, the same in every run and on every rank."""
+        """Build one for each number of features that the networks have, the same in every run and on every rank."""
         blank = torch.zeros(1, 3, image_size, image_size)
         for factory in self.networks:
             with torch.no_grad():

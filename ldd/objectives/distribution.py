@@ -44,8 +44,8 @@ class DistributionMatching(MatchingObjective):
         network: the matching network, newly initialised each step and never trained; or a list of them.
         augmentation: differentiable siamese augmentation strategies; empty for none.
         real_chunk: real images per forward pass (memory only; the result is the same up to rounding).
-        budgets: nested budgets, in images per class: the first so many images of each class are matched on their own
-            too, so that they are a set of that budget. The loss is the mean over these and all images.
+        budgets: nested budgets, such as [1, 5]: the first image, and the first 5, of each class are matched on their
+            own too, so that they are a set of that budget. The loss is the mean over these and all images.
         lr_noise: SGD learning rate of n, where the codes learn it; None takes lr_latents.
 
     Raises:

@@ -40,7 +40,7 @@ def check_trainer(trainer: Trainer, *, batches: tuple[int, int], before: dict[st
     Args:
         trainer: what trains.
         batches: latents and images of a step.
-        before: name of a setting -> steps that go before those of the denoiser that is saved.
+        before: name of a setting -> steps that go before the steps of the denoiser that is saved.
     """
     if trainer.precision not in _PRECISIONS:
         # float16 needs a loss scaler; averages of half-precision weights would not move.

@@ -3,7 +3,7 @@
 Phases, told apart by the step alone: first the autoencoder, unless a pre-trained one is given, then the U-Net on
 latents that are encoded once; a prior of one step learns velocities first, and then averages of what it says of them.
 Every batch follows from (seed, step), so that a run resumes from its step. Several ranks share each batch: rank r takes
-every R-th of its images and gradients are summed, so that losses and weights are those of one rank up to float32
+every R-th of its images and gradients are summed, so that losses and weights agree with one rank's up to float32
 rounding.
 """
 

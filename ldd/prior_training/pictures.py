@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldd.artefact.picture import BAND, MAX_ROWS, draw_grid
 from ldd.disk.files import atomic_file
-from ldd.errors import UserError
+from ldd.errors import UserError, check_at_least
 from ldd.images import to_bytes
 from ldd.prior_training.module import PriorTraining
 from ldd.priors.reverse import check_guidance, ddim_sample, guided
@@ -40,8 +40,7 @@ class SamplePictures(L.Callback):
         guidance_scale: float | None = None,
         seed: int = 0,
     ) -> None:
-        if every_n_steps < 0:
-            raise UserError(f"samples.every_n_steps ({every_n_steps}) must be 0 or more")
+        check_at_least(0, "samples", every_n_steps=every_n_steps)
         if not 1 <= per_class <= MAX_ROWS:
             raise UserError(f"samples.per_class ({per_class}) must be 1 to {MAX_ROWS}")
         if guidance_scale is not None:

@@ -115,7 +115,7 @@ class AverageVelocity(Target):
 
     It is u(x, r, t) = v(x, t) - (t - r) du/dt, with the derivative along the path (their equation 6) taken in forward
     mode. Here v, there that of one pair of latents and noise, is what a `teacher` predicts under guidance: guidance is
-    learned in, and what is learned has no variance but that of latents and noise.
+    learned in, and what is learned varies with latents and noise alone.
 
     Args:
         teacher: knows velocities, as `Velocity` teaches them to networks of intervals.
@@ -152,7 +152,7 @@ class AverageVelocity(Target):
         return Interval(t * self._timesteps, r * self._timesteps)
 
     def _average(self, network: Network, x: Tensor, rows: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """What the identity says of the average where the network's own derivative is put in."""
+        """Return what the identity says of the average where the network's own derivative is put in."""
         velocity = self._velocity(x, rows, t)
         moving = (t > r).nonzero().flatten()
         if not len(moving):

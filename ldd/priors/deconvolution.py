@@ -108,8 +108,8 @@ def deconvolution(
 ) -> nn.Sequential:
     """Build the layers from latents to a map with a side of 2^len(channels).
 
-    Latents are (N, latent_width, 1, 1) or, if that is None, (N, channels[0], 2, 2); `channels` are those of the 2 x 2
-    map and after each stage.
+    Latents are (N, latent_width, 1, 1) or, if that is None, (N, channels[0], 2, 2); `channels` are of the 2 x 2 map and
+    after each stage.
     """
     if latent_width is not None and latent_width < 1:
         raise UserError(f"latent_width ({latent_width}) must be at least 1")

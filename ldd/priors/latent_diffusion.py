@@ -49,7 +49,7 @@ class LatentDiffusionPrior(Prior):
             `hf://owner/name[@revision]`, of which no pickle is read.
         num_steps: S, steps of the modified reverse process; None takes 10, or 1 of a prior that was trained for one.
             With 0 there is none: codes are clean latents, which are decoded as they are, without conditions and noise.
-            `sample` and `invert` stay the same, so that their latents (those of `ldd.initializers`) become a set image
+            `sample` and `invert` stay the same, so that their latents (as of `ldd.initializers`) become a set image
             by image.
         guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step; None
             takes 3, or 1 of a prior in which guidance was learned. At 0 and 1 only the half that counts is run; at 0 no

@@ -104,14 +104,14 @@ def _fetch_safe(name: str, components: Sequence[str], further: Sequence[str]) ->
 
 
 def _wanted(components: Sequence[str], further: Sequence[str]) -> list[str]:
-    """Patterns of configs, model card and weights; those of the prior itself come first."""
+    """Patterns of configs, model card and weights; the prior's own come first."""
     weights = [f"{place}{_WEIGHTS}{end}" for place in ("", *(f"{component}/" for component in components))
                for end in (".safetensors", "-?????-of-?????.safetensors")]  # fmt: skip
     return ["*.json", "README.md", "class_embedding.safetensors", *further, *weights]
 
 
 def without_weights(folder: Path, components: Sequence[str]) -> list[str]:
-    """Names of the components (`.` is the folder itself) that have a config and no safetensors."""
+    """Return names of the components (`.` is the folder itself) that have a config and no safetensors."""
     return [
         component
         for component in (".", *components)

@@ -64,7 +64,7 @@ def _public(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Paths in the folder of what a reader asks for."""
+    """Return paths in the folder of what a reader asks for."""
     own = (CARD, "model_index.json", "class_embedding.safetensors")
     found = [folder / name for name in own] + [
         path
@@ -76,7 +76,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _model_card(folder: Path, repo: str) -> str:
-    """The folder's own model card, or a short one, with the head that hubs read."""
+    """Return the folder's own model card, or a short one, with the head that hubs read."""
     card = read_optional_card(folder)
     try:
         text = read_text(folder / README)

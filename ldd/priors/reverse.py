@@ -21,7 +21,7 @@ Notation:
     quantise        Q          nearest code with straight-through gradient (VQ autoencoders), or the identity
     w               w          k / (S - 1), 0 if S = 1: share of the linearly decaying skip
 
-Sources: DDIM is equation 12 of arXiv:2010.02502. The skip `clean` is that of the code released with LD3M
+Sources: DDIM is equation 12 of arXiv:2010.02502. The skip `clean` comes from the code released with LD3M
 (arXiv:2403.03881), `noised` the one printed in its equation 7.
 """
 

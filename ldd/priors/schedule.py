@@ -363,7 +363,7 @@ def _check_flow(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_family(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise for a scheduler whose noise levels are not those of a table of betas, or that does not say them."""
+    """Raise for a scheduler whose noise levels no table of betas gives, or that does not say them."""
     saved_by = config.get(
         "_class_name", "DDIMScheduler" if "beta_schedule" in config else "unnamed scheduler"
     )
@@ -373,7 +373,7 @@ def _check_family(path: Path, config: Mapping[str, Any]) -> None:
     )
     if saved_by not in _FAMILY:
         raise UserError(
-            f"{path} is the config of a {saved_by}, whose noise levels are not those of a DDIMScheduler; {cure}"
+            f"{path} is the config of a {saved_by}, whose noise levels are not a DDIMScheduler's; {cure}"
         )
     if saved_by == "DDIMScheduler":
         return

@@ -122,7 +122,7 @@ def _federation(folder: Path) -> Iterator[Part]:
 
 
 def _whole(folder: Path, kind: str, parts: list[Part], again: tuple[str, ...]) -> Part:
-    """What holds parts: finished when all are, failed when one has and nobody works on it."""
+    """Return the state of what holds parts: finished when all are, failed when one has and nobody works on it."""
     done = sum(part.state == "finished" for part in parts)
     holder = holder_of(folder)
     state: State = "finished" if parts and done == len(parts) else "stopped"

@@ -37,7 +37,7 @@ class Ledger:
         self.add({stage: {**measured(time.perf_counter() - started, device), **counts}})
 
     def add(self, stages: Stages) -> None:
-        """Add figures to those of each stage; of two peaks the larger one counts."""
+        """Add figures to each stage's; of two peaks the larger one counts."""
         self.stages = total([self.stages, stages])
 
 

@@ -107,7 +107,7 @@ def of_two_tensors(*parts):
 def test_what_does_not_fit(digits, tiny_prior_path):
     with pytest.raises(UserError, match=r"codes.tensors \(4\): images_per_class \(6\) must be a multiple"):
         spectral(tensors=4)
-    with pytest.raises(UserError, match=r"codes.size \(7\) must be at most that of the latents \(6\)"):
+    with pytest.raises(UserError, match=r"codes.size \(7\) must be at most the size of the latents \(6\)"):
         spectral(size=7)
     prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=2)
     with pytest.raises(UserError, match="have no condition and no noise for each image"):

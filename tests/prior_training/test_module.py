@@ -300,7 +300,7 @@ def test_sample_pictures(data, tmp_path):
     assert Image.open(pictures[-1]).tobytes() == expected.tobytes()
     fit(data, 14, tmp_path / "off", callbacks=[SamplePictures(every_n_steps=0)])
     assert not (tmp_path / "off" / "samples").exists()
-    for arguments, message in (({"every_n_steps": -1}, "must be 0 or more"), ({"per_class": 11}, "must be 1 to 10"),
+    for arguments, message in (({"every_n_steps": -1}, "must be at least 0"), ({"per_class": 11}, "must be 1 to 10"),
                                ({"guidance_scale": -1}, "guidance_scale=-1 must be")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             SamplePictures(**arguments)

@@ -31,7 +31,7 @@ _SMALLEST = 1e-8
 
 
 def write_ddranking(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/images.pt`, `labels.pt`, `ddranking.json` and `classes.json`; arguments are those of `Writer`.
+    """Write `<out>/images.pt`, `labels.pt`, `ddranking.json` and `classes.json`; see `Writer` for the arguments.
 
     - `images.pt`: (N, 3, H, H) float32, normalised by the set's mean and standard deviation, class by class in the
       order in which DD-Ranking numbers the classes of its data sets (a published subset's own, else the alphabet's).

@@ -1,4 +1,4 @@
-"""An export on a data-set hub: the set beside the exported files, and the card of both."""
+"""An export on a data-set hub: the set with the exported files, and the card of both."""
 
 import re
 from collections.abc import Mapping
@@ -88,7 +88,7 @@ def _facts(distilled: DistilledSet) -> dict[str, str]:
         "matched with": ", ".join(manifest.seen_networks) or "no network",
         "training steps": "unknown" if manifest.step is None else str(manifest.step),
         "seed": str(manifest.seed),
-        "fingerprint of the test split it was made beside": str(manifest.test_split_fingerprint),
+        "fingerprint of the test split it was made with": str(manifest.test_split_fingerprint),
         "licence of the prior": manifest.licences["prior"],
         "licence of the data": manifest.licences["data"],
         **{f"sha256 of {name}": digest for name, digest in manifest.sha256.items()},

@@ -18,7 +18,7 @@ def write_pt(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Pat
     See `Writer` for the arguments; a file is replaced where `overwrite` says so. It holds a dictionary: `images`
     (N, 3, H, H) uint8, `labels` (N,) int64, `classes` (list of {label, id, wnid, name}), `mean` and `std` (for images
     in [0, 1]), and `soft_labels` and `weights` where the set has them, and `packing` where
-    each image is a grid of so many columns and rows of small ones. It is a pickle, which is what its readers
+    each image is a grid of that many columns and rows of small ones. It is a pickle, which is what its readers
     expect; our own artefacts never are.
     """
     if out.suffix == ".pt" and not out.is_dir():

@@ -15,7 +15,7 @@ PLACE = "class_id"
 
 
 def write_rethinkdc(distilled: DistilledSet, out: Path, overwrite: bool = False) -> Path:
-    """Write `<out>/data/train-*.parquet` and `classes.json`; arguments are those of `Writer`.
+    """Write `<out>/data/train-*.parquet` and `classes.json`; see `Writer` for the arguments.
 
     Columns: `image` (PNG, pixel-equal) and `class_id`: the place of the class among the sorted wnids, since RethinkDC
     tests on an `ImageFolder` of real images, which numbers its folders so. Rows are in the set's order.

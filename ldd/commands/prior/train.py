@@ -29,11 +29,11 @@ class PriorTrainingCLI(RunCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Drop the licence that a recipe states where the data are not those of the recipe."""
+        """Drop the licence that a recipe states where the data are not the recipe's."""
         model = self.options.model
         if self._is_of_other_data(model.licence):
             rank_zero_warn(
-                f"model.licence ({model.licence}) is that of the recipe's own data, and these are other data: the "
+                f"model.licence ({model.licence}) is about the recipe's own data, and these are other data: the "
                 "prior says that the terms of its data apply; state its licence with --model.licence"
             )
             model.licence = None

@@ -111,7 +111,7 @@ def call_unet(unet: nn.Module, x: Tensor, time: Time | Times, tokens: Tensor) ->
 def timestep_tensor(timestep: float | Tensor, like: Tensor) -> Tensor:
     """Return a timestep as the networks take it: on the device, where a plain number is copied at every call.
 
-    Those of a diffusion model are whole numbers; those of a flow lie between, in float32 whatever the precision.
+    Timesteps of a diffusion model are whole numbers; a flow's lie between, in float32 whatever the precision.
     """
     if isinstance(timestep, Tensor):
         return timestep

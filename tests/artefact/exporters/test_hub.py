@@ -120,7 +120,7 @@ class TestCard:
             "| 1 | n01 | name n01 | 101 |",
             "| matched with | ldd.networks.ConvNet |",
             "| licence of the data | CC BY 4.0 |",
-            "| fingerprint of the test split it was made beside | abc123 |",
+            "| fingerprint of the test split it was made with | abc123 |",
             "| distil | 1.5 | 900 | unknown |",
             "(x - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]",
         ):
