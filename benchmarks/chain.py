@@ -9,11 +9,11 @@ parameters, float32, guidance) with fake tensors, which have no values and take 
 """
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from benchmarks.figures import parser_of, show
+from benchmarks.worlds import published_schedule, published_unet
 from ldd.distiller.memory import peak_bytes
 from ldd.priors import DiffusionSchedule, LatentDiffusionPrior, modified_reverse
 from ldd.priors.denoisers.base import timestep_tensor
@@ -48,21 +48,11 @@ def of_prior(prior: LatentDiffusionPrior, checkpointed: int) -> tuple[float, flo
 
 def of_published(side: int, num_steps: int, checkpointed: int) -> float:
     """Peak MiB of one image whose latents have this side."""
-    schedule = DiffusionSchedule(
-        DDIMScheduler(
-            beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear",
-            clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        )
-    )  # fmt: skip
+    schedule = DiffusionSchedule(published_schedule())
     grid = schedule.steps(num_steps)  # which reads a table, as fake tensors cannot
     schedule.steps = lambda num_steps, start=1.0: grid  # type: ignore[method-assign]
     with FakeTensorMode():
-        network = UNet2DConditionModel(
-            in_channels=3, out_channels=3, block_out_channels=(192, 384, 576, 960), layers_per_block=2,
-            cross_attention_dim=512, attention_head_dim=1,
-            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
-            up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
-        ).requires_grad_(False)  # fmt: skip
+        network = published_unet().requires_grad_(False)
         latents, noise = (torch.zeros(1, 3, side, side, requires_grad=True) for _ in range(2))
         conditioning = torch.zeros(1, 1, 512, requires_grad=True)
 

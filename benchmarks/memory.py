@@ -46,14 +46,21 @@ def step_peak(
     learned = sum(value.nbytes for value in codes.parameters())
     image = 3 * data.spec.image_size**2 * 4
     own = 2 * learned + 2 * len(codes) * image  # gradients and momentum; images and their gradients
+    if device.type == "cuda":
+        step()
+    # On CUDA the momentum is there before the second step.
+    return peak_mib(step, device) + (learned / MIB if device.type == "cuda" else 0), own / MIB
+
+
+def peak_mib(function: Callable[[], object], device: torch.device) -> float:
+    """Most MiB that tensors made in `function` hold at one time; on CUDA what the allocator adds."""
     if device.type != "cuda":
-        return peak_bytes(step) / MIB, own / MIB
-    step()
+        return peak_bytes(function) / MIB
+    torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    step()
-    # The momentum is there before the second step.
-    return (torch.cuda.max_memory_allocated(device) - before) / MIB + learned / MIB, own / MIB
+    function()
+    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def objectives(data: DistillationData, folder: str, real_batch: int) -> dict[str, Callable[[], Objective]]:

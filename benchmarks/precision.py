@@ -6,7 +6,9 @@ One step by Lightning's trainer with the same draws in each way: in float32; wit
 (`model.prior_precision`), and of that only its first network (the denoiser), or only the rounding of the weights; with
 all networks under autocast (`trainer.precision bf16-mixed`); with the prior in bfloat16 under autocast. The figure is
 the relative distance of the codes' change from that in float32, |a - b| / |b|, for each kind of code; `all` is their
-root mean square. D3 is Gaussian codes over the autoencoder behind a neck that is trained with them.
+root mean square. `rounded_...` is float32 arithmetic on weights of which only those of one kind of layer are rounded
+to bfloat16: what remains of that kind however exactly one computes. D3 is Gaussian codes over the autoencoder behind a
+neck that is trained with them.
 """
 
 import tempfile
@@ -15,7 +17,7 @@ from functools import partial
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.figures import parser_of, show
 from ldd.codes import GaussianCodes, PointCodes
@@ -44,6 +46,17 @@ WAYS = {
 }
 """Name -> precision of the prior, and of the trainer."""
 
+ROUNDED = {
+    "rounded_convolutions": (nn.Conv2d, nn.ConvTranspose2d),
+    "rounded_linear": (nn.Linear,),
+    "rounded_norms": (nn.GroupNorm, nn.LayerNorm),
+}
+"""Name -> layers of all networks whose weights alone are rounded."""
+
+LAST = "rounded_decoder"
+"""All weights of the last network, which decodes."""
+WAYS |= dict.fromkeys((*ROUNDED, LAST), WAYS["float32"])
+
 
 def objectives(experts: str) -> dict[str, Callable[[], Objective]]:
     """Builders by name, with the folder of recorded experts."""
@@ -71,6 +84,13 @@ def first_step(
     if way == "weights":
         for network in networks:
             network.to(torch.bfloat16).to(torch.float32)
+    modules = [module for network in networks for module in network.modules()]
+    if way == LAST:
+        modules = list(networks[-1].modules())
+    for module in modules if way in (*ROUNDED, LAST) else ():
+        if isinstance(module, ROUNDED.get(way, nn.Module)):
+            for value in module.parameters(recurse=False):
+                value.data = value.data.to(torch.bfloat16).to(torch.float32)
     if way == "denoiser":
         networks[0].to(torch.bfloat16)
     codes = GaussianCodes if name == "d3" else PointCodes

@@ -12,79 +12,94 @@ loss and gradient per class, then synthesis again in chunks of 10 with every U-N
 `--num-steps` guided calls; both have the networks of `--prior`. `one_step_over_generator_floor`: the same of the
 generators alone, one call and one decode over the generator's floor.
 Precision, layout and compilation are those of our step and its floor; two passes are float32 and as written, always.
-All times are medians over interleaved repetitions. `peak_memory_mib` is the whole process's (or the device's);
-`distribution_growth` says how much more than its codes and images a step takes at the most images per class than at
-the fewest, at a fixed chunk (`benchmarks.memory`).
+All times are medians over interleaved repetitions. `step_peak_mib` and `two_pass_peak_mib` are the most that tensors
+hold at one time in such a step, `peak_memory_mib` is the whole process's (or the device's); `distribution_growth`
+says how much more than its codes and images a step takes at the most images per class than at the fewest, at a fixed
+chunk (`benchmarks.memory`).
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.figures import parser_of, show
-from benchmarks.memory import measure as measure_memory
+from benchmarks.memory import measure as measure_memory, peak_mib
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
-from ldd.objectives import DistributionMatching
-from ldd.priors import LatentDiffusionPrior
+from ldd.objectives import DistributionMatching, Objective, Term
+from ldd.priors import LatentDiffusionPrior, Prior
 from ldd.priors.base import in_own_type
 from ldd.priors.reverse import guided
 from ldd.priors.schedule import Time
 from ldd.runtime.devices import peak_memory_mib
+from ldd.runtime.precision import without_autocast
 
 
 class Setting:
-    """A distiller on digits (or on the prior's own classes with random images), ready to step."""
+    """A distiller on digits (or on other data), ready to step: distribution matching, or another objective."""
 
     def __init__(
         self,
-        prior: str,
+        prior: str | Prior,
         num_steps: int,
         real_batch: int,
         ipc: int,
         device: torch.device,
         *,
+        data: DistillationData | None = None,
+        objective: Objective | None = None,
         bfloat16: bool = False,
-        channels_last: bool = False,
-        compile: str | None = None,
-        prior_precision: Literal["float32", "bfloat16"] = "float32",
         guidance_scale: float | None = None,
+        **options: Any,  # noqa: ANN401 - of the distiller
     ) -> None:
-        self.data = DistillationData()
+        self.data = DistillationData() if data is None else data
         self.data.setup()
-        self.prior = LatentDiffusionPrior(prior, num_steps=num_steps, guidance_scale=guidance_scale)
-        self.objective = DistributionMatching(real_batch=real_batch)
+        self.prior = (
+            LatentDiffusionPrior(
+                prior,
+                num_steps=num_steps,
+                image_size=self.data.spec.image_size,
+                guidance_scale=guidance_scale,
+            )
+            if isinstance(prior, str)
+            else prior
+        )
+        self.objective = DistributionMatching(real_batch=real_batch) if objective is None else objective
+        self.real_batch = real_batch
         self.model = Distiller(
-            self.prior,
-            self.objective,
-            self.data.spec,
-            images_per_class=ipc,
-            channels_last=channels_last,
-            compile=compile,
-            prior_precision=prior_precision,
+            self.prior, self.objective, self.data.spec, images_per_class=ipc, **options
         ).to(device)
         self.real = self.data.core_set.to(device)
-        self.model.initializer(
-            self.model.codes, self.model.prior, self.data.core_set, torch.Generator().manual_seed(0)
-        )
-        self.optimizer = self.objective.optimizers(self.model.codes, self.prior)["codes"]
+        if self.prior.can_encode:
+            self.model.initializer(
+                self.model.codes, self.model.prior, self.data.core_set, torch.Generator().manual_seed(0)
+            )
+        self.model.configure_optimizers()
         self.context = self.model.context(self.real, 0)
         self.precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=bfloat16)
 
     def step(self) -> None:
         """What `Distiller.training_step` does, without the trainer."""
         with self.precision():
-            context = self.model.context(self.real, 0)
-            for term in self.objective.terms(context):
-                self.optimizer.zero_grad()
-                term.value.backward()
-                self.optimizer.step()
+            for term in self.objective.terms(self.model.context(self.real, 0)):
+                self.zero_grad()
+                with without_autocast():
+                    term.value.backward()
+                self.update(term)
+
+    def zero_grad(self) -> None:
+        for optimizer in self.model._optimizers.values():
+            optimizer.zero_grad()
+
+    def update(self, term: Term) -> None:
+        for name in self.model._stepping(term):
+            self.model._optimizers[name].step()
 
 
 def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
@@ -95,7 +110,7 @@ def floor_parts(setting: Setting) -> dict[str, Callable[[], None]]:
     latents = codes.latents.detach().requires_grad_()
     conditioning = codes.conditioning.detach().requires_grad_()
     network = context.network(setting.objective.networks[0])
-    real = context.real_classes(setting.objective.real_batch)
+    real = context.real_classes(setting.real_batch)
     with torch.no_grad():
         images = prior.decode(latents)
 
@@ -146,10 +161,10 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
             same = draws[torch.zeros(len(x), dtype=torch.long)]  # type: ignore[index]
             return network.embed(setting.objective.augmentation(context.normalise(x), same))
 
-        real = embed(context.real(label, setting.objective.real_batch)).detach().mean(0)
+        real = embed(context.real(label, setting.real_batch)).detach().mean(0)
         loss = loss + (real - embed(images[context.labels == label]).mean(0)).square().sum()
     (upstream,) = torch.autograd.grad(loss, images)
-    setting.optimizer.zero_grad()
+    setting.zero_grad()
     forward = prior.unet.forward
 
     def checkpointed(*args: Tensor, **kwargs: Tensor) -> object:
@@ -161,7 +176,7 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
             model.synthesis(part).backward(gradient)
     finally:
         prior.unet.forward = forward
-    setting.optimizer.step()
+    setting.model._optimizers["codes"].step()
 
 
 def measure(
@@ -178,6 +193,37 @@ def measure(
             if repetition:  # the first warms up
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def compare(
+    work: tuple[str | Prior, int, int, int, torch.device],
+    options: Mapping[str, Any],
+    repetitions: int,
+    **world: Any,  # noqa: ANN401 - data and objective
+) -> dict[str, float]:
+    """Figures of our step with its options, its floor and the two-pass scheme; `work` is as of `Setting`."""
+    device = work[-1]
+    setting = Setting(*work, **world, **options)
+    changed = any(value not in (None, False, "float32") for value in options.values())
+    plain = Setting(*work, **world) if changed else setting
+    two_pass = partial(two_pass_step, plain)
+    one = Setting(work[0], 1, *work[2:], **world, **options, guidance_scale=1.0)
+    ways = {"step": setting.step, "one_step": one.step, "two_pass": two_pass, **floor_parts(setting)}
+    seconds = measure(ways, repetitions, device)
+    generator_floor = work[1] * seconds["unet"] + seconds["decode"]
+    floor = generator_floor + seconds["match_real"] + seconds["match_synthetic"]
+    return {
+        "step_seconds": seconds["step"],
+        "two_pass_seconds": seconds["two_pass"],
+        "floor_seconds": floor,
+        "step_over_floor": seconds["step"] / floor,
+        "step_over_generator_floor": seconds["step"] / generator_floor,
+        "one_step_over_step": seconds["one_step"] / seconds["step"],
+        "one_step_over_generator_floor": (seconds["unet_once"] + seconds["decode"]) / generator_floor,
+        "speedup_over_two_pass": seconds["two_pass"] / seconds["step"],
+        "step_peak_mib": peak_mib(setting.step, device),
+        "two_pass_peak_mib": peak_mib(two_pass, device),
+    }
 
 
 def _wait(device: torch.device) -> None:
@@ -202,46 +248,17 @@ def main() -> None:
     parser.add_argument("--compile", default=None, help="backend of torch.compile, of our step only")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    work = (
-        arguments.prior,
-        arguments.num_steps,
-        arguments.real_batch,
-        arguments.images_per_class,
-        device,
-    )
-    options = {
-        "bfloat16": arguments.precision == "bfloat16",
-        "channels_last": arguments.channels_last,
-        "compile": arguments.compile,
-        "prior_precision": arguments.prior_precision,
-    }
-    setting = Setting(*work, **options)
-    changed = any(value not in (None, False, "float32") for value in options.values())
-    plain = Setting(*work) if changed else setting
-    one = Setting(arguments.prior, 1, *work[2:], **options, guidance_scale=1.0)
-    seconds = measure(
+    figures = compare(
+        (arguments.prior, arguments.num_steps, arguments.real_batch, arguments.images_per_class, device),
         {
-            "step": setting.step,
-            "one_step": one.step,
-            "two_pass": lambda: two_pass_step(plain),
-            **floor_parts(setting),
+            "bfloat16": arguments.precision == "bfloat16",
+            "channels_last": arguments.channels_last,
+            "compile": arguments.compile,
+            "prior_precision": arguments.prior_precision,
         },
         arguments.repetitions,
-        device,
     )
-    generator_floor = arguments.num_steps * seconds["unet"] + seconds["decode"]
-    floor = generator_floor + seconds["match_real"] + seconds["match_synthetic"]
-    figures = {
-        "step_seconds": seconds["step"],
-        "floor_seconds": floor,
-        "step_over_floor": seconds["step"] / floor,
-        "step_over_generator_floor": seconds["step"] / generator_floor,
-        "one_step_over_step": seconds["one_step"] / seconds["step"],
-        "one_step_over_generator_floor": (seconds["unet_once"] + seconds["decode"]) / generator_floor,
-        "speedup_over_two_pass": seconds["two_pass"] / seconds["step"],
-        "peak_memory_mib": peak_memory_mib(device),
-        "threads": torch.get_num_threads(),
-    }
+    figures |= {"peak_memory_mib": peak_memory_mib(device), "threads": torch.get_num_threads()}
     if arguments.memory_at:
         figures |= measure_memory(
             ["distribution"],

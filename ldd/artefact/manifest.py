@@ -136,6 +136,7 @@ class Manifest(Mapping[str, Any]):
         data_fingerprints: of the real images by contents: of each split and of the core-set, and their `format`.
         packing: columns and rows of the grid of small images that each stored image is; None where it is one image.
         rediffused: how often a diffusion model has made the images anew: its weights, settings and seed each time.
+        matmul_precision: of products of float32 matrices, see `ldd.runtime.precision`; None for exact ones.
         resumed: how often, from which step, and which settings were then changed, as `name: then -> now`.
         others: what another version added.
     """
@@ -161,6 +162,7 @@ class Manifest(Mapping[str, Any]):
     data_fingerprints: dict[str, str] | None = None
     packing: int | None = None
     rediffused: list[dict[str, Any]] | None = None
+    matmul_precision: str | None = None
     resumed: list[Resumption] | None = None
     others: dict[str, Any] = field(default_factory=dict, metadata=REST)
 

@@ -24,6 +24,7 @@ from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
+from ldd.runtime.precision import MatmulPrecision, multiplying
 from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers
 
@@ -42,6 +43,7 @@ def evaluate(
     crop_labels: str | None = None,
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
+    matmul_precision: MatmulPrecision = "auto",
 ) -> None:
     """Train networks on a distilled set and on others, test them, and write and print the comparison.
 
@@ -70,6 +72,8 @@ def evaluate(
             students learn; without `labels`, the teacher of all other sets, those then stay away.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
+        matmul_precision: of products of float32 matrices, as model.matmul_precision of a run; evaluation.json says it
+            where it is not exact.
 
     Raises:
         UserError: a set, data, protocol or folder that cannot be used.
@@ -85,7 +89,8 @@ def evaluate(
         )
         request = replace(request, records=Path(out) / FOLDER, device=pick_device())
         request = _with_labels(request, distilled, labels, crop_labels)
-        report = compare(distilled, _with_sets(request, distilled, names, given))
+        with multiplying(matmul_precision, request.device):
+            report = compare(distilled, _with_sets(request, distilled, names, given))
         (report if earlier is None else report.after(earlier)).write(out)
     _show(report, Path(out))
 

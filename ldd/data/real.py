@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.images import DataSpec, Labelled, to_bytes, to_unit_range
+from ldd.runtime.devices import send
 from ldd.runtime.seeding import generator
 
 _WANTED = "the number of different images"
@@ -120,9 +121,9 @@ class RealImages:
         return self._gather(torch.cat(chosen), device)
 
     def _gather(self, chosen: Tensor, device: torch.device | None = None) -> Tensor:
-        rows = self._rows[chosen].to(self._store.device, non_blocking=True)
+        found = self._store[send(self._rows[chosen], self._store.device)]
         # Sent as bytes: a quarter of what floats take.
-        return to_unit_range(self._store[rows].to(device, non_blocking=True))
+        return to_unit_range(found if device is None else send(found, device))
 
     def draw_set(self, counts: Sequence[int], wanted: str, seed: int, *key: object) -> Labelled:
         """Draw `counts[label]` different images of each class as uint8, class-major.

@@ -1,7 +1,7 @@
 """The distiller: synthetic codes, a frozen prior and an objective in one LightningModule."""
 
 import time
-from math import prod
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import lightning as L
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldd.artefact.identity import identify
-from ldd.artefact.manifest import Manifest
 from ldd.artefact.set import DistilledSet
 from ldd.codes import CodesFactory, PointCodes
 from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
+from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
 from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
 from ldd.distiller.rediffusion import Rediffusion, rediffuse
-from ldd.distiller.step import DistillationStep, FiniteCheck
+from ldd.distiller.settings import check_sizes, check_trainer
+from ldd.distiller.step import DistillationStep
 from ldd.distiller.synthesis import Quirks, Synthesis, new_codes
-from ldd.errors import UserError, check_at_least
+from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
 from ldd.initializers import GaussianLatents, Initializer, RealEncodings
@@ -30,12 +31,9 @@ from ldd.priors import Prior, compile_networks
 from ldd.runtime import seeding
 from ldd.runtime.devices import free_bytes
 from ldd.runtime.ledger import DECODES, LABEL, REDIFFUSE
-from ldd.runtime.precision import without_autocast
+from ldd.runtime.precision import MatmulPrecision, multiplying, without_autocast
 from ldd.runtime.ranks import rank_zero_warn, sum_gradients
 from ldd.runtime.trainer import own_bar, tell_of_evaluation
-
-_PRECISIONS = ("32-true", "bf16-mixed", "64-true")
-"""Those under which codes, noise, momenta and counters have at least single precision."""
 
 
 class Distiller(L.LightningModule):
@@ -61,6 +59,8 @@ class Distiller(L.LightningModule):
         prior_precision: type of the prior's frozen networks. `bfloat16` casts their weights once, and inputs as they
             enter, outside of whatever autocast the run has: half the memory, no casts of weights at every call. Codes,
             the chain between the network's calls and quantisation stay float32.
+        matmul_precision: of products of float32 matrices in steps and evaluation; convolutions are not concerned.
+            `auto` is `high` on CUDA (TF32, on tensor cores) and exact elsewhere; the manifest says it unless exact.
         quirks: defects of the released code to reproduce; none by default.
         labels: where the set's soft labels come from; None leaves it with hard ones, which distillation itself uses.
         rediffusion: how a diffusion model makes the finished set's images anew; None leaves them as decoded.
@@ -85,6 +85,7 @@ class Distiller(L.LightningModule):
         compile: str | None = None,
         compile_mode: str | None = None,
         prior_precision: Literal["float32", "bfloat16"] = "float32",
+        matmul_precision: MatmulPrecision = "auto",
         quirks: Quirks = Quirks(),  # noqa: B008 - frozen
         labels: Labels | None = None,
         rediffusion: Rediffusion | None = None,
@@ -93,7 +94,7 @@ class Distiller(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints leave the prior out; `on_load_checkpoint` checks the rest
-        _check(prior, data_spec, images_per_class)
+        check_sizes(prior, data_spec, images_per_class)
         if rediffusion is not None:  # or the run would end with the error
             rediffusion.load_prior(prior, torch.device("cpu")).rows(data_spec.classes)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -126,9 +127,11 @@ class Distiller(L.LightningModule):
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))
         self._number = 0  # num_steps_done, without asking the device
-        self.finite = FiniteCheck(type(objective).__name__)
+        self.finite = FiniteCheck(objective, self._step_undone)
         self._resident: tuple[RealImages, RealImages] | None = None
         self._last_set: tuple[int, DistilledSet] | None = None
+        self._matmul_precision: MatmulPrecision = matmul_precision
+        self._multiplying = ExitStack()
         self._prior_record = PriorRecord(prior)
 
     # One step: codes -> denoise -> decode (`Synthesis`) -> augment -> match (the objective) -> backward -> step.
@@ -147,11 +150,15 @@ class Distiller(L.LightningModule):
             names = self._stepping(term)
             parameters = [p for name in names for p in _parameters(self._optimizers[name])]
             sum_gradients(parameters)
+            if not losses:  # all of this step is queued by now, and nothing is updated yet
+                self.finite.settle()
+                self.finite.keep(self._optimizers.values(), [self.num_steps_done, self.seconds])
             self.finite.before_step(term, parameters, self._number, trainer.world_size)
             for i, name in enumerate(names):
                 self._step(name, count=not losses and i == 0)
             self.finite.after_step(parameters)
             losses.append(self._log(term))
+        self.finite.end_step()
         self._log_value("loss", torch.stack(losses).sum(), prog_bar=True)
         for name, number in self.codes.statistics().items():
             self._log_value(name, number / trainer.world_size)  # the same on every rank
@@ -202,6 +209,12 @@ class Distiller(L.LightningModule):
         else:
             self._optimizers[name].step()
 
+    def _step_undone(self) -> None:
+        """Take back what counts the last step, beside the buffers."""
+        self._number -= 1
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.total.completed -= 1  # `global_step`
+
     def _log(self, term: Term) -> Tensor:
         """Log a term with its metrics, and return its value."""
         value = (term.value if term.report is None else term.report).detach()
@@ -230,21 +243,14 @@ class Distiller(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""
-        if self.trainer.precision not in _PRECISIONS:
-            raise UserError(
-                f"trainer.precision ({self.trainer.precision}) is not supported: steps of half-precision codes and "
-                "momenta are lost in rounding, and float16 needs a loss scaler; use bf16-mixed or 32-true"
-            )
-        if self.prior_precision == "bfloat16" and self.trainer.precision == "64-true":
-            raise UserError(
-                "model.prior_precision (bfloat16) contradicts trainer.precision (64-true), which casts the prior too; "
-                "use 32-true or bf16-mixed"
-            )
-        if self.prior.batch_dependent and self.trainer.world_size > 1:
-            raise UserError(
-                f"trainer.devices: {type(self.prior).__name__} normalises over all images decoded together, which "
-                f"{self.trainer.world_size} processes would split; use one, or choose preset: corrected"
-            )
+        check_trainer(self.trainer, self.prior, self.prior_precision)
+        self._multiplying.enter_context(
+            multiplying(self._matmul_precision, self.trainer.strategy.root_device)
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Multiply as before."""
+        self._multiplying.close()
 
     def on_fit_start(self) -> None:
         """Choose the labeller, and set the codes unless a checkpoint has."""
@@ -264,6 +270,10 @@ class Distiller(L.LightningModule):
         """Keep the prior as it is, whatever mode the trainer set."""
         self.prior.eval()
         self._number = int(self.num_steps_done)
+
+    def on_train_end(self) -> None:
+        """Ask whether the last step was good."""
+        self.finite.settle()
 
     def on_validation_start(self) -> None:
         """Choose the labeller, where no fit has."""
@@ -376,22 +386,6 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, DistillationData)
         return data
-
-
-def _check(prior: Prior, spec: DataSpec, images_per_class: int) -> None:
-    Manifest.of(spec.classes, {})  # raises for names, as folders may have them, that no artefact can hold
-    check_at_least(1, images_per_class=images_per_class)
-    per_class = 3 * 4 * prod(prior.latent_shape) * spec.num_classes  # codes, their noise, and gradients
-    if (most := free_bytes(torch.device("cpu")) // per_class) < images_per_class:
-        raise UserError(
-            f"images_per_class ({images_per_class}): the codes alone would not fit into the free memory, which holds "
-            f"{most} a class; lower it"
-        )
-    if prior.image_size != spec.image_size:
-        raise UserError(
-            f"data.image_size ({spec.image_size}) differs from the prior's image_size "
-            f"({prior.image_size}); set one of them so that they agree"
-        )
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -20,6 +20,7 @@ from ldd.priors import Prior
 from ldd.runtime import ledger as costs
 from ldd.runtime.classes import dotted_name
 from ldd.runtime.ledger import DECODES, DISTIL, EXPERTS, STEPS, Figures, Ledger, Stages
+from ldd.runtime.precision import reduced_matmul
 from ldd.runtime.ranks import sum_over_ranks, this_rank
 
 NOT_KEPT: Stages = {DISTIL: {DECODES: None}}
@@ -57,7 +58,12 @@ def describe(
         prior=None if packed else prior,
         packing=codes.packing if packed else None,
     )
-    return described.with_facts(step=step, pruning=pruning or None, data_fingerprints=dict(data_fingerprints))
+    return described.with_facts(
+        step=step,
+        pruning=pruning or None,
+        data_fingerprints=dict(data_fingerprints),
+        matmul_precision=reduced_matmul(),
+    )
 
 
 class PriorRecord:

@@ -22,6 +22,7 @@ from ldd.images import DataSpec, per_channel, saturate, to_bytes
 from ldd.priors import Prior
 from ldd.runtime import seeding
 from ldd.runtime.classes import dotted_name
+from ldd.runtime.devices import send
 from ldd.students.protocol import Protocol
 
 RELEASED_MEAN = (0.4377, 0.4438, 0.4728)
@@ -39,11 +40,14 @@ class Quirks:
         redrawn_noise: draw new noise for all codes in every step, in place of each code's own.
         mismatched_mean: normalise synthetic images with `RELEASED_MEAN` instead of the real images' mean.
         hard_clamp: give pixels outside [-1, 1] no gradient.
+        mismatched_noise: match images of one noise, and send their gradient back through those of another, as two
+            passes that each draw their own do; takes a synthesis more.
     """
 
     redrawn_noise: bool = False
     mismatched_mean: bool = False
     hard_clamp: bool = False
+    mismatched_noise: bool = False
 
 
 class Synthesis:
@@ -72,7 +76,7 @@ class Synthesis:
         self._spec = spec
         self._seed = seed
         self._labels: tuple[Tensor, Tensor] | None = None
-        self._redrawn: tuple[int, Tensor] | None = None
+        self._redrawn: dict[str, tuple[int, Tensor]] = {}
 
     def __call__(
         self, rows: Tensor, generator: torch.Generator | None = None, step: int | None = None
@@ -89,20 +93,34 @@ class Synthesis:
         generator: torch.Generator | None = None,
         step: int | None = None,
         checkpointed: int = 0,
+        *,
+        shown: bool = False,
     ) -> Tensor:
-        """Return clean latents (n, c, h, w) of code `rows`; backward makes the first `checkpointed` calls again."""
+        """Return clean latents (n, c, h, w) of code `rows`, the first part of the call.
+
+        Backward makes the first `checkpointed` calls of the prior's network again instead of keeping activations. With
+        `shown` the noise is that of the images that are matched where these have their own (a quirk).
+        """
         latents, conditioning, noise, _ = self.codes(rows, generator)
-        if step is not None and self.quirks.redrawn_noise:
-            noise = self._redraw(noise, step)[rows]
+        if step is not None and (self.quirks.redrawn_noise or shown):
+            noise = self._redraw(noise, step, "shown noise" if shown else "redrawn noise")[rows]
         return self.prior.denoise_checkpointed(latents, conditioning, noise, checkpointed)
 
-    def _redraw(self, like: Tensor, step: int) -> Tensor:
-        """Return the step's noise of all codes, drawn once, so that chunks and ranks make no difference."""
-        if self._redrawn is None or self._redrawn[0] != step:
-            drawing = seeding.generator(self._seed, "redrawn noise", step)
+    def matched(self, images: Tensor, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        """Return what is matched in the place of images of `rows`, which give it their gradient: mostly they."""
+        if not self.quirks.mismatched_noise:
+            return images
+        with torch.no_grad():
+            shown = self.decode(self.denoise(rows, generator, step, shown=True), step)
+        return images + (shown - images).detach()
+
+    def _redraw(self, like: Tensor, step: int, purpose: str) -> Tensor:
+        """The step's noise of all codes, so that chunks and ranks make no difference; drawn once."""
+        if self._redrawn.get(purpose, (-1,))[0] != step:
+            drawing = seeding.generator(self._seed, purpose, step)
             noise = torch.randn((len(self.codes), *like.shape[1:]), generator=drawing)
-            self._redrawn = step, noise.to(like, non_blocking=True)
-        return self._redrawn[1]
+            self._redrawn[purpose] = step, send(noise, like.device).to(like.dtype)
+        return self._redrawn[purpose][1]
 
     def decode(self, latents: Tensor, step: int | None = None) -> Tensor:
         """Return images of clean latents, the second part of the call."""

@@ -20,6 +20,7 @@ from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runtime.classes import canonical, dotted_name
 from ldd.runtime.devices import pick_device
+from ldd.runtime.precision import reduced_matmul
 from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
 from ldd.students.training_set import Sampler
@@ -129,6 +130,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
         DATA: dict(request.data.fingerprints),
         "test_split_of_the_set": distilled.manifest.test_split_fingerprint,
         "device": str(request.device),
+        **({} if (products := reduced_matmul()) is None else {"matmul_precision": products}),
         "labels": distilled.manifest.labels,
         "cost": {
             course.name: {

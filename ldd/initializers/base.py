@@ -1,8 +1,9 @@
 """Where codes start."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -73,10 +74,13 @@ class ClassStart:
             images = images[torch.randperm(len(images), generator=self.generator("encoded"))[:most]]
         return images
 
-    def encodings(self, chunk_size: int, most: int | None = None) -> Tensor:
-        """Return latents (M, c, h, w) of `images(most)`."""
+    def encodings(self, chunk_size: int, most: int | None = None, *, drawn: bool = False) -> Tensor:
+        """Return latents (M, c, h, w) of `images(most)`: the encoder's modes, or `drawn` from its posterior."""
+        encode: Callable[[Tensor], Tensor] = self.prior.encode
+        if drawn:
+            encode = partial(self.prior.draw_encoding, generator=self.generator("posterior"))
         chunks = self.images(most).split(chunk_size)
-        return torch.cat([self.prior.encode(to_unit_range(chunk).to(self.like)) for chunk in chunks])
+        return torch.cat([encode(to_unit_range(chunk).to(self.like)) for chunk in chunks])
 
 
 class ClassInitializer(Initializer, ABC):

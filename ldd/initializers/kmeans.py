@@ -1,6 +1,6 @@
 """Codes that start at the centroids of their class's encodings."""
 
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -125,14 +125,15 @@ def clusters_of(points: Tensor, count: int, seed: int) -> tuple[Tensor, list[Ten
 class ModeGuidance(SampledInitializer):
     """Each latent is a sample pulled to a mode of its class: a k-means centroid of its encodings (MGD3, ICML 2025).
 
-    At step k (S - 1 is the noisiest) the predicted clean latents become x0 + lambda (m - x0) while k >= `stop_step`,
-    and are left alone from there. MGD3 adds lambda sigma (m - x0) to the state of an ancestral sampler; sigma is 0 in
-    our deterministic one, so that the pull is on the prediction itself.
+    At step k (S - 1 is the noisiest), while k >= `stop_step`, the form `prediction` turns the predicted clean latents
+    into x0 + lambda (m - x0) in deterministic steps. MGD3 itself is the form `ancestral`: steps draw new noise of
+    deviation sigma, and lambda sigma (m - x0) is added to the state. The same lambda pulls two to four times as hard in
+    the first form. `configs/initializer/mode_guided_released.yaml` has the released settings.
 
     Args:
-        pull: lambda, share of the way to the mode at each guided step, in [0, 1] (published: 0.1, times sigma).
+        pull: lambda, share of the way to the mode at each guided step, in [0, 1] (published, ancestral: 0.1).
         num_steps: S, DDIM steps.
-        stop_step: the last guided step, 0 to S - 1; None takes half of them (published: 25 of 50).
+        stop_step: the last guided step, 0 to S - 1; None takes S // 2 (released: 26 of 50, which guides 24 steps).
         guidance_scale: of classifier-free guidance; None takes the prior's own (published for DiT-XL/2: 4).
         max_images: real images of each class that are clustered, drawn at random; None takes all.
         chunk_size: images encoded, and latents sampled, at once.
@@ -140,6 +141,8 @@ class ModeGuidance(SampledInitializer):
             that this space decides: a mode is then the mean encoding of the images nearest to a centroid there.
         average: how many of a cluster's images that mean takes, fewer where it has fewer (published: 20).
         components: principal components of the features that are clustered (published: 512); None takes all.
+        form: `prediction` or `ancestral`, see above.
+        channels: the first so many channels of the latents are pulled; None pulls all (released: 3 of DiT's 4).
 
     Raises:
         UserError: a number out of range.
@@ -156,9 +159,11 @@ class ModeGuidance(SampledInitializer):
         features: FeatureSpace | None = None,
         average: int = 20,
         components: int | None = 512,
+        form: Literal["prediction", "ancestral"] = "prediction",
+        channels: int | None = None,
     ) -> None:
         super().__init__(num_steps, guidance_scale, chunk_size, max_images)
-        check_at_least(1, "initializer", average=average, components=components)
+        check_at_least(1, "initializer", average=average, components=components, channels=channels)
         if not 0 <= pull <= 1:
             raise UserError(f"initializer.pull ({pull}) must lie in [0, 1]")
         if stop_step is not None and not 0 <= stop_step < num_steps:
@@ -168,6 +173,8 @@ class ModeGuidance(SampledInitializer):
         self.pull = pull
         self.of_modes = features, average, components
         self.stop_step = num_steps // 2 if stop_step is None else stop_step
+        self.ancestral = form == "ancestral"
+        self.channels = channels
 
     def latents(self, start: ClassStart) -> Tensor:
         """Return one sample for each of the class's n modes, (n, c, h, w)."""
@@ -177,8 +184,13 @@ class ModeGuidance(SampledInitializer):
             wanted = modes[places.to(modes.device)]
 
             def correction(x0: Tensor, k: int, rows: Tensor) -> Tensor:
-                return self.pull * (wanted - x0) if k >= self.stop_step else x0.new_zeros(())
+                if k < self.stop_step:
+                    return x0.new_zeros(())
+                way = wanted - x0
+                if self.channels is not None:
+                    way[:, self.channels :] = 0
+                return self.pull * way
 
             return correction
 
-        return self.sample(start, guide=guide)
+        return self.sample(start, guide=guide, ancestral=self.ancestral)

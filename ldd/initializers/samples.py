@@ -37,6 +37,7 @@ class SampledInitializer(ClassInitializer):
         strength: float = 1.0,
         guide: Callable[[Tensor], Guide] | None = None,
         chunk_size: int | None = None,
+        ancestral: bool = False,
     ) -> Tensor:
         """Return the class's n latents, see `sample_class`, whose `start` is here called `clean`."""
         return sample_class(
@@ -51,6 +52,7 @@ class SampledInitializer(ClassInitializer):
             state=state,
             strength=strength,
             guide=guide,
+            ancestral=ancestral,
         )
 
 

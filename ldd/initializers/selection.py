@@ -80,8 +80,11 @@ class PoolSelection(Initializer, ABC):
         self.pool(candidates, prior, real, generator)
         return candidates.latents.detach()
 
-    def _features(self, pool: Pool, *, unit: bool = False) -> tuple[Tensor, Tensor]:
-        """Return features (K, G, n, F), of `unit` length or not, and means of real ones (K, F), float64 on the CPU."""
+    def _features(self, pool: Pool, *, unit: bool = False, most: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return features (K, G, n, F), of `unit` length or not, and means of real ones (K, F), float64 on the CPU.
+
+        The means are of `most` real images of a class, or of all.
+        """
         spec, training = pool.spec, self.training
         network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
 
@@ -90,12 +93,20 @@ class PoolSelection(Initializer, ABC):
             return torch.nn.functional.normalize(features, dim=-1) if unit else features
 
         features = features_of(pool.images.flatten(0, 2)).unflatten(0, pool.images.shape[:3])
-        real = [features_of(pool.real.of_class(label)).mean(0) for label in range(spec.num_classes)]
+        real = [features_of(_some(pool, label, most)).mean(0) for label in range(spec.num_classes)]
         return features, torch.stack(real)
 
     @abstractmethod
     def choose(self, pool: Pool) -> list[Tensor]:
         """Return latents (n, c, h, w) for each of the K classes."""
+
+
+def _some(pool: Pool, label: int, most: int | None) -> Tensor:
+    """Real images of a class: all, or `most` random ones if there are more."""
+    images = pool.real.of_class(label)
+    if most is None or most >= len(images):
+        return images
+    return images[torch.randperm(len(images), generator=derived(pool.seed, "real means", label))[:most]]
 
 
 @final
@@ -114,6 +125,7 @@ class SeparatedGroups(PoolSelection):
         attraction: alpha (published: 0.4).
         repulsion: beta (published: 0.9).
         training: the network whose features are taken, and how it is trained.
+        max_images: real images of each class in its mean, drawn at random; None takes all (published: 200).
 
     Raises:
         UserError: a number out of range.
@@ -126,15 +138,18 @@ class SeparatedGroups(PoolSelection):
         attraction: float = 0.4,
         repulsion: float = 0.9,
         training: ScoringNetwork = ScoringNetwork(),  # noqa: B008 - frozen
+        max_images: int | None = None,
     ) -> None:
         super().__init__(pool, groups, training)
+        check_at_least(1, "initializer", max_images=max_images)
+        self.max_images = max_images
         check_not_negative("initializer", attraction=attraction, repulsion=repulsion)
         self.attraction = attraction
         self.repulsion = repulsion
 
     def choose(self, pool: Pool) -> list[Tensor]:
         """Return the chosen groups."""
-        features, real = self._features(pool, unit=True)
+        features, real = self._features(pool, unit=True, most=self.max_images)
         chosen = separated(features.mean(2), real, self.attraction, self.repulsion)
         return [latents[group] for latents, group in zip(pool.latents, chosen, strict=True)]
 

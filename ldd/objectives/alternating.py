@@ -115,6 +115,8 @@ def _sum(terms: Sequence[Term]) -> Term:
         tuple(dict.fromkeys(name for term in terms for name in term.optimizers)),
         report=torch.stack([value.detach() for value in values.values()]).sum(),
         metrics={**values, **{name: value for term in terms for name, value in term.metrics.items()}},
+        holds=torch.stack(held).all() if (held := [t.holds for t in terms if t.holds is not None]) else None,
+        otherwise=lambda: "; ".join(t.otherwise() for t in terms if t.holds is not None and not t.holds),
     )
 
 

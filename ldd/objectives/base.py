@@ -35,6 +35,9 @@ class Term:
         optimizers: names of the optimizers that step, see also `CODES`.
         report: the number to log where `value` is a surrogate.
         metrics: further numbers to log, `train/<name>`; like the value they are summed over ranks.
+        holds: 0-d truth on the device without which the step is undone and the run ends, as with a value that is not
+            finite; None for nothing else.
+        otherwise: what to say then.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Term:
     optimizers: tuple[str, ...]
     report: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    holds: Tensor | None = None
+    otherwise: Callable[[], str] = str
 
 
 class StepContext(Protocol):

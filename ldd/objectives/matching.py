@@ -18,6 +18,7 @@ from ldd.experts.trajectories import ExpertNeed, Trajectories, find_experts
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
 from ldd.priors import Prior
+from ldd.runtime.devices import send
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,6 @@ def expert_network(context: StepContext, search: ExpertSearch, epoch: Epoch, pur
     if epoch == "random":
         number = 1 + int(torch.randint(number, (), generator=generator))
     parameters = list(found.network.parameters())
-    weights = found.experts.read(expert, [number])[0]
-    vector_to_parameters(weights.to(parameters[0], non_blocking=True), parameters)
+    weights = send(found.experts.read(expert, [number])[0], parameters[0].device)
+    vector_to_parameters(weights.to(parameters[0].dtype), parameters)
     return found.network

@@ -12,12 +12,13 @@ from torch.optim import SGD, Optimizer
 
 from ldd.augmentation.siamese import OPERATIONS, Draws
 from ldd.codes import Codes
-from ldd.errors import NonFiniteError, UserError, check_at_least
+from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.trajectories import ExpertNeed, Trajectories
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, StepContext, Term
 from ldd.objectives.matching import ExpertSearch, MatchingObjective, Rates, check_sgd
 from ldd.priors import Prior
+from ldd.runtime.devices import send
 
 InnerLoss = Callable[[Tensor, Tensor, int], Tensor]
 """`loss(theta, images, i)`: the student's scalar loss at weights theta (P,) in inner step i; repeatable."""
@@ -68,6 +69,7 @@ class TrajectoryMatching(MatchingObjective):
         unroll: form of the gradient, see above.
         halved_gradient: the released LD3M code's quirk: half of the gradient with respect to the images.
         lr_noise: SGD learning rate of n, where the codes learn it; None takes lr_latents.
+        step_size_offset: the released D3 code's 1e-4: the student steps with LeakyReLU(alpha) + offset; 0 for alpha.
 
     Raises:
         UserError: a number out of range; in the first step, trajectories that are missing or do not fit.
@@ -98,6 +100,7 @@ class TrajectoryMatching(MatchingObjective):
         unroll: Literal["constant_memory", "full"] = "constant_memory",
         halved_gradient: bool = False,
         lr_noise: float | None = None,
+        step_size_offset: float = 0.0,
     ) -> None:
         check_at_least(1, "objective", expert_epochs=expert_epochs, max_start_epoch=max_start_epoch)
         check_at_least(1, "objective", syn_steps=syn_steps, batch_syn=batch_syn, num_experts=num_experts)
@@ -120,22 +123,22 @@ class TrajectoryMatching(MatchingObjective):
         self.lr_step_size = lr_step_size
         self.momentum_step_size = momentum_step_size
         self.match = {"constant_memory": match_in_constant_memory, "full": match_through_all_steps}[unroll]
+        check_not_negative("objective", step_size_offset=step_size_offset)
+        self.step_size_offset = step_size_offset
         self.image_factor = 0.5 if halved_gradient else 1.0
 
     def terms(self, context: StepContext) -> Iterator[Term]:
         """Yield one term; its value is a surrogate with the gradients of the loss, and the loss is reported."""
-        alpha = self.step_size.detach()
-        if alpha <= 0:
-            raise NonFiniteError(
-                f"step {context.step}: the student's learned step size is {alpha.item():g}, no longer above 0; lower "
-                "objective.lr_step_size, or lr_latents and lr_conditioning"
-            )
+        stepped: Tensor = self.step_size
+        if self.step_size_offset:
+            stepped = F.leaky_relu(stepped) + self.step_size_offset
+        alpha = stepped.detach().clone()
         found = self._search.find(context)
         shown = self._show(context)
         # Half-precision codes do not make half-precision students: their steps would vanish in the weights.
         images = shown.images.to(torch.promote_types(shown.images.dtype, torch.float32))
         network = found.network.to(images)
-        start, target = self._draw_expert(context, found.experts).to(images, non_blocking=True)
+        start, target = send(self._draw_expert(context, found.experts), images.device).to(images.dtype)
         loss = StudentLoss(
             network,
             images_to_batch=lambda batch, draws: self.augmentation(context.normalise(batch), draws),
@@ -146,9 +149,12 @@ class TrajectoryMatching(MatchingObjective):
         # Every rank computes the same; each takes its own images, and a share of what is the same for all.
         share = len(shown.at) / len(images)
         gradient = (self.image_factor * result.images[shown.at]).to(shown.own.dtype)
-        surrogate = (shown.own * gradient).sum() + share * result.step_size * self.step_size
+        surrogate = (shown.own * gradient).sum() + share * result.step_size * stepped
         metrics = {"step_size": share * alpha}
-        yield Term("trajectory", surrogate, (CODES, "step_size"), share * result.loss, metrics)
+        names = (CODES, "step_size")
+        yield Term(
+            "trajectory", surrogate, names, share * result.loss, metrics, alpha > 0, lambda: _too_low(alpha)
+        )
 
     def _show(self, context: StepContext) -> "_Shown":
         """Decode what the student sees: each code once, or a draw of its own for every inner step."""
@@ -204,6 +210,13 @@ class TrajectoryMatching(MatchingObjective):
         """Return the optimizers of codes and decoder, and SGD over the student's step size."""
         step_size = SGD([self.step_size], lr=self.lr_step_size, momentum=self.momentum_step_size)
         return {**super().optimizers(codes, prior), "step_size": step_size}
+
+
+def _too_low(alpha: Tensor) -> str:
+    return (
+        f"the student's learned step size is {alpha.item():g}, no longer above 0; lower "
+        "objective.lr_step_size, or lr_latents and lr_conditioning"
+    )
 
 
 class _Shown(NamedTuple):

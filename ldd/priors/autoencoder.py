@@ -84,6 +84,17 @@ class AutoencoderPrior(DirectPrior):
         z: Tensor = encoding.latent_dist.mode() if "latent_dist" in encoding else encoding.latents
         return (z.to(images.dtype) - self.shift) * self.scale
 
+    @torch.no_grad()
+    def draw_encoding(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return scaled latents drawn from the posterior by a CPU generator; without one what `encode` does."""
+        encoding = self.autoencoder.encode(images)
+        if "latent_dist" not in encoding:
+            return self.encode(images)
+        found = encoding.latent_dist
+        drawn = torch.randn(found.mean.shape, generator=generator).to(found.mean)
+        z: Tensor = found.mean + found.std * drawn
+        return (z.to(images.dtype) - self.shift) * self.scale
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) of scaled latents, not clamped.
 

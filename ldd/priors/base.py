@@ -151,6 +151,10 @@ class Prior(nn.Module, ABC):
     def encode(self, images: Tensor) -> Tensor:
         """Return latents (N, c, h, w) of images in [-1, 1]: the posterior's mode, not quantised, no gradient."""
 
+    def draw_encoding(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a draw (N, c, h, w) of the encoder's posterior; without a posterior what `encode` does."""
+        return self.encode(images)
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, C, H, W) around [-1, 1], not clamped; differentiable."""
@@ -194,6 +198,7 @@ class Prior(nn.Module, ABC):
         state: Tensor | None = None,
         strength: float = 1.0,
         guide: Guide | None = None,
+        ancestral: bool = False,
     ) -> Tensor:
         """Generate latents (N, c, h, w) for class-table rows (N,) by ordinary DDIM, without gradient.
 
@@ -206,10 +211,18 @@ class Prior(nn.Module, ABC):
             state: noisy latents (N, c, h, w) to continue from, as `invert` of the same strength returns them.
             strength: share of the schedule that is run when `start` or `state` is given, in (0, 1].
             guide: correction of the predicted clean latents at each step.
+            ancestral: draw new noise at each step, see `ldd.priors.reverse.ddim_sample`.
         """
 
     @abstractmethod
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
+    def invert(
+        self,
+        latents: Tensor,
+        conditioning: Tensor,
+        num_steps: int,
+        strength: float = 1.0,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
         """Return the noisy latents (N, c, h, w) from which DDIM would generate clean `latents`.
 
         Args:
@@ -217,6 +230,7 @@ class Prior(nn.Module, ABC):
             conditioning: c, (N, L, D).
             num_steps: DDIM steps of the whole schedule.
             strength: share of the schedule that is inverted, in (0, 1]; 1 ends at the noise.
+            guidance_scale: of classifier-free guidance.
         """
 
 

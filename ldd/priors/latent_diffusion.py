@@ -25,7 +25,7 @@ from ldd.priors.reverse import (
     guided,
     modified_reverse,
 )
-from ldd.priors.schedule import Time, load_schedule
+from ldd.priors.schedule import Grid, Time, load_schedule
 
 COMPONENTS = ("unet", "transformer", *FOLDERS)
 TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
@@ -67,6 +67,8 @@ class LatentDiffusionPrior(Prior):
             "a photo of a {name}".
         tied: one condition for all blocks of a diffusion transformer instead of one each.
         quantise_decoded: see `AutoencoderPrior`; the reverse process quantises Z either way.
+        grid: timesteps that S steps visit, see `ldd.priors.DiffusionSchedule`: `compvis` is LD3M's code, `joined` has
+            no gaps between steps. The three are one where S divides the timesteps and the spacing is `leading`.
 
     Attributes:
         classes: the prior's own classes, `label` being the row; empty if it names none.
@@ -93,20 +95,23 @@ class LatentDiffusionPrior(Prior):
         quantise_decoded: bool = True,
         start: float = 1.0,
         guided_channels: int | None = None,
+        grid: Grid = "diffusers",
     ) -> None:
         super().__init__()
         check_skip(skip)
         if guidance_scale is not None:
             check_guidance(guidance_scale)
         folder = locate(str(path_or_hub_id), COMPONENTS, TEXT)
-        self.schedule = load_schedule(folder / "scheduler")
+        self.schedule = load_schedule(folder / "scheduler", grid)
         if num_steps is None:
             num_steps = 1 if self.schedule.of_intervals else 10
         if not num_steps and start != 1:
             raise UserError(f"start={start} has no effect with num_steps=0, which runs no chain; remove it")
+        taken = 0
         if num_steps:  # raises for a bad number of steps or start, before the weights are read
-            first, *_ = self.schedule.steps(num_steps, start)
-            self.reads_latents = first.level.signal > 0 or (skip == "clean" and num_steps > 1)
+            first, *others = self.schedule.steps(num_steps, start)
+            self.reads_latents = first.level.signal > 0 or (skip == "clean" and bool(others))
+            taken = 1 + len(others)
         self.denoiser: Denoiser = load_denoiser(folder, init=init, prompt=prompt, tied=tied)
         self._check_intervals()
         card = read_optional_card(folder)
@@ -122,7 +127,7 @@ class LatentDiffusionPrior(Prior):
         self.licence = self.autoencoder.licence
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
-        self.num_steps = num_steps
+        self.num_steps, self._asked = taken, num_steps
         self.start = start
         self.guided_channels = guided_channels
         default = 3.0 if self.learned_guidance is None else 1.0
@@ -173,6 +178,10 @@ class LatentDiffusionPrior(Prior):
         """Return scaled latents (N, c, h, w) of images in [-1, 1], not quantised, no gradient."""
         return self.autoencoder.encode(images)
 
+    def draw_encoding(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a draw of the autoencoder's posterior, scaled, see `Prior.draw_encoding`."""
+        return self.autoencoder.draw_encoding(images, generator)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) of scaled latents, not clamped, see `AutoencoderPrior`."""
         return self.autoencoder.decode(latents)
@@ -195,7 +204,7 @@ class LatentDiffusionPrior(Prior):
             latents,
             noise,
             self.schedule,
-            self.num_steps,
+            self._asked,
             start=self.start,
             skip=self.skip,
             quantise=self.autoencoder.quantise,
@@ -214,6 +223,7 @@ class LatentDiffusionPrior(Prior):
         state: Tensor | None = None,
         strength: float = 1.0,
         guide: Guide | None = None,
+        ancestral: bool = False,
     ) -> Tensor:
         """Generate by ordinary DDIM, see `Prior.sample`; the initial noise is one float32 draw (N, c, h, w).
 
@@ -234,12 +244,21 @@ class LatentDiffusionPrior(Prior):
             strength=strength,
             guide=None if guide is None else lambda x0, k: guide(x0, k, rows),
             move=guide.move if isinstance(guide, StateGuide) else None,
+            ancestral=generator if ancestral else None,
         )
 
     @torch.no_grad()
-    def invert(self, latents: Tensor, conditioning: Tensor, num_steps: int, strength: float = 1.0) -> Tensor:
-        """Invert DDIM at guidance 1, as is usual: guided steps amplify the inversion's error."""
-        return ddim_invert(self._predict(conditioning, 1.0), latents, self.schedule, num_steps, strength)
+    def invert(
+        self,
+        latents: Tensor,
+        conditioning: Tensor,
+        num_steps: int,
+        strength: float = 1.0,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Invert DDIM, by default at guidance 1, as is usual: guided steps amplify the inversion's error."""
+        predict = self._predict(conditioning, guidance_scale)
+        return ddim_invert(predict, latents, self.schedule, num_steps, strength)
 
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """Return the guided network for one batch: (x, timestep) -> output (N, c, h, w)."""

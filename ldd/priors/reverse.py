@@ -1,8 +1,8 @@
 """The modified reverse process of LD3M, ordinary DDIM, and its inversion.
 
 Everything here is a function of a denoiser's output: `predict(x, timestep)` returns what the network predicts
-for noisy latents x (N, c, h, w), with guidance and conditioning already in it. All steps are deterministic:
-DDIM with eta 0, which on the straight path of a flow is Euler's method.
+for noisy latents x (N, c, h, w), with guidance and conditioning already in it. Steps are deterministic (DDIM with
+eta 0, which on the straight path of a flow is Euler's method) unless sampling is asked to be ancestral.
 
 Notation:
     in the code     symbol     meaning
@@ -142,7 +142,7 @@ def modified_reverse(
     steps = schedule.steps(num_steps, start)
     noised = add_noise(latents, noise, steps[0].level)
     clean = quantise(latents) if skip == "clean" else latents
-    last = num_steps - 1
+    last = len(steps) - 1
     x = noised
     for k, step in zip(range(last, -1, -1), steps, strict=True):
         w = k / last if last else 0.0
@@ -170,6 +170,7 @@ def ddim_sample(
     strength: float = 1.0,
     guide: Callable[[Tensor, int], Tensor] | None = None,
     move: Move | None = None,
+    ancestral: torch.Generator | None = None,
 ) -> Tensor:
     """Generate latents (N, c, h, w) from noise of that shape by ordinary DDIM.
 
@@ -185,6 +186,8 @@ def ddim_sample(
         strength: share of the grid in (0, 1]; only with `start` or `state`.
         guide: `guide(x0, k)` -> correction added to the predicted clean latents at step k.
         move: adds to the state in which a step ends.
+        ancestral: draws new noise in every step but the last (eta 1, the sampler of DDPM); the guide's correction is
+            then multiplied by that noise's deviation, see `posterior`, and added to the state.
 
     Raises:
         UserError: `strength` out of range or given without `start` or `state`, both of these, or a number of steps
@@ -202,12 +205,40 @@ def ddim_sample(
         x = add_noise(start, noise, steps[0].level)
     for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
         x0, e = schedule.split(predict(x, step.timestep), x, step)
-        if guide is not None:
-            x0 = x0 + guide(x0, k)
-        before, x = x, add_noise(x0, e, step.end)
+        correction = None if guide is None else guide(x0, k)
+        if ancestral is None and correction is not None:
+            x0 = x0 + correction
+        before = x
+        if ancestral is None:
+            x = add_noise(x0, e, step.end)
+        else:
+            x = _drawn(x0, e, step, ancestral if k else None, correction)
         if move is not None:
             x = x + move(Moment(x, before, x0, step, k))
     return x
+
+
+def _drawn(
+    x0: Tensor, e: Tensor, step: Step, generator: torch.Generator | None, correction: Tensor | None
+) -> Tensor:
+    """The state at a step's end by the posterior: its mean, new noise if there is a generator, and the correction."""
+    deviation, kept = posterior(step)
+    x = step.end.signal * x0 + kept * e
+    if generator is not None:
+        x = x + deviation * torch.randn(x.shape, generator=generator).to(x)
+    return x if correction is None else x + deviation * correction
+
+
+def posterior(step: Step) -> tuple[float, float]:
+    """Return the deviation of the state at a step's end, given its start and x0, and the share of e in its mean.
+
+    With a, b and a', b' the shares of signal and noise at start and end, the variance is
+    b'^2 / b^2 (b^2 - (a / a')^2 b'^2) (DDPM, Ho et al. 2020, equation 7; DDIM with eta 1), which leaves
+    sqrt(b'^2 - variance) for e.
+    """
+    (a, b), (end_a, end_b) = step.level, step.end
+    variance = (end_b / b) ** 2 * (b**2 - (a / end_a) ** 2 * end_b**2)
+    return math.sqrt(max(0.0, variance)), math.sqrt(max(0.0, end_b**2 - variance))
 
 
 def ddim_invert(
@@ -234,4 +265,5 @@ def _last_steps(schedule: Schedule, num_steps: int, strength: float) -> tuple[St
     """Return the last `strength` of the grid, to the nearest step and at least one."""
     if not 0 < strength <= 1:
         raise UserError(f"strength={strength} must lie in (0, 1]")
-    return schedule.steps(num_steps)[num_steps - max(1, round(strength * num_steps)) :]
+    steps = schedule.steps(num_steps)
+    return steps[len(steps) - max(1, round(strength * len(steps))) :]

@@ -36,6 +36,7 @@ def sample_class(
     state: Tensor | None = None,
     strength: float = 1.0,
     guide: Callable[[Tensor], Guide] | None = None,
+    ancestral: bool = False,
 ) -> Tensor:
     """Sample latents (n, c, h, w) of one class by `Prior.sample`, in chunks.
 
@@ -51,6 +52,7 @@ def sample_class(
         state: noisy ones, likewise.
         strength: share of the schedule from there.
         guide: places (m,) of a chunk -> what corrects its clean latents.
+        ancestral: draw new noise at each step.
     """
     parts = []
     for places in torch.arange(count).split(chunk_size):
@@ -63,6 +65,7 @@ def sample_class(
             state=None if state is None else state[places.to(state.device)],
             strength=strength,
             guide=None if guide is None else guide(places),
+            ancestral=ancestral,
         )
         parts.append(latents)
     return torch.cat(parts)

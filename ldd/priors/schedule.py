@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, final, get_args
 
 from diffusers import DDIMScheduler
 from torch import Tensor
@@ -50,6 +50,10 @@ _OTHER_GRIDS = {
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _MOST_TIMESTEPS = 100_000
 _OTHER_NOISE = ("use_flow_sigmas",)
+
+
+Grid = Literal["diffusers", "joined", "compvis"]
+"""Which timesteps a chain of S steps of a diffusion model visits, see `DiffusionSchedule`."""
 
 
 class Level(NamedTuple):
@@ -180,12 +184,19 @@ class DiffusionSchedule(Schedule):
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
         joined: each step ends where the next one begins, and the last at clean latents, as Euler's method steps.
+        grid: `diffusers` takes the scheduler's timesteps and, as it does, lets each step end T // S below its
+            timestep, which is not where the next begins if the spacing is `trailing` or `linspace` and S does not
+            divide T. `joined` lets it end there. `compvis` is the grid of the code that LD3M builds on: every
+            (T // S)-th timestep from 1 on, which is more than S of them if S does not divide T (31 for 30).
 
     Raises:
-        UserError: thresholding is on, the prediction type is unknown, or noise levels are none.
+        UserError: thresholding is on, the prediction type or the grid is unknown, or noise levels are none.
     """
 
-    def __init__(self, scheduler: DDIMScheduler, *, joined: bool = False) -> None:
+    def __init__(self, scheduler: DDIMScheduler, grid: Grid = "diffusers", *, joined: bool = False) -> None:
+        if grid not in get_args(Grid):
+            raise UserError(f"grid={grid!r} is unknown; choose one of {', '.join(get_args(Grid))}")
+        self.grid: Grid = grid
         config = scheduler.config
         if config.thresholding:
             raise UserError(
@@ -220,10 +231,7 @@ class DiffusionSchedule(Schedule):
         _check_grid(num_steps, start)
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
-        self._scheduler.set_timesteps(num_steps)
-        # For some numbers of steps rounding gives "trailing" spacing one timestep too many: -1.
-        timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
-        assert len(timesteps) == num_steps
+        timesteps = self._timesteps(num_steps)
         outside = [t for t in timesteps if not 0 <= t < table]
         if outside:
             raise UserError(
@@ -234,7 +242,7 @@ class DiffusionSchedule(Schedule):
         ends = [self._abar[t - stride] if t >= stride else self._final_abar for t in timesteps]
         if start < 1:
             timesteps = [int(start * t) for t in timesteps]
-        if start < 1 or self._joined:
+        if start < 1 or self._joined or self.grid != "diffusers":
             ends = [*(self._abar[t] for t in timesteps[1:]), self._final_abar]
         steps = tuple(
             Step(t, _variance_kept(self._abar[t]), _variance_kept(end))
@@ -246,6 +254,16 @@ class DiffusionSchedule(Schedule):
     def first_state(self, noise: Tensor, step: Step) -> Tensor:
         """Return the noise, which Euler's method scales to its share of the first level."""
         return step.level.noise * noise if self._joined else noise
+
+    def _timesteps(self, num_steps: int) -> list[int]:
+        if self.grid == "compvis":
+            stride = self.num_train_timesteps // num_steps
+            return [t + 1 for t in reversed(range(0, self.num_train_timesteps, stride))]
+        self._scheduler.set_timesteps(num_steps)
+        # For some numbers of steps rounding gives "trailing" spacing one timestep too many: -1.
+        timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
+        assert len(timesteps) == num_steps
+        return timesteps
 
     def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         signal, noise = level  # of squares that sum to one
@@ -322,10 +340,13 @@ def _check_grid(num_steps: int, start: float) -> None:
         raise UserError(f"start={start} must lie in (0, 1]: the share of the path to go, 1 from pure noise")
 
 
-def load_schedule(folder: Path) -> Schedule:
+def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
     """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it.
 
     Euler's method with trailing timesteps, under which SD-Turbo was distilled, is read as that.
+
+    Raises:
+        UserError: none that can be used, or a grid of diffusion models for a flow.
     """
     path = folder / "scheduler_config.json"
     if not path.is_file():
@@ -336,6 +357,8 @@ def load_schedule(folder: Path) -> Schedule:
     if euler:  # which never clips
         config = {**config, "clip_sample": False}
     _check_flow(path, config) if flow else _check_family(path, config)
+    if flow and grid != "diffusers":
+        raise UserError(f"grid={grid!r} is for models with a table of betas; {path} is a flow: leave it out")
     timesteps = config.get("num_train_timesteps", 1)
     if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
         raise UserError(
@@ -345,7 +368,7 @@ def load_schedule(folder: Path) -> Schedule:
         if flow:
             known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
             return FlowSchedule(num_train_timesteps=timesteps, **known)
-        return DiffusionSchedule(DDIMScheduler.from_config(config), joined=euler)
+        return DiffusionSchedule(DDIMScheduler.from_config(config), grid, joined=euler)
     except UserError:
         raise
     except Exception as error:  # of values of any kind

@@ -87,6 +87,13 @@ def in_bytes(count: float) -> str:
     return f"{count / 2**10:.1f} KiB"
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on `device`, without waiting for what is queued there: from page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def device_name(device: torch.device) -> str:
     """Return the kind of a device and its whole memory, as text."""
     if device.type == "cuda":

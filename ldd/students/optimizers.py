@@ -13,24 +13,27 @@ _SECOND_BETA = 0.999  # of AdamW
 
 
 def student_optimizer(
-    network: nn.Module, protocol: Protocol, parameters: Iterable[nn.Parameter]
+    network: nn.Module, protocol: Protocol, parameters: Iterable[nn.Parameter], *, stacked: bool = False
 ) -> Optimizer:
-    """Return the protocol's optimiser of a network's parameters, at its peak rate."""
+    """Return the protocol's optimiser of a network's parameters, at its peak rate.
+
+    Parameters of many students, `stacked`, have one axis more each; those of Muon cannot be.
+    """
     rate, decay, everything = protocol.peak_lr(type(network)), protocol.weight_decay, list(parameters)
     if protocol.optimizer == "muon":
         return MatrixMuon(everything, rate, protocol.momentum, decay, decay_vectors=protocol.decay_vectors)
-    groups = _groups(everything, protocol.decay_vectors)
+    groups = _groups(everything, protocol.decay_vectors, 1 + stacked)
     if protocol.optimizer == "adamw":
         return AdamW(groups, lr=rate, betas=(protocol.momentum, _SECOND_BETA), weight_decay=decay)
     return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
-def _groups(parameters: list[nn.Parameter], decay_vectors: bool) -> list[dict[str, Any]]:
+def _groups(parameters: list[nn.Parameter], decay_vectors: bool, axes: int = 1) -> list[dict[str, Any]]:
     if decay_vectors:
         return [{"params": parameters}]
     return [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > axes]},
+        {"params": [p for p in parameters if p.ndim <= axes], "weight_decay": 0.0},
     ]
 
 

@@ -45,8 +45,16 @@ def warm_up(epoch: int, epochs: int) -> float:
 
 
 def drop(epoch: int, epochs: int) -> float:
-    """Return 1 up to epoch floor(epochs / 2) and a tenth from the next on (released MTT and D3 evaluation)."""
+    """Return 1 up to epoch floor(epochs / 2) and a tenth from the next on (MTT and D3, see also `released_drop`)."""
     return 1.0 if epoch <= epochs // 2 else 0.1
+
+
+def released_drop(epoch: int, epochs: int) -> float:
+    """Return 1 up to epoch floor((epochs - 1) / 2) + 1 and a tenth from the next on, as MTT's and D3's code counts.
+
+    That code builds its optimiser anew at the drop, so that momentum starts from nothing there.
+    """
+    return 1.0 if epoch <= (epochs - 1) // 2 + 1 else 0.1
 
 
 def steps(epoch: int, epochs: int) -> float:
@@ -64,12 +72,13 @@ def cosine(epoch: int, epochs: int) -> float:
     return (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-Rates = Literal["warm_up", "drop", "steps", "half_cosine", "cosine"]
+Rates = Literal["warm_up", "drop", "released_drop", "steps", "half_cosine", "cosine"]
 """Schedules of the learning rate, by the names of the functions above."""
 
 _RATES: dict[Rates, Callable[[int, int], float]] = {
     "warm_up": warm_up,
     "drop": drop,
+    "released_drop": released_drop,
     "steps": steps,
     "half_cosine": half_cosine,
     "cosine": cosine,
@@ -139,7 +148,8 @@ class Protocol:
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
         test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
-        rates: schedule of the learning rate: one of `warm_up`, `drop`, `steps`, `half_cosine`, `cosine`.
+        rates: schedule of the learning rate: one of `warm_up`, `drop`, `released_drop`, `steps`, `half_cosine`,
+            `cosine`.
         samples: where a set's codes have a spread, draws of each that are made before training; an epoch takes one.
             "fresh" makes as many as there are epochs, so that none comes twice; 0 trains on the mean images alone.
         mean_images: whether they take part as well as the draws: `always`, `soft` (with soft labels only, as in D3's
@@ -285,6 +295,11 @@ class Protocol:
     def lr_at(self, epoch: int, epochs: int) -> float:
         """Return the share of the peak learning rate in `epoch` (from 0) of `epochs`."""
         return _RATES[self.rates](epoch, epochs)
+
+    def forgets_after(self, epoch: int, epochs: int) -> bool:
+        """Return whether momentum starts from nothing after `epoch`."""
+        changes = self.lr_at(epoch + 1, epochs) != self.lr_at(epoch, epochs)
+        return self.rates == "released_drop" and changes
 
     def peak_lr(self, network: type) -> float:
         """Return the peak learning rate of a network's class."""

@@ -1,7 +1,7 @@
 """Training of students: networks that learn a small set from scratch and are tested on the test split."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -209,7 +210,15 @@ def train_student(
     average = epoch_average(network) if protocol.weight_ema else None
     tested = network if average is None else average.module
 
+    built: list[Optimizer] = []
+
+    def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        built.append(student_optimizer(network, protocol, parameters))
+        return built[0]
+
     def after(epoch: int, loss: Tensor) -> None:
+        if protocol.forgets_after(epoch, epochs):
+            built[0].state.clear()
         if average is not None:
             average.update_parameters(network)
         if looks and epoch in protocol.look_epochs(epochs):
@@ -223,7 +232,7 @@ def train_student(
         training.labels,
         epochs=epochs,
         batch_size=batch_size or protocol.batch_size,
-        optimizer=partial(student_optimizer, network, protocol),
+        optimizer=optimizer,
         scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
         transform=student_transform(spec, protocol, teacher, augmented=augmented, stored=stored),
         loss=partial(_loss, protocol.temperature),

@@ -22,6 +22,7 @@ from ldd.images import Labelled
 from ldd.runtime.devices import available_cores
 from ldd.runtime.processes import end_with_parent
 from ldd.runtime.ranks import dealt, this_rank
+from ldd.students.side_by_side import grouped, run_side_by_side
 from ldd.students.training import Lesson, Outcome, Student
 from ldd.students.training_set import TrainingSet
 
@@ -51,11 +52,13 @@ def run_students(
     num_workers: NumWorkers = "auto",
     done: Done | None = None,
     selection: Labelled | None = None,
+    side_by_side: int | None = None,
 ) -> dict[Student, Outcome]:
     """Train and test all students and give every rank all outcomes.
 
     On a CPU every student uses one thread, so its accuracy is the same bit for bit with any number of workers. An
-    accelerator trains in this process, one student after another. `done` is called with each student of this rank.
+    accelerator trains in this process. `done` is called with each student of this rank. `side_by_side` students are
+    trained at once, their weights stacked; None takes as many as suit an accelerator, and one on a CPU.
     """
     rank, world_size = this_rank()
     # The longest first, so that no worker is left with one at the end.
@@ -68,7 +71,7 @@ def run_students(
     results = (
         _in_workers(lesson, mine, sets, (test, selection), workers)
         if workers > 1
-        else _here(lesson, mine, sets, (test, selection), device)
+        else _here(lesson, mine, sets, (test, selection), device, side_by_side)
     )
     with closing(results):
         for student, outcome in results:
@@ -92,15 +95,32 @@ def count_workers(num_workers: NumWorkers) -> int:
 
 
 def _here(
-    lesson: Lesson, students: Sequence[Student], sets: Sets, splits: Splits, device: torch.device
+    lesson: Lesson,
+    students: Sequence[Student],
+    sets: Sets,
+    splits: Splits,
+    device: torch.device,
+    side_by_side: int | None,
 ) -> Results:
     there = [None if split is None else Labelled(*(part.to(device) for part in split)) for split in splits]
     test, *rest = filter(None, there)
     if lesson.teacher is not None:
         lesson = replace(lesson, teacher=lesson.teacher.to(device))
-    for student in students:
-        training = TrainingSet(*sets[student.set, student.repeat]).to(device)
-        yield student, lesson.run(student, training, test, *rest)
+    most = 1 if side_by_side is None and device.type == "cpu" else side_by_side
+    learned = [TrainingSet(*sets[student.set, student.repeat]) for student in students]
+    groups = [[place] for place in range(len(students))]
+    if most != 1:
+        groups = list(grouped(lesson, students, learned, most))
+    for group in groups:
+        some, trainings = [students[place] for place in group], [learned[place].to(device) for place in group]
+        if len(some) > 1:
+            try:
+                yield from zip(some, run_side_by_side(lesson, some, trainings, test), strict=True)
+                continue
+            except torch.OutOfMemoryError:  # which one after another need less of
+                torch.cuda.empty_cache()
+        for student, training in zip(some, trainings, strict=True):
+            yield student, lesson.run(student, training, test, *rest)
 
 
 def _in_workers(

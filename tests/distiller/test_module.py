@@ -156,6 +156,48 @@ def test_codes_that_a_step_loses_are_found_with_the_next_loss(prior, digits, tmp
     assert not (tmp_path / "distilled").exists()
 
 
+def test_a_bad_step_is_undone(prior, digits, tmp_path):
+    """Codes, momenta and counters in the checkpoint are those of before the step, as a shorter run leaves them."""
+
+    class Spoils(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            if pl_module.num_steps_done == 2:
+                hook = pl_module.codes.latents.register_hook(lambda gradient: gradient * torch.nan)
+                self.hooks = [hook]
+
+    good = fit(prior, matching(lr_latents=0.3), tmp_path / "good", 2, digits)
+    with pytest.raises(
+        NonFiniteError, match=r"step 2: the distribution loss .* gradient norm nan; the codes before"
+    ):
+        fit(prior, matching(lr_latents=0.3), tmp_path / "bad", 5, digits, callbacks=(Spoils(),))
+    found, expected = (
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("bad", "good")
+    )
+    assert (found["global_step"], int(found["state_dict"]["num_steps_done"])) == (2, 2)
+    for name, value in good.codes.state_dict().items():
+        assert torch.equal(found["state_dict"][f"codes.{name}"], value)
+    for mine, other in zip(found["optimizer_states"], expected["optimizer_states"], strict=True):
+        for row, state in other["state"].items():
+            assert torch.equal(mine["state"][row]["momentum_buffer"], state["momentum_buffer"])
+    assert DistilledSet.load(tmp_path / "bad" / "distilled").manifest["step"] == 2
+
+
+def test_precision_of_products_is_that_of_the_run(prior, digits, tmp_path):
+    seen = []
+
+    class Looks(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(torch.get_float32_matmul_precision())
+
+    for precision in ("auto", "high"):
+        folder = tmp_path / precision
+        fit(prior, matching(), folder, 1, digits, callbacks=(Looks(),), matmul_precision=precision)
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert seen == ["highest", "high"]
+    manifests = [DistilledSet.load(tmp_path / name / "distilled").manifest for name in ("auto", "high")]
+    assert [manifest.matmul_precision for manifest in manifests] == [None, "high"]
+
+
 def test_more_images_than_a_class_has(prior, digits, tmp_path):
     with pytest.raises(
         UserError,

@@ -8,6 +8,7 @@ from ldd.distiller.module import Distiller
 from ldd.distiller.synthesis import Quirks
 from ldd.initializers import RealEncodings
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, PixelPrior
+from ldd.runtime.seeding import generator
 
 
 @pytest.fixture
@@ -45,6 +46,25 @@ def test_redrawn_noise(prior, digits):
     torch.testing.assert_close(first, training_images(chunked, digits, 0), rtol=0, atol=1e-4)
     plain = Distiller(prior, matching(), digits.spec, seed=3)
     assert torch.equal(artefact_images(model), artefact_images(plain))
+
+
+def test_mismatched_noise(prior, digits):
+    """Matched images have a noise of the step; their gradient is that of the images of the codes' own noise."""
+    quirk = Distiller(prior, matching(), digits.spec, quirks=Quirks(mismatched_noise=True), seed=3)
+    plain = Distiller(prior, matching(), digits.spec, seed=3)
+    first, second = training_images(quirk, digits, 0), training_images(quirk, digits, 1)
+    assert (first - second).abs().max() > 1e-3
+    noise = torch.randn(quirk.codes.noise.shape, generator=generator(3, "shown noise", 0))
+    other = Distiller(prior, matching(), digits.spec, seed=3)
+    other.codes.noise.copy_(noise)
+    torch.testing.assert_close(first, training_images(other, digits, 0), rtol=0, atol=1e-5)
+    gradients = {}
+    for model in (quirk, plain):
+        images = model.context(digits.core_set, 0).decode(torch.arange(10))
+        weights = torch.linspace(-1, 1, images.numel()).view_as(images)
+        (gradients[model],) = torch.autograd.grad((images * weights).sum(), model.codes.latents)
+    torch.testing.assert_close(gradients[quirk], gradients[plain], rtol=0, atol=1e-6)
+    assert torch.equal(artefact_images(quirk), artefact_images(plain))
 
 
 def test_mismatched_mean(digits, tmp_path):

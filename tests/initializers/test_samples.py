@@ -49,6 +49,30 @@ def test_mode_guidance(prior, stop):
         assert (expected - found[info.label]).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("channels", [None, 3])
+def test_mode_guidance_as_mgd3_samples(prior, channels):
+    """DDPM's step, written out by its posterior, with the pull times its deviation on the state."""
+    settings = {"num_steps": 5, "guidance_scale": 2.0, "stop_step": 2, "form": "ancestral"}
+    found = started(ModeGuidance(pull=0.3, channels=channels, **settings), prior)
+    modes = started(KMeansCentroids(strength=0), prior)
+    for info in CLASSES:
+        hand = Hand(prior, 2 + info.label, 2.0, 5)
+        draws = generator(draws_seed(), "prior sample", info.wnid)
+        x = torch.randn(2, 4, 8, 8, generator=draws).double()
+        for k, t in zip(range(4, -1, -1), hand.timesteps, strict=True):
+            abar, end = hand.abar(t), hand.abar(t - hand.stride)
+            beta, e = 1 - abar / end, hand.noise(x, t, 2.0)
+            x0 = (x - (1 - abar).sqrt() * e) / abar.sqrt()
+            deviation = ((1 - end) / (1 - abar) * beta).sqrt()
+            x = end.sqrt() * beta / (1 - abar) * x0 + (1 - beta).sqrt() * (1 - end) / (1 - abar) * x
+            if k:
+                x = x + deviation * torch.randn(2, 4, 8, 8, generator=draws).double()
+            if k >= 2:
+                way = modes[info.label] - x0
+                x[:, :channels] += deviation * 0.3 * way[:, :channels]
+        assert (x - found[info.label]).abs().max() < 1e-9
+
+
 def test_without_pull_the_samples_are_plain_and_with_all_of_it_they_are_the_modes(prior):
     settings = {"num_steps": 4, "guidance_scale": 1.0}
     plain = started(PriorSamples(**settings), prior)

@@ -12,7 +12,7 @@ from small_world import NARROW
 from ldd.errors import UserError
 from ldd.initializers import DifficultyMatched, HerdedOrder, PriorSamples, RealEncodings, SeparatedGroups
 from ldd.initializers.base import Initializer
-from ldd.initializers.selection import Pool, separated
+from ldd.initializers.selection import Pool, _some, separated
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import generator
 
@@ -99,6 +99,19 @@ def test_features_have_unit_length_before_their_mean(prior):
     groups = pool.codes.latents.detach().unflatten(0, (3, 3, 2))
     for label, group in enumerate(separated(centres, real, 0.4, 0.9)):
         assert torch.equal(found[label], groups[label, group])
+
+
+def test_real_means_of_some_images(prior):
+    """Of two drawn ones of each class, the same in each call; None and a large number take all."""
+    real = core_set()
+    candidates = Pool(torch.empty(0), torch.empty(0), real, real.spec, 9)
+    for label in range(3):
+        whole = real.of_class(label)
+        order = torch.randperm(len(whole), generator=generator(9, "real means", label))
+        assert torch.equal(_some(candidates, label, 2), whole[order[:2]])
+        assert all(torch.equal(_some(candidates, label, most), whole) for most in (None, len(whole)))
+    few = SeparatedGroups(PriorSamples(num_steps=2), groups=2, training=TRAINING, max_images=2)
+    assert started(few, prior).isfinite().all()
 
 
 def test_difficulties_come_nearest_to_the_real_quantiles(prior):

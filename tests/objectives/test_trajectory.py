@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ldd.codes import PointCodes
 from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
-from ldd.errors import NonFiniteError, UserError
+from ldd.errors import UserError
 from ldd.experts.recording import record_experts
 from ldd.initializers import GaussianLatents
 from ldd.networks import ConvNet
@@ -144,6 +144,24 @@ def test_gradient_is_the_published_formula(data, experts):
     pull *= 2 / (start - target).square().sum()
     expected = sum(torch.autograd.grad(g, context.pixels, pull)[0] for g in gradients)
     torch.testing.assert_close(images, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(("step_size", "slope"), [(ALPHA, 1.0), (-0.5, 0.01)])
+def test_step_size_with_the_offset_of_d3(data, experts, step_size, slope):
+    """The student steps with LeakyReLU(alpha) + offset: as one of that step size, whose gradient has the slope."""
+    stepped = step_size * slope + 0.03
+    objective = objective_of(experts, step_size=1.0, step_size_offset=0.03)
+    with torch.no_grad():
+        objective.step_size.fill_(step_size)
+    found = gradients_of(objective, Step(data, pixels_of(3)))
+    plain = objective_of(experts, step_size=1.0)
+    with torch.no_grad():
+        plain.step_size.fill_(stepped)
+    expected = gradients_of(plain, Step(data, pixels_of(3)))
+    assert abs(found[0].report - expected[0].report) < 1e-12
+    assert (found[1] - expected[1]).abs().max() < 1e-12
+    assert abs(found[2] - slope * expected[2]) < 1e-9
+    assert found[0].holds == (stepped > 0)
 
 
 def test_gradients_of_the_full_unroll_by_finite_differences(data, experts):
@@ -362,10 +380,11 @@ class TestRefusesInTheFirstStep:
         objective = objective_of(experts)
         with torch.no_grad():
             objective.step_size.fill_(-0.002)
-        with pytest.raises(
-            NonFiniteError, match=r"step size is -0.002, no longer above 0; lower objective.lr_step"
-        ):
-            list(objective.terms(Step(data, pixels_of(3))))
+        (term,) = objective.terms(Step(data, pixels_of(3)))
+        assert not term.holds  # which nobody has asked the device by then
+        assert "step size is -0.002, no longer above 0; lower objective.lr_step" in term.otherwise()
+        (good,) = objective_of(experts).terms(Step(data, pixels_of(3)))
+        assert good.holds
 
     def test_experts_that_stand_still(self, data, tmp_path):
         folder = record_experts(

@@ -1,5 +1,6 @@
 """The reverse process as functions: grids, prediction types and clipping against diffusers, in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from diffusers import DDIMScheduler
 from tiny_prior import PUBLISHED, SCHEDULER
 
 from ldd.errors import UserError
-from ldd.priors.reverse import ddim_invert, ddim_sample, modified_reverse
+from ldd.priors.reverse import ddim_invert, ddim_sample, modified_reverse, posterior
 from ldd.priors.schedule import DiffusionSchedule
 from ldd.runtime.seeding import generator
 
@@ -56,6 +57,74 @@ def test_grid_is_the_library_s(spacing, num_steps):
         end = made.alphas_cumprod[previous] if previous >= 0 else made.final_alpha_cumprod
         for level, abar in ((step.level, float(made.alphas_cumprod[step.timestep])), (step.end, float(end))):
             assert level == (math.sqrt(abar), math.sqrt(1 - abar))
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 10, 30, 60, 70, 80, 90, 334])
+def test_grid_of_compvis(num_steps):
+    """Its `make_ddim_timesteps` and `make_ddim_sampling_parameters`, written out."""
+    made = scheduler()
+    abar = made.alphas_cumprod.tolist()
+    steps = DiffusionSchedule(made, "compvis").steps(num_steps)
+    timesteps = [t + 1 for t in range(0, 1000, 1000 // num_steps)]
+    assert [step.timestep for step in steps] == timesteps[::-1]
+    before = [abar[0], *(abar[t] for t in timesteps[:-1])][::-1]
+    for step, start, end in zip(steps, timesteps[::-1], before, strict=True):
+        assert step.level == (math.sqrt(abar[start]), math.sqrt(1 - abar[start]))
+        assert step.end == (math.sqrt(end), math.sqrt(1 - end))
+
+
+def test_a_grid_of_compvis_has_more_steps_where_they_do_not_divide_the_table():
+    counts = {n: len(DiffusionSchedule(scheduler(), "compvis").steps(n)) for n in (10, 30, 60, 70, 80, 90)}
+    assert counts == {10: 10, 30: 31, 60: 63, 70: 72, 80: 84, 90: 91}
+    schedule = DiffusionSchedule(scheduler(), "compvis")
+    x = modified_reverse(network, normal("Z"), normal("n"), schedule, 30)  # w runs over all 31
+    assert x.isfinite().all()
+    with pytest.raises(UserError, match="leads to timestep 1000"):
+        schedule.steps(1000)
+    with pytest.raises(UserError, match="grid='even' is unknown"):
+        DiffusionSchedule(scheduler(), "even")
+
+
+@pytest.mark.parametrize(("spacing", "num_steps"), [("trailing", 30), ("linspace", 10), ("leading", 30)])
+def test_joined_steps_have_no_gaps(spacing, num_steps):
+    made = scheduler(timestep_spacing=spacing)
+    plain, joined = (DiffusionSchedule(made, grid).steps(num_steps) for grid in ("diffusers", "joined"))
+    assert [step.timestep for step in plain] == [step.timestep for step in joined]
+    assert all(one.end == other.level for one, other in itertools.pairwise(joined))
+    gaps = [one.end != other.level for one, other in itertools.pairwise(plain)]
+    assert any(gaps) == (spacing != "leading")
+
+
+@pytest.mark.parametrize("num_steps", [4, 10])
+def test_ancestral_steps_are_the_library_s(num_steps):
+    """`DDIMScheduler.step` with eta 1, which is DDPM with the smaller variance; absolute error 1e-9."""
+    made = scheduler()
+    draws = [normal("fresh", k) for k in range(num_steps)]
+    x = start = normal("n")
+    made.set_timesteps(num_steps)
+    for k, timestep in zip(range(num_steps - 1, -1, -1), made.timesteps, strict=True):
+        noise = draws[k] if k else torch.zeros(SHAPE, dtype=torch.float64)
+        output = network(x, int(timestep))
+        x = made.step(output, int(timestep), x, eta=1.0, variance_noise=noise).prev_sample
+    fresh = iter(draws[:0:-1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *shape, generator: next(fresh))
+        schedule = DiffusionSchedule(made)
+        found = ddim_sample(network, start, schedule, num_steps, ancestral=generator(0))
+    assert (found - x).abs().max() < 1e-9
+
+
+def test_the_posterior_of_ddpm():
+    """beta~ = (1 - abar') / (1 - abar) (1 - abar / abar'), and the mean's two coefficients (Ho et al. 2020, eq. 7)."""
+    for step in DiffusionSchedule(scheduler()).steps(10):
+        abar, end = step.level.signal**2, step.end.signal**2
+        beta = 1 - abar / end
+        deviation, kept = posterior(step)
+        assert deviation**2 == pytest.approx((1 - end) / (1 - abar) * beta, abs=1e-12)
+        x0, e = 0.7, -1.3
+        x = step.level.signal * x0 + step.level.noise * e
+        mean = math.sqrt(end) * beta / (1 - abar) * x0 + math.sqrt(1 - beta) * (1 - end) / (1 - abar) * x
+        assert step.end.signal * x0 + kept * e == pytest.approx(mean, abs=1e-12)
 
 
 def test_published_grid():

@@ -14,7 +14,7 @@ from ldd.objectives import RBFMixture, Sinkhorn
 from ldd.objectives.distribution import mean_distance
 from ldd.objectives.gradient import row_cosine, squared_error, whole_cosine
 from ldd.priors import AutoencoderPrior
-from ldd.runtime.precision import without_autocast
+from ldd.runtime.precision import multiplying, reduced_matmul, without_autocast
 from ldd.runtime.seeding import generator, seeded
 
 
@@ -127,3 +127,21 @@ def test_training_under_autocast_sees_every_step_of_the_weights():
             )  # fmt: skip
     assert losses[0] < 0.3
     assert losses[1] == losses[0]
+
+
+def test_precision_of_products_holds_for_a_block():
+    """`auto` leaves a CPU as it is set, and takes TF32 on a GPU."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert reduced_matmul() is None
+    for precision, device, expected in (
+        ("auto", cpu, "highest"),
+        ("auto", cuda, "high"),
+        ("medium", cpu, "medium"),
+        ("highest", cuda, "highest"),
+    ):
+        with multiplying(precision, device):
+            assert torch.get_float32_matmul_precision() == expected
+            assert reduced_matmul() == (None if expected == "highest" else expected)
+        assert torch.get_float32_matmul_precision() == "highest"
+    with multiplying("high", cpu), multiplying("auto", cpu):
+        assert reduced_matmul() == "high"

@@ -55,6 +55,24 @@ def test_drop_of_the_released_d3_loop():
     assert (protocol.samples, protocol.mean_images, protocol.epochs) == ("fresh", "soft", 2000)
 
 
+def test_the_released_d3_loop_as_it_counts():
+    """`for ep in range(E + 1)`: a tenth after epoch E / 2 + 1, and 1e-4 more of every rate."""
+    protocol = Protocol.load("d3-1-released")
+    epochs, rate, expected = 2000, 1.0, []
+    for epoch in range(epochs + 1):
+        expected.append(rate)
+        if epoch == epochs // 2 + 1:
+            rate *= 0.1
+    assert [protocol.lr_at(epoch, protocol.epochs) for epoch in range(protocol.epochs)] == expected
+    assert [epoch for epoch in range(2000) if protocol.forgets_after(epoch, 2001)] == [1001]
+    assert not any(Protocol.load("d3-1").forgets_after(epoch, 2000) for epoch in range(2000))
+    for budget in (1, 2, 10):
+        ours, released = Protocol.load(f"d3-{budget}"), Protocol.load(f"d3-{budget}-released")
+        assert released.lr == pytest.approx(ours.lr + 1e-4, abs=1e-12)
+        resnet = "ldd.networks.ResNet18"
+        assert released.network_lr[resnet] == pytest.approx(ours.network_lr[resnet] + 1e-4, abs=1e-12)
+
+
 def test_ld3m_as_published():
     protocol = Protocol.load("ld3m")
     assert (protocol.id, protocol.epochs, protocol.batch_size) == ("ld3m", 1000, 256)
@@ -105,7 +123,8 @@ def test_released_quirks_are_a_protocol_of_their_own():
 
 def test_every_shipped_protocol_builds_its_networks():
     assert shipped() == [
-        *("d3-1", "d3-10", "d3-2", "d3-pool", "ddranking", "ddranking-small", "idc-hard", "idc-hard-adamw"),
+        *("d3-1", "d3-1-released", "d3-10", "d3-10-released", "d3-2", "d3-2-released", "d3-pool"),
+        *("ddranking", "ddranking-small", "idc-hard", "idc-hard-adamw"),
         *("idc-hard-ims3", "idc-hard-muon", "idc-hard-small", "ld3m", "ld3m-released", "ld3m-short", "quick"),
         *("rd3-soft", "rded-soft", "rded-soft-small", "rethinkdc-hard", "rethinkdc-soft"),
     ]
@@ -123,6 +142,9 @@ def test_every_shipped_protocol_builds_its_networks():
 def test_shipped_protocols_are_frozen():
     """What an id stands for never changes: another recipe needs another id."""
     frozen = {
+        "d3-1-released": "106e2199f1dbba43",
+        "d3-10-released": "fe253a7a47156309",
+        "d3-2-released": "f2546f1af861235e",
         "d3-1": "2d84eab07a8f8b27",
         "d3-10": "6694e3c004b382e2",
         "d3-2": "61c749eed32339ba",
@@ -277,7 +299,7 @@ def test_not_a_protocol(tmp_path, text):
 def test_unknown_protocol(name):
     with pytest.raises(
         UserError,
-        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-10, d3-2, d3-pool, ddranking",
+        match=rf"protocol \({name}\) is not known; choose from d3-1, d3-1-released, d3-10, d3-10-released",
     ):
         Protocol.load(name)
 

@@ -1,0 +1,16 @@
+"""`benchmarks.growth` at small sizes: figures of both schemes, and one picture of them."""
+
+import torch
+
+from benchmarks import growth
+
+
+def test_growth_is_measured_and_drawn(tmp_path, capsys):
+    grown = {"steps": (1, 2), "classes": (2,)}
+    figures = growth.measure_all(grown, 1, torch.device("cpu"), 8)
+    names = {"ours_seconds", "two_pass_seconds", "ours_peak_mib", "two_pass_peak_mib"}
+    assert figures.keys() == {f"{at}_{name}" for at in ("steps_1", "steps_2", "classes_2") for name in names}
+    assert all(value > 0 for value in figures.values())
+    growth.draw(figures, grown, str(tmp_path / "growth.svg"))
+    drawn = (tmp_path / "growth.svg").read_text()
+    assert all(f">{word}<" in drawn for word in ("two passes", "ldd", "classes", "peak MiB"))
