@@ -72,8 +72,7 @@ def evaluate(
             students learn; without `labels`, the teacher of all other sets, those then stay away.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
-        matmul_precision: of products of float32 matrices, as model.matmul_precision of a run; evaluation.json says it
-            where it is not exact.
+        matmul_precision: of products of float32 matrices, as model.matmul_precision of a run has it.
 
     Raises:
         UserError: a set, data, protocol or folder that cannot be used.
@@ -82,15 +81,12 @@ def evaluate(
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     names, given = _named(EQUAL if baselines is None else baselines)  # a wrong name shows before any work
-    with writing_in(out):
+    with writing_in(out), multiplying(matmul_precision, pick_device()):
         earlier = _earlier(out, recipe, data, distilled)
-        request = Request(
-            data, recipe, networks, repeats, seed, budgets=budgets or (), num_workers=num_workers
-        )
-        request = replace(request, records=Path(out) / FOLDER, device=pick_device())
+        request = Request(data, recipe, networks, repeats, seed, num_workers=num_workers)
+        request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, device=pick_device())
         request = _with_labels(request, distilled, labels, crop_labels)
-        with multiplying(matmul_precision, request.device):
-            report = compare(distilled, _with_sets(request, distilled, names, given))
+        report = compare(distilled, _with_sets(request, distilled, names, given))
         (report if earlier is None else report.after(earlier)).write(out)
     _show(report, Path(out))
 

@@ -71,6 +71,10 @@ class Distiller(L.LightningModule):
             has nothing to compile or to cast, or a chunk size for one whose images depend on those decoded with them.
     """
 
+    num_steps_done: Tensor
+    initialised: Tensor
+    seconds: Tensor
+
     def __init__(
         self,
         prior: Prior,
@@ -120,9 +124,6 @@ class Distiller(L.LightningModule):
         settings = (chunk_size, checkpointing, self.memory_format, compile, prior_precision)
         self.planner = MemoryPlanner(self.synthesis, objective, data_spec, *settings)
         self.ledger = RunLedger()
-        self.num_steps_done: Tensor
-        self.initialised: Tensor
-        self.seconds: Tensor
         self.register_buffer("num_steps_done", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seconds", torch.tensor(0.0))

@@ -50,10 +50,7 @@ _OTHER_GRIDS = {
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _MOST_TIMESTEPS = 100_000
 _OTHER_NOISE = ("use_flow_sigmas",)
-
-
-Grid = Literal["diffusers", "joined", "compvis"]
-"""Which timesteps a chain of S steps of a diffusion model visits, see `DiffusionSchedule`."""
+Grid = Literal["diffusers", "joined", "compvis"]  # see `DiffusionSchedule`
 
 
 class Level(NamedTuple):
@@ -184,10 +181,8 @@ class DiffusionSchedule(Schedule):
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
         joined: each step ends where the next one begins, and the last at clean latents, as Euler's method steps.
-        grid: `diffusers` takes the scheduler's timesteps and, as it does, lets each step end T // S below its
-            timestep, which is not where the next begins if the spacing is `trailing` or `linspace` and S does not
-            divide T. `joined` lets it end there. `compvis` is the grid of the code that LD3M builds on: every
-            (T // S)-th timestep from 1 on, which is more than S of them if S does not divide T (31 for 30).
+        grid: `diffusers`: steps end T // S below their timesteps, as there; `joined`: where the next begins; `compvis`,
+            as LD3M's code: every (T // S)-th timestep from 1 on, more than S if S does not divide T (31 for 30).
 
     Raises:
         UserError: thresholding is on, the prediction type or the grid is unknown, or noise levels are none.
@@ -224,16 +219,14 @@ class DiffusionSchedule(Schedule):
     def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
         """Return the grid as in `DDIMScheduler.set_timesteps` and `.step`.
 
-        With a `start` below 1 its timesteps are multiplied by it and rounded down, and each step ends where the next
-        one begins.
+        A `start` below 1 multiplies its timesteps, rounded down, and lets each step end where the next one begins.
         """
         table = self.num_train_timesteps
         _check_grid(num_steps, start)
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
         timesteps = self._timesteps(num_steps)
-        outside = [t for t in timesteps if not 0 <= t < table]
-        if outside:
+        if outside := [t for t in timesteps if not 0 <= t < table]:
             raise UserError(
                 f"num_steps={num_steps} leads to timestep {outside[0]}, outside 0..{table - 1} (spacing "
                 f"{self._spacing!r}, steps_offset {self._scheduler.config.steps_offset}); take fewer steps"
@@ -261,9 +254,7 @@ class DiffusionSchedule(Schedule):
             return [t + 1 for t in reversed(range(0, self.num_train_timesteps, stride))]
         self._scheduler.set_timesteps(num_steps)
         # For some numbers of steps rounding gives "trailing" spacing one timestep too many: -1.
-        timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_steps]
-        assert len(timesteps) == num_steps
-        return timesteps
+        return list(map(int, self._scheduler.timesteps.tolist()[:num_steps]))
 
     def _of_velocity(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         signal, noise = level  # of squares that sum to one
@@ -344,9 +335,6 @@ def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
     """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it.
 
     Euler's method with trailing timesteps, under which SD-Turbo was distilled, is read as that.
-
-    Raises:
-        UserError: none that can be used, or a grid of diffusion models for a flow.
     """
     path = folder / "scheduler_config.json"
     if not path.is_file():
@@ -357,8 +345,6 @@ def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
     if euler:  # which never clips
         config = {**config, "clip_sample": False}
     _check_flow(path, config) if flow else _check_family(path, config)
-    if flow and grid != "diffusers":
-        raise UserError(f"grid={grid!r} is for models with a table of betas; {path} is a flow: leave it out")
     timesteps = config.get("num_train_timesteps", 1)
     if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
         raise UserError(
@@ -366,6 +352,8 @@ def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
         )
     try:
         if flow:
+            if grid != "diffusers":
+                raise UserError(f"grid={grid!r} is for tables of betas; {path} is a flow: leave it out")
             known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
             return FlowSchedule(num_train_timesteps=timesteps, **known)
         return DiffusionSchedule(DDIMScheduler.from_config(config), grid, joined=euler)

@@ -1,7 +1,7 @@
 """Training of students: networks that learn a small set from scratch and are tested on the test split."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -186,7 +185,7 @@ def train_student(
     augmented: bool = True,
     teacher: nn.Module | None = None,
     looks: Looks | None = None,
-    on_epoch: Callable[[int, Tensor], None] | None = None,
+    on_epoch: Callable[[int, Tensor], None] = lambda epoch, loss: None,
 ) -> nn.Module:
     """Train `network` in place by the protocol; return what is to be tested: the network, or its averaged weights.
 
@@ -206,25 +205,18 @@ def train_student(
     training = TrainingSet(*training)
     seed = seed if training.crop_seed is None else int(training.crop_seed)
     stored = training.crop_labels is not None
-    in_store = partial(training.in_store, spec.num_classes)
     average = epoch_average(network) if protocol.weight_ema else None
     tested = network if average is None else average.module
-
-    built: list[Optimizer] = []
-
-    def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        built.append(student_optimizer(network, protocol, parameters))
-        return built[0]
+    steps = student_optimizer(network, protocol, network.parameters())
 
     def after(epoch: int, loss: Tensor) -> None:
         if protocol.forgets_after(epoch, epochs):
-            built[0].state.clear()
+            steps.state.clear()
         if average is not None:
             average.update_parameters(network)
         if looks and epoch in protocol.look_epochs(epochs):
             looks.take(tested)
-        if on_epoch:
-            on_epoch(epoch, loss)
+        on_epoch(epoch, loss)
 
     train_classifier(
         network,
@@ -232,13 +224,13 @@ def train_student(
         training.labels,
         epochs=epochs,
         batch_size=batch_size or protocol.batch_size,
-        optimizer=optimizer,
+        optimizer=lambda parameters: steps,
         scheduler=partial(LambdaLR, lr_lambda=lambda epoch: protocol.lr_at(epoch, epochs)),
         transform=student_transform(spec, protocol, teacher, augmented=augmented, stored=stored),
         loss=partial(_loss, protocol.temperature),
         seed=seed,
         on_epoch=after,
-        by_epoch=in_store if stored else by_epoch(training, protocol, epochs, seed),
+        by_epoch=by_epoch(training, protocol, epochs, seed, spec.num_classes),
     )
     return tested
 

@@ -181,13 +181,16 @@ def _draw(sampler: Sampler, count: int, shape: torch.Size, seed: int) -> Tensor:
 
 
 def by_epoch(
-    training: TrainingSet, protocol: Protocol, epochs: int, seed: int
+    training: TrainingSet, protocol: Protocol, epochs: int, seed: int, num_classes: int | None = None
 ) -> Callable[[int], Labelled] | None:
     """Return a function from an epoch (from 0) to its images and labels; None where all epochs have the same.
 
-    With as many draws as epochs, epoch e takes draw e; with fewer, each code takes one of its draws at random.
+    Where crops have labels in store, an epoch has its own, of `num_classes`. With as many draws as epochs, epoch e
+    takes draw e; with fewer, each code takes one of its draws at random.
     """
     images, labels, samples, *_ = training
+    if training.crop_labels is not None and num_classes is not None:
+        return partial(training.in_store, num_classes)
     if samples is None:
         return None
     means = training.size.has_means(protocol)

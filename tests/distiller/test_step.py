@@ -83,7 +83,11 @@ def watched(monkeypatch, tmp_path, digits):
             labels = model.codes.labels
             model.synthesis._labels = labels, labels.clone()  # on a CPU the two are one tensor
             answer = model.finite._answer._host  # of the step before, on its way to the host
-            with HostReads([*model.parameters(), *model.buffers(), store, answer]) as reads:
+            held = [*model.parameters(), *model.buffers(), store, answer]
+            searches = [getattr(part, "_search", None) for part in model.objective.modules()]
+            for search in filter(None, searches):  # the experts' network, kept from step to step
+                held += search._found.network.parameters()
+            with HostReads(held) as reads:
                 plain(model, batch, batch_idx)
             # Lightning's own bookkeeping of a logged value is not followed.
             found.extend(note for note in reads.found if "self.log" not in note)
