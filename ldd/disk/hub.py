@@ -54,7 +54,7 @@ def parse_address(name: str, argument: str) -> Address:
     return Address(found[1], found[2])
 
 
-def fetch(name: str, kind: Kind, patterns: Sequence[str], argument: str) -> Path:
+def fetch(name: str, kind: Kind, patterns: Sequence[str], argument: str, *, needed: bool = True) -> Path:
     """Return the local folder with the files of a repository that match one of the patterns.
 
     The library keeps them in its cache (`HF_HOME`), from where they are taken when the hub cannot be reached.
@@ -64,6 +64,7 @@ def fetch(name: str, kind: Kind, patterns: Sequence[str], argument: str) -> Path
         kind: what it must be.
         patterns: of paths in it.
         argument: that has the value `name`, for messages.
+        needed: refuse a repository in which nothing matches.
 
     Raises:
         UserError: another form of address, no such repository or revision, one of the other kind or with too much in
@@ -76,7 +77,7 @@ def fetch(name: str, kind: Kind, patterns: Sequence[str], argument: str) -> Path
     place: dict[str, Any] = {"repo_id": address.repo, "repo_type": kind, "revision": address.revision}
     try:
         info: Any = _hub().repo_info(**place, files_metadata=True)
-        _check_files(address, argument, info.siblings or [], patterns)
+        _check_files(address, argument, info.siblings or [], patterns, needed=needed)
         return Path(snapshot_download(**place, allow_patterns=[*patterns], endpoint=_endpoint()))
     except HfHubHTTPError as error:
         raise UserError(f"{argument}={str(address)!r}: {_refused(address, kind, error)}") from error
@@ -90,12 +91,14 @@ def fetch(name: str, kind: Kind, patterns: Sequence[str], argument: str) -> Path
         ) from error
 
 
-def _check_files(address: Address, argument: str, files: Sequence[Any], patterns: Sequence[str]) -> None:
-    """Raise unless what would be fetched fits on the disk, and anything would be."""
+def _check_files(
+    address: Address, argument: str, files: Sequence[Any], patterns: Sequence[str], *, needed: bool
+) -> None:
+    """Raise unless what would be fetched fits on the disk, and anything would be where it is `needed`."""
     from huggingface_hub import constants
 
     wanted = [file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns)]
-    if not wanted:
+    if needed and not wanted:
         names = sorted(file.rfilename for file in files)
         raise UserError(
             f"{argument}={str(address)!r} holds no {patterns[0]}, which is needed, but {listed(names) or 'nothing'}; "

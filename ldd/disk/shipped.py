@@ -103,7 +103,7 @@ def embedded_folder(name: str, root: Path, mark: str, argument: str, kind: str) 
     known = [IN_PACKAGE + path.name for path in sorted(root.iterdir()) if (path / mark).is_file()]
     if name not in known:
         raise UserError(
-            f"{argument}={name!r}: no such {kind} in the package{near(name, known)}; embedded {kind}s: "
-            f"{', '.join(known) or 'none'}"
+            f"{argument}={name!r}: no such {kind} in the package; embedded {kind}s: {', '.join(known) or 'none'}"
+            f"{near(name, known)}"
         )
     return root / name.removeprefix(IN_PACKAGE)

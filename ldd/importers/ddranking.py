@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ldd.artefact.exporters.ddranking import FACTS, IMAGES, LABELS, PLACE
 from ldd.disk.files import read_json
 from ldd.errors import UserError
@@ -35,13 +37,11 @@ def read_ddranking(folder: Path) -> RawSet:
     soft = None
     if labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] == len(moved):
         soft = labels.float().softmax(1)
-        labels = soft.argmax(1)
-    if (
-        labels.ndim != 1
-        or len(labels) != len(images)
-        or labels.is_floating_point()
-        or int(labels.max()) >= len(moved)
-    ):
+        labels = torch.arange(len(moved)).repeat_interleave(
+            len(labels) // len(moved)
+        )  # they are sorted by class
+    fits = labels.ndim == 1 and len(labels) == len(images) and not labels.is_floating_point()
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < len(moved):
         raise UserError(
             f"{folder / LABELS} does not fit {len(images)} images of {len(moved)} classes; {cure}"
         )

@@ -22,7 +22,7 @@ class StoredCodes(Initializer):
     global step in front of a shared frozen prior. Decoders of the sub-tasks cannot be continued as one.
 
     Args:
-        path: folder of a distilled set, or of a run.
+        path: folder of a distilled set or of a run, `embedded:NAME`, or `hf://user/name`.
 
     Raises:
         UserError: no set there; codes, classes, prior or decoder that are not this run's.

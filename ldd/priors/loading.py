@@ -93,7 +93,7 @@ def _fetch_safe(name: str, components: Sequence[str], further: Sequence[str]) ->
     tensors = [part for part in further if part.endswith(".safetensors")]
     folder = fetch(name, "model", _wanted(components, [*texts, *tensors]), "path_or_hub_id")
     if variants := _variants(folder, components, tensors):
-        folder = fetch(name, "model", variants, "path_or_hub_id")
+        folder = fetch(name, "model", variants, "path_or_hub_id", needed=False)
     if missing := without_weights(folder, components):
         raise UserError(
             f"path_or_hub_id={name!r} has no safetensors of {', '.join(missing)}, and pickles are not read from hf://; "

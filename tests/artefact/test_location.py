@@ -219,7 +219,7 @@ def test_many_files(monkeypatch, hub):
 )
 def test_names_that_are_not_in_the_package(name, near, capsys):
     listed = ", ".join(f"embedded:{one}" for one in NAMES)
-    message = f"path={name!r}: no such set in the package{near}; embedded sets: {listed}"
+    message = f"path={name!r}: no such set in the package; embedded sets: {listed}{near}"
     with pytest.raises(UserError) as raised:
         DistilledSet.load(name)
     assert str(raised.value) == message
