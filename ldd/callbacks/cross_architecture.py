@@ -21,13 +21,11 @@ from ldd.evaluation.courses import courses, teacher_of
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import DISTILLED, INITIAL, of_a_step
-from ldd.images import DataSpec
 from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
 from ldd.runtime.ledger import EVALUATE
 from ldd.runtime.ranks import rank_zero_warn
-from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers, count_workers
 
 
@@ -109,17 +107,8 @@ class CrossArchitecture(L.Callback):
         self._beside: Report | None = None
         self._evaluated_step: int | None = None
 
-    def check_networks(self, spec: DataSpec) -> None:
-        """Build every network once, before any image is decoded.
-
-        Raises:
-            UserError: one that cannot be built for these classes or this image size.
-        """
-        factories = self.protocol.factories() if self.networks is None else self.networks
-        check_networks(factories, spec)
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse, before any work, results of another version of the protocol, and a protocol without its teacher."""
+        """Refuse, before any step, results of another version of the protocol, and a protocol without its teacher."""
         if self._switched_on(trainer):
             data = trainer.datamodule  # type: ignore[attr-defined]
             report_in(trainer.default_root_dir, self.protocol, data)

@@ -82,6 +82,27 @@ class RecordExperts(L.Callback):
             self.record(needs, data, str(pl_module.device), progress=shown)
         trainer.strategy.barrier()
 
+    def check(self, needs: Sequence[ExpertNeed], epochs: int = 1) -> int:
+        """Return how many epochs are recorded for `needs`: `epochs` at least where the settings name none.
+
+        Raises:
+            UserError: fewer experts or epochs than one of them reads.
+        """
+        # Readers of the same experts need the longer of their epochs.
+        most = max([epochs, *(need.epochs for need in needs)])
+        recorded = most if self.epochs is None else self.epochs
+        for need in needs:
+            for name, given, asked in (
+                ("num_experts", self.num_experts, need.num_experts or 1),
+                ("epochs", recorded, need.epochs),
+            ):
+                if given < asked:
+                    raise UserError(
+                        f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; "
+                        "raise it"
+                    )
+        return recorded
+
     def record(
         self,
         needs: Sequence[ExpertNeed],
@@ -105,20 +126,8 @@ class RecordExperts(L.Callback):
         Raises:
             UserError: see the class.
         """
-        # Readers of the same experts need the longer of their epochs.
-        most = max([epochs, *(need.epochs for need in needs)])
-        recorded = most if self.epochs is None else self.epochs
+        recorded = self.check(needs, epochs)
         for need in needs:
-            asks = {
-                "num_experts": (self.num_experts, need.num_experts or 1),
-                "epochs": (recorded, need.epochs),
-            }
-            for name, (given, asked) in asks.items():
-                if given < asked:
-                    raise UserError(
-                        f"experts.{name} ({given}) is less than the {asked} that the objective or the labels read; "
-                        "raise it"
-                    )
             try:
                 find_experts(need, data.spec, data.core_set)
             except UserError:  # none, or not all of them

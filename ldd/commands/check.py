@@ -9,7 +9,7 @@ from pathlib import Path
 import rich
 import yaml
 
-from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
+from ldd.artefact.identity import refuse_other_test_split
 from ldd.artefact.location import refuse_name
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
@@ -18,16 +18,17 @@ from ldd.disk.locks import writing
 from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, StoredSet
+from ldd.evaluation.ahead import check_labels
 from ldd.evaluation.checks import FOLDER
 from ldd.evaluation.checks.neighbours import COPY_RATIO
 from ldd.evaluation.checks.summary import check_images, confusions_of
 from ldd.evaluation.courses import teacher_of
-from ldd.evaluation.features import ClassifierFeatures, find_features
+from ldd.evaluation.features import ClassifierFeatures, trained_features
 from ldd.networks import NetworkFactory
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import Lesson, check_networks
-from ldd.students.training_set import draws_for
+from ldd.students.training_set import Sampler, draws_for
 
 
 def check(
@@ -70,17 +71,19 @@ def check(
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
-    factories = _checked(recipe.factories() if networks is None else networks, data, repeats)
+    factories, device = networks or recipe.factories(), pick_device()
+    check_labels(distilled, data, labels)
+    sampler = _sampler(distilled, recipe, factories, data, labels) if repeats else None
+    given = None if features is None else features.load(data.spec, device)
     folder = Path(out) if out is not None else _beside(path)
     check_writable(folder)
     data.setup()
-    refuse_other_data(distilled, data.spec)
     labeller = None if labels is None else labels.choose_for(distilled, data, recipe, seed)
-    device = pick_device()
-    found = check_images(distilled, data, find_features(features, data, seed, device), copy_ratio, seed)
+    own = given or trained_features(data.train_images, data.spec, seed, device)
+    found = check_images(distilled, data, own, copy_ratio, seed)
     if repeats:
         lesson = Lesson(data.spec, recipe, factories, seed, teacher_of(recipe, labeller))
-        draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
+        draws = draws_for(recipe, distilled, sampler, seed)
         training = StoredSet("distilled", distilled, samples=draws).training
         confused = confusions_of(lesson, training, data, distilled.counts, repeats, device)
         found = replace(found, confused=confused, protocol={"id": recipe.id, "hash": recipe.hash})
@@ -90,13 +93,18 @@ def check(
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 
-def _checked(
-    factories: Mapping[str, NetworkFactory], data: DistillationData, repeats: int
-) -> Mapping[str, NetworkFactory]:
-    """Return the networks whose confusions are counted, if any are, which can be built."""
-    if repeats:
-        check_networks(factories, data.spec)
-    return factories
+def _sampler(
+    distilled: DistilledSet,
+    protocol: Protocol,
+    networks: Mapping[str, NetworkFactory],
+    data: DistillationData,
+    labels: Labels | None,
+) -> Sampler | None:
+    """Return what draws the codes for the students; refuse now what these cannot be or cannot learn from."""
+    check_networks(networks, data.spec)
+    if labels is None:
+        teacher_of(protocol, None)  # or refuses a protocol that has one
+    return stored_sampler(distilled, protocol, pick_device())
 
 
 def _beside(path: str) -> Path:

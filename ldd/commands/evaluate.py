@@ -6,13 +6,14 @@ from pathlib import Path
 
 import rich
 
-from ldd.artefact.identity import identity, refuse_other_data, refuse_other_test_split
+from ldd.artefact.identity import identity, refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.locks import writing_in
 from ldd.distiller.synthesis import check_prior, prior_of, stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, Labels, Protocol, Report, equal_baselines
+from ldd.evaluation.ahead import check_evaluation, check_labels
 from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare, report_in
@@ -25,7 +26,6 @@ from ldd.priors import Prior
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.precision import MatmulPrecision, multiplying
-from ldd.students.training import check_networks
 from ldd.students.workers import NumWorkers
 
 
@@ -73,9 +73,6 @@ def evaluate(
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
         matmul_precision: of products of float32 matrices, as model.matmul_precision of a run has it.
-
-    Raises:
-        UserError: a set, data, protocol or folder that cannot be used.
     """
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
@@ -85,7 +82,9 @@ def evaluate(
         earlier = _earlier(out, recipe, data, distilled)
         request = Request(data, recipe, networks, repeats, seed, num_workers=num_workers)
         request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, device=pick_device())
-        request = _with_labels(request, distilled, labels, crop_labels)
+        request = _with_parts(request, distilled, names, labels, crop_labels)
+        _check(request, distilled, names, given, labels)
+        request = _with_labels(request, distilled, labels)
         report = compare(distilled, _with_sets(request, distilled, names, given))
         (report if earlier is None else report.after(earlier)).write(out)
     _show(report, Path(out))
@@ -112,33 +111,49 @@ def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: Dist
     return earlier
 
 
-def _with_labels(
-    request: Request, distilled: DistilledSet, labels: Labels | None, crop_labels: str | None
+def _with_parts(
+    request: Request, distilled: DistilledSet, names: str, labels: Labels | None, crop_labels: str | None
 ) -> Request:
-    """Return the request with the labeller and the stored labels of crops that are named, and its data set up."""
-    check_networks(request.factories, request.data.spec)
+    """Return the request with labels of crops, first codes, sampler and prior of the set; labels can be had."""
     crops = None if crop_labels is None else CropLabels.load(crop_labels)
-    data, labeller = request.data, None
-    data.setup()
-    refuse_other_data(distilled, data.spec)
-    if labels is not None:
-        labeller = labels.choose_for(distilled, data, request.protocol, request.seed, request.num_workers)
-        if crops is not None:
-            labeller.check_same(crops.teacher, "--crop_labels have", but=("temperature",))
-    return replace(request, labeller=labeller, crops=crops)
+    check_labels(distilled, request.data, labels)
+    return replace(
+        request,
+        crops=crops,
+        initial=None if crops is not None and labels is None else _initial_beside(distilled.folder),
+        sampler=stored_sampler(distilled, request.protocol, request.device),
+        prior=_find_prior(distilled, names),
+    )
+
+
+def _check(
+    request: Request,
+    distilled: DistilledSet,
+    names: str,
+    given: tuple[Baseline, ...] | None,
+    labels: Labels | None,
+) -> None:
+    """Refuse what could only fail later; of the baselines the named ones, whatever `equal` will stand for."""
+    named = baselines_by_name(names) if given is None else given
+    check_evaluation(distilled, replace(request, baselines=named), labels)
+
+
+def _with_labels(request: Request, distilled: DistilledSet, labels: Labels | None) -> Request:
+    """Return the request with the labeller that is named, and its data set up."""
+    request.data.setup()
+    if labels is None:
+        return request
+    of_set = request.data, request.protocol, request.seed, request.num_workers
+    labeller = labels.choose_for(distilled, *of_set)
+    if request.crops is not None:
+        labeller.check_same(request.crops.teacher, "--crop_labels have", but=("temperature",))
+    return replace(request, labeller=labeller)
 
 
 def _with_sets(
     request: Request, distilled: DistilledSet, names: str, given: tuple[Baseline, ...] | None
 ) -> Request:
-    """Return the request with the baselines of these names, and the set's sampler, prior and first codes."""
-    alone = request.crops is not None and request.labeller is None
-    request = replace(
-        request,
-        initial=None if alone else _initial_beside(distilled.folder),
-        sampler=stored_sampler(distilled, request.protocol, request.device),
-        prior=_find_prior(distilled, names),
-    )
+    """Return the request with the baselines of these names; its data are set up."""
     if given is not None:
         return replace(request, baselines=given)
     wanted = {name.strip() for name in names.split(",")}

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.evaluation import Labels, Protocol
+from ldd.evaluation.ahead import check_labels
 from ldd.evaluation.label_curve import check_curve, label_curve, write_curve
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
@@ -52,12 +52,12 @@ def label(
         data, recipe, repeats=repeats, seed=seed, num_workers=num_workers, device=pick_device()
     )
     check_curve(of_curve)
+    check_labels(distilled, data, labels)
     if curve is not None:
         check_networks(of_curve.factories, data.spec)
     for folder in filter(None, (out, curve)):
         check_writable(folder)
     data.setup()
-    refuse_other_data(distilled, data.spec)
     labelled, labeller = labels.label(distilled, data, seed, num_workers)
     labelled.save(out)
     split = data.selection_images

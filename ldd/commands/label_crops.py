@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
+from ldd.evaluation.ahead import check_labels
 from ldd.labels.crops import check_croppable, label_crops as make_labels, shards_of
 from ldd.runs.ending import tell_next
 from ldd.runs.verb import run_function
@@ -46,8 +46,8 @@ def label_crops(
     check_writable(Path(out).parent)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     check_croppable(distilled, recipe)
+    check_labels(distilled, data, labels)
     data.setup()
-    refuse_other_data(distilled, data.spec)
     epochs, _ = recipe.budget(distilled.counts)
     ledger = Ledger()
     with ledger.charge(LABEL, device):

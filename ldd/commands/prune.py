@@ -45,6 +45,8 @@ def prune(
         raise UserError(f"lists={lists!r}: {type(pruner).__name__} does not order images; leave --lists out")
     if not lists and lists_prefix:
         raise UserError(f"lists_prefix={lists_prefix!r} needs --lists DIR")
+    for folder in (Path(out).parent, drawn.parent, *([] if lists is None else [Path(lists)])):
+        check_writable(folder)
     items = data.source.items("train")
     if data.on_error == "skip":
         items = readable(data.source, items)
@@ -66,7 +68,6 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
     options = parse(parser, arguments)
-    check_writable(Path(options.out).parent)
     with writing(options.out):
         prune(**vars(instantiate(parser, options)))
         record_command(options.out, [verb, *arguments])

@@ -8,13 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from ldd import __version__
-from ldd.artefact.identity import refuse_other_data, refuse_other_test_split
+from ldd.artefact.identity import refuse_other_test_split
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, write_tensors
 from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, StoredSet
+from ldd.evaluation.ahead import check_labels
 from ldd.evaluation.courses import teacher_of
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
@@ -59,17 +60,19 @@ def train(
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     _check_labels(labels, crop_labels, recipe, data)
     check_networks({"network": network}, _spec_of(distilled))
-    if data is not None:
-        refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
-        data.setup()
-        refuse_other_data(distilled, data.spec)
+    draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
     labeller, crops, spec = None, None, _spec_of(distilled)
-    if labels is not None and data is not None:
-        labeller = labels.choose_for(distilled, data, recipe, seed)
     if crop_labels is not None:
         crops = CropLabels.load(crop_labels)
         crops.check(distilled, recipe)
-    draws = draws_for(recipe, distilled, stored_sampler(distilled, recipe, device), seed)
+    elif labels is None:
+        teacher_of(recipe, None)  # or refuses a protocol that has one
+    if data is not None:
+        refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
+        check_labels(distilled, data, labels)
+        data.setup()
+    if labels is not None and data is not None:
+        labeller = labels.choose_for(distilled, data, recipe, seed)
     epochs, batch_size = recipe.budget(distilled.counts)
     with progress("training", epochs, unit="epochs") as counter:
         trained = train_student(

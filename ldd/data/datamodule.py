@@ -147,6 +147,11 @@ class DistillationData(LightningDataModule):
         self.core_set.fingerprint = lambda: self.fingerprints["core_set"]
         self._ready = True
 
+    @property
+    def prunes(self) -> bool:
+        """Whether a pruner chooses the core-set."""
+        return self._pruner is not None
+
     def fingerprints_of(self, *splits: Split) -> dict[str, str]:
         """Return the fingerprints of splits by contents, as the source lists them; `format` is theirs.
 

@@ -29,12 +29,14 @@ class RealImages:
     Attributes:
         counts: K numbers of images per class.
         spec: classes, image size and normalisation; None where they are unknown.
+        certain: False where some may still be left out, unreadable ones or by a pruner.
         explain: given a label and a number that its class cannot give, returns the class's name and the cure, for
             messages; None where only the label is known.
         fingerprint: returns their `ldd.data.fingerprints.fingerprint`; None where the files are not known.
     """
 
     spec: DataSpec | None = None
+    certain: bool = True
     explain: Callable[[int, int], str] | None = None
     fingerprint: Callable[[], str] | None = None
 

@@ -107,14 +107,21 @@ def sync_file(path: Path | str) -> None:
         os.fsync(opened.fileno())
 
 
-def check_writable(folder: Path | str) -> None:
-    """Make a folder if it is missing, and raise now, not after hours of work, if it cannot be written."""
+def check_writable(folder: Path | str, argument: str = "out") -> None:
+    """Make a folder if it is missing, and raise now, not after hours of work, if it cannot be written.
+
+    Args:
+        folder: where something is going to be written.
+        argument: the option that names it, for messages.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"out ({folder}): {error.strerror or error}; choose a writable folder") from error
+        raise UserError(
+            f"{argument} ({folder}): {error.strerror or error}; choose a writable folder"
+        ) from error
 
 
 def holds_files(path: Path | str) -> bool:

@@ -67,16 +67,18 @@ def made(folder: Path, argument: str = "out") -> Iterator[None]:
 def writing(path: Path | str) -> Iterator[None]:
     """Be the only process that writes a file, or a folder that is replaced as a whole; the lock lies next to it.
 
-    What killed writers left of it is removed. Where its folder is missing nobody can be writing there yet.
+    What killed writers left of it is removed. The folder it lies in is made, and goes if it stays empty.
     """
     target = Path(os.path.realpath(path))
-    if not target.name or not target.parent.is_dir():
+    if not target.name:
         yield
         return
     beside = target.with_name(f".{target.name}.lock")
-    with locked(beside, _refuser(target, "out")) as alone:
+    with made(target.parent), locked(beside, _refuser(target, "out")) as alone:
         if alone:
             remove_leftovers(target.parent, target.name)
+        else:
+            check_writable(target.parent)
         yield
 
 

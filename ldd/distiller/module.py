@@ -232,7 +232,8 @@ class Distiller(L.LightningModule):
     # Start of a run
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return a progress bar of whole runs in the place of the trainer's own; say what is missing."""
+        """Refuse settings, say what is missing; return a progress bar of whole runs for the trainer's own."""
+        self.check_trainer(self.trainer)  # before any image is decoded
         tell_of_evaluation(self.trainer)
         return own_bar(self.trainer)
 
@@ -242,9 +243,12 @@ class Distiller(L.LightningModule):
         parts = f"{type(self.objective).__name__}, {self.prior!r}"
         return f"Distiller({type(self.codes).__name__}: {made}, step {int(self.num_steps_done)}; {parts})"
 
-    def setup(self, stage: str) -> None:
+    def check_trainer(self, trainer: L.Trainer) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""
-        check_trainer(self.trainer, self.prior, self.prior_precision)
+        check_trainer(trainer, self.prior, self.prior_precision)
+
+    def setup(self, stage: str) -> None:
+        """Multiply as the settings say."""
         self._multiplying.enter_context(
             multiplying(self._matmul_precision, self.trainer.strategy.root_device)
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from ldd.data.real import EvaluationData, RealImages
+from ldd.data.real import RealImages
 from ldd.errors import check_at_least
 from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
@@ -108,12 +108,3 @@ class ClassifierFeatures:
         embed = classifier.load_features(spec, self.size, self.mean, self.std)
         name = f"{classifier.identity}, images at {embed.size or spec.image_size} px; features before its last layer"
         return FeatureNetwork(embed.to(device).eval().requires_grad_(False), spec, name, device)
-
-
-def find_features(
-    wanted: ClassifierFeatures | None, data: EvaluationData, seed: int, device: torch.device
-) -> FeatureNetwork:
-    """Return the wanted features, or the features of a small network trained on the real images of `data`."""
-    if wanted is not None:
-        return wanted.load(data.spec, device)
-    return trained_features(data.train_images, data.spec, seed, device)

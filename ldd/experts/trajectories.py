@@ -44,7 +44,7 @@ class ExpertSetting:
         image_size: height and width in pixels.
         mean, std: the normalisation, see `DataSpec`.
         num_images: images in the core-set.
-        core_set: hash over their keys and labels.
+        core_set: hash over their keys and labels; empty where some may still be left out.
         contents: hash over their files, see `ldd.data.fingerprints`; None in recordings that are older than this field,
             or where the files are not known.
         network: dotted name of the network's class.
@@ -78,7 +78,7 @@ class ExpertSetting:
             mean=tuple(spec.mean),
             std=tuple(spec.std),
             num_images=len(core_set),
-            core_set=digest.hexdigest()[:32],
+            core_set=digest.hexdigest()[:32] if core_set.certain else "",
             network=dotted_name(type(network)),
             layers=tuple(repr(network).splitlines()),
             parameters=tuple(f"{name} {tuple(value.shape)}" for name, value in named.items()),
@@ -93,7 +93,7 @@ class ExpertSetting:
             found.append(f"image_size {self.image_size} (this run: {run.image_size})")
         if self.classes != run.classes:
             found.append(f"the classes [{listed(self.classes, 3)}] (this run: [{listed(run.classes, 3)}])")
-        elif self.core_set != run.core_set:
+        elif run.core_set and self.core_set != run.core_set:
             other = f"{run.num_images}{' other ones' if run.num_images == self.num_images else ''}"
             found.append(
                 f"a core-set of {self.num_images} images (this run: {other}; pruner and data.seed must be the same)"

@@ -76,7 +76,15 @@ class Machines:
             raise UserError(f"--address ({self.address}) needs --workers: how many jobs run there at a time")
 
     def needs(self, trainer: Mapping[str, Any]) -> Needs:
-        """Return what each job asks for, by the section `trainer` of its recipe."""
+        """Return what each job asks for, by the section `trainer` of its recipe.
+
+        Raises:
+            UserError: several machines for one job, or single GPUs by their numbers.
+        """
+        if int(trainer.get("num_nodes") or 1) > 1:
+            raise UserError(
+                f"trainer.num_nodes ({trainer['num_nodes']}): each sub-task runs on one machine; leave it at 1"
+            )
         elsewhere = self.engine == "slurm" or self.address is not None
         cpus = 1 if self.cpus_per_job == "auto" else self.cpus_per_job
         if self.cpus_per_job == "auto" and self.workers and not elsewhere:
@@ -87,10 +95,6 @@ class Machines:
 
 
 def _gpus(trainer: Mapping[str, Any], gpus_there: bool) -> int:
-    if int(trainer.get("num_nodes") or 1) > 1:
-        raise UserError(
-            f"trainer.num_nodes ({trainer['num_nodes']}): each sub-task runs on one machine; leave it at 1"
-        )
     accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
     if accelerator not in ("gpu", "cuda", "auto") or (accelerator == "auto" and not gpus_there):
         return 0

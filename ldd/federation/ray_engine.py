@@ -29,7 +29,7 @@ def run_jobs(
     On a cluster of several machines the jobs' folders must lie on a disk that all of them share. A job that was killed
     once too often ends with 1. An interruption is passed on to the jobs, which save their last step.
     """
-    ray = _import_ray()
+    ray = import_ray()
     with no_orphans(), _cluster(ray, machines.address, machines.workers * needs.cpus):
         _check_room(ray, needs)
         remote = ray.remote(
@@ -105,7 +105,12 @@ def _code_of(ray: Any, reference: Any) -> int:  # noqa: ANN401 - Ray's own types
         return 1
 
 
-def _import_ray() -> Any:  # noqa: ANN401 - an optional package
+def import_ray() -> Any:  # noqa: ANN401 - an optional package
+    """Return the package.
+
+    Raises:
+        UserError: it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

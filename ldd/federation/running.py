@@ -11,14 +11,14 @@ import rich
 
 from ldd.disk.locks import writing_in
 from ldd.errors import UserError
-from ldd.federation.checks import check_the_end
 from ldd.federation.finish import finish
 from ldd.federation.folder import CONFIG, Federation, clear, find
 from ldd.federation.jobs import Job, Machines, failures
 from ldd.federation.partition import ClassPartition, Rule, class_means
-from ldd.federation.ray_engine import run_jobs
+from ldd.federation.ray_engine import import_ray, run_jobs
 from ldd.federation.slurm import check_folder, write_slurm
 from ldd.networks.scoring import ScoringNetwork
+from ldd.runs.ahead import check_run
 from ldd.runs.history import record_command
 from ldd.runs.recipe import Recipe
 from ldd.runtime import processes
@@ -114,8 +114,9 @@ def _from_recipe(
     recipe = Recipe(["--config", config, *settings, "--trainer.default_root_dir", str(folder)], folder)
     federation = find(recipe, folder)
     if federation is None:
-        partition = _partition(recipe, subtasks, rule)
-        check_the_end(recipe, folder, subtasks, here=machines.engine != "slurm")
+        contiguous = ClassPartition.contiguous(recipe.data.classes, subtasks)  # or refuses the number
+        _check_run(recipe, folder, subtasks, machines)
+        partition = contiguous if rule == "contiguous" else _partition(recipe, subtasks, rule)
         return Federation.make(recipe, partition, folder)
     found = federation.partition
     if (len(found.blocks), found.rule) != (subtasks, rule):
@@ -132,14 +133,28 @@ def _check_the_end(federation: Federation, recipe: Recipe, machines: Machines) -
     """Before any job that is left is run, and before settings are replaced."""
     folder = federation.folder
     if federation.waiting or recipe.changes(folder / CONFIG).others:
-        check_the_end(recipe, folder, len(federation.partition.blocks), here=machines.engine != "slurm")
+        _check_run(recipe, folder, len(federation.partition.blocks), machines)
+
+
+def _check_run(recipe: Recipe, folder: Path, subtasks: int, machines: Machines) -> None:
+    """Refuse jobs that could not all be run, and a merged set that could not be labelled and evaluated."""
+    machines.needs(vars(recipe.config.trainer))  # or refuses
+    if machines.workers and machines.engine == "ray":
+        import_ray()
+    check_run(
+        recipe.model,
+        recipe.data,
+        recipe.experts,
+        recipe.evaluation if recipe.evaluates else None,
+        steps=recipe.config.trainer.max_steps != 0,
+        folder=folder,
+        subtasks=subtasks,
+        here=machines.engine != "slurm",
+    )
 
 
 def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
     data = recipe.data
-    _ = recipe.model  # refused now rather than in every sub-task
-    if rule == "contiguous":
-        return ClassPartition.contiguous(data.classes, subtasks)
     if rule == "random":
         return ClassPartition.random(data.classes, subtasks, recipe.seed)
     data.setup()

@@ -98,11 +98,6 @@ class ExpertLabels(Labels):
         experts = self._find(data)
         if self.epoch != "auto":
             return self._of_epoch(experts, data.spec, self.epoch, device)
-        if not len(data.selection_images):
-            raise UserError(
-                "labels.epoch (auto) is chosen on the selection split, which is empty: each class has one training "
-                "image; add images, or give a number"
-            )
         labellers = {
             epoch: self._of_epoch(experts, data.spec, epoch, device)
             for epoch in self._epochs(experts.training.epochs)
@@ -145,6 +140,11 @@ class ExpertLabels(Labels):
     def _find(self, data: "EvaluationData") -> Trajectories:
         """Return the recording that fits."""
         self._check_classes(data.spec)
+        if self.epoch == "auto" and not len(data.selection_images):
+            raise UserError(
+                "labels.epoch (auto) is chosen on the selection split, which is empty: each class has one training "
+                "image; add images, or give a number"
+            )
         network = blank_network(self.network, data.spec)
         if next(network.buffers(), None) is not None:
             raise UserError(

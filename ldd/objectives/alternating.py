@@ -102,6 +102,10 @@ class Alternating(Objective):
         """Return those of all objectives."""
         return tuple(network for child in self._children for network in child.matching_networks())
 
+    def real_images(self) -> int:
+        """Return the most that one of the objectives needs."""
+        return max(child.real_images() for child in self._children)
+
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Return those of all objectives."""
         return tuple(need for child in self._children for need in child.experts())

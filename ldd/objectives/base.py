@@ -144,6 +144,10 @@ class Objective(nn.Module, ABC):
         """Return expert trajectories that must be recorded before the first step; most objectives need none."""
         return ()
 
+    def real_images(self) -> int:
+        """Return how many different real images of a class a step needs: `real_batch`, 0 where there is none."""
+        return getattr(self, "real_batch", None) or 0
+
 
 def frozen_network(factory: NetworkFactory, spec: DataSpec, seed: int, *key: object) -> Network:
     """Return a network initialised from (seed, key), without gradients and without dropout."""

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import torch
 from diffusers import ModelMixin
-from lightning import Callback, LightningModule
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import l1_loss
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ldd.augmentation.affine import AffineViews
+from ldd.disk.files import check_writable
 from ldd.errors import NonFiniteError, UserError
 from ldd.images import DataSpec, to_unit_range
 from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, UNetShape
@@ -157,16 +158,19 @@ class PriorTraining(LightningModule):
             return [denoiser]
         return [AdamW(self.autoencoder.parameters(), lr=self._rates[0], weight_decay=0.0), denoiser]
 
-    def setup(self, stage: str) -> None:
-        """Raise for trainer settings that this training does not support."""
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raise for trainer settings that this training does not support, and for a cache that cannot be written."""
+        if self._cache_dir is not None:
+            check_writable(self._cache_dir, "model.cache_dir")
         before = {
             "autoencoder_steps": self._autoencoder_steps,
             "velocity_steps": self.lessons.velocity_steps,
         }
-        check_trainer(self.trainer, batches=(self._batch, self._autoencoder_batch), before=before)
+        check_trainer(trainer, batches=(self._batch, self._autoencoder_batch), before=before)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return a progress bar of whole runs in the place of the trainer's own."""
+        """Return a progress bar of whole runs in the place of the trainer's own; refuse settings."""
+        self.check_trainer(self.trainer)  # before any image is decoded
         return own_bar(self.trainer)
 
     # One step

@@ -18,11 +18,12 @@ from lightning.pytorch.loggers import CSVLogger
 from ldd.artefact.manifest import RESUMED
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Metrics, Preview, RecordExperts
 from ldd.data import DistillationData
-from ldd.disk.files import atomic_file, read_yaml, remove
+from ldd.disk.files import atomic_file, check_writable, read_yaml, remove
 from ldd.disk.locks import writing_in
 from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError, in_a_line
 from ldd.runs import history
+from ldd.runs.ahead import check_run
 from ldd.runs.ending import tell_the_end
 from ldd.runs.folder import (
     changed_on_resume,
@@ -272,13 +273,8 @@ class RunCLI(LightningCLI):
             ours = [self._get(self.config_init, name) for name in self._parser(self.subcommand).callback_keys]
             settings = {**vars(self._get(self.config_init, "trainer")), **kwargs}
             raise refused_setting({**settings, "callbacks": [*callbacks, *ours]}, error) from error
-        run = Path(trainer.default_root_dir)
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"trainer.default_root_dir ({run}): {error.strerror}; choose a writable folder"
-            ) from error
+        self.model.check_trainer(made)  # every module that is run here has it
+        check_writable(trainer.default_root_dir, "trainer.default_root_dir")
         return made
 
     def instantiate_classes(self) -> None:
@@ -373,12 +369,15 @@ class DistillationCLI(RunCLI):
         super().add_arguments_to_parser(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401 - LightningCLI's signature
-        """Refuse networks that cannot be built before anything is decoded; keep an evaluation off that is off."""
-        evaluation = self._get(self.config_init, "evaluation")
-        if self.options.trainer.limit_val_batches == 0:
-            evaluation.off = True  # overfit_batches would switch it on again
-        elif not self.options.trainer.fast_dev_run:
-            evaluation.check_networks(self.datamodule.spec)
+        """Refuse what the run could only refuse later; keep an evaluation off that is off."""
+        options, trainer = self.options, self.options.trainer
+        evaluation, experts = (self._get(self.config_init, name) for name in ("evaluation", "experts"))
+        evaluation.off = trainer.limit_val_batches == 0  # overfit_batches would switch it on again
+        wanted = None if evaluation.off or trainer.fast_dev_run else evaluation
+        steps = self.subcommand != "validate" and trainer.max_steps != 0
+        resumed = Path(trainer.default_root_dir) if options.get("ckpt_path") else None
+        assert isinstance(self.model, Distiller)
+        check_run(self.model, self.datamodule, experts, wanted, steps=steps, folder=resumed)
         return super().instantiate_trainer(**kwargs)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lightning as L
+import torch
 
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview
@@ -12,12 +13,14 @@ from ldd.data import DistillationData, FolderSource
 from ldd.disk.files import holds_files
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, RandomReal, Report
+from ldd.evaluation import Baseline, PriorSamples, RandomReal, Report
+from ldd.evaluation.ahead import Listed, check_evaluation, planned_set
 from ldd.networks import NetworkFactory
 from ldd.objectives import DistributionMatching, Objective
 from ldd.prior_training.architectures import AutoencoderShape, UNetShape
 from ldd.prior_training.module import PriorTraining
 from ldd.priors import LatentDiffusionPrior, Prior
+from ldd.runs.ahead import check_images
 from ldd.runs.ending import tell_the_end
 from ldd.runtime.ranks import rank_zero_info
 from ldd.students.workers import NumWorkers
@@ -83,17 +86,29 @@ def distil(
     if holds_files(run):
         raise UserError(f"out ({run}) is not empty; name a new folder")
     data = DistillationData(FolderSource, str(folder), image_size=image_size, seed=seed)
+    matched = DistributionMatching(real_batch=32) if objective is None else objective
+    others = [RandomReal(), *baselines]
+    evaluation = CrossArchitecture(networks, protocol, repeats, others, num_workers=num_workers, seed=seed)
+    _check(data, images_per_class, matched, evaluation)
     trained = _train_prior(data, run, prior_steps, seed) if prior is None else None
     source = prior if trained is None else str(trained)
     generator = source if isinstance(source, Prior) else LatentDiffusionPrior(str(source))
-    matched = DistributionMatching(real_batch=32) if objective is None else objective
     model = Distiller(generator, matched, data.spec, images_per_class, seed=seed)
-    others = [RandomReal(), *baselines]
-    evaluation = CrossArchitecture(networks, protocol, repeats, others, num_workers=num_workers, seed=seed)
     _trainer(run, steps, [evaluation, Export(), Preview(), LastCheckpoints()]).fit(model, data)
     assert evaluation.report is not None
     tell_the_end(run)
     return Distilled(DistilledSet.load(run), evaluation.report, trained)
+
+
+def _check(
+    data: DistillationData, images_per_class: int, objective: Objective, evaluation: CrossArchitecture
+) -> None:
+    """Refuse what the run could only refuse once a prior is trained, as far as it does not depend on that."""
+    listed, spec = Listed(data), data.spec
+    check_images(listed, images_per_class, objective.real_images())
+    planned = planned_set(spec, torch.arange(spec.num_classes).repeat_interleave(images_per_class))
+    named = [one for one in evaluation.baselines or () if not one.name.startswith(PriorSamples.name)]
+    check_evaluation(planned, evaluation.request(listed, baselines=named), None)
 
 
 def _train_prior(data: DistillationData, run: Path, steps: int, seed: int) -> Path:

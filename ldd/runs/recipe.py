@@ -42,14 +42,14 @@ class Recipe(DistillationCLI):
     Args:
         arguments: `--config RECIPE.yaml`, and options that replace its settings.
         folder: default of `trainer.default_root_dir`.
+        program: which is named in messages.
 
     Raises:
         SystemExit: options that `latentdd fit` would refuse, with its message and code 2.
     """
 
-    program = "latentdd federate"
-
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, program: str = "latentdd federate") -> None:
+        self.program = program
         super().__init__(Distiller, str(folder), arguments)
 
     def before_instantiate_classes(self) -> None:

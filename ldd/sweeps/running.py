@@ -76,8 +76,24 @@ def sweep(
         print("\n".join(shlex.join(["latentdd", *cell.command()]) for cell in waiting))
         return
     with writing_in(out):
+        _check(waiting)
         record_command(out, typed)
         _run_cells(loaded, cells, waiting, Path(out), jobs)
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """Refuse settings that no run takes before the first cell runs; those of all seeds are the same."""
+    from ldd.runs.recipe import (
+        Recipe,
+    )  # here: a sweep that is refused, or planned alone, need not wait for it
+
+    for cell in {cell.arguments: cell for cell in reversed(cells)}.values():
+        try:
+            Recipe(cell.arguments, cell.folder, program=f"latentdd sweep: {cell}")
+        except SystemExit as stop:  # the parser has said why
+            raise UserError(
+                f"cell {cell} cannot be run (see above); correct the sweep file, or what follows --"
+            ) from stop
 
 
 def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], out: Path, jobs: int) -> None:

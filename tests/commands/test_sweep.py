@@ -131,18 +131,28 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failing_cell_does_not_stop_the_others(jobs, tmp_path, monkeypatch, capfd):
-    """Real processes, which fail since the recipe is empty; what they say is shown either way."""
+    """Real processes, which fail since data and prior do not go together; what they say is shown either way."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "a.yaml").write_text("model: {chunk_sise: 3}")
-    config = write(tmp_path, base="a.yaml", axes={"x": {"one": {}, "two": {}}})
+    base, options = str(ROOT / "configs" / "quickstart.yaml"), {"data.image_size": 100}
+    config = write(tmp_path, base=base, options=options, axes={"x": {"one": {}, "two": {}}})
     with pytest.raises(UserError, match=r"2 of 2 cells failed .*one/seed-0, .*two/seed-0"):
         sweep(str(config), str(tmp_path / "out"), jobs)
-    assert capfd.readouterr().err.count("chunk_sise") == 2
+    assert capfd.readouterr().err.count("data.image_size (100) differs") == 2
     for name in ("one", "two"):
         assert json.loads((tmp_path / "out" / name / "seed-0" / "cell.json").read_text())["finished"] is False
         assert (tmp_path / "out" / name / "seed-0" / LOG_NAME).exists() == (jobs > 1)
     with pytest.raises(UserError, match=r"jobs \(0\) must be at least 1"):
         sweep(str(config), str(tmp_path / "out"), 0)
+
+
+def test_settings_that_no_run_takes_are_refused_before_any_cell_runs(tmp_path, capfd):
+    base = str(ROOT / "configs" / "quickstart.yaml")
+    axes = {"x": {"one": {}, "two": {"model.chunk_sise": 3}}}
+    config = write(tmp_path, base=base, axes=axes, seeds=[0, 1])
+    with pytest.raises(UserError, match=r"cell two, seed 0 cannot be run \(see above\)"):
+        sweep(str(config), str(tmp_path / "out"))
+    assert capfd.readouterr().err.count("chunk_sise") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def wait_for(condition, process):

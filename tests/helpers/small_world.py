@@ -45,11 +45,14 @@ class SmallData:
     def fingerprints_of(self, *splits):
         return {name: self.fingerprints[name] for name in ("format", *splits)}
 
-    def setup(self, stage=None):
+    def __init__(self):
         self.train_images = real(8, 1)
         self.core_set = self.train_images
         self.selection_images = real(6, 5)
         self.test_images = real(10, 2)
+
+    def setup(self, stage=None):
+        """They are there."""
 
 
 def small_set(per_class=1, seed=3, **facts):
