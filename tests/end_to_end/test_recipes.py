@@ -1,5 +1,6 @@
 """Every shipped YAML parses against the live signatures, and every objective component runs on the quickstart."""
 
+import json
 import math
 import re
 import sys
@@ -24,7 +25,7 @@ from ldd.sweeps.file import Sweep
 ROOT = Path(ldd.__file__).parent.parent
 CONFIGS = ROOT / "configs"
 COMPONENTS = {
-    **dict.fromkeys(("prior", "objective", "codes", "initializer", "labels"), "model"),
+    **dict.fromkeys(("prior", "objective", "codes", "initializer", "labels", "rediffusion"), "model"),
     "pruner": "data",
 }
 """Folder, which is also the option's name -> the section that the option is in."""
@@ -51,7 +52,12 @@ def test_components_parse(kind, fit_parser):
     for path in shipped(kind):
         option = f"--{COMPONENTS[kind]}.{kind}"
         found = fit_parser.parse_args(["fit", "--config", str(QUICKSTART), option, str(path)]).fit
-        assert found[f"{COMPONENTS[kind]}.{kind}"].class_path, path
+        component = found[f"{COMPONENTS[kind]}.{kind}"]
+        wanted = yaml.safe_load(path.read_text())
+        if "class_path" in wanted:
+            assert component.class_path, path
+        else:  # settings of the one class that there is
+            assert {name: component[name] for name in wanted} == wanted, path
 
 
 def test_data_parse_alone():
@@ -178,6 +184,17 @@ def test_each_objective_runs_on_the_quickstart(path, tiny_prior_path, tmp_path, 
         small += ["--model.images_per_class", "2", "--experts.num_experts", "1"]
     elif path.stem == "mmd":
         small += ["--model.images_per_class", "2", "--model.objective.init_args.samples", "4", *width]
+    elif path.stem == "pool":
+        narrow = [
+            {"class_path": f"ldd.networks.{name}", "init_args": {"width": 8}}
+            for name in ("ConvNet", "AlexNet")
+        ]
+        small += [
+            "--model.objective.init_args.real_batch",
+            "4",
+            "--model.objective.network",
+            json.dumps(narrow),
+        ]
     elif path.stem == "trajectory":
         out = str(tmp_path / "experts")
         recorded = ["--config", "configs/experts/digits.yaml", "--num_experts", "1", "--out", out]
