@@ -53,7 +53,8 @@ class LatentDiffusionPrior(Prior):
             by image.
         guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step; None
             takes 3, or 1 of a prior in which guidance was learned. At 0 and 1 only the half that counts is run; at 0 no
-            gradient reaches the conditioning. An unconditional prior ignores s, since e_c is e_u.
+            gradient reaches the conditioning. An unconditional prior ignores s, since e_c is e_u. A latent consistency
+            model that is told s is called once.
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
         start: share of the path at which the chain begins, in (0, 1]: 1 at its noise end, where one step of a flow
             leaves nothing of Z; below it Z enters through the first state.
@@ -265,6 +266,10 @@ class LatentDiffusionPrior(Prior):
         network = self.denoiser.network
         if network.dtype == torch.bfloat16:
             conditioning = conditioning.to(network.dtype)  # once, and not at every call
+        if self.denoiser.embeds_guidance:  # one call under a scale that it is told
+            return lambda x, timestep: in_own_type(
+                network, lambda x, c: self.denoiser(x, timestep, c, scale), x, conditioning
+            )
         null = self.null(len(conditioning)).to(conditioning)
 
         def call(x: Tensor, timestep: Time, condition: Tensor) -> Tensor:

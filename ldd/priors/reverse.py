@@ -151,6 +151,7 @@ def modified_reverse(
         else:
             output = predict(x, step.timestep)
         x0, e = schedule.split(output, x, step)
+        e = noise if schedule.renoised else e
         if skip == "clean":
             x0 = (1 - w) * x0 + w * clean
         x = add_noise(x0, e, step.end)
@@ -205,6 +206,7 @@ def ddim_sample(
         x = add_noise(start, noise, steps[0].level)
     for k, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
         x0, e = schedule.split(predict(x, step.timestep), x, step)
+        e = noise if schedule.renoised else e
         correction = None if guide is None else guide(x0, k)
         if ancestral is None and correction is not None:
             x0 = x0 + correction

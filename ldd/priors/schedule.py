@@ -6,50 +6,21 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, final, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, cast, final, get_args
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 from torch import Tensor
 
 from ldd.errors import UserError
 from ldd.priors.loading import read_json
+from ldd.priors.scheduler_config import DISTILLED, EULER, FLOW, MOST_TIMESTEPS, check_family, check_flow
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 AVERAGE = "average_velocity"
 """Prediction type of a network that is told both ends of a step: n - z averaged over the path between (MeanFlow)."""
 
-_FAMILY = {
-    f"{name}Scheduler"
-    for name in (
-        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete",
-        "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep",
-        "DPMSolverMultistepInverse", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep",
-        "SASolver",
-    )
-}  # fmt: skip
-"""Samplers of diffusers for models that were trained with a table of betas, which their configs hold.
-
-Not among them: flow matching (`FlowMatchEulerDiscreteScheduler` is read as what it is), EDM, consistency models and
-those distilled for a sampler of their own (LCM, TCD).
-"""
-_FLOW = "FlowMatchEulerDiscreteScheduler"
-_EULER = "EulerDiscreteScheduler"
-_OTHER_GRIDS = {
-    "use_dynamic_shifting": "a shift that follows from the image size: save the shift that it gives, as `shift`",
-    "use_karras_sigmas": "a grid of its own",
-    "use_exponential_sigmas": "a grid of its own",
-    "use_beta_sigmas": "a grid of its own",
-    "invert_sigmas": "a path from clean latents to noise",
-    "shift_terminal": "a path that ends before clean latents",
-    "stochastic_sampling": "noise that is added in every step",
-}
-"""Settings of the flow scheduler that would make another path or grid, and what they mean."""
-_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-_MOST_TIMESTEPS = 100_000
-_OTHER_NOISE = ("use_flow_sigmas",)
 Grid = Literal["diffusers", "joined", "compvis"]  # see `DiffusionSchedule`
 
 
@@ -64,6 +35,9 @@ class Level(NamedTuple):
     signal: float
     noise: float
 
+
+Method = Literal["ddim", "euler", "lcm", "tcd"]
+"""How a diffusion model steps: as DDIM, or as the samplers of distilled models, see `DiffusionSchedule`."""
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -111,11 +85,13 @@ class Schedule(ABC):
         prediction_type: what the network predicts: `epsilon` (n), `sample` (z), `v_prediction` (signal n - noise z),
             `flow` (n - z) or `average_velocity` (n - z averaged over a step).
         clip: bound on the predicted clean latents, or None.
+        renoised: whether each step takes the noise that the chain began with, in the place of what is predicted.
     """
 
     num_train_timesteps: int
     prediction_type: str
     clip: float | None = None
+    renoised: bool = False
 
     @property
     def of_intervals(self) -> bool:
@@ -180,17 +156,30 @@ class DiffusionSchedule(Schedule):
 
     Args:
         scheduler: the prior's scheduler; only its config and its table are used.
-        joined: each step ends where the next one begins, and the last at clean latents, as Euler's method steps.
         grid: `diffusers`: steps end T // S below their timesteps, as there; `joined`: where the next begins; `compvis`,
             as LD3M's code: every (T // S)-th timestep from 1 on, more than S if S does not divide T (31 for 30).
+        method: `ddim`, or a sampler of distilled models, whose steps end where the next one begins: `euler`; `lcm`
+            (arXiv:2310.04378), where what is predicted is joined to x by the boundary condition and then noised anew
+            (with the chain's own noise, where diffusers draws another); `tcd` (arXiv:2402.19159) without randomness
+            (gamma 0). The last two take timesteps of their training.
 
     Raises:
         UserError: thresholding is on, the prediction type or the grid is unknown, or noise levels are none.
     """
 
-    def __init__(self, scheduler: DDIMScheduler, grid: Grid = "diffusers", *, joined: bool = False) -> None:
+    def __init__(
+        self,
+        scheduler: DDIMScheduler | LCMScheduler | TCDScheduler,
+        grid: Grid = "diffusers",
+        *,
+        method: Method = "ddim",
+    ) -> None:
         if grid not in get_args(Grid):
             raise UserError(f"grid={grid!r} is unknown; choose one of {', '.join(get_args(Grid))}")
+        if grid != "diffusers" and method in ("lcm", "tcd"):
+            raise UserError(
+                f"grid={grid!r} is not for {method.upper()}, whose training chose the timesteps; leave it out"
+            )
         self.grid: Grid = grid
         config = scheduler.config
         if config.thresholding:
@@ -209,8 +198,10 @@ class DiffusionSchedule(Schedule):
         self._spacing: str = config.timestep_spacing
         self._scheduler = scheduler
         self._abar: list[float] = scheduler.alphas_cumprod.double().tolist()
-        self._joined = joined
-        self._final_abar = 1.0 if joined else float(scheduler.final_alpha_cumprod)
+        self._method = method
+        last = {"ddim": float(scheduler.final_alpha_cumprod), "tcd": self._abar[0]}
+        self._final_abar = last.get(method, 1.0)
+        self.renoised = method == "lcm"
         if not all(0 <= level <= 1 for level in (*self._abar, self._final_abar)):
             raise UserError(
                 "scheduler: its betas lead to noise levels outside [0, 1]; restore scheduler_config.json"
@@ -225,6 +216,9 @@ class DiffusionSchedule(Schedule):
         _check_grid(num_steps, start)
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
+        most = self._scheduler.config.get("original_inference_steps", table)
+        if num_steps > most:
+            raise UserError(f"num_steps={num_steps} exceeds the {most} steps of the scheduler's training")
         timesteps = self._timesteps(num_steps)
         if outside := [t for t in timesteps if not 0 <= t < table]:
             raise UserError(
@@ -235,7 +229,7 @@ class DiffusionSchedule(Schedule):
         ends = [self._abar[t - stride] if t >= stride else self._final_abar for t in timesteps]
         if start < 1:
             timesteps = [int(start * t) for t in timesteps]
-        if start < 1 or self._joined or self.grid != "diffusers":
+        if start < 1 or self._method != "ddim" or self.grid != "diffusers":
             ends = [*(self._abar[t] for t in timesteps[1:]), self._final_abar]
         steps = tuple(
             Step(t, _variance_kept(self._abar[t]), _variance_kept(end))
@@ -246,7 +240,26 @@ class DiffusionSchedule(Schedule):
 
     def first_state(self, noise: Tensor, step: Step) -> Tensor:
         """Return the noise, which Euler's method scales to its share of the first level."""
-        return step.level.noise * noise if self._joined else noise
+        return step.level.noise * noise if self._method == "euler" else noise
+
+    def split(self, output: Tensor, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Return clean latents and noise; those of `lcm` are joined to x (diffusers' scalings, sigma_data 0.5)."""
+        x0, e = super().split(output, x, step)
+        if self._method != "lcm":
+            return x0, e
+        assert not isinstance(step.timestep, Interval)
+        scaled = step.timestep * self._scheduler.config.timestep_scaling
+        norm = scaled**2 + 0.25
+        return scaled / math.sqrt(norm) * x0 + 0.25 / norm * x, e
+
+    def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
+        """Return the noise e; a latent consistency model has no path that could be run backwards."""
+        if self._method == "lcm":
+            raise UserError(
+                "scheduler: a latent consistency model (LCM) leads from any noise to its image in one step, and "
+                "cannot be inverted; take an initialiser without inversion, or another prior"
+            )
+        return super().noise_on_the_way_back(output, x, step)
 
     def _timesteps(self, num_steps: int) -> list[int]:
         if self.grid == "compvis":
@@ -334,67 +347,32 @@ def _check_grid(num_steps: int, start: float) -> None:
 def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
     """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it.
 
-    Euler's method with trailing timesteps, under which SD-Turbo was distilled, is read as that.
+    Samplers for which models were distilled are read as what they are: LCM, TCD, and Euler's method with trailing
+    timesteps (SD-Turbo).
     """
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
     config = read_json(path, infinite=True)  # diffusers writes -Infinity, of settings that DDIM does not have
-    flow = config.get("_class_name") == _FLOW
-    euler = config.get("_class_name") == _EULER and config.get("timestep_spacing") == "trailing"
-    if euler:  # which never clips
-        config = {**config, "clip_sample": False}
-    _check_flow(path, config) if flow else _check_family(path, config)
+    name = config.get("_class_name")
+    flow, method = name == FLOW, DISTILLED.get(str(name), "ddim")
+    if name == EULER and config.get("timestep_spacing") == "trailing":
+        method, config = "euler", {**config, "clip_sample": False}  # it never clips
+    check_flow(path, config) if flow else check_family(path, config)
     timesteps = config.get("num_train_timesteps", 1)
-    if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
+    if type(timesteps) is not int or not 1 <= timesteps <= MOST_TIMESTEPS:
         raise UserError(
-            f"{path}: num_train_timesteps is {timesteps!r}; it must be a number up to {_MOST_TIMESTEPS}"
+            f"{path}: num_train_timesteps is {timesteps!r}; it must be a number up to {MOST_TIMESTEPS}"
         )
+    kind = {"lcm": LCMScheduler, "tcd": TCDScheduler}.get(method, DDIMScheduler)
     try:
         if flow:
             if grid != "diffusers":
                 raise UserError(f"grid={grid!r} is for tables of betas; {path} is a flow: leave it out")
             known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
             return FlowSchedule(num_train_timesteps=timesteps, **known)
-        return DiffusionSchedule(DDIMScheduler.from_config(config), grid, joined=euler)
+        return DiffusionSchedule(kind.from_config(config), grid, method=cast(Method, method))
     except UserError:
         raise
     except Exception as error:  # of values of any kind
-        raise UserError(f"{path} cannot be used as {_FLOW if flow else 'DDIMScheduler'}: {error}") from error
-
-
-def _check_flow(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise for a setting that makes another path of flow matching."""
-    for name, meaning in _OTHER_GRIDS.items():
-        if config.get(name):
-            raise UserError(
-                f"{path} says {name}={config[name]!r} ({meaning}), which is not supported; set it to its default there "
-                "if the model works without it"
-            )
-
-
-def _check_family(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise for a scheduler whose noise levels no table of betas gives, or that does not say them."""
-    saved_by = config.get(
-        "_class_name", "DDIMScheduler" if "beta_schedule" in config else "unnamed scheduler"
-    )
-    cure = (
-        "if the model was trained with a table of betas, save a DDIMScheduler with that table there; else take another "
-        "prior"
-    )
-    if saved_by not in _FAMILY:
-        raise UserError(
-            f"{path} is the config of a {saved_by}, whose noise levels are not a DDIMScheduler's; {cure}"
-        )
-    if saved_by == "DDIMScheduler":
-        return
-    if any(config.get(name) for name in _OTHER_NOISE):
-        flag = next(name for name in _OTHER_NOISE if config.get(name))
-        raise UserError(f"{path} says {flag}={config[flag]!r}: a model of another kind of noise; {cure}")
-    if missing := [name for name in _BETAS if name not in config]:
-        raise UserError(f"{path} is the config of a {saved_by} and lacks {', '.join(missing)}; {cure}")
-    if "clip_sample" not in config:
-        raise UserError(
-            f"{path} is the config of a {saved_by} and does not say clip_sample; read as DDIM it would clip "
-            'latents to [-1, 1]. Add "clip_sample": false (or true, if meant), or save a DDIMScheduler there'
-        )
+        raise UserError(f"{path} cannot be used as {FLOW if flow else kind.__name__}: {error}") from error

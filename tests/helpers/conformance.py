@@ -20,11 +20,13 @@ class PriorConformance:
 
     Attributes:
         known_classes: classes the prior under test knows; None if it knows every class.
+        invertible: whether samples can be inverted; if not, that is refused.
         inversion_steps: steps of the inversion; it is exact only in the limit of many.
         inversion_error: bound on the relative distance from the noise to the inversion of its sample.
     """
 
     known_classes: tuple[ClassInfo, ...] | None = None
+    invertible = True
     inversion_steps = 20
     inversion_error = 0.25
 
@@ -161,6 +163,7 @@ class PriorConformance:
         if prior.can_sample:
             assert prior.embed(rows).is_meta
             assert prior.sample(rows, generator(0), num_steps=1).is_meta
+        if prior.can_sample and self.invertible:
             assert prior.invert(latents, conditioning, 1).is_meta
 
     def test_sample(self, prior, rows):
@@ -178,6 +181,10 @@ class PriorConformance:
         if not prior.can_sample:
             with pytest.raises(UserError, match="no diffusion model and cannot invert"):
                 prior.invert(torch.zeros(2, *prior.latent_shape), prior.null(2), 5)
+            return
+        if not self.invertible:
+            with pytest.raises(UserError, match="cannot be inverted"):
+                prior.invert(torch.zeros(2, *prior.latent_shape), prior.embed(rows), 5)
             return
         noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
         sampled = prior.sample(rows, generator(0), num_steps=self.inversion_steps, guidance_scale=1.0)

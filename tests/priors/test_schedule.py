@@ -15,7 +15,7 @@ from ldd.priors.schedule import FlowSchedule, load_schedule
 
 BETAS = {name: SCHEDULER[name] for name in ("beta_start", "beta_end", "beta_schedule")}
 ALL = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
-DISTILLED_OR_SHIFTED = ("LCM", "TCD", "RePaint", "Cog")
+DISTILLED_OR_SHIFTED = ("RePaint", "Cog")
 """With betas in their configs, for models or tasks of their own all the same."""
 
 

@@ -33,11 +33,13 @@ class Denoiser(nn.Module, ABC):
         network: the diffusers model.
         classes: the classes the conditions stand for, `label` being the row; empty if they have no names.
         multiple: the side of the latents must be a multiple of it.
+        embeds_guidance: whether the network is told the guidance scale (LCM), as a further argument of `forward`.
     """
 
     network: ModelMixin
     classes: list[ClassInfo]
     multiple: int = 1
+    embeds_guidance: bool = False
     _component = "unet"
 
     @property
@@ -119,9 +121,13 @@ def timestep_tensor(timestep: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), timestep, dtype=kind, device=like.device)
 
 
-def check_inputs(unet: ModelMixin, tokens: str, *, intervals: bool = False) -> None:
-    """Raise if a U-Net wants more than noisy latents, a timestep (or the `intervals` of MeanFlow) and `tokens`."""
+def check_inputs(unet: ModelMixin, tokens: str, *, intervals: bool = False, guidance: bool = False) -> None:
+    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`.
+
+    With `intervals` it may take those of MeanFlow, with `guidance` an embedding of the guidance scale.
+    """
     known = (None, LENGTH) if intervals else (None,)
     wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) not in known]
+    wanted = [key for key in wanted if not (guidance and key == "time_cond_proj_dim")]
     if wanted:
         raise UserError(f"component 'unet' wants inputs beyond {tokens} ({', '.join(wanted)}); not supported")

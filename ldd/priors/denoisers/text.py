@@ -1,5 +1,6 @@
 """Text-to-image U-Nets (Stable Diffusion 1.5, 2.x, SD-Turbo) as denoisers: conditions start from a prompt per class."""
 
+import math
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo
-from ldd.priors.denoisers.base import Denoiser, check_inputs
+from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
 from ldd.priors.loading import Init, find_variant, frozen, load_model, read_json, reading
+from ldd.priors.schedule import Interval, Time
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -36,7 +39,8 @@ class TextToImageUNet(Denoiser):
         _check_template(prompt)
         self.prompt = prompt
         self.network = load_model(folder / "unet", (UNet2DConditionModel,), init=init)
-        check_inputs(self.network, "the tokens of a prompt")
+        check_inputs(self.network, "the tokens of a prompt", guidance=True)
+        self.embeds_guidance = self.network.config.get("time_cond_proj_dim") is not None
         self.tokenizer, self.text_encoder = _load_text(folder)
         width = self.text_encoder.config.hidden_size
         if width != self.network.config.cross_attention_dim:
@@ -62,6 +66,20 @@ class TextToImageUNet(Denoiser):
         """Return the text embedding of the empty prompt, (n, L, D)."""
         return self.null_tokens.expand(n, -1, -1)
 
+    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor, guidance: float = 1.0) -> Tensor:
+        """See `Denoiser.forward`; `guidance` is a scale that the network is told, if it takes one."""
+        if not self.embeds_guidance:
+            return super().forward(x, timestep, conditioning)
+        assert not isinstance(timestep, Interval), "checked by the prior"
+        told = _embed_scale(guidance, self.network.config.time_cond_proj_dim).to(
+            next(self.network.parameters())
+        )
+        output: Tensor = self.network(
+            x, timestep_tensor(timestep, x), encoder_hidden_states=conditioning, timestep_cond=told.expand(len(x), -1),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return output
+
     def _row(self, info: ClassInfo, mapping: Mapping[str, int | str]) -> int:
         wish = mapping.get(info.wnid, mapping.get(info.name))
         if isinstance(wish, int):
@@ -86,6 +104,13 @@ class TextToImageUNet(Denoiser):
         weight = next(self.text_encoder.parameters())
         tokens: Tensor = self.text_encoder(ids.to(weight.device))[0]
         return tokens.to(weight.dtype)  # under autocast it would be half precision
+
+
+def _embed_scale(scale: float, width: int) -> Tensor:
+    """Sinusoids of 1000 (s - 1), (1, width), as latent consistency models are told of guidance."""
+    frequencies = torch.exp(torch.arange(width // 2) * (-math.log(10_000) / (width // 2 - 1)))
+    angles = 1000 * (scale - 1) * frequencies
+    return pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
 
 
 def _check_template(prompt: str) -> None:

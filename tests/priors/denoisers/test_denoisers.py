@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from conformance import PriorConformance
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    TCDScheduler,
+)
+from diffusers.schedulers import scheduling_lcm
 from tiny_denoisers import STABLE_1, STABLE_2, dit_pipeline, ldm_pipeline, name_rows, text_pipeline
 from tiny_prior import PUBLISHED
 from torch.utils.checkpoint import checkpoint
@@ -55,7 +62,7 @@ def turbo_folder(tmp_path_factory) -> Path:
     return files / "turbo"
 
 
-@pytest.fixture(params=["dit", "tied dit", "ldm", "text", "turbo"])
+@pytest.fixture(params=["dit", "tied dit", "ldm", "text", "turbo", "lcm"])
 def prior(request) -> LatentDiffusionPrior:
     """Each form in turn."""
     folder = request.getfixturevalue(f"{request.param.split()[-1]}_folder")
@@ -161,6 +168,62 @@ def test_sd_turbo_equals_its_pipeline(turbo_folder, num_steps):
         assert_close((images / 2 + 0.5).clamp(0, 1), theirs)
 
 
+@pytest.fixture(scope="module")
+def lcm_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers", reason="needs the extra text")
+    files = tmp_path_factory.mktemp("denoisers")
+    parts = text_pipeline(files, {"time_cond_proj_dim": 12}).components
+    parts |= {"scheduler": LCMScheduler(**PUBLISHED)}
+    LatentConsistencyModelPipeline(**parts, requires_safety_checker=False).save_pretrained(files / "lcm")
+    return files / "lcm"
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+@pytest.mark.parametrize("guidance", [1.0, 8.0])
+def test_lcm_equals_its_pipeline(lcm_folder, monkeypatch, num_steps, guidance):
+    """With the noise of the chain in every step, for which the pipeline draws another."""
+    pipeline = LatentConsistencyModelPipeline.from_pretrained(lcm_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    prior = LatentDiffusionPrior(str(lcm_folder), num_steps=num_steps, guidance_scale=guidance, skip="none")
+    noise = torch.randn(2, *prior.latent_shape, generator=generator(0))
+    monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *arguments, **options: noise)
+    theirs = pipeline(
+        ["a photo of a church", "a photo of a goldfish"], 32, 32, num_steps, guidance_scale=guidance,
+        generator=generator(0), output_type="np",
+    ).images  # fmt: skip
+    theirs = torch.from_numpy(theirs).movedim(-1, 1)
+    rows = prior.rows(CLASSES)
+    with torch.no_grad():
+        sampled = prior.decode(prior.sample(rows, generator(0), num_steps=num_steps))
+    assert_close((sampled / 2 + 0.5).clamp(0, 1), theirs)
+    with torch.no_grad():
+        signal, spread = prior.schedule.steps(num_steps)[0].level
+        z = noise * (1 - spread) / signal
+        assert_close(prior.decode(prior.denoise(z, prior.embed(rows), noise)), sampled)
+    with pytest.raises(UserError, match="num_steps=60 exceeds the 50 steps of the scheduler's training"):
+        prior.schedule.steps(60)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_tcd_equals_its_pipeline(tmp_path, num_steps, guidance):
+    pytest.importorskip("transformers", reason="needs the extra text")
+    pipeline = text_pipeline(tmp_path)
+    pipeline.scheduler = TCDScheduler(**PUBLISHED)
+    pipeline.save_pretrained(tmp_path / "tcd")
+    pipeline.set_progress_bar_config(disable=True)
+    prior = LatentDiffusionPrior(
+        str(tmp_path / "tcd"), num_steps=num_steps, guidance_scale=guidance or 1.0, skip="none"
+    )
+    theirs = pipeline(
+        ["a photo of a church", "a photo of a goldfish"], 32, 32, num_steps, guidance_scale=guidance, eta=0.0,
+        generator=generator(0), output_type="np",
+    ).images  # fmt: skip
+    with torch.no_grad():
+        sampled = prior.decode(prior.sample(prior.rows(CLASSES), generator(0), num_steps=num_steps))
+    assert_close((sampled / 2 + 0.5).clamp(0, 1), torch.from_numpy(theirs).movedim(-1, 1))
+
+
 def test_guidance_of_the_first_channels_is_that_of_the_original_transformers(dit_folder):
     """e_u + s (e_c - e_u) in the first three of four channels, e_c in the last, at every step of DDIM."""
     prior = LatentDiffusionPrior(
@@ -256,3 +319,11 @@ class TestTurboPrior(PriorConformance):
     @pytest.fixture
     def prior(self, turbo_folder):
         return LatentDiffusionPrior(str(turbo_folder), num_steps=1, guidance_scale=1.0)
+
+
+class TestLatentConsistencyPrior(PriorConformance):
+    invertible = False  # there is no path that could be run backwards
+
+    @pytest.fixture
+    def prior(self, lcm_folder):
+        return LatentDiffusionPrior(str(lcm_folder), num_steps=2)
