@@ -29,6 +29,7 @@ _OF_A_SET = ("rediffuse", "label", "label-crops", "evaluate", "check", "train", 
 
 VERBS = {
     "fit": ("ldd.commands.fit", "distil a data set: codes, checkpoints, artefact, evaluation"),
+    "init": ("ldd.commands.init", "write recipes that suit your own folder of images, and say the minutes"),
     "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
     "plan": ("ldd.commands.plan", "predict a run's time, memory and disk from a few of its own steps"),
     "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),

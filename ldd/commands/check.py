@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from ldd.artefact.location import refuse_name
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, read_yaml
-from ldd.disk.locks import writing
 from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, StoredSet
 from ldd.evaluation.ahead import check_labels
-from ldd.evaluation.checks import FOLDER
+from ldd.evaluation.checks import CONFUSION_NAME, FOLDER, JSON_NAME, NEIGHBOURS_NAME
 from ldd.evaluation.checks.neighbours import COPY_RATIO
-from ldd.evaluation.checks.summary import check_images, confusions_of
+from ldd.evaluation.checks.summary import Checks, check_images, confusions_of
 from ldd.evaluation.courses import teacher_of
 from ldd.evaluation.features import ClassifierFeatures, trained_features
 from ldd.networks import NetworkFactory
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import Lesson, check_networks
@@ -43,7 +43,7 @@ def check(
     labels: Labels | None = None,
     features: ClassifierFeatures | None = None,
     other_data: bool = False,
-) -> None:
+) -> Ending:
     """Check the images of a distilled set: copies of real ones, coverage, features, per-class accuracy.
 
     Writes checks.json, neighbours.png (each image next to its nearest real ones) and confusion.png. As many random real
@@ -87,10 +87,17 @@ def check(
         training = StoredSet("distilled", distilled, samples=draws).training
         confused = confusions_of(lesson, training, data, distilled.counts, repeats, device)
         found = replace(found, confused=confused, protocol={"id": recipe.id, "hash": recipe.hash})
-    with writing(folder) if out is None else nullcontext():  # what --out names is held for the whole verb
-        found.write(folder)
+    return _written(found, folder, path)
+
+
+def _written(found: Checks, folder: Path, path: str) -> Ending:
+    folder.mkdir(parents=True, exist_ok=True)
+    found.write(folder)
     rich.print(found)
-    print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    made = [
+        file for name in (JSON_NAME, NEIGHBOURS_NAME, CONFUSION_NAME) if (file := folder / name).is_file()
+    ]
+    return Ending(made, ("report", path, "--out", folder / "report.html"))
 
 
 def _sampler(
@@ -132,12 +139,12 @@ def data_of_run(config: Path) -> Iterator[Path]:
         yield file
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb; the data of a run's own config.yaml are taken where none are named."""
     given = any(argument.startswith("--data") for argument in arguments)
     config = Path(arguments[0]) / "config.yaml" if arguments else Path()
     if not given and arguments and not arguments[0].startswith("-") and config.is_file():
         with data_of_run(config) as file:
-            run_function(check, verb, [*arguments, "--data", str(file)], data=True)
-        return
-    run_function(check, verb, arguments, data=True)
+            words = [*arguments, "--data", str(file)]
+            return run_function(check, verb, words, data=True, typed=arguments, place=_beside)
+    return run_function(check, verb, arguments, data=True, place=_beside)

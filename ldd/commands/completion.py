@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ldd.disk.shipped import shipped_names
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 
 _SCRIPT = """_latentdd() {{
@@ -30,7 +31,7 @@ complete -o filenames -F _latentdd latentdd
 """
 
 
-def completion(shell: Literal["bash", "zsh"] = "bash") -> None:
+def completion(shell: Literal["bash", "zsh"] = "bash") -> Ending:
     """Print a script that completes commands of latentdd: source <(latentdd completion).
 
     Args:
@@ -46,12 +47,16 @@ def completion(shell: Literal["bash", "zsh"] = "bash") -> None:
         ),
     )
     print(("autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "") + script, end="")
+    print(
+        f"# next: source <(latentdd completion --shell {shell})  # in this shell; in ~/.{shell}rc for every one"
+    )
+    return Ending()  # what is printed is sourced
 
 
 def _help() -> Path:
     return Path(__file__).parent / "help"
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(completion, verb, arguments, path=None)
+    return run_function(completion, verb, arguments, path=None)

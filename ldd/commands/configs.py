@@ -1,5 +1,6 @@
 """`latentdd configs`: the shipped recipes and components."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,27 +8,37 @@ from pathlib import Path
 from ldd.disk.files import atomic_folder
 from ldd.disk.shipped import configs_folder, shipped_names
 from ldd.errors import UserError
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 
 
-def configs(copy: str | None = None) -> None:
-    """List the shipped configuration files, or copy them to a folder.
+def configs(copy: str | None = None, schema: str | None = None) -> Ending:
+    """List the shipped configuration files, or copy them to a folder, or print a schema for editors.
 
     Args:
         copy: folder to copy them to, all or none; it must not exist.
+        schema: print the JSON schema of one kind of file: recipe (of `latentdd fit`), prior_training, experts, data,
+            rediffusion, codes, initializer, labels, objective, prior or pruner. An editor with a YAML language server
+            checks and completes a file that begins with the line
+            `# yaml-language-server: $schema=recipe.schema.json`.
 
     Raises:
-        UserError: it exists, or cannot be written.
+        UserError: the folder exists, or cannot be written; a kind of file that there is not.
     """
+    if schema is not None:
+        from ldd.runs.schema import schema_of  # here: the list need not wait for all classes
+
+        print(json.dumps(schema_of(schema), indent=1))
+        return Ending()  # what is printed is a file
     if copy is None:
         print(_listed())
-        return
+        return Ending(next=("fit", "--config", "quickstart"))
     target = Path(copy)
     if target.exists():
         raise UserError(f"--copy ({copy}) exists; name a new folder")
     with atomic_folder(target, durable=False) as beside:
         shutil.copytree(configs_folder(), beside, dirs_exist_ok=True)
-    print(f"copied to {target}")
+    return Ending((target,), ("fit", "--config", target / "quickstart.yaml"))
 
 
 def _listed() -> str:
@@ -47,6 +58,6 @@ def _listed() -> str:
     )
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(configs, verb, arguments, path=None)
+    return run_function(configs, verb, arguments, path=None)

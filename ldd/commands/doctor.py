@@ -13,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 
 from ldd import __version__
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import available_cores, in_bytes
 
@@ -32,7 +33,7 @@ _CACHES = {
 """Name -> (variable that moves the folder, its place otherwise, folder in it)."""
 
 
-def doctor(json: bool = False) -> None:
+def doctor(json: bool = False) -> Ending:
     """Show versions, devices, memory and caches, and what is missing; exit with 1 if a needed package is.
 
     Args:
@@ -57,6 +58,7 @@ def doctor(json: bool = False) -> None:
         print("\n".join(f"{name:<{width}}{fact}" for name, fact in facts.items()))
     if missing:
         sys.exit(1)
+    return Ending(next=() if json else ("fit", "--config", "quickstart"))
 
 
 def _missing(extra: str) -> Iterator[str]:
@@ -94,6 +96,6 @@ def _cache(variable: str, default: str, name: str) -> str:
     return f"{folder}: {in_bytes(sum(path.lstat().st_size for path in folder.rglob('*') if path.is_file()))}"
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(doctor, verb, arguments, path=None)
+    return run_function(doctor, verb, arguments, path=None)

@@ -19,10 +19,12 @@ from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
+from ldd.evaluation.results.report import CSV_NAME, JSON_NAME
 from ldd.evaluation.results.rows import INITIAL
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory
 from ldd.priors import Prior
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.precision import MatmulPrecision, multiplying
@@ -44,7 +46,7 @@ def evaluate(
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
     matmul_precision: MatmulPrecision = "auto",
-) -> None:
+) -> Ending:
     """Train networks on a distilled set and on others, test them, and write and print the comparison.
 
     Args:
@@ -87,12 +89,12 @@ def evaluate(
         request = _with_labels(request, distilled, labels)
         report = compare(distilled, _with_sets(request, distilled, names, given))
         (report if earlier is None else report.after(earlier)).write(out)
-    _show(report, Path(out))
+    return _shown(report, path, Path(out))
 
 
-def _show(report: Report, out: Path) -> None:
+def _shown(report: Report, path: str, out: Path) -> Ending:
     rich.print(*report.tables())
-    print(f"written: {out / 'evaluation.csv'}, {out / 'evaluation.json'}")
+    return Ending((out / CSV_NAME, out / JSON_NAME), ("report", path, "--out", out / "report.html"))
 
 
 def _named(baselines: Sequence[Baseline] | str) -> tuple[str, tuple[Baseline, ...] | None]:
@@ -198,6 +200,6 @@ def _initial_beside(folder: Path | None) -> DistilledSet | None:
     return None
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(evaluate, verb, arguments, data=True)
+    return run_function(evaluate, verb, arguments, data=True)

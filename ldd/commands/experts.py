@@ -2,24 +2,19 @@
 
 from collections.abc import Sequence
 
-from ldd.data import DistillationData
 from ldd.experts.recording import record_experts
+from ldd.runs.ending import Ending, fit_on
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
-from ldd.runs.parser import Parser
+from ldd.runs.parser import recording_parser
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Record, or continue a recording."""
-    parser = Parser(
-        prog=f"latentdd {verb}",
-        description="Train networks on the core-set and keep their weights after every epoch. The same command "
-        "continues a recording that was stopped.",
-    )
-    parser.add_argument("--config", action="config", help="Path to a configuration file.")
-    parser.add_class_arguments(DistillationData, "data")
-    names = parser.add_function_arguments(record_experts, skip={"data", "wait"}, as_positional=False)
-    options = instantiate(parser, parse(parser, arguments))
+    parser, names = recording_parser()
+    parsed = parse(parser, arguments)
+    options = instantiate(parser, parsed)
     folder = record_experts(options.data, **{name: options[name] for name in names})
     record_command(folder, [verb, *arguments])
-    print(f"recorded in {folder}; use it with --model.objective.trajectories {folder}")
+    objective = ("--model.objective", "objective/trajectory", "--model.objective.trajectories", folder)
+    return Ending((folder,), (*fit_on(parsed.data), *objective))

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldd.artefact.exporters import WRITERS, FormatName
-from ldd.artefact.exporters.hub import check_form, prepare
+from ldd.artefact.exporters.hub import ENDINGS, check_form, prepare
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 
 
@@ -18,7 +19,7 @@ def export(
     push_to_hub: str | None = None,
     dry_run: bool = True,
     private: bool = True,
-) -> None:
+) -> Ending:
     """Convert a distilled set; its hashes are checked first.
 
     Args:
@@ -39,22 +40,22 @@ def export(
         raise UserError("dry_run and private are about an upload; name its repository with --push_to_hub")
     distilled = DistilledSet.load(path)
     written = WRITERS[format](distilled, Path(out), overwrite)
-    print(f"exported {len(distilled.images)} images of {distilled.num_classes} classes to {written}")
+    print(f"exported {len(distilled.images)} images of {distilled.num_classes} classes")
+    again = ("export", path, "--format", format, "--out", out, "--overwrite", "--push_to_hub")
     if push_to_hub is None:
-        return
+        read = ("import", written, "--out", f"{out.removesuffix('.pt')}_read")
+        return Ending((written,), (*again, "USER/NAME") if format in ENDINGS else read)
     upload = prepare(distilled, written, push_to_hub, format, private)
     if not dry_run:
-        print(f"uploaded: {upload.send()}")
-        return
+        return Ending((written, upload.send()), ("inspect", path))
     for name, size in upload.files.items():
         print(f"would upload {name} ({size:,} bytes)")
-    print(
-        f"nothing was uploaded: read {written / 'README.md'}, then add --dry_run false to upload to {push_to_hub}"
-    )
+    print(f"nothing was uploaded: read {written / 'README.md'} first")
+    return Ending((written,), (*again, push_to_hub, "--dry_run", "false"))
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
     hub = "--push-to-hub"  # as the tools of the hub spell it
     spelt = [a.replace(hub, "--push_to_hub", 1) if a.startswith(hub) else a for a in arguments]
-    run_function(export, verb, spelt)
+    return run_function(export, verb, spelt)

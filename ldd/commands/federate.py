@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from ldd.federation.jobs import Machines
 from ldd.federation.running import federate
+from ldd.runs.ending import Ending
 from ldd.runs.options import parse
 from ldd.runs.parser import Parser
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb; options that are not its own go to the recipe."""
     parser = Parser(
         prog=f"latentdd {verb}", description=(federate.__doc__ or "").partition("\n\n    Args")[0]
@@ -21,7 +22,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     own, settings = split(arguments, known)
     options = parse(parser, own)
     machines = Machines(**{name: options[name] for name in of_machines})
-    federate(
+    return federate(
         machines, **{name: options[name] for name in own_names}, settings=settings, typed=[verb, *arguments]
     )
 

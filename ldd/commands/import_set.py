@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ldd.disk.files import holds_files
 from ldd.errors import UserError
 from ldd.importers import RealData, read_set, shown
-from ldd.runs.ending import tell_to_evaluate
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 
 
@@ -22,7 +22,7 @@ def import_set(
     reorder: bool = False,
     licence: str = "unknown",
     overwrite: bool = False,
-) -> None:
+) -> Ending:
     """Read a set from a .pt file (DC, MTT, GLaD, LD3M, ours), Parquet files or a folder of pictures, and save it.
 
     Args:
@@ -30,9 +30,9 @@ def import_set(
             by number or by name, Parquet files (ours, RethinkDC's) or a folder of them, an export for DD-Ranking, or
             hf://user/name, a repository with Parquet files.
         out: folder of the set that is written.
-        classes: what the labels 0, 1, ... of the files mean: a table (.json, .csv), a text file with one wnid a
-            line, or the name of a published ImageNet subset; null where the files say so themselves, or where --data
-            has the same order.
+        classes: what the labels 0, 1, ... of the files mean: names separated by commas (cat,ship), a table (.json,
+            .csv), a text file with one wnid a line, or the name of a published ImageNet subset; null where the files
+            say so themselves, or where --data has the same order.
         data: real images that the set is to be used with; classes in another order are refused.
         labels: file of the labels, where it is not next to the images under its usual name.
         experiment: which one of a DC file, from 0.
@@ -64,15 +64,15 @@ def import_set(
     imported.save(out)
     facts = imported.manifest["imported"]
     print(
-        f"imported {len(imported.images)} images of {imported.num_classes} classes to {out}: {facts['form']}; "
+        f"imported {len(imported.images)} images of {imported.num_classes} classes: {facts['form']}; "
         f"{facts['normalisation']}; classes {shown(imported.classes)}"
     )
-    tell_to_evaluate(out)
+    return ending_of_set(out)
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
     about = (
         "A .pt or .parquet file, a folder of such files or of pictures, or hf://user/name with Parquet files."
     )
-    run_function(import_set, verb, arguments, path=about, data=True)
+    return run_function(import_set, verb, arguments, path=about, data=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from json import dumps
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +12,13 @@ from rich.text import Text
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import span
 from ldd.images import ClassInfo
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 
 _MAX_CLASSES = 20
 
 
-def inspect(path: str, json: bool = False) -> None:
+def inspect(path: str, json: bool = False) -> Ending:
     """Check a distilled set (hashes, class order, format version) and show what it holds.
 
     Args:
@@ -27,10 +29,11 @@ def inspect(path: str, json: bool = False) -> None:
     summary = distilled.summary()
     if json:
         print(dumps({**summary, "sha256_ok": True}))  # a damaged set does not load
-        return
+        return Ending()
     console = Console()
     console.print(_facts(path, distilled, summary))
     console.print(_classes(distilled.classes))
+    return Ending(next=("report", path, "--out", f"{Path(path).name or 'set'}.html"))
 
 
 def _facts(path: str, distilled: DistilledSet, summary: dict[str, Any]) -> Table:
@@ -98,6 +101,6 @@ def _cost(stage: dict[str, float | None]) -> str:
     return ", ".join(f"{name} {value}" for name, value in figures.items())
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(inspect, verb, arguments)
+    return run_function(inspect, verb, arguments)

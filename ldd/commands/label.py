@@ -12,7 +12,7 @@ from ldd.evaluation.ahead import check_labels
 from ldd.evaluation.label_curve import check_curve, label_curve, write_curve
 from ldd.evaluation.records import FOLDER
 from ldd.evaluation.request import Request
-from ldd.runs.ending import tell_to_evaluate
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.students.training import check_networks
@@ -29,7 +29,7 @@ def label(
     curve: str | None = None,
     protocol: str = "quick",
     repeats: int = 3,
-) -> None:
+) -> Ending:
     """Write a distilled set again with one soft label for each image, by an expert of the task or another teacher.
 
     Args:
@@ -66,16 +66,17 @@ def label(
         f"labelled by {labeller} ({type(labeller.network).__name__}), whose accuracy on {len(split.labels)} images of "
         f"the selection split is {100 * float(right):.1f} %"
     )
-    print(f"labelled set: {out}, {labelled.bytes['labels']:,} bytes of labels")
-    tell_to_evaluate(out)
+    print(f"{labelled.bytes['labels']:,} bytes of labels")
+    ending = ending_of_set(out)
     if curve is None:
-        return
+        return ending
     points = label_curve(distilled, labeller, replace(of_curve, records=Path(curve) / FOLDER))
     write_curve(points, Path(curve), f"protocol {recipe.id}, {repeats} repeats; bars: one standard deviation")
     for point in points:
         print(f"{point.form:<16}{point.label_bytes:>12,} bytes of labels  {point.score} %")
+    return ending._replace(made=(out, curve))
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(label, verb, arguments, data=True)
+    return run_function(label, verb, arguments, data=True)

@@ -11,7 +11,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.ahead import check_labels
 from ldd.labels.crops import check_croppable, label_crops as make_labels, shards_of
-from ldd.runs.ending import tell_next
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import LABEL, Ledger, measured
@@ -24,7 +24,7 @@ def label_crops(
     out: str,
     protocol: str = "rded-soft",
     seed: int = 0,
-) -> None:
+) -> Ending:
     """Label every crop of every epoch of a protocol once, so that students learn from the file, without the teacher.
 
     `latentdd evaluate` and `latentdd train` take the file as `--crop_labels`.
@@ -58,11 +58,10 @@ def label_crops(
             crops = make_labels(distilled, labeller, recipe, seed, device, shards)
         replace(crops, cost=ledger.stages[LABEL]).save(out)
     size = sum(part.nbytes for part in crops.tensors.values())
-    print(f"saved {out}: labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
-    of_set = ("--data", "DATA.yaml", "--protocol", protocol, "--crop_labels", out)
-    tell_next("evaluate", path, *of_set, "--out", f"{out}_evaluation")
+    print(f"labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
+    return ending_of_set(path, "--protocol", protocol, "--crop_labels", out)._replace(made=(out,))
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(label_crops, verb, arguments, data=True)
+    return run_function(label_crops, verb, arguments, data=True)

@@ -10,6 +10,7 @@ import rich
 from rich.table import Table
 
 from ldd.planning.run import Plan, PlanCLI, plan_run
+from ldd.runs.ending import Ending, without
 from ldd.runtime.progress import duration
 
 
@@ -33,12 +34,13 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Measure in a temporary folder and print."""
     with tempfile.TemporaryDirectory(prefix="latentdd-plan-") as folder:
         cli = PlanCLI(Path(folder) / "run", arguments)
         plan = plan_run(cli)
     if cli.options.json:
         print(json.dumps(asdict(plan)))
-    else:
-        rich.print(_table(plan))
+        return Ending()
+    rich.print(_table(plan))
+    return Ending(next=("fit", *without("--probe_steps", without("--json", arguments))))

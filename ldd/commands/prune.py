@@ -12,6 +12,7 @@ from ldd.data.splits import readable
 from ldd.disk.files import atomic_file, check_writable
 from ldd.disk.locks import writing
 from ldd.errors import UserError
+from ldd.runs.ending import Ending, fit_on, given
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
 from ldd.runs.parser import Parser
@@ -24,7 +25,7 @@ def prune(
     picture: str | None = None,
     lists: str | None = None,
     lists_prefix: str = "",
-) -> None:
+) -> Ending:
     """Score the training images, select some, and write the table; a run with the same pruner reuses the scores.
 
     Args:
@@ -54,20 +55,23 @@ def prune(
     table.save(out)
     with atomic_file(drawn) as beside:
         draw_scores(table, data.source, data.classes).save(beside, format="PNG")
-    written = [out, str(drawn)]
+    made = [out, str(drawn)]
     if lists is not None and isinstance(pruner, RankedPruner):
-        files = write_lists(Path(lists), table, data.classes, pruner.selection, lists_prefix)
-        written.append(f"{len(files)} lists in {lists}")
+        write_lists(Path(lists), table, data.classes, pruner.selection, lists_prefix)
+        made.append(lists)
     rich.print(table.tabulate())
-    print(f"written: {', '.join(written)}; data fingerprint {table.fingerprint}")
+    print(f"data fingerprint {table.fingerprint}")
+    return Ending(made)
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
     parser = Parser(prog=f"latentdd {verb}", description=(prune.__doc__ or "").partition("\n")[0])
     parser.add_class_arguments(DistillationData, "data", sub_configs=True)
     parser.add_function_arguments(prune, skip={"data"}, as_positional=False, sub_configs=True)
     options = parse(parser, arguments)
     with writing(options.out):
-        prune(**vars(instantiate(parser, options)))
+        ending = prune(**vars(instantiate(parser, options)))
         record_command(options.out, [verb, *arguments])
+    pruner = [word.replace("--pruner", "--data.pruner", 1) for word in given("--pruner", arguments)]
+    return ending._replace(next=(*fit_on(options.data), *pruner))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import check_writable
 from ldd.distiller.rediffusion import Rediffusion, rediffuse as rediffused
-from ldd.runs.ending import tell_to_evaluate
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import DECODES, REDIFFUSE, measured, total
@@ -19,7 +19,7 @@ def rediffuse(
     prior: str | None = None,
     rediffusion: Rediffusion = Rediffusion(),  # noqa: B008 - frozen
     seed: int = 0,
-) -> None:
+) -> Ending:
     """Noise a finished set's images and denoise them with a pull back to themselves; no data and no training.
 
     Args:
@@ -40,12 +40,12 @@ def rediffuse(
     made = rediffused(distilled, generator, settings, seed)
     cost = {**measured(time.perf_counter() - started, device), DECODES: len(made.images)}
     made.charged(total([made.manifest.ledger.stages, {REDIFFUSE: cost}])).save(out)
-    print(f"{len(made.images)} images of {made.num_classes} classes re-diffused to {out}")
+    print(f"{len(made.images)} images of {made.num_classes} classes re-diffused")
     if distilled.soft_labels is not None:
         print("its soft labels belonged to the images as they were; latentdd label gives new ones")
-    tell_to_evaluate(out)
+    return ending_of_set(out)
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(rediffuse, verb, arguments)
+    return run_function(rediffuse, verb, arguments)

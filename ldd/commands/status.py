@@ -1,18 +1,19 @@
 """`latentdd status`: where runs, sweeps and federations stand, and what to type next."""
 
 import json as json_format
-import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import rich
 
 from ldd.report.status import Part, parts_of
+from ldd.runs.ending import Ending
 from ldd.runs.options import parse
 from ldd.runs.parser import Parser
 from ldd.runtime.tables import PlainTable
 
 
-def status(folders: Sequence[str], json: bool = False) -> None:
+def status(folders: Sequence[str], json: bool = False) -> Ending:
     """Print where runs, sweeps, federations and their parts stand: running, stopped, failed or finished.
 
     Nothing is written, and a run that is going on is not disturbed.
@@ -24,19 +25,19 @@ def status(folders: Sequence[str], json: bool = False) -> None:
     parts = [part for folder in folders for part in parts_of(folder)]
     if json:
         print(json_format.dumps([part.as_json() for part in parts]))
-        return
+        return Ending()
     rows = tuple((str(part.folder), part.kind, part.state, _progress(part), part.note) for part in parts)
     rich.print(PlainTable("", "", ("folder", "kind", "state", "done", "note"), 5, rows))
-    for part in parts:
-        if part.next and part.state != "finished":
-            print(f"next: {shlex.join(('latentdd', *part.next))}")
+    waiting = [part.next for part in parts if part.next and part.state != "finished"]
+    done = ("report", folders[0], "--out", Path(folders[0]) / "report.html")
+    return Ending(next=waiting[0] if waiting else done, then=waiting[1:])
 
 
 def _progress(part: Part) -> str:
     return "" if part.step is None else f"{part.step} of {'?' if part.steps is None else part.steps}"
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
     about = "Print where runs, sweeps and federations stand, and what to type next."
     parser = Parser(prog=f"latentdd {verb}", description=about)
@@ -44,4 +45,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         "folders", nargs="+", type=str, help="Folders of runs, sweeps or federations, or with such in them."
     )
     parser.add_function_arguments(status, skip={"folders"}, as_positional=False)
-    status(**vars(parse(parser, arguments)))
+    return status(**vars(parse(parser, arguments)))

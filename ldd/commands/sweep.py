@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from ldd.runs.ending import Ending
 from ldd.runs.options import parse
 from ldd.runs.parser import Parser
 from ldd.sweeps.running import sweep
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb; what follows `--` goes to every cell."""
     own, extra = list(arguments), list[str]()
     if "--" in own:
@@ -19,4 +20,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         usage="latentdd sweep --config SWEEP.yaml --out DIR [--jobs N] [--dry_run true] [-- options of latentdd fit]",
     )
     parser.add_function_arguments(sweep, skip={"extra", "typed"}, as_positional=False)
-    sweep(**vars(parse(parser, own)), extra=extra, typed=[verb, *arguments])
+    return sweep(**vars(parse(parser, own)), extra=extra, typed=[verb, *arguments])

@@ -20,6 +20,7 @@ from ldd.evaluation.courses import teacher_of
 from ldd.images import DataSpec
 from ldd.labels.crops import CropLabels
 from ldd.networks import NetworkFactory, accuracy
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 from ldd.runtime.classes import dotted_name
 from ldd.runtime.devices import pick_device
@@ -37,7 +38,7 @@ def train(
     data: DistillationData | None = None,
     labels: Labels | None = None,
     crop_labels: str | None = None,
-) -> None:
+) -> Ending:
     """Train one network on a distilled set and save its weights with what is needed to rebuild and to use it.
 
     It learns from the soft labels where the set has them, and from new draws where its codes have a spread.
@@ -87,7 +88,7 @@ def train(
             on_epoch=lambda epoch, loss: counter.add(1, lambda: f"loss {float(loss):.3f}"),
         )
     write_tensors(file, trained.state_dict(), _metadata(network, trained, spec, recipe, seed))
-    _tell(file, trained, spec, data)
+    return _told(trained, spec, data, ending_of_set(path, "--protocol", protocol)._replace(made=(file,)))
 
 
 def _checked(out: str) -> Path:
@@ -99,15 +100,17 @@ def _checked(out: str) -> Path:
     return file
 
 
-def _tell(file: Path, network: nn.Module, spec: DataSpec, data: DistillationData | None) -> None:
-    print(f"saved {file}: {type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} weights")
+def _told(network: nn.Module, spec: DataSpec, data: DistillationData | None, ending: Ending) -> Ending:
+    """Return the ending, once it is said what was trained."""
+    print(f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} weights")
     if data is None:
         print("its accuracy is printed where real images are given: --data DATA.yaml")
-        return
+        return ending
     device = next(network.parameters()).device
     images, truth = data.test_images.images.to(device), data.test_images.labels.to(device)
     score = accuracy(network, images, truth, normalise=spec.as_input)
     print(f"accuracy on {len(truth)} test images: {100 * score:.1f} %")
+    return ending
 
 
 def _check_labels(
@@ -158,6 +161,6 @@ def _metadata(
     }
 
 
-def main(verb: str, arguments: Sequence[str]) -> None:
+def main(verb: str, arguments: Sequence[str]) -> Ending:
     """Run the verb."""
-    run_function(train, verb, arguments, data=True)
+    return run_function(train, verb, arguments, data=True)

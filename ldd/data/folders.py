@@ -20,13 +20,20 @@ from ldd.disk.text import read_text
 from ldd.errors import UserError, listed
 from ldd.imagenet import tables as imagenet
 from ldd.images import SUFFIXES, ClassInfo
-from ldd.runtime.ranks import rank_zero_warn
+from ldd.runtime.ranks import rank_zero_info, rank_zero_warn
 from ldd.runtime.seeding import generator
 
 TABLES = ("classes.json", "classes.csv")
 """Names of a class table, which lies next to the folders `train` and `val`."""
 
+LICENCES = ("LICENCE", "LICENSE", "LICENCE.txt", "LICENSE.txt", "licence.txt", "license.txt")
+"""Names of a file next to these folders whose first line says the terms of the images."""
+
+_PARTS = ("train", "val", "test")
+_TESTED = 5  # of the images of a folder without such parts every so-manieth is a test image
+_SAID: set[Path] = set()  # folders of which this process has said that they are split here
 _LISTED = 5  # names spelt out in a message
+_LONGEST = 200  # characters of the terms
 
 
 class FolderSource(Source):
@@ -38,8 +45,15 @@ class FolderSource(Source):
     each training class (at least one image where there are two) is the selection split. Files are found at any
     depth, and only listed until they are read.
 
+    A root without such parts whose own folders are the classes, `<class>/`, is split here: a fixed fifth of each class
+    (at least one image where there are two) is the test split, which is said once.
+
     Args:
-        root: folder that holds `train` and `val`.
+        root: folder that holds `train` and `val`, or the classes.
+
+    Attributes:
+        licence: the first line of a file `LICENCE` in the root (see `LICENCES`); it follows the images, and no other
+            setting names it.
 
     Raises:
         UserError: the folder, `train` or `val` is missing or has no class folders, or the table is wrong.
@@ -54,6 +68,7 @@ class FolderSource(Source):
             )
         self.place = f"root={root!r}"
         self._root = Path(root).expanduser()
+        self._whole = self._is_whole()
         self._test = "val" if (self._root / "val").is_dir() or not (self._root / "test").is_dir() else "test"
         tested, names = self._class_folders(self._test), self._class_folders("train")
         self.classes = class_table(self._root, names)
@@ -63,9 +78,28 @@ class FolderSource(Source):
                 f"{self._root / self._test} has {len(more)} class folders that {self._root / 'train'} lacks "
                 f"({listed(sorted(more))}); their images are not used"
             )
+        self.licence = _licence(self._root) or self.licence
         self._listed: dict[tuple[str, int], list[str]] = {}
 
+    def _is_whole(self) -> bool:
+        """Whether the root holds the classes themselves, which are not split yet."""
+        root = self._root
+        if not root.is_dir() or any((root / part).is_dir() for part in _PARTS):
+            return False
+        if not any(picture_files(str(root / name)) for name in subfolders(root)):
+            return False
+        if (part := root.absolute().name.lower()) in _PARTS:
+            raise UserError(
+                f"{self.place} is the part {part} of a data set; name the folder above it, which holds the others too"
+            )
+        if root not in _SAID:
+            _SAID.add(root)
+            rank_zero_info(f"{root} has no train/ and val/: a fixed fifth of each class is kept for the test")
+        return True
+
     def _class_folders(self, split: str) -> list[str]:
+        if self._whole:
+            return subfolders(self._root)
         for folder in (self._root, self._root / split):
             if not folder.is_dir():
                 raise UserError(
@@ -85,15 +119,18 @@ class FolderSource(Source):
 
     def class_items(self, split: Split, label: int) -> list[Item]:
         """Return the files of one class, sorted by path."""
-        part = self._test if split == "test" else "train"
+        part = "" if self._whole else self._test if split == "test" else "train"
+        place = Path(part, self.classes[label].wnid)
         if (part, label) not in self._listed:
-            self._listed[part, label] = self._list(f"{part}/{self.classes[label].wnid}")
+            self._listed[part, label] = self._list(place.as_posix())
         paths = self._listed[part, label]
         if not paths:
             raise UserError(
-                f"class {self.classes[label].wnid!r} has no images in {self._root / part / self.classes[label].wnid}; "
+                f"class {self.classes[label].wnid!r} has no images in {self._root / place}; "
                 f"add some ({', '.join(SUFFIXES)}), or choose other classes with data.subset"
             )
+        if self._whole:
+            paths = self._part_of(paths, label, tested=split == "test")
         if split != "test":
             # The key names the class, not the label: a subset must not move images between splits.
             order = torch.randperm(
@@ -103,6 +140,13 @@ class FolderSource(Source):
             chosen = order[:held_out] if split == "selection" else order[held_out:]
             paths = [paths[i] for i in chosen.sort().values.tolist()]
         return [Item(key=path, label=label) for path in paths]
+
+    def _part_of(self, paths: Sequence[str], label: int, *, tested: bool) -> list[str]:
+        """The fifth of a class's images that is kept for the test, or the others."""
+        order = torch.randperm(len(paths), generator=generator(SPLIT_SEED, "test", self.classes[label].wnid))
+        count = max(len(paths) // _TESTED, min(1, len(paths) - 1))
+        chosen = order[:count] if tested else order[count:]
+        return [paths[i] for i in chosen.sort().values.tolist()]
 
     def _list(self, folder: str) -> list[str]:
         """Return paths below `folder`, relative to the root."""
@@ -136,6 +180,20 @@ class FolderSource(Source):
             return os.stat(f"{self._root}/{item.key}")
         except OSError:
             return None
+
+
+def _licence(root: Path) -> str | None:
+    """The first line of the file that says the terms of the images; None without one."""
+    for file in (root / name for name in LICENCES):
+        if file.is_file():
+            try:
+                lines = read_text(file).splitlines()
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{file} is not text ({error}); write the terms of the images, or rename it"
+                ) from error
+            return next((line.strip()[:_LONGEST] for line in lines if line.strip()), None)
+    return None
 
 
 def class_table(root: Path, names: Sequence[str]) -> list[ClassInfo]:

@@ -89,27 +89,27 @@ class Subset(Source):
         return self._source.sha256(item)
 
 
-def subset_wnids(subset: str, classes: Sequence[ClassInfo] = ()) -> Sequence[str]:
+def subset_wnids(subset: str, classes: Sequence[ClassInfo] = (), option: str = "subset") -> Sequence[str]:
     """Return the wnids of a published subset, or of a text file with one a line; `#` starts a comment.
 
     A line is a class's name, which may hold spaces, where it is one of `classes` or does not begin with a wnid of
-    ImageNet; else its first word counts.
+    ImageNet; else its first word counts. Messages call the setting `option`.
     """
     if subset.endswith(".txt") or "/" in subset:
         try:
             lines = read_text(Path(subset).expanduser()).splitlines()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"subset={subset!r}: cannot read this list of wnids ({error}); give a text file with one wnid a line"
+                f"{option}={subset!r}: cannot read this list of wnids ({error}); give a text file with one wnid a line"
             ) from error
         known = {_composed(text) for info in classes for text in (info.wnid, info.name)}
         wnids = [_name_in(words, known) for line in lines if (words := line.partition("#")[0].split())]
         if not wnids:
-            raise UserError(f"subset={subset!r}: the file names no class; write one wnid a line")
+            raise UserError(f"{option}={subset!r}: the file names no class; write one wnid a line")
         return wnids
     wnids_of_name = imagenet.find_subset(subset)
     if wnids_of_name is None:
-        raise UserError(_unknown_subset(subset))
+        raise UserError(_unknown_subset(subset, option))
     return wnids_of_name
 
 
@@ -124,17 +124,17 @@ def _composed(name: str) -> str:
     return normalize("NFC", name)
 
 
-def _unknown_subset(subset: str) -> str:
+def _unknown_subset(subset: str, option: str) -> str:
     known = ["imagenet-1k" if name == "1k" else name for name in imagenet.named_subsets()]
     near = get_close_matches(subset.lower(), known, n=3, cutoff=0.5)
     if "100" in subset:
-        cure = "several lists of that name circulate: give yours as a text file, subset=PATH.txt"
+        cure = f"several lists of that name circulate: give yours as a text file, {option}=PATH.txt"
     elif subset in imagenet.indices():
-        cure = f"for single classes write a list, subset=[{subset}]"
+        cure = f"for single classes write a list, {option}=[{subset}]"
     else:
         cure = "or give a list of wnids or indices, or a text file of wnids"
     nearest = f"nearest: {', '.join(near)}; " if near else ""
-    return f"unknown subset={subset!r}; {nearest}known: {', '.join(known)}; {cure}"
+    return f"unknown {option}={subset!r}; {nearest}known: {', '.join(known)}; {cure}"
 
 
 def find_class(classes: Sequence[ClassInfo], name: str | int) -> ClassInfo:

@@ -16,7 +16,7 @@ from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
-from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe
+from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe, shown, shown_as_table
 from ldd.distiller.rediffusion import Rediffusion, rediffuse
 from ldd.distiller.settings import check_sizes, check_trainer
 from ldd.distiller.step import DistillationStep
@@ -239,9 +239,10 @@ class Distiller(L.LightningModule):
 
     def __repr__(self) -> str:
         """Return one line; `print(nn.Module.__repr__(model))` lists the layers."""
-        made = f"{self.images_per_class} of each of {self.data_spec.num_classes} classes"
-        parts = f"{type(self.objective).__name__}, {self.prior!r}"
-        return f"Distiller({type(self.codes).__name__}: {made}, step {int(self.num_steps_done)}; {parts})"
+        facts = shown(self)
+        return f"Distiller({facts['codes']}, step {facts['step']}; {facts['objective']}, {facts['prior']})"
+
+    _repr_html_ = shown_as_table
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Raise for settings that manual optimisation or the prior cannot honour."""

@@ -22,9 +22,26 @@ from ldd.runtime.classes import dotted_name
 from ldd.runtime.ledger import DECODES, DISTIL, EXPERTS, STEPS, Figures, Ledger, Stages
 from ldd.runtime.precision import reduced_matmul
 from ldd.runtime.ranks import sum_over_ranks, this_rank
+from ldd.runtime.tables import facts_table
 
 NOT_KEPT: Stages = {DISTIL: {DECODES: None}}
 """Costs in a checkpoint from before ledgers were kept: unknown, which is not nothing."""
+
+
+def shown(model: Any) -> dict[str, str]:  # noqa: ANN401 - a Distiller, whose module imports this one
+    """Return what a distiller says of itself in a line or in a notebook."""
+    made = f"{model.images_per_class} of each of {model.data_spec.num_classes} classes"
+    return {
+        "codes": f"{type(model.codes).__name__}: {made}",
+        "step": str(int(model.num_steps_done)),
+        "objective": type(model.objective).__name__,
+        "prior": repr(model.prior),
+    }
+
+
+def shown_as_table(model: Any) -> str:  # noqa: ANN401 - likewise
+    """Return the same as a table, for a notebook."""
+    return facts_table("Distiller", shown(model))._repr_html_()
 
 
 def describe(

@@ -17,7 +17,7 @@ from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
 from ldd.federation.folder import Federation
 from ldd.federation.merging import merge
-from ldd.runs.ending import tell_the_end
+from ldd.runs.ending import Ending, ending_of_run
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, PRUNE, Figures, total
 
@@ -25,7 +25,7 @@ _SETTINGS = "settings"
 """Key of evaluation.json: the evaluation as the recipe has it."""
 
 
-def finish(federation: Federation) -> None:
+def finish(federation: Federation) -> Ending:
     """Merge the sets of the sub-tasks; label, save and, unless done already, evaluate the result; print the tables."""
     recipe, out = federation.recipe, federation.folder / "distilled"
     parts = [
@@ -40,9 +40,7 @@ def finish(federation: Federation) -> None:
         merged, labeller = _labelled(federation, merged)
     merged.save(out)
     saved = DistilledSet.load(out)
-    print(
-        f"merged {len(parts)} sub-tasks into {out}: {len(saved.images)} images of {saved.num_classes} classes"
-    )
+    print(f"merged {len(parts)} sub-tasks: {len(saved.images)} images of {saved.num_classes} classes")
     report = earlier = _earlier(federation, saved)
     if recipe.evaluates and (earlier is None or _is_due(federation)):
         report = _evaluate(federation, saved, labeller)
@@ -55,7 +53,7 @@ def finish(federation: Federation) -> None:
         print(f"evaluated already: {federation.folder / JSON_NAME}")
     if report is not None:
         manifests.charge(out, EVALUATE, report.spent())
-    tell_the_end(federation.folder)
+    return ending_of_run(federation.folder)
 
 
 def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSet, Labeller]:

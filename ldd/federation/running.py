@@ -19,6 +19,7 @@ from ldd.federation.ray_engine import import_ray, run_jobs
 from ldd.federation.slurm import check_folder, write_slurm
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runs.ahead import check_run
+from ldd.runs.ending import Ending
 from ldd.runs.history import record_command
 from ldd.runs.recipe import Recipe
 from ldd.runtime import processes
@@ -36,7 +37,7 @@ def federate(
     end_with_parent: bool = False,
     settings: Sequence[str] = (),
     typed: Sequence[str] = ("federate",),
-) -> None:
+) -> Ending:
     """Distil the classes of a recipe in disjoint sub-tasks, each a run of its own, and merge the sets.
 
     The same command continues a federation that was stopped: finished sub-tasks are skipped, others go on from their
@@ -67,8 +68,7 @@ def federate(
     if end_with_parent:
         processes.end_with_parent()
     if only is not None:
-        _run_alone(folder, only, [*settings, *filter(None, [config])])
-        return
+        return _run_alone(folder, only, [*settings, *filter(None, [config])])
     if machines.engine == "slurm":
         check_folder(folder.resolve())
     with writing_in(folder):
@@ -80,18 +80,19 @@ def federate(
             federation = _from_recipe(folder, config, subtasks, partition, machines, settings)
         record_command(folder, typed)
         if machines.engine == "slurm":
-            _write_for_slurm(federation, machines)
-            return
+            return _write_for_slurm(federation, machines)
         _run_all(federation, machines)
-        finish(federation)
+        return finish(federation)
 
 
-def _run_alone(folder: Path, name: str, settings: Sequence[str]) -> None:
+def _run_alone(folder: Path, name: str, settings: Sequence[str]) -> Ending:
     if settings:
         raise UserError(
             "--only runs a job of a federation as it was planned; leave --config and other options out"
         )
-    Federation.load(folder).run(name)
+    federation = Federation.load(folder)
+    federation.run(name)
+    return Ending((federation.folder_of(name),), ("federate", "--out", folder))
 
 
 def _continued(folder: Path, machines: Machines, settings: Sequence[str]) -> Federation:
@@ -162,14 +163,16 @@ def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
     return ClassPartition.semantic(data.classes, subtasks, features, recipe.seed)
 
 
-def _write_for_slurm(federation: Federation, machines: Machines) -> None:
+def _write_for_slurm(federation: Federation, machines: Machines) -> Ending:
     folder = federation.folder / "slurm"
     arguments = ("federate", "--out", str(federation.folder))
     last = Job("last", arguments, Path(federation.directory), folder / "last.log")
     jobs = [federation.job(name) for name in federation.waiting or federation.names[:1]]
     needs = machines.needs(vars(federation.recipe.config.trainer))
     script = write_slurm(jobs, last, needs, folder, f"latentdd-{federation.folder.name}")
-    print(f"written: {script}; hand the jobs in with {script} [--partition=... --time=...]")
+    print(f"hand the jobs in with {script} [--partition=... --time=...]; when they have ended:")
+    run = federation.folder
+    return Ending((script,), ("report", run, "--out", run / "report.html"))
 
 
 def _run_all(federation: Federation, machines: Machines) -> None:

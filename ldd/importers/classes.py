@@ -1,7 +1,7 @@
 """What the labels of files mean: the order of classes that they state, compared with the one they are used with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,20 +16,46 @@ from ldd.imagenet.tables import indices, readable_name
 from ldd.images import ClassInfo
 
 
-def stated_classes(classes: str) -> list[ClassInfo]:
-    """Return the classes of a table, of a text file with one wnid a line, or of a published ImageNet subset."""
+def stated_classes(classes: str, wanted: Sequence[ClassInfo] = ()) -> list[ClassInfo]:
+    """Return the classes that a user names, in the order of their labels.
+
+    Args:
+        classes: names or wnids, separated by commas (`cat,ship` or `[cat, ship]`); path of a table (`.json` or `.csv`,
+            see `ldd.data.folders.class_table`; `label` orders it, else `id`), path of a text file with one wnid a
+            line, or the name of a published ImageNet subset.
+        wanted: classes of the data that the set is for, among which names are looked up first.
+
+    Raises:
+        UserError: an unknown name, one that stands twice, or a file of another form.
+    """
     if Path(classes).suffix in (".json", ".csv"):
         return table_rows(Path(classes).expanduser())
+    listed = "," in classes or classes.startswith("[")
+    names = _names_in(classes) if listed else subset_wnids(classes, wanted, "classes")
     known = indices()
+    of_data = {text: info for info in wanted for text in (info.name, info.wnid)}
     return [
-        ClassInfo(
+        replace(of_data[name], label=label)
+        if name in of_data
+        else ClassInfo(
             label=label,
-            id=known.get(wnid, label),
-            wnid=wnid,
-            name=readable_name(wnid) if wnid in known else wnid,
+            id=known.get(name, label),
+            wnid=name,
+            name=readable_name(name) if name in known else name,
         )
-        for label, wnid in enumerate(subset_wnids(classes))
+        for label, name in enumerate(names)
     ]
+
+
+def _names_in(classes: str) -> list[str]:
+    """Names that are separated by commas, in brackets or not."""
+    names = [name.strip(" '\"") for name in classes.strip(" []").split(",")]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise UserError(
+                f"classes={classes!r}: {name!r} {'stands twice' if name else 'is not a name'}; name each class once"
+            )
+    return names
 
 
 def renumbering(folder: Path, key: str) -> tuple[list[ClassInfo], Tensor] | None:

@@ -122,9 +122,10 @@ def _of_experiments(file: Path, data: Any, experiment: int | None) -> RawSet:  #
 
 
 def _of_export(file: Path, content: Mapping[str, Any]) -> RawSet:
-    raw = _labelled(file, content["images"], content["labels"], "export of latentdd")
+    given_classes = content.get("classes")
+    form = "a dictionary of images and labels" if given_classes is None else "export of latentdd"
+    raw = _labelled(file, content["images"], content["labels"], form)
     try:
-        given_classes = content.get("classes")
         classes = None if given_classes is None else [parse(ClassInfo, info) for info in given_classes]
     except (TypeError, UserError) as error:
         raise UserError(f"{file}: classes must be a list of {{label, id, wnid, name}}: {error}") from error

@@ -67,7 +67,7 @@ def read_set(
         UserError: files of another form, an order of classes or a range of values that does not fit.
     """
     place = _local(path)
-    stated = None if classes is None else stated_classes(classes)
+    stated = None if classes is None else stated_classes(classes, _classes_of(data) or ())
     found = parquet_files(place)
     raw = _read_file(place, found, labels, experiment, clamp)
     if raw is None:

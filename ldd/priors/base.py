@@ -12,6 +12,7 @@ from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.reverse import Moment
 from ldd.runtime.precision import without_autocast
+from ldd.runtime.tables import facts_table
 
 Guide = Callable[[Tensor, int, Tensor], Tensor]
 """`guide(x0, k, rows)` -> correction added to the predicted clean latents (N, c, h, w) at step k."""
@@ -61,13 +62,26 @@ class Prior(nn.Module, ABC):
     @final
     def __repr__(self) -> str:
         """Return one line; `print(nn.Module.__repr__(prior))` lists the layers."""
-        weights = sum(parameter.numel() for parameter in self.parameters())
-        shape = " x ".join(map(str, self.latent_shape))
-        steps = f", {self.num_steps} steps" * bool(self.num_steps)
+        facts = self._shown()
+        steps = f", {facts['steps']} steps" * bool(self.num_steps)
         return (
-            f"{type(self).__name__}({self.image_size} x {self.image_size} px, latents of {shape}{steps}, "
-            f"{weights:,} weights, licence: {self.licence})"
+            f"{type(self).__name__}({facts['images']}, latents of {facts['latents']}{steps}, "
+            f"{facts['weights']} weights, licence: {self.licence})"
         )
+
+    @final
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return facts_table(type(self).__name__, self._shown())._repr_html_()
+
+    def _shown(self) -> dict[str, str]:
+        return {
+            "images": f"{self.image_size} x {self.image_size} px",
+            "latents": " x ".join(map(str, self.latent_shape)),
+            "steps": str(self.num_steps),
+            "weights": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+            "licence": self.licence,
+        }
 
     def trainable(self) -> Iterable[nn.Parameter]:
         """Return the parameters that are optimised, checkpointed and exported with the codes; none if frozen."""

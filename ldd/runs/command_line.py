@@ -24,7 +24,7 @@ from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError, in_a_line
 from ldd.runs import history
 from ldd.runs.ahead import check_run
-from ldd.runs.ending import tell_the_end
+from ldd.runs.ending import Ending, ending_of_run, without
 from ldd.runs.folder import (
     changed_on_resume,
     changes,
@@ -381,6 +381,9 @@ class DistillationCLI(RunCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def fit_or_validate(verb: str, arguments: Sequence[str]) -> None:
+def fit_or_validate(verb: str, arguments: Sequence[str]) -> Ending:
     """Run `latentdd fit` or `latentdd validate` on the process's own arguments, which `run_verb` has set."""
-    tell_the_end(DistillationCLI(Distiller, "runs/default").trainer.default_root_dir)
+    cli = DistillationCLI(Distiller, "runs/default")
+    if cli.options.trainer.fast_dev_run:
+        return Ending(next=(verb, *without("--trainer.fast_dev_run", arguments)))
+    return ending_of_run(cli.trainer.default_root_dir)

@@ -1,8 +1,8 @@
 """A folder of images distilled in one call: prior, run and evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -10,18 +10,20 @@ import torch
 from ldd.artefact.set import DistilledSet
 from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Preview
 from ldd.data import DistillationData, FolderSource
-from ldd.disk.files import holds_files
+from ldd.disk.files import holds_files, read_yaml
+from ldd.disk.shipped import configs_folder
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, PriorSamples, RandomReal, Report
 from ldd.evaluation.ahead import Listed, check_evaluation, planned_set
+from ldd.images import DataSpec
 from ldd.networks import NetworkFactory
 from ldd.objectives import DistributionMatching, Objective
 from ldd.prior_training.architectures import AutoencoderShape, UNetShape
 from ldd.prior_training.module import PriorTraining
 from ldd.priors import LatentDiffusionPrior, Prior
 from ldd.runs.ahead import check_images
-from ldd.runs.ending import tell_the_end
+from ldd.runs.ending import ending_of_run
 from ldd.runtime.ranks import rank_zero_info
 from ldd.students.workers import NumWorkers
 
@@ -96,7 +98,7 @@ def distil(
     model = Distiller(generator, matched, data.spec, images_per_class, seed=seed)
     _trainer(run, steps, [evaluation, Export(), Preview(), LastCheckpoints()]).fit(model, data)
     assert evaluation.report is not None
-    tell_the_end(run)
+    ending_of_run(run).tell()
     return Distilled(DistilledSet.load(run), evaluation.report, trained)
 
 
@@ -111,23 +113,36 @@ def _check(
     check_evaluation(planned, evaluation.request(listed, baselines=named), None)
 
 
+def prior_training(spec: DataSpec, settings: Mapping[str, Any], **others: Any) -> PriorTraining:  # noqa: ANN401
+    """Return the training that the section `model` of a recipe for small priors describes.
+
+    Args:
+        spec: classes and image size.
+        settings: the section, read.
+        others: settings that go over it.
+    """
+    shapes = (
+        AutoencoderShape(**_arguments(settings["autoencoder"])),
+        UNetShape(**_arguments(settings["unet"])),
+    )
+    given = {name: value for name, value in settings.items() if name not in ("autoencoder", "unet")}
+    return PriorTraining(*shapes, spec, **{**given, **others})
+
+
+def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a YAML file, whose lists are tuples for a class."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def _train_prior(data: DistillationData, run: Path, steps: int, seed: int) -> Path:
-    """Train a prior of the size of the packaged one on the images, and return its folder."""
+    """Train a prior as `prior_training/folder` has it on the images, and return its folder."""
     if steps < 2:
         raise UserError(
             f"prior_steps ({steps}) must be at least 2: for the autoencoder, and for the denoiser"
         )
     rank_zero_info(f"training a small prior on {len(data.classes)} classes for {steps} steps")
-    model = PriorTraining(
-        AutoencoderShape(channels=(16, 24, 48)),
-        UNetShape(channels=(32, 64, 96), attention=(False, False, True), middle=False),
-        data.spec,
-        autoencoder_steps=max(1, steps // 4),
-        autoencoder_batch_size=32,
-        kl_weight=5e-4,
-        lr=1.5e-3,
-        seed=seed,
-    )
+    settings = read_yaml(configs_folder() / "prior_training" / "folder.yaml")["model"]
+    model = prior_training(data.spec, settings, autoencoder_steps=max(1, steps // 4), seed=seed)
     _trainer(run, steps, []).fit(model, data)
     return model.save_prior(run / "prior")
 

@@ -57,6 +57,21 @@ class Parser(ArgumentParser):
         return added
 
 
+def recording_parser() -> tuple[Parser, list[str]]:
+    """Return the parser of `latentdd experts`, and the names of its options that are arguments of `record_experts`."""
+    from ldd.data import DistillationData  # here: most verbs need not wait for their imports
+    from ldd.experts.recording import record_experts
+
+    parser = Parser(
+        prog="latentdd experts",
+        description="Train networks on the core-set and keep their weights after every epoch. The same command "
+        "continues a recording that was stopped.",
+    )
+    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_class_arguments(DistillationData, "data")
+    return parser, parser.add_function_arguments(record_experts, skip={"data", "wait"}, as_positional=False)
+
+
 def arrange(parser: ArgumentParser, program: str, verb: str) -> None:
     """Give the parser of a run a usage of one line, and let its help show our sections before Lightning's."""
     parser.usage = f"{program} --config RECIPE [options]"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from enum import Enum
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,13 +22,14 @@ from ldd.disk.locks import writing
 from ldd.disk.shipped import with_shipped_settings
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
+from ldd.runs.ending import Ending
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
 from ldd.runs.parser import Parser
 from ldd.runtime.processes import signals_interrupt
 
-Main = Callable[[str, Sequence[str]], None]
-"""What runs a verb: called with its name as typed and its arguments."""
+Main = Callable[[str, Sequence[str]], Ending]
+"""What runs a verb: called with its name as typed and its arguments, it returns what is said at the end."""
 
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError)
 """What PyYAML raises for text that it takes for YAML but cannot make a value of (`!!timestamp x`, `2001-99-99`)."""
@@ -40,7 +42,7 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
     received: list[int] = []
     try:
         with signals_interrupt(received):
-            main(verb, arguments)
+            main(verb, arguments).tell()
     except BrokenPipeError:
         raise
     except UserError as error:
@@ -61,19 +63,23 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
 
 
 def run_function(
-    function: Callable[..., None],
+    function: Callable[..., Ending],
     verb: str,
     arguments: Sequence[str],
     *,
     path: str | None = "Folder of a distilled set or of its run, embedded:NAME, or hf://user/name.",
     data: bool = False,
-) -> None:
+    typed: Sequence[str] | None = None,
+    place: Callable[[str], Path] | None = None,
+) -> Ending:
     """Parse `arguments` by the signature of `function`, call it, and record the command in what `--out` names.
 
     Meanwhile no other process writes there. `path` is the help of the parameter of that name, which is positional, as
     no other is; None without one. With `data` the parameter of that name is a `DistillationData`, given as `--data
     FILE` and `--data.KEY VALUE`; where it may be left out (default None), it is built only when such an option is
-    there.
+    there. `typed` is what is recorded, where the verb has added words to the arguments; `place` gives `out` for the
+    path of a set or run, where none is named. Returned is what the function returns, with the data that were named in
+    the place of `DATA`.
     """
     parser = Parser(prog=f"latentdd {verb}", description=(function.__doc__ or "").partition("\n")[0])
     skip = set[str | int]()
@@ -89,14 +95,18 @@ def run_function(
             parser.add_class_arguments(DistillationData, "data")
     parser.add_function_arguments(function, skip=skip, as_positional=False, sub_configs=True)
     options = parse(parser, arguments)
+    if place is not None and options.out is None:
+        options.out = str(place(options.path))
     out = options.get("out")
     with nullcontext() if out is None else writing(out):
-        function(**vars(instantiate(parser, options)))
+        ending = function(**vars(instantiate(parser, options)))
         if out is not None:
             named = path is not None and not is_address(
                 options.path
             )  # what made a set on a hub is not recorded there
-            record_command(out, [verb, *arguments], source=located(options.path) if named else None)
+            command = [verb, *(arguments if typed is None else typed)]
+            record_command(out, command, source=located(options.path) if named else None)
+    return ending.after(arguments)
 
 
 def guard_yaml() -> None:

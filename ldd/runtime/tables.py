@@ -109,6 +109,11 @@ def of_runs(title: str, tables: Sequence[tuple[str, PlainTable]]) -> PlainTable:
     return PlainTable(title, " / ".join(notes), ("run", *head), 1 + tables[0][1].text, rows)
 
 
+def facts_table(title: str, facts: dict[str, str]) -> PlainTable:
+    """Return names and values, one below the other."""
+    return PlainTable(title, "", ("", ""), 2, tuple(facts.items()))
+
+
 def _without(cells: Sequence[str], dropped: Sequence[int] | dict[int, str]) -> tuple[str, ...]:
     return tuple(cell for place, cell in enumerate(cells) if place not in dropped)
 

@@ -3,8 +3,8 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from inspect import signature
 from typing import Any
 
@@ -60,6 +60,17 @@ def expect_warnings() -> None:
         warnings.filterwarnings("ignore", expected)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_worth_saying)  # the same function is added once
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let a trainer, and what runs beside it, say nothing but warnings while a block lasts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 expect_warnings()  # before a trainer is made, which tells its advertisements at once

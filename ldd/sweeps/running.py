@@ -17,12 +17,13 @@ import rich
 from ldd.disk.locks import writing_in
 from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
+from ldd.runs.ending import Ending, without
 from ldd.runs.history import record_command
 from ldd.runtime.devices import available_cores
 from ldd.runtime.plain import on_terminal
 from ldd.runtime.processes import no_orphans
 from ldd.sweeps.file import LOG_NAME, Cell, Sweep
-from ldd.sweeps.results import Results
+from ldd.sweeps.results import CSV_NAME, PLOT_NAME, Results
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ _TOLD_TO_STOP = {
 }
 """Exit codes of a run that a signal ended."""
 
+_ON_A_PAGE = 6  # runs that a page still shows well
+
 _POLL = 0.1  # seconds between two looks at the processes
 
 
@@ -46,7 +49,7 @@ def sweep(
     dry_run: bool = False,
     extra: Sequence[str] = (),
     typed: Sequence[str] = ("sweep",),
-) -> None:
+) -> Ending:
     """Run every cell that is not finished, and write sweep.csv and sweep.png.
 
     The same command continues a sweep that was stopped: finished cells are skipped, and those that were running go on
@@ -74,11 +77,11 @@ def sweep(
     waiting = [cell for cell in cells if not cell.finished]
     if dry_run:
         print("\n".join(shlex.join(["latentdd", *cell.command()]) for cell in waiting))
-        return
+        return Ending(next=without("--dry_run", typed))
     with writing_in(out):
         _check(waiting)
         record_command(out, typed)
-        _run_cells(loaded, cells, waiting, Path(out), jobs)
+        return _run_cells(loaded, cells, waiting, Path(out), jobs)
 
 
 def _check(cells: Sequence[Cell]) -> None:
@@ -96,7 +99,7 @@ def _check(cells: Sequence[Cell]) -> None:
             ) from stop
 
 
-def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], out: Path, jobs: int) -> None:
+def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], out: Path, jobs: int) -> Ending:
     """Run those that wait, and write the results of all."""
     failed: list[Path] = []
     runs: Runs[Cell] = Runs(jobs)
@@ -114,13 +117,15 @@ def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], ou
     if results.rows:
         results.write(out)
         rich.print(results.table())
-        print(f"written: {Path(out) / 'sweep.csv'}, {Path(out) / 'sweep.png'}")
     if failed:
         failed = [cell.folder for cell in cells if cell.folder in failed]  # not as they happened to end
         raise UserError(
             f"{len(failed)} of {len(cells)} cells failed or left no evaluation.json: "
             f"{', '.join(map(str, failed))}; see their messages above; the same command tries them again"
         )
+    folders = [cell.folder for cell in cells]
+    made = (out / CSV_NAME, out / PLOT_NAME)
+    return Ending(made, ("report", *folders[:_ON_A_PAGE], "--out", out / "report.html"))
 
 
 def _announced(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[str], Path]]:

@@ -58,7 +58,7 @@ def test_help_and_version_in_both_forms():
 def test_unknown_command():
     result = latentdd("distil")
     assert result.returncode == 2
-    assert "unknown command 'distil'; choose from fit, validate" in result.stderr
+    assert "unknown command 'distil'; choose from fit, init, validate" in result.stderr
 
 
 def test_a_run_leaves_what_the_readme_says(run):

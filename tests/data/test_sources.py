@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ldd.data import DigitsSource, FolderSource, Item, Subset, UnreadableImage
+from ldd.data import DigitsSource, DistillationData, FolderSource, Item, Subset, UnreadableImage
 from ldd.errors import UserError
 
 SHARED = Path(os.environ.get("LDD_SHARED", "../shared"))
@@ -155,6 +156,62 @@ def test_missing_folders_are_named(tree, tmp_path):
     (tmp_path / "empty" / "val").mkdir()
     with pytest.raises(UserError, match="has no class folders"):
         FolderSource(str(tmp_path / "empty"))
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Classes that are not split: 11, 2 and 1 images."""
+    for name, count in (("cat", 11), ("dog", 2), ("emu", 1)):
+        for number in range(count):
+            path = tmp_path / "mine" / name / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    return tmp_path / "mine"
+
+
+def test_a_folder_without_parts_is_split(whole, caplog):
+    with caplog.at_level(logging.INFO):
+        source = FolderSource(str(whole))
+        again = FolderSource(str(whole))
+    assert caplog.text.count("has no train/ and val/: a fixed fifth of each class is kept for the test") == 1
+    parts = {
+        split: [[item.key for item in source.class_items(split, label)] for label in range(2)]
+        for split in ("train", "selection", "test")
+    }
+    assert [list(map(len, parts[split])) for split in ("train", "selection", "test")] == [
+        [8, 1],
+        [1, 0],
+        [2, 1],
+    ]
+    for label, name in enumerate(("cat", "dog")):
+        keys = [key for split in parts.values() for key in split[label]]
+        assert sorted(keys) == sorted(
+            f"{name}/{number:02d}.png" for number in range(11 if name == "cat" else 2)
+        )
+    assert again.items("train") == source.items("train")
+    assert source.read(source.items("test")[0]).shape == (3, 8, 8)
+    assert len(source.class_items("train", 2)) == 1
+
+
+def test_a_part_is_not_taken_for_a_whole_folder(tree, whole):
+    with pytest.raises(UserError, match="is the part train of a data set; name the folder above it"):
+        FolderSource(str(tree / "train"))
+    (whole / "train").mkdir()
+    with pytest.raises(UserError, match=r"there is no folder .*/val"):
+        FolderSource(str(whole))
+
+
+def test_the_terms_lie_beside_the_images(tree):
+    assert FolderSource(str(tree)).licence == "unknown: the terms of the folder's images apply"
+    (tree / "LICENSE").write_text("\n  CC BY 4.0, my own photographs \nmore\n")
+    assert FolderSource(str(tree)).licence == "CC BY 4.0, my own photographs"
+    assert (
+        DistillationData(FolderSource, str(tree), image_size=8).spec.licence
+        == "CC BY 4.0, my own photographs"
+    )
+    (tree / "LICENSE").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="LICENSE is not text"):
+        FolderSource(str(tree))
 
 
 def test_a_class_without_images_is_named(tree):

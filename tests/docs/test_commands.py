@@ -4,32 +4,16 @@ import argparse
 import importlib
 import re
 import sys
-from contextlib import contextmanager
 
 import pytest
 from docs_blocks import OTHERS, PAGES, PYTHON, ROOT, SHELL, blocks, commands
-from jsonargparse import ArgumentParser
-from parsers import parser_of
+from parsers import FILES, parse, parser_of, parsing_only
 from small_world import protocol_file
 
 from ldd import cli
-from ldd.commands.federate import split
 from ldd.commands.prior import ACTIONS
 from ldd.distiller.module import Distiller
 from ldd.runs.command_line import DistillationCLI
-from ldd.sweeps.file import Sweep
-
-FILES = {
-    "RECIPE.yaml": "configs/quickstart.yaml",
-    "PRIOR.yaml": "configs/prior/digits.yaml",
-    "FILE.yaml": "configs/prior/digits.yaml",
-    "DATA.yaml": "configs/data/digits.yaml",
-    "LABELS.yaml": "configs/labels/expert.yaml",
-    "SEED": "0",
-    "IPC": "1",
-    "N": "1",
-}
-"""Placeholders -> what a reader could put there."""
 
 OTHER_COMMANDS = {
     *(
@@ -49,60 +33,11 @@ OTHER_COMMANDS = {
     ),
     *("sbatch", "scontrol", "srun", "torchrun", "wc"),
 }
-OWN = ("--subtasks", "--workers", "--out", "--engine", "--only", "--address", "--partition", "--retries")
-
-
-class Parsed(BaseException):  # past all that a verb answers for
-    """Ends a command when its options have been understood."""
 
 
 @pytest.fixture(scope="module")
 def fit_parser():
     return parser_of(DistillationCLI, Distiller, "runs/default")
-
-
-@contextmanager
-def parsing_only(parser=ArgumentParser):
-    """A parser that ends with `Parsed` in place of going on."""
-    with pytest.MonkeyPatch.context() as patch:
-        original = parser.parse_args
-
-        def parse(self, *arguments, **options):
-            patch.setattr(parser, "parse_args", original)
-            original(self, *arguments, **options)
-            raise Parsed
-
-        patch.setattr(parser, "parse_args", parse)
-        with pytest.raises(Parsed):
-            yield patch
-
-
-def understood(words):
-    """Have a verb parse its options; that the runs which a page names are not there is no matter."""
-    with parsing_only() as patch:
-        patch.setattr(cli, "_missing_file", lambda *_: None)
-        cli.main(list(words))
-
-
-def parse(words, fit_parser):
-    """Parse one command of this project as far as its own parser does."""
-    verb, rest = words[0], list(words[1:])
-    if verb == "federate":
-        own, settings = split(rest, {*OWN, "--cpus_per_job", "--overwrite"})
-        understood(["federate", *own])
-        if any(word == "--config" for word in settings):
-            fit_parser.parse_args(["fit", *settings])
-    elif verb == "sweep":
-        understood(words)
-        if "--" in rest:
-            cell = Sweep.load(rest[rest.index("--config") + 1]).cells(ROOT, rest[rest.index("--") + 1 :])[0]
-            fit_parser.parse_args(cell.command()[:-2])
-    elif verb in ("fit", "validate", "plan"):
-        # These two print what was parsed, or take it apart, before they run.
-        settings = [word for word in rest if word not in ("--print_config", "--json")]
-        fit_parser.parse_args(["validate" if verb == "validate" else "fit", *settings])
-    else:
-        understood(words)
 
 
 def own_words(words):

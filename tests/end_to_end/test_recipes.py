@@ -16,10 +16,10 @@ import ldd
 from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.commands.experts import main as experts
-from ldd.commands.prior.train import PriorTrainingCLI
 from ldd.data import DistillationData
 from ldd.prior_training.module import PriorTraining
 from ldd.priors import DeconvolutionPrior
+from ldd.runs.prior import PriorTrainingCLI
 from ldd.sweeps.file import Sweep
 
 ROOT = Path(ldd.__file__).parent.parent

@@ -2,14 +2,24 @@
 
 import json
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import reference
+from endings import check_ending
+from parsers import parser_of
+
+from ldd.distiller.module import Distiller
+from ldd.runs.command_line import DistillationCLI
 
 pytestmark = pytest.mark.smoke
 
 RECORDED = json.loads(Path(reference.__file__).with_name("reference.json").read_text())
+SAID = {}
+"""Name of a run -> what it printed, and where it ran."""
+
 SAME_MACHINE = reference.machine() == RECORDED["machine"]
 
 
@@ -24,7 +34,9 @@ def found(tmp_path_factory):
         patch.setattr("sys.argv", ["latentdd"])
         reference.prepare(folder)
         for name in reference.RUNS:
-            reference.run(name, folder)
+            with redirect_stdout(printed := StringIO()):
+                reference.run(name, folder)
+            SAID[name] = printed.getvalue(), folder
         return json.loads(json.dumps(reference.results(folder)))
 
 
@@ -53,3 +65,14 @@ def test_result(found, name):
         assert [row[:3] for row in mine] == [row[:3] for row in recorded]
     else:
         pytest.skip("hashes of numbers depend on the machine")
+
+
+@pytest.fixture(scope="module")
+def fit_parser():
+    return parser_of(DistillationCLI, Distiller, "runs/default")
+
+
+@pytest.mark.parametrize("name", reference.RUNS)
+def test_ending(found, fit_parser, name):
+    printed, folder = SAID[name]
+    check_ending(reference.RUNS[name], printed, fit_parser, folder)

@@ -1,6 +1,8 @@
 """Objects show themselves in a line, and in a notebook; a trainer without our callbacks says what it will not do."""
 
+import html
 import logging
+import re
 
 import lightning as L
 import numpy as np
@@ -25,6 +27,15 @@ def test_models_and_priors(digits, tiny_prior_path):
     )
     assert len(repr(model)) < 250
     assert "0 weights" in repr(PixelPrior(32))
+    cells = re.findall(r">([^<>]+)</td>", model._repr_html_())
+    assert cells[:6] == [
+        *("codes", "PointCodes: 2 of each of 10 classes", "step", "0"),
+        *("objective", "DistributionMatching"),
+    ]
+    assert cells[7] == html.escape(repr(prior))
+    cells = re.findall(r">([^<>]+)</td>", prior._repr_html_())
+    assert cells[:6] == ["images", "32 x 32 px", "latents", "4 x 8 x 8", "steps", "10"]
+    assert cells[7] == f"{sum(weight.numel() for weight in prior.parameters()):,}"
 
 
 def test_a_score_table():

@@ -8,7 +8,9 @@ import pytest
 import reference
 import torch
 import yaml
+from endings import check_ending
 from original_ldm import build, checkpoint_of, config_of, randomise
+from parsers import parser_of
 from reference import CONFIGS, EVALUATION, NARROW, NO_BAR, QUICK, SHORT_CHAIN, STUDENT, THREE
 from safetensors.torch import load_file
 
@@ -16,8 +18,10 @@ import ldd
 from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.commands.prior import ACTIONS
+from ldd.distiller.module import Distiller
 from ldd.evaluation import evaluate
 from ldd.priors import LatentDiffusionPrior
+from ldd.runs.command_line import DistillationCLI
 
 pytestmark = pytest.mark.smoke
 
@@ -35,7 +39,7 @@ COMMANDS: dict[str, list[object]] = {
     ],
     "plan": [
         *("plan", *QUICK, *THREE, *SHORT_CHAIN, "--model.objective.network.width", 8, *NO_BAR),
-        *("--trainer.max_steps", 3, "--trainer.limit_val_batches", 0, "--probe_steps", 2, "--json"),
+        *("--trainer.max_steps", 3, "--trainer.limit_val_batches", 0, "--probe_steps", 2),
     ],
     "sweep": [
         *("sweep", "--config", "sweep.yaml", "--out", "sweep", "--", *THREE, *SHORT_CHAIN, *NO_BAR),
@@ -56,9 +60,12 @@ COMMANDS: dict[str, list[object]] = {
     ],
     "status": ["status", "dm", "sweep", "--json"],
     "inspect": ["inspect", "dm", "--json"],
+    "inspect in words": ["inspect", "dm"],
     "report": ["report", "dm", "--out", "report.html"],
     "configs": ["configs", "--copy", "recipes"],
+    "configs by name": ["configs"],
     "doctor": ["doctor", "--json"],
+    "doctor in words": ["doctor"],
     "completion": ["completion"],
     "convert": [
         *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
@@ -125,19 +132,30 @@ def test_a_run_and_its_evaluation(said):
 
 def test_what_the_other_verbs_leave(said):
     folder, printed = said
-    assert json.loads(printed["plan"].splitlines()[-1])["steps"] == 3
+    assert "3 steps on cpu" in printed["plan"]
     assert {part["state"] for part in json.loads(printed["status"])} == {"finished"}
     found = json.loads(printed["inspect"])
     assert (found["num_classes"], found["images_per_class"]) == (3, 1)
     assert "confusion.png" in {path.name for path in (folder / "dm" / "checks").iterdir()}
     assert load_file(folder / "network.safetensors")
     assert json.loads(printed["doctor"])["packages"] == "all that are needed"
-    assert printed["completion"].endswith("complete -o filenames -F _latentdd latentdd\n")
+    assert "complete -o filenames -F _latentdd latentdd\n" in printed["completion"]
     crops = load_file(folder / "crops.safetensors")
     assert all(len(tensor) for tensor in crops.values())
     assert "<table" in (folder / "report.html").read_text()
     assert (folder / "recipes" / "quickstart.yaml").read_text() == (CONFIGS / "quickstart.yaml").read_text()
     assert len(LatentDiffusionPrior(str(folder / "converted")).classes) == 10
+
+
+@pytest.fixture(scope="module")
+def fit_parser():
+    return parser_of(DistillationCLI, Distiller, "runs/default")
+
+
+@pytest.mark.parametrize("name", [name for name, words in COMMANDS.items() if "--json" not in words])
+def test_ending(said, fit_parser, name):
+    folder, printed = said
+    check_ending(COMMANDS[name], printed[name], fit_parser, folder)
 
 
 def test_the_python_example_of_the_readme(tmp_path, monkeypatch, capsys):

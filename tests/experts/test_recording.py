@@ -215,15 +215,14 @@ def test_refuses(record, arguments, message):
         record(**arguments)
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path):
     arguments = ["--config", str(CONFIGS / "digits.yaml"), "--num_experts", "1", "--epochs", "1"]
     arguments += ["--data.subset", '["3", "5"]', "--network.width", "4", "--out", str(tmp_path)]
-    command.main("experts", arguments)
+    ending = command.main("experts", arguments)
     (folder,) = tmp_path.iterdir()
-    assert (
-        f"recorded in {folder}; use it with --model.objective.trajectories {folder}"
-        in capsys.readouterr().out
-    )
+    assert ending.made == (folder,)
+    assert ending.next[-1] == folder
+    assert ending.next[:5] == ("fit", "--config", "quickstart", "--data.subset", '["3", "5"]')
     recording = Trajectories.open(folder)
     assert recording.setting.classes == ("digit-3", "digit-5")
     assert recording.training.epochs == 1

@@ -227,6 +227,36 @@ class TestClassOrder:
         assert "nothing says which classes the labels 0, 1, ... of these files are" in capsys.readouterr().err
         assert names(tmp_path) == ["set.pt"]
 
+    @pytest.mark.parametrize("typed", ["cat,ship,truck", "[cat, 'ship', \"truck\"]"])
+    def test_names(self, file, images, tmp_path, capsys, typed):
+        assert run(file, tmp_path, "--classes", typed) == 0
+        assert (
+            "a dictionary of images and labels; pixels as stored; classes 0 cat, 1 ship"
+            in capsys.readouterr().out
+        )
+        read = DistilledSet.load(tmp_path / "out")
+        assert [(info.wnid, info.name) for info in read.classes] == [(n, n) for n in ("cat", "ship", "truck")]
+
+    def test_names_are_those_of_the_data(self, tmp_path, capsys):
+        torch.save({"images": random_images(4), "labels": torch.tensor([0, 0, 1, 1])}, tmp_path / "set.pt")
+        data = ("--data.source", "ldd.data.DigitsSource", "--data.subset", '["digit-7", "digit-3"]')
+        assert run(tmp_path / "set.pt", tmp_path, "--classes", "3,digit-7", *data) == 2  # the other way round
+        assert "in the files: 0 digit-3 (3), 1 digit-7 (7)" in capsys.readouterr().err
+        assert run(tmp_path / "set.pt", tmp_path, "--classes", "7,digit-3", *data) == 0
+
+    @pytest.mark.parametrize(
+        ("typed", "said"),
+        [
+            ("cat,ship,cat", "'cat' stands twice"),
+            ("cat,,ship", "'' is not a name"),
+            ("imagenett", "unknown classes='imagenett'; nearest: imagenette"),
+            ("none.txt", "classes='none.txt': cannot read this list"),
+        ],
+    )
+    def test_names_that_are_none(self, file, tmp_path, capsys, typed, said):
+        assert run(file, tmp_path, "--classes", typed) == 2
+        assert said in capsys.readouterr().err
+
     def test_other_order_shows_both(self, tmp_path, capsys):
         write_pt(tiny_set(), tmp_path / "set.pt")
         table = [info.to_dict() for info in classes_of(["n01", "n02", "n03"])]

@@ -159,7 +159,7 @@ def test_a_sweep_and_its_cells(run, tmp_path, capsys):
     assert parts["sweep/b/seed-0"].next == ()
     assert cli.main(["status", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "next: latentdd sweep --config 'my sweep.yaml' --out sweep" in said
+    assert ": latentdd sweep --config 'my sweep.yaml' --out sweep" in said
 
 
 def test_folders_without_runs_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """`latentdd prior convert`: an original checkpoint as a prior folder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import Namespace
@@ -10,13 +11,14 @@ from ldd.errors import UserError
 from ldd.priors.class_table import imagenet_classes, read_class_names
 from ldd.priors.conversion.checkpoint import Weights, convert_checkpoint
 from ldd.priors.conversion.transformer import convert_transformer
+from ldd.runs.ending import Ending
 from ldd.runs.history import record_command
 from ldd.runs.options import parse
 from ldd.runs.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Convert the checkpoint and say where the folder is."""
+def main(arguments: Sequence[str]) -> Ending:
+    """Convert the checkpoint."""
     options = parse(_parser(), arguments)
     _check(options)
     classes = imagenet_classes() if options.class_names is None else read_class_names(options.class_names)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
                 options.checkpoint, options.form, options.vae, options.out, **given, **common
             )
         record_command(out, ["prior", "convert", *arguments])
-    print(f"prior written to {out}")
+    return Ending((out,), ("prior", "sample", out, "--out", Path(out).with_name("samples.png")))
 
 
 def _check(options: Namespace) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ldd.disk.hub import SCHEME, Upload, check_repo
 from ldd.priors.publishing import README, publish
-from ldd.runs.ending import tell_next
+from ldd.runs.ending import Ending
 from ldd.runs.options import parse
 from ldd.runs.parser import Parser
 
 
-def push(prior: str, repo: str, private: bool = True, dry_run: bool = False) -> None:
+def push(prior: str, repo: str, private: bool = True, dry_run: bool = False) -> Ending:
     """Upload a prior's components and its card; nothing that only this machine knows is among them.
 
     Args:
@@ -31,12 +31,12 @@ def push(prior: str, repo: str, private: bool = True, dry_run: bool = False) -> 
             print((Path(folder) / README).read_text(encoding="utf-8"))
             print("\n".join(f"would upload {name} ({size:,} bytes)" for name, size in upload.files.items()))
             print(f"nothing was uploaded: leave out --dry_run to upload to {repo}")
-            return
-        print(f"uploaded: {upload.send()}")
-    tell_next("prior", "sample", f"{SCHEME}{repo}", "--out", "samples.png")
+            return Ending(next=("prior", "push", prior, repo))
+        made = upload.send()
+    return Ending((made,), ("prior", "sample", f"{SCHEME}{repo}", "--out", "samples.png"))
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> Ending:
     """Upload the prior and say where it is."""
     parser = Parser(
         prog="latentdd prior push",
@@ -45,4 +45,4 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("prior", type=str, help="Prior folder, or embedded:digits.")
     parser.add_argument("repo", type=str, help="Repository, user/name.")
     parser.add_function_arguments(push, skip={"prior", "repo"}, as_positional=False)
-    push(**vars(parse(parser, arguments)))
+    return push(**vars(parse(parser, arguments)))

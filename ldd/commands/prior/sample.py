@@ -17,22 +17,23 @@ from ldd.disk.locks import writing
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
+from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
 from ldd.runs.parser import Parser
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Draw the samples and say where they are."""
+def main(arguments: Sequence[str]) -> Ending:
+    """Draw the samples."""
     parser = _parser(
         data=any(a.startswith("--data") for a in arguments) or bool({"-h", "--help"} & {*arguments})
     )
     options = parse(parser, arguments)
     with writing(options.out):
-        _sample(instantiate(parser, options), ["prior", "sample", *arguments])
+        return _sample(instantiate(parser, options), ["prior", "sample", *arguments]).after(arguments)
 
 
-def _sample(options: Namespace, typed: Sequence[str]) -> None:
+def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     out, spec = Path(options.out), options.data.spec if "data" in options else None
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)
@@ -54,15 +55,17 @@ def _sample(options: Namespace, typed: Sequence[str]) -> None:
         sampled_set(prior, spec, sampler, options.prior).save(out)
         record_command(out, typed)
         resized = f", drawn at {prior.image_size} px" * (prior.image_size != spec.image_size)
-        print(
-            f"{spec.num_classes} x {sampler.per_class} images of {spec.image_size} px written to {out}{resized}"
-        )
-        return
+        print(f"{spec.num_classes} x {sampler.per_class} images of {spec.image_size} px{resized}")
+        return ending_of_set(str(out))
     classes = classes_to_draw(prior, options.classes) if spec is None else list(spec.classes)
     write_samples_grid(out, prior, classes, sampler)
     left_out = len(prior.classes) - len(classes)
     others = f"; --classes names the other {left_out}" if left_out > 0 and not options.classes else ""
-    print(f"{len(classes)} x {sampler.per_class} images drawn to {out}{others}")
+    print(f"{len(classes)} x {sampler.per_class} images{others}")
+    own = ("folder", "--data.root", "ROOT", "--model.prior.path_or_hub_id", options.prior)
+    return Ending(
+        (out,), ("fit", "--config", *(["quickstart"] if options.prior == "embedded:digits" else own))
+    )
 
 
 def _check(out: Path, *, grid: bool, per_class: int, classes: Sequence[str], data: bool) -> None:

@@ -30,8 +30,9 @@ def saved(tmp_path_factory):
 
 class TestImageFolder:
     def test_round_trip(self, saved, tmp_path, capsys):
-        export(str(saved), "imagefolder", str(tmp_path / "out"))
-        assert capsys.readouterr().out == f"exported 6 images of 3 classes to {tmp_path / 'out'}\n"
+        ending = export(str(saved), "imagefolder", str(tmp_path / "out"))
+        assert capsys.readouterr().out == "exported 6 images of 3 classes\n"
+        assert ending.made == (tmp_path / "out",)
         assert names(tmp_path / "out") == ["classes.json", "n01", "n02", "n03"]
         assert names(tmp_path / "out" / "n03") == ["00000.png", "00001.png"]
         original = DistilledSet.load(saved)
@@ -83,8 +84,8 @@ class TestImageFolder:
 
 class TestPt:
     def test_round_trip(self, saved, tmp_path, capsys):
-        export(str(saved.parent), "pt", str(tmp_path / "out"))  # the run's folder
-        assert str(tmp_path / "out" / "distilled.pt") in capsys.readouterr().out
+        ending = export(str(saved.parent), "pt", str(tmp_path / "out"))  # the run's folder
+        assert ending.made == (tmp_path / "out" / "distilled.pt",)
         assert names(tmp_path / "out") == ["classes.json", "distilled.pt"]
         original = DistilledSet.load(saved)
         content = torch.load(tmp_path / "out" / "distilled.pt", weights_only=True)
