@@ -72,13 +72,14 @@ def sample_class(
 
 
 @torch.no_grad()
-def decoded(prior: Prior, latents: Tensor) -> Tensor:
-    """Decode latents (n, c, h, w) in chunks, to images (n, 3, H, W) uint8 on the CPU."""
+def decoded(prior: Prior, latents: Tensor, name: str | None = None) -> Tensor:
+    """Decode latents (n, c, h, w) of a class, or of all, in chunks to images (n, 3, H, W) uint8 on the CPU."""
     images = torch.cat([prior.decode(part).cpu() for part in latents.split(CHUNK)])
     if not images.isfinite().all():
+        of_class = "" if name is None else f" of class {name!r}"
         raise UserError(
-            "the prior draws NaN or infinite values; its weights, scaling_factor or scheduler are not those it was "
-            "trained with: fetch or convert it again"
+            f"the prior draws NaN or infinite values{of_class}; its weights, scaling_factor or scheduler are not those "
+            "it was trained with: fetch or convert it again"
         )
     return to_bytes(images)
 
@@ -102,7 +103,7 @@ class PriorSampler:
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
         )
-        return decoded(prior, latents)
+        return decoded(prior, latents, info.name)
 
     def of_classes(self, prior: LatentDiffusionPrior, classes: Sequence[ClassInfo]) -> Labelled:
         """Draw images of all classes, class-major, labelled by their places in `classes`; show a progress bar."""

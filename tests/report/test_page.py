@@ -113,7 +113,7 @@ def test_holds_everything(runs, page):
 def test_shows_the_checks_of_the_set(runs, page):
     folder = Path(runs[0]) / "checks"
     read = Reader(page.read_text())
-    texts = ("each image beside the nearest real ones of training", "what students take each class for")
+    texts = ("each image next to the nearest real ones of training", "what students take each class for")
     for name, text in zip(("neighbours.png", "confusion.png"), texts, strict=True):
         (image,) = [attrs for tag, attrs in read.found if tag == "img" and attrs["alt"] == text]
         assert base64.b64decode(image["src"].partition(",")[2]) == (folder / name).read_bytes()

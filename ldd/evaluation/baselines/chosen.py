@@ -154,9 +154,10 @@ class PriorSamples(Drawn):
 
         prior = _prior(self.name, setting)
         device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-        row = prior.rows(setting.data.spec.classes)[label : label + 1].to(device)
+        classes = setting.data.spec.classes
+        row = prior.rows(classes)[label : label + 1].to(device)
         how = {"num_steps": self.num_steps, "guidance_scale": self.guidance_scale, **rest}
-        return decoded(prior, sample_class(prior, row, count, draws, **how))
+        return decoded(prior, sample_class(prior, row, count, draws, **how), classes[label].name)
 
 
 def _prior(name: str, setting: Setting) -> "Prior":

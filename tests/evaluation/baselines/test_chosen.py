@@ -110,7 +110,7 @@ def test_samples_are_the_priors_own(tiny_prior_path, setting):
     with torch.no_grad():
         for weights in prior.autoencoder.parameters():
             weights.fill_(torch.nan)
-    with pytest.raises(UserError, match="the prior draws NaN or infinite values; its weights"):
+    with pytest.raises(UserError, match=r"the prior draws NaN or infinite values of class .*; its weights"):
         PriorSamples(num_steps=2).size(0, Setting(setting.data, setting.counts, 0, prior=prior))
 
 
