@@ -28,7 +28,12 @@ from ldd.priors.reverse import (
 from ldd.priors.schedule import Grid, Time, load_schedule
 
 COMPONENTS = ("unet", "transformer", *FOLDERS)
-TEXT = ("text_encoder/model.safetensors", "tokenizer/*")
+TEXT = (
+    "text_encoder/model.safetensors",
+    "tokenizer/*",
+    "text_encoder_2/model.safetensors",
+    "tokenizer_2/*",
+)
 
 
 @final
@@ -41,7 +46,7 @@ class LatentDiffusionPrior(Prior):
       row) and `prior.json` (`classes`, `null_class`, `image_size`, `licence`): class-conditional, one token a class;
     - `transformer/` (DiTTransformer2DModel): class-conditional, one condition per block;
     - `unet/` (UNet2DConditionModel), `text_encoder/` and `tokenizer/`: the form of Stable Diffusion 1.5, 2.x and
-      SD-Turbo, a prompt a class;
+      SD-Turbo, a prompt a class; with `text_encoder_2/` and `tokenizer_2/` Stable Diffusion XL's;
     - `unet/` (UNet2DModel): unconditional, only latents are learned.
 
     Args:

@@ -12,6 +12,7 @@ from diffusers import (
     DiTTransformer2DModel,
     LDMPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DModel,
     VQModel,
 )
@@ -103,3 +104,18 @@ def text_pipeline(
         vae, text_encoder, tokenizer, network, DDIMScheduler(**SCHEDULER | scheduler), None, None,
         requires_safety_checker=False,
     )  # fmt: skip
+
+
+def xl_pipeline(folder: Path, **scheduler) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL's form: two text encoders, of which the second has a projection of another width."""
+    from transformers import CLIPTextModelWithProjection
+
+    width = {"cross_attention_dim": 32, "addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    unet = {**STABLE_2, **width, "projection_class_embeddings_input_dim": 6 * 8 + 24}
+    first = text_pipeline(folder)
+    config = type(first.text_encoder.config)(**first.text_encoder.config.to_dict() | {"projection_dim": 24})
+    with seeded(1, "tiny xl"):
+        second, network = CLIPTextModelWithProjection(config).eval(), tiny_unet(**unet).eval()
+    scheduler = DDIMScheduler(**SCHEDULER | scheduler)
+    parts = (first.vae, first.text_encoder, second, first.tokenizer, first.tokenizer, network, scheduler)
+    return StableDiffusionXLPipeline(*parts, add_watermarker=False)

@@ -30,10 +30,9 @@ def tiny_unet(channels: int = 4, width: int = 16, **config) -> UNet2DConditionMo
         block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=width,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **{"attention_head_dim": 2} | config,
+        **{"attention_head_dim": 2, "cross_attention_dim": width} | config,
     )
 
 

@@ -121,13 +121,16 @@ def timestep_tensor(timestep: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), timestep, dtype=kind, device=like.device)
 
 
-def check_inputs(unet: ModelMixin, tokens: str, *, intervals: bool = False, guidance: bool = False) -> None:
-    """Raise if a U-Net wants more than noisy latents, a timestep and `tokens`.
+def check_inputs(unet: ModelMixin, tokens: str, known: Mapping[str, str | None] = {}) -> None:
+    """Raise if a U-Net wants more than noisy latents, a timestep, `tokens` and what is `known`.
 
-    With `intervals` it may take those of MeanFlow, with `guidance` an embedding of the guidance scale.
+    `known` has settings of its config that ask for a further input, each with its value, or None for any.
     """
-    known = (None, LENGTH) if intervals else (None,)
-    wanted = [key for key in _FURTHER_INPUTS if unet.config.get(key) not in known]
-    wanted = [key for key in wanted if not (guidance and key == "time_cond_proj_dim")]
+    given = {key: unet.config.get(key) for key in _FURTHER_INPUTS}
+    wanted = [
+        key
+        for key, value in given.items()
+        if value is not None and not (key in known and known[key] in (None, value))
+    ]
     if wanted:
         raise UserError(f"component 'unet' wants inputs beyond {tokens} ({', '.join(wanted)}); not supported")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors.class_table import ClassTable
-from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
+from ldd.priors.denoisers.base import LENGTH, Denoiser, check_inputs, timestep_tensor
 from ldd.priors.folder import PriorCard
 from ldd.priors.loading import Init, load_model, load_tensor
 from ldd.priors.schedule import Interval, Time
@@ -27,7 +27,7 @@ class ClassConditionalUNet(Denoiser):
         super().__init__()
         self.network = load_model(folder / "unet", (UNet2DConditionModel,), init=init)
         table = load_tensor(folder / "class_embedding.safetensors", "weight")
-        check_inputs(self.network, "a class token", intervals=True)
+        check_inputs(self.network, "a class token", {"class_embed_type": LENGTH})
         width = self.network.config.cross_attention_dim
         if table.ndim != 2 or table.shape[1] != width:
             raise UserError(

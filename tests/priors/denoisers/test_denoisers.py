@@ -1,5 +1,7 @@
 """Every form of diffusion model as prior, against the library's own pipelines and finite differences."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,19 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     TCDScheduler,
 )
 from diffusers.schedulers import scheduling_lcm
-from tiny_denoisers import STABLE_1, STABLE_2, dit_pipeline, ldm_pipeline, name_rows, text_pipeline
+from tiny_denoisers import (
+    STABLE_1,
+    STABLE_2,
+    dit_pipeline,
+    ldm_pipeline,
+    name_rows,
+    text_pipeline,
+    xl_pipeline,
+)
 from tiny_prior import PUBLISHED
 from torch.utils.checkpoint import checkpoint
 
@@ -62,7 +73,7 @@ def turbo_folder(tmp_path_factory) -> Path:
     return files / "turbo"
 
 
-@pytest.fixture(params=["dit", "tied dit", "ldm", "text", "turbo", "lcm"])
+@pytest.fixture(params=["dit", "tied dit", "ldm", "text", "turbo", "lcm", "xl"])
 def prior(request) -> LatentDiffusionPrior:
     """Each form in turn."""
     folder = request.getfixturevalue(f"{request.param.split()[-1]}_folder")
@@ -224,6 +235,52 @@ def test_tcd_equals_its_pipeline(tmp_path, num_steps, guidance):
     assert_close((sampled / 2 + 0.5).clamp(0, 1), torch.from_numpy(theirs).movedim(-1, 1))
 
 
+@pytest.fixture(scope="module")
+def xl_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers", reason="needs the extra text")
+    files = tmp_path_factory.mktemp("denoisers")
+    xl_pipeline(files).save_pretrained(files / "xl")
+    return files / "xl"
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_stable_diffusion_xl_equals_its_pipeline(tmp_path, xl_folder, guidance, zeros):
+    """Two encoders, a pooled embedding, sizes; the null condition is zero, or the empty prompt."""
+    folder = tmp_path / "xl"
+    shutil.copytree(xl_folder, folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeros}))
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    assert pipeline.config.force_zeros_for_empty_prompt == zeros
+    prior = LatentDiffusionPrior(str(folder), num_steps=STEPS, skip="none")
+    assert prior.embed(prior.rows(CLASSES)).shape == (2, 33, 32)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        ["a photo of a church", "a photo of a goldfish"], height=32, width=32, num_inference_steps=STEPS,
+        guidance_scale=guidance, generator=generator(0), output_type="np",
+    ).images  # fmt: skip
+    ours = images_of(prior, prior.embed(prior.rows(CLASSES)), guidance)
+    assert_close(ours, torch.from_numpy(theirs).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_sdxl_turbo_equals_its_pipeline(tmp_path, num_steps):
+    pytest.importorskip("transformers", reason="needs the extra text")
+    pipeline = xl_pipeline(tmp_path)
+    pipeline.scheduler = EulerDiscreteScheduler(timestep_spacing="trailing", **PUBLISHED)
+    pipeline.save_pretrained(tmp_path / "xl")
+    pipeline.set_progress_bar_config(disable=True)
+    prior = LatentDiffusionPrior(str(tmp_path / "xl"), num_steps=num_steps, guidance_scale=1.0)
+    theirs = pipeline(
+        ["a photo of a church", "a photo of a goldfish"], height=32, width=32, num_inference_steps=num_steps,
+        guidance_scale=0.0, generator=generator(0), output_type="np",
+    ).images  # fmt: skip
+    with torch.no_grad():
+        sampled = prior.decode(prior.sample(prior.rows(CLASSES), generator(0), num_steps=num_steps))
+    assert_close((sampled / 2 + 0.5).clamp(0, 1), torch.from_numpy(theirs).movedim(-1, 1))
+
+
 def test_guidance_of_the_first_channels_is_that_of_the_original_transformers(dit_folder):
     """e_u + s (e_c - e_u) in the first three of four channels, e_c in the last, at every step of DDIM."""
     prior = LatentDiffusionPrior(
@@ -327,3 +384,9 @@ class TestLatentConsistencyPrior(PriorConformance):
     @pytest.fixture
     def prior(self, lcm_folder):
         return LatentDiffusionPrior(str(lcm_folder), num_steps=2)
+
+
+class TestStableDiffusionXLPrior(PriorConformance):
+    @pytest.fixture
+    def prior(self, xl_folder):
+        return LatentDiffusionPrior(str(xl_folder), num_steps=3)

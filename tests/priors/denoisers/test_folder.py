@@ -220,20 +220,21 @@ def test_missing_and_damaged_components(text, dit, monkeypatch):
 
 
 def test_hub_files_of_every_form(dit, monkeypatch):
-    """`.bin` files are asked for only where a component has no safetensors."""
+    """Variants are asked for where a component has no safetensors, and `.bin` files where it has no such either."""
     asked = []
     transformer = DiTTransformer2DModel.from_pretrained(dit / "transformer")
     (dit / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
 
     def snapshot_download(name, allow_patterns):
         asked.append(allow_patterns)
-        if len(asked) == 2:
+        if len(asked) == 3:
             transformer.save_pretrained(dit / "transformer", safe_serialization=False)
         return str(dit)
 
     monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
     assert LatentDiffusionPrior("owner/dit").image_size == 32
-    assert asked[1] == ["transformer/diffusion_pytorch_model.bin"]
+    assert asked[1][-1] == "transformer/diffusion_pytorch_model.fp16.safetensors"
+    assert asked[2:] == [["transformer/diffusion_pytorch_model.bin"]]
     wanted = {
         "README.md",
         "tokenizer/*",
