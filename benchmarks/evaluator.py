@@ -28,7 +28,8 @@ from ldd.data import DistillationData
 from ldd.evaluation import Protocol
 from ldd.images import Labelled, to_unit_range
 from ldd.runtime.seeding import derive_seed, generator, seeded
-from ldd.students.training import Lesson, Student, fresh_network, one_thread, optimizer_of
+from ldd.students.optimizers import student_optimizer
+from ldd.students.training import Lesson, Student, fresh_network, one_thread
 from ldd.students.training_set import TrainingSet
 from ldd.students.workers import count_workers, run_students
 
@@ -144,7 +145,7 @@ def over_floor(lesson: Lesson, training: Labelled, name: str, device: torch.devi
     protocol, turns = lesson.protocol, 5
     part = replace(lesson, protocol=replace(protocol, epochs=max(1, protocol.epochs // turns)))
     network = fresh_network(lesson.factories[name], lesson.spec, lesson.seed, name, 0).to(device).train()
-    optimizer = optimizer_of(network, protocol, network.parameters())
+    optimizer = student_optimizer(network, protocol, network.parameters())
     images, labels = lesson.spec.as_input(training.images).to(device), training.labels.to(device)
     learned = TrainingSet(*training).to(device)
 
