@@ -182,7 +182,7 @@ def test_baselines_by_name():
             UserError, match=f"baselines: '{name}' is unknown; choose from random_real, nearest_real"
         ):
             baselines_by_name(name)
-    with pytest.raises(UserError, match=r"repeats of full_real \(0\)"):
+    with pytest.raises(UserError, match=r"full_real.repeats \(0\)"):
         FullReal(repeats=0)
 
 
