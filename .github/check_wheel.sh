@@ -12,8 +12,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet "$wheel"
 cd "$work"
-venv/bin/latentdd configs --copy recipes
-venv/bin/latentdd fit --config recipes/quickstart.yaml --trainer.max_steps 2 --trainer.limit_val_batches 0
+venv/bin/latentdd fit --config quickstart --trainer.max_steps 2 --trainer.limit_val_batches 0
 venv/bin/latentdd inspect runs/quickstart
 
 python3 -m venv "$work/tools"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The oldest version of every dependency that pyproject.toml allows, extras included, and a part of the suite on them.
+# Without tests/docs, which builds the site with the tools of one extra (docs/maintaining/release.md says more).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

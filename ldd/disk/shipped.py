@@ -45,7 +45,7 @@ def shipped_file(value: str, option: str) -> Path | None:
     if not (suffix or of_option or last in _OF_RECIPES):
         return None
     file = Path(*parts).with_suffix(".yaml")
-    return next((place for place in (root / file, root / last / file) if os.path.isfile(place)), None)
+    return next((place for place in (root / last / file, root / file) if os.path.isfile(place)), None)
 
 
 def with_shipped_files(words: Iterable[str]) -> list[str]:

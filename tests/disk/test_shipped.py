@@ -52,6 +52,9 @@ def latentdd(capsys, *arguments):
         ("--model.prior", "pixel", "prior/pixel"),
         ("--model.init_args.objective", "configs/objective/gradient.yaml", "objective/gradient"),
         ("--data.pruner", "el2n.yaml", "pruner/el2n"),
+        ("--data", "folder", "data/folder"),  # not the recipe of that name
+        ("--model.prior", "folder.yaml", "prior/folder"),
+        ("--config", "folder", "folder"),
         ("--anything", "labels/expert.yaml", "labels/expert"),
         ("--anything", "labels/expert", None),  # may be any text
         ("--network", "quickstart", None),

@@ -104,7 +104,8 @@ def check_images(
         "seed": seed,
         "test_split_fingerprint": data.spec.fingerprint,
     }
-    picture = draw_neighbours(distilled.images, real.images, measures, copy_ratio)
+    names = [data.spec.classes[label].name for label in distilled.labels.tolist()]
+    picture = draw_neighbours(distilled.images, real.images, measures, copy_ratio, names)
     return Checks(facts, picture, data.spec.classes)
 
 
