@@ -1,114 +1,111 @@
-"""Random `kill -9` during a distillation of the digits: does the run that goes on end with the same bits?
+"""Kill every verb that writes at random moments: does the same command, started again, leave the same files?
 
-    python -m benchmarks.survival [--json] [--kills 20] [--steps 16] [--seed 0]
+    python -m benchmarks.survival [--json] [--kills 20] [--seed 0] [--verbs fit,export]
 
-One run is left alone. Each of the others (same command, a folder of its own) is killed at a moment drawn uniformly
-between its first file and the end of an unbroken run, and then goes on by the same command with `--ckpt_path auto`.
-Its distilled set is compared with the unbroken one's, byte by byte. No timing is measured, so a busy machine only
-makes it slower.
+Each verb (`tests/helpers/kills.py`) is run once undisturbed, in a process of its own. Then it is run in other folders,
+stopped at a moment drawn uniformly between its start and the end of the undisturbed run (two of three times by SIGKILL,
+else by SIGTERM), and started again by the same command. The files are compared byte by byte, without what tells of the
+clock, and no temporary file, lock or shard may be left. Kills are dealt over the verbs in turn. No timing is measured,
+so a busy machine only makes it slower.
 """
 
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+
+from kills import VERBS, made, make_world, spelt
+from processes import Started, latentdd
 
 from benchmarks.figures import parser_of, show
-from ldd.disk.files import sha256
 
-ROOT = Path(__file__).parent.parent
-COMPARED = ("codes.safetensors", "images.safetensors")
+PATIENCE = 60  # seconds for what a killed verb has started to end
 
 
-class Run:
-    """`latentdd fit` on the quickstart recipe without evaluation, a checkpoint every two steps."""
+class Verb:
+    """A verb's command in a world.
 
-    def __init__(self, folder: Path, steps: int) -> None:
-        self.folder = folder
-        self.arguments = [
-            *(sys.executable, "-m", "ldd", "fit", "--config", "configs/quickstart.yaml"),
-            *("--trainer.default_root_dir", str(folder), "--trainer.max_steps", str(steps)),
-            *("--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"),
-            *("--checkpoint.every_n_steps", "2", "--preview.every_n_steps", "4", "--ckpt_path", "auto"),
-        ]
+    Attributes:
+        seconds: of the undisturbed run.
+        expected: what that left.
+    """
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """In a session of its own; its output goes to `<folder>.log`."""
-        with self.folder.with_suffix(".log").open("ab") as log:
-            return subprocess.Popen(self.arguments, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    def __init__(self, name: str, world: Path) -> None:
+        self.name, self.world = name, world
+        folder = self._folder("undisturbed")
+        started = time.monotonic()
+        self._run(folder)
+        self.seconds = time.monotonic() - started
+        self.expected = made(folder)
+        assert self.expected, name
 
-    def begin(self) -> subprocess.Popen[bytes]:
-        """Start, and wait for the first file."""
-        process = self.start()
-        while not (self.folder / "config.yaml").exists():
-            if process.poll() is not None:
-                raise RuntimeError(self.folder.with_suffix(".log").read_text())
-            time.sleep(0.01)
-        return process
+    def stopped_and_started_again(self, number: int, share: float, how: int) -> tuple[bool, str]:
+        """Return whether it was running when the signal came, and what is wrong ("" for nothing)."""
+        folder = self._folder(str(number))
+        process = Started(latentdd, spelt(VERBS[self.name], self.world, folder), folder / "first.log")
+        process.process.join(share * self.seconds)
+        running = process.process.is_alive()
+        if running:
+            process.send(how)
+        process.process.join(PATIENCE)
+        if process.process.is_alive():
+            return running, f"still running {PATIENCE} s after the signal"
+        (folder / "first.log").unlink(missing_ok=True)
+        try:
+            self._run(folder)
+            found = made(folder)
+        except (AssertionError, RuntimeError) as error:
+            return running, str(error)
+        other = {name for name in {**found, **self.expected} if found.get(name) != self.expected.get(name)}
+        return running, f"other files: {', '.join(sorted(other))}" if other else ""
 
-    def finish(self) -> None:
-        """Go on to the end."""
-        if self.start().wait():
-            raise RuntimeError(self.folder.with_suffix(".log").read_text())
+    def _folder(self, name: str) -> Path:
+        folder = self.world / self.name.replace(" ", "-") / name
+        folder.mkdir(parents=True)
+        return folder
 
-    def step(self) -> int:
-        """Of the last checkpoint; 0 without one."""
-        for name in ("last.ckpt", "previous.ckpt"):
-            path = self.folder / "checkpoints" / name
-            if path.exists():
-                return int(torch.load(path, weights_only=True)["global_step"])
-        return 0
-
-    def hashes(self) -> list[str]:
-        """Of what the run is for."""
-        return [sha256(self.folder / "distilled" / name) for name in COMPARED]
+    def _run(self, folder: Path) -> None:
+        """Run to the end; a lock that a child of the killed process still holds is waited for."""
+        log, until = folder.with_suffix(".log"), time.monotonic() + PATIENCE
+        while code := Started(latentdd, spelt(VERBS[self.name], self.world, folder), log).result(600):
+            said = log.read_text()
+            if "is not empty; name a new folder" in said:  # it had written all before the signal came
+                return
+            if "is being written by" not in said or time.monotonic() > until:
+                raise RuntimeError(f"exit code {code}: {said[-2000:]}")
+            time.sleep(1)
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--verbs", default=",".join(VERBS), help="names, separated by commas")
     arguments = parser.parse_args()
-    draws = random.Random(arguments.seed)
+    os.chdir(Path(__file__).parents[1])
+    draws, outcomes = random.Random(arguments.seed), Counter[str]()
+    names = arguments.verbs.split(",")
     with tempfile.TemporaryDirectory() as base:
-        unbroken = Run(Path(base) / "unbroken", arguments.steps)
-        process, started = unbroken.begin(), time.monotonic()
-        if process.wait():
-            raise RuntimeError(unbroken.folder.with_suffix(".log").read_text())
-        seconds = time.monotonic() - started
-        identical, steps = 0, []
+        world = Path(base)
+        make_world(world)
+        verbs: dict[str, Verb] = {}
         for number in range(arguments.kills):
-            run = Run(Path(base) / f"killed-{number}", arguments.steps)
-            process = run.begin()
-            time.sleep(draws.uniform(0, seconds))
-            running = process.poll() is None
-            if running:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            steps.append(run.step())
-            run.finish()
-            same = run.hashes() == unbroken.hashes()
-            identical += same
-            moment = (
-                f"killed with a checkpoint of step {steps[-1]}" if running else "had ended before its kill"
-            )
-            print(f"run {number:>2}: {moment}, {'identical' if same else 'DIFFERENT'}", flush=True)
-    figures = {
-        "identical_after_kill": identical,
-        "kills": arguments.kills,
-        "steps": arguments.steps,
-        "earliest_checkpoint": min(steps),
-        "latest_checkpoint": max(steps),
-        "different_checkpoints": len(set(steps)),
-    }
-    show(figures, arguments.json)
+            name = names[number % len(names)]
+            verb = verbs.setdefault(name, None) or Verb(name, world)  # type: ignore[arg-type]
+            verbs[name] = verb
+            share, how = draws.random(), signal.SIGTERM if number % 3 == 2 else signal.SIGKILL
+            running, wrong = verb.stopped_and_started_again(number, share, how)
+            when = f"{how.name} at {100 * share:.0f} %" if running else "had ended before the signal"
+            outcomes["stopped"] += running
+            outcomes["the same files, nothing left"] += not wrong
+            print(f"{number:>2} {name:<14} {when:<28} {wrong or 'the same files'}", flush=True)
+    show({"kills": arguments.kills, "verbs": len(verbs), **outcomes}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ldd.artefact.location import refuse_name
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, read_yaml
+from ldd.disk.locks import writing_in
 from ldd.distiller.synthesis import stored_sampler
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol, StoredSet
@@ -91,8 +92,8 @@ def check(
 
 
 def _written(found: Checks, folder: Path, path: str) -> Ending:
-    folder.mkdir(parents=True, exist_ok=True)
-    found.write(folder)
+    with writing_in(folder):
+        found.write(folder)
     rich.print(found)
     made = [
         file for name in (JSON_NAME, NEIGHBOURS_NAME, CONFUSION_NAME) if (file := folder / name).is_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
+from ldd.disk.locks import writing_in
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.ahead import check_labels
 from ldd.evaluation.label_curve import check_curve, label_curve, write_curve
@@ -70,8 +71,10 @@ def label(
     ending = ending_of_set(out)
     if curve is None:
         return ending
-    points = label_curve(distilled, labeller, replace(of_curve, records=Path(curve) / FOLDER))
-    write_curve(points, Path(curve), f"protocol {recipe.id}, {repeats} repeats; bars: one standard deviation")
+    about = f"protocol {recipe.id}, {repeats} repeats; bars: one standard deviation"
+    with writing_in(curve, "curve"):
+        points = label_curve(distilled, labeller, replace(of_curve, records=Path(curve) / FOLDER))
+        write_curve(points, Path(curve), about)
     for point in points:
         print(f"{point.form:<16}{point.label_bytes:>12,} bytes of labels  {point.score} %")
     return ending._replace(made=(out, curve))

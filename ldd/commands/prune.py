@@ -10,7 +10,7 @@ from ldd.data.pruning import RankedPruner, write_lists
 from ldd.data.pruning.picture import draw_scores
 from ldd.data.splits import readable
 from ldd.disk.files import atomic_file, check_writable
-from ldd.disk.locks import writing
+from ldd.disk.locks import writing, writing_in
 from ldd.errors import UserError
 from ldd.runs.ending import Ending, fit_on, given
 from ldd.runs.history import record_command
@@ -53,11 +53,12 @@ def prune(
         items = readable(data.source, items)
     table = pruner.prune(data.source, items, data.spec, data.seed)
     table.save(out)
-    with atomic_file(drawn) as beside:
+    with writing(drawn), atomic_file(drawn) as beside:
         draw_scores(table, data.source, data.classes).save(beside, format="PNG")
     made = [out, str(drawn)]
     if lists is not None and isinstance(pruner, RankedPruner):
-        write_lists(Path(lists), table, data.classes, pruner.selection, lists_prefix)
+        with writing_in(lists, "lists"):
+            write_lists(Path(lists), table, data.classes, pruner.selection, lists_prefix)
         made.append(lists)
     rich.print(table.tabulate())
     print(f"data fingerprint {table.fingerprint}")

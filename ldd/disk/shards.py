@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from ldd.disk.files import as_user_error, atomic_file
+from ldd.disk.files import as_user_error, atomic_file, remove_leftovers
 from ldd.runtime.ranks import rank_zero_info
 
 _FORMAT = 1  # of the journal
@@ -57,6 +57,8 @@ class Shards:
                 found = self._target.with_name(path)
                 if found not in own and found.stat().st_mtime < old:
                     found.unlink(missing_ok=True)
+            if self._kept:  # so killed processes left whatever lies beside
+                remove_leftovers(self._target.parent, self._journal.name)
             self._find()
             with atomic_file(self._journal) as beside:  # without the line that a killed process was writing
                 rows = zip(self._ends[1:], self.facts, strict=True)

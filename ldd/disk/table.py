@@ -1,7 +1,9 @@
 """A table of results on disk to which processes add while they work, and which survives their being killed."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 from ldd.disk.files import atomic_file
 from ldd.runtime.ranks import rank_zero_warn
 
+_ABANDONED = 3600  # seconds after which a file that was not finished is a killed process's
 _TRIES = 5  # readings of the folder while another process merges its files
 
 
@@ -53,6 +56,10 @@ class Store:
     def _write(self, rows: pa.Table) -> Path:
         digest = hashlib.sha256("\n".join(rows["key"].to_pylist()).encode()).hexdigest()[:16]
         path = self._folder / f"{digest}.parquet"
+        for leftover in self._folder.glob(".*.parquet.*.tmp"):  # of others, who may be writing theirs
+            with suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                    leftover.unlink()
         with atomic_file(path) as beside:
             pq.write_table(rows, beside, compression="zstd", write_page_checksum=True)
         return path

@@ -17,7 +17,7 @@ from torch.optim import SGD
 
 from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.data import DistillationData
-from ldd.disk.files import LOCK
+from ldd.disk.files import LOCK, remove_leftovers
 from ldd.disk.locks import locked, made
 from ldd.disk.table import Store
 from ldd.errors import UserError, check_at_least, check_not_negative
@@ -125,6 +125,9 @@ def _alone(folder: Path, wanted: range, *, wait: bool) -> Iterator[None]:
                         if first < wanted.stop and wanted.start < stop:
                             with locked(other, busy):
                                 pass
+                    if not any(folder.glob(".*-*.lock")):  # nobody else writes here
+                        for each in (folder, folder / _COSTS):
+                            remove_leftovers(each)
                     held.enter_context(locked(folder / f".{wanted.start}-{wanted.stop}.lock", busy))
                     break
                 except UserError as error:

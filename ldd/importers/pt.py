@@ -149,8 +149,9 @@ def _labelled(file: Path, images: Any, labels: Any, form: str) -> RawSet:  # noq
     for what, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise UserError(f"{file}: {what} must be a tensor, got {type(value).__name__}")
-    if labels.ndim == 1 and labels.is_floating_point() and (labels == labels.round()).all():
-        labels = labels.long()
+        if value.is_complex():
+            raise UserError(f"{file}: {what} must be real numbers, got {value.dtype}; save their real part")
+    labels = _hard(labels)
     if labels.ndim == 1:
         return RawSet(images, labels, form)
     sums = labels.float().sum(1) if labels.ndim == 2 else torch.tensor([0.0])
@@ -161,3 +162,16 @@ def _labelled(file: Path, images: Any, labels: Any, form: str) -> RawSet:  # noq
             f"{tuple(labels.shape)}; take the softmax of logits, with the temperature that they are meant for"
         )
     return RawSet(images, labels.argmax(1), form, soft_labels=labels)
+
+
+def _hard(labels: Tensor) -> Tensor:
+    """Return whole numbers (N,) of labels (N,), (N, 1) or one-hot (N, K) whole numbers; others as they are."""
+    whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+    if labels.ndim == 1:
+        return labels.long() if whole else labels
+    if labels.ndim == 2 and labels.shape[1] == 1 and whole and bool((labels != 1).any()):
+        return labels[:, 0].long()  # a column of ones is the probability of the only class
+    one_hot = labels.ndim == 2 and not labels.is_floating_point()
+    if one_hot and bool((labels >= 0).all()) and bool((labels.long().sum(1) == 1).all()):
+        return labels.long().argmax(1)
+    return labels

@@ -37,6 +37,7 @@ _DAMAGED = (
 _WEIGHTS = "diffusion_pytorch_model"
 # Names under which older releases saved a class, whose config may still not fit.
 _LEGACY = {"Transformer2DModel": "DiTTransformer2DModel"}
+_NORM = "ada_norm_zero"  # of a DiT; other transformers had that name, too
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -164,7 +165,11 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = 
     if name is None:
         raise UserError(f"component {folder.name!r} is missing: no diffusers config.json in {folder}")
     kind = next((kind for kind in kinds if kind.__name__ in (name, _LEGACY.get(name))), None)
-    if kind is None:
+    norm = read_json(folder / "config.json").get("norm_type", _NORM) if name in _LEGACY else _NORM
+    if kind is None or norm != _NORM:
+        name = (
+            name if norm == _NORM else f"{name} of another kind (norm_type={norm!r}; PixArt's for instance)"
+        )
         choices = ", ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{folder} holds a {name}; supported here: {choices}")
     if init == "random":

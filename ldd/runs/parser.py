@@ -5,6 +5,7 @@ import re
 import sys
 from importlib import import_module
 from inspect import isclass, signature
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -21,7 +22,8 @@ _HELP = {
 
 
 _ABOUT = {
-    "latentdd fit": "Distil a data set, for instance: latentdd fit --config quickstart --trainer.max_steps 20. ",
+    "latentdd fit": "Distil a data set, for instance: latentdd fit --config quickstart --trainer.max_steps 20. "
+    "--trainer.limit_val_batches 0 leaves the evaluation out. ",
     "latentdd validate": "Evaluate the codes of a checkpoint, for instance: latentdd validate --config quickstart "
     "--ckpt_path last. Give the options that the run had. ",
     "latentdd prior train": "Train a prior on your own images, for instance: latentdd prior train "
@@ -86,8 +88,22 @@ def arrange(parser: ArgumentParser, program: str, verb: str) -> None:
         action.help = _HELP.get(action.dest, action.help)
 
 
+def _found_where(module: str) -> str:
+    """Return how a module is found that Python has not found."""
+    there = Path(f"{module}.py").is_file() or Path(module).is_dir()
+    which = f"the {module} in this folder" if there else "a module of your own"
+    where = "PYTHONPATH=. stands before the command" if there else "PYTHONPATH names its folder"
+    return f"; {which} is found where {where}, or where it is installed"
+
+
 def _meant(message: str, parser: argparse.ArgumentParser) -> str:
     """Return words on what was meant: an option, an argument of a class, a class, one of few values, a recipe."""
+    if module := re.search(r"No module named '(\w+)'", message):
+        return _found_where(module[1])
+    if numbers := re.search(
+        r"Expected a <class '(?:list|tuple)'>.*value: ([-\d., e]+)$", message.strip(), re.DOTALL
+    ):
+        return f"; a list is written in brackets: [{','.join(re.findall('[-.0-9e]+', numbers[1]))}]"
     if option := re.search(r"unrecognized arguments: .*?(--[\w.-]+)", message, re.IGNORECASE):
         return near(option[1], (name for action in parser._actions for name in action.option_strings))
     if choice := re.search(r"Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL):

@@ -148,6 +148,36 @@ class TestForms:
         with pytest.raises(UserError, match=message):
             read_pt(tmp_path / "file.pt")
 
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            LABELS[:, None],
+            LABELS[:, None].float(),
+            LABELS.float(),
+            torch.nn.functional.one_hot(LABELS),
+            torch.nn.functional.one_hot(LABELS).bool(),
+        ],
+    )
+    def test_whole_numbers_in_a_column_or_one_hot_are_hard_labels(self, tmp_path, labels):
+        torch.save({"images": torch.zeros(len(LABELS), 3, 8, 8), "labels": labels}, tmp_path / "file.pt")
+        read = read_pt(tmp_path / "file.pt")
+        assert torch.equal(read.labels, LABELS)
+        assert read.soft_labels is None
+
+    def test_probabilities_stay_soft(self, tmp_path):
+        for labels in (torch.nn.functional.one_hot(LABELS).float(), torch.ones(len(LABELS), 1)):
+            torch.save({"images": torch.zeros(len(LABELS), 3, 8, 8), "labels": labels}, tmp_path / "file.pt")
+            assert torch.equal(read_pt(tmp_path / "file.pt").soft_labels, labels)
+
+    @pytest.mark.parametrize("what", ["images", "labels"])
+    def test_complex_numbers_are_refused(self, tmp_path, what):
+        content = {"images": torch.zeros(6, 3, 8, 8), "labels": LABELS}
+        torch.save(content | {what: content[what].to(torch.complex64)}, tmp_path / "file.pt")
+        with pytest.raises(
+            UserError, match=rf"{what} must be real numbers, got torch\.complex64; save their"
+        ):
+            read_pt(tmp_path / "file.pt")
+
     def test_a_pickle_that_would_run_something(self, tmp_path):
         class Harmful:
             def __reduce__(self):

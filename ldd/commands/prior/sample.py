@@ -37,7 +37,7 @@ def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     out, spec = Path(options.out), options.data.spec if "data" in options else None
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)
-    prior = LatentDiffusionPrior(options.prior, prompt=options.prompt)
+    prior = LatentDiffusionPrior(options.prior, options.num_steps, prompt=options.prompt)
     num_steps, guidance = options.num_steps, options.guidance_scale
     if num_steps is None:
         num_steps = 1 if prior.schedule.of_intervals else 25

@@ -159,7 +159,7 @@ def test_sample_draws_what_the_prior_generates(capsys, tiny_prior_path, tmp_path
         (("--per-class", 0), "per-class"),
         (("--num-steps", 1000), "1000"),
         (("--guidance-scale", -1), "guidance-scale"),
-        (("--out", "/dev/null/grid.png"), "cannot write /dev/null/grid.png"),
+        (("--out", "/dev/null/grid.png"), "out (/dev/null): File exists; choose a writable folder"),
     ],
 )  # fmt: skip
 def test_sample_refuses(capsys, tiny_prior_path, tmp_path, monkeypatch, arguments, text):
@@ -173,6 +173,14 @@ def test_sample_refuses(capsys, tiny_prior_path, tmp_path, monkeypatch, argument
 
 
 @torch.no_grad()
+def test_sample_names_the_steps_that_were_typed(capsys, tiny_prior_folder, tmp_path):
+    """Not the ten that a recipe would take."""
+    folder = tiny_prior_folder(tmp_path / "prior", num_train_timesteps=3)
+    code, said = latentdd(capsys, "prior", "sample", folder, "--num-steps", 4, "--out", tmp_path / "grid.png")
+    assert code == 2, said
+    assert "num_steps=4" in said
+
+
 def test_sample_says_what_cannot_be_right(capsys, tiny_prior_folder, tmp_path):
     folder = tiny_prior_folder(tmp_path / "prior")
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"

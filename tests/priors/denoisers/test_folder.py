@@ -94,6 +94,14 @@ def test_published_transformer_under_its_old_name_and_as_bin_file(dit):
         LatentDiffusionPrior(str(dit))
 
 
+def test_another_transformer_under_that_old_name_is_not_damaged(dit):
+    edit(dit / "transformer" / "config.json", _class_name="Transformer2DModel", norm_type="ada_norm_single")
+    with pytest.raises(
+        UserError, match=r"of another kind \(norm_type='ada_norm_single'; PixArt's .* DiTTransformer"
+    ):
+        LatentDiffusionPrior(str(dit))
+
+
 def test_random_weights_keep_the_first_stage(dit, kl_folder):
     for folder, part in ((dit, "transformer"), (kl_folder, "unet")):
         prior, random = (LatentDiffusionPrior(str(folder), init=init) for init in ("pretrained", "random"))
