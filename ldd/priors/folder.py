@@ -138,6 +138,8 @@ def write_prior(
         name = "vqvae" if isinstance(autoencoder, VQModel) else "vae"
         autoencoder.save_pretrained(beside / name, safe_serialization=True)
         scheduler.save_pretrained(beside / "scheduler")
+        for config in beside.glob("*/*.json"):  # diffusers writes where a component was loaded from
+            write_json(config, {k: v for k, v in read_json(config).items() if k != "_name_or_path"})
         if class_embedding is not None:
             write_tensors(beside / "class_embedding.safetensors", {"weight": class_embedding})
         write_json(

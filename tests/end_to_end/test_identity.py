@@ -323,3 +323,17 @@ def test_only_what_both_know_is_compared():
     assert differences({"format": "2", "train": "q"}, now) == [
         "the training images: fingerprint then q, now a"
     ]
+
+
+def test_a_federation_goes_on_with_its_own_images_alone(root, tmp_path, capsys):
+    out = tmp_path / "federation"
+    words = ["federate", *FIT[1:], "--data.root", root, "--trainer.limit_val_batches", 0]
+    words += ["--trainer.max_steps", 1, "--subtasks", 2, "--out", out]
+    assert command(*words) == 0
+    merged = (out / "distilled" / "manifest.json").read_bytes()
+    capsys.readouterr()
+    one_pixel(root)  # of the second class
+    assert command(*words) == 2
+    assert "sub-task 1 was distilled from other images" in capsys.readouterr().err
+    assert (out / "distilled" / "manifest.json").read_bytes() == merged
+    assert command(*words, "--overwrite", "true") == 0

@@ -55,6 +55,7 @@ def test_sit_is_the_official_flow(tmp_path, vae, outputs):
         x = step.end.signal * x0 + step.end.noise * e
     assert (x - z).abs().max() / z.abs().max() < 1e-6  # sinusoids are float32 in the network
     saved = json.loads((folder / "prior.json").read_text())
+    assert "_name_or_path" not in json.loads((folder / "vae" / "config.json").read_text()), "where it lay"
     assert (saved["form"], saved["null_class"], saved["image_size"]) == ("sit", 5, 32)
 
 
