@@ -1,15 +1,18 @@
 """Nothing that travels tells where its maker keeps files, or who that is: every byte of every artefact is searched."""
 
 import io
+import socket
 import tarfile
 import zipfile
 
 import numpy as np
+import original_transformer
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
-from small_world import protocol_file
+from small_world import protocol_content, protocol_file
 from tiny_prior import write_prior_folder
 
 from ldd import cli
@@ -41,6 +44,7 @@ def home(tmp_path_factory):
         for name in ("USER", "LOGNAME", "USERNAME"):
             patch.setenv(name, WHO)
         patch.setenv("HF_TOKEN", TOKEN)
+        patch.setattr(socket, "gethostname", lambda: f"{WHO}-desk")
         rng = np.random.default_rng(0)
         for split, count in (("train", 12), ("val", 4)):
             for name in ("digit-0", "digit-1"):
@@ -108,6 +112,55 @@ def made(home):
     return home
 
 
+@pytest.fixture(scope="module")
+def others(made):
+    """What is made of a run's set, by several runs, or of other programs' files: `out` of everything in `made`."""
+    home, run, out = made, made / "runs" / "one", made / "others"
+    data, quick = ("--data", home / "data.yaml"), ("--epochs", 1, "--progress", "false")
+    network = ("--network", "ldd.networks.ConvNet", "--network.width", 4, "--network.depth", 2)
+    (home / "taught.yaml").write_text(
+        yaml.safe_dump(
+            protocol_content(id="taught", epochs=2, labels="teacher", full_data_epochs=2, temperature=4)
+        )
+    )
+    small, taught = ("--protocol", home / "small.yaml"), ("--protocol", home / "taught.yaml")
+    latentdd("train", run, *network, *small, *data, "--out", out / "net.safetensors")
+    labels = ["--labels", "ldd.evaluation.NetworkLabels", "--labels.weights", out / "net.safetensors"]
+    labels += [
+        word.replace("--network", "--labels.network") if isinstance(word, str) else word for word in network
+    ]
+    curve = ("--curve", out / "curve", *small, "--repeats", 1, "--num_workers", 1)
+    latentdd("label", run, *data, *labels, *curve, "--out", out / "labelled")
+    latentdd("label-crops", run, *data, *labels, *taught, "--out", out / "crops.safetensors")
+    latentdd("export", out / "labelled", "--format", "parquet", "--out", out / "exported")
+    latentdd("import", home / "out" / "imagefolder", *data, "--out", out / "imported")
+    latentdd("experts", *data, *network, *quick, "--num_experts", 1, "--out", out / "experts")
+    tiny = ("--model.objective.real_batch", 4, "--model.objective.network.width", 4, "--trainer.max_steps", 1)
+    tiny += ("--model.prior.path_or_hub_id", home / "weights" / "mine", "--model.prior.num_steps", 1)
+    tiny += ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", *data)
+    judged = ("--evaluation.protocol", home / "small.yaml", "--evaluation.repeats", 1)
+    judged += ("--evaluation.baselines", "random_real", "--evaluation.num_workers", 1)
+    federation = ("federate", "--config", "configs/quickstart.yaml", "--subtasks", 2, *tiny, *judged)
+    latentdd(*federation, "--out", out / "federation")
+    latentdd("report", out / "federation", run, "--out", out / "page.html")
+    options = {word.removeprefix("--"): str(value) for word, value in zip(tiny[::2], tiny[1::2], strict=True)}
+    options |= {
+        word.removeprefix("--"): str(value) for word, value in zip(judged[::2], judged[1::2], strict=True)
+    }
+    sweep = {"base": "quickstart", "axes": {"x": {"one": {}}}, "options": options, "seeds": [0]}
+    (home / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    latentdd("sweep", "--config", home / "sweep.yaml", "--out", out / "sweep")
+    torch.save(original_transformer.state(4), home / "dit.pt")
+    names = [f"digit-{number}" for number in range(original_transformer.ROWS - 1)]
+    (home / "names.txt").write_text("\n".join(f"{name} {name}" for name in names))
+    latentdd(
+        *("prior", "convert", home / "dit.pt", "--form", "sit", "--heads", original_transformer.HEADS),
+        *("--vae", home / "weights" / "mine" / "vae", "--class-names", home / "names.txt"),
+        *("--out", out / "converted"),
+    )
+    return out
+
+
 def contents(path):
     """Bytes of a file, and of whatever is packed into it."""
     whole = path.read_bytes()
@@ -124,23 +177,42 @@ def contents(path):
             yield b"".join(archive.read(name) for name in archive.namelist())
 
 
+OWN = {"checkpoints", "logs", "config.yaml", "cell.json", "federation.json", "output.log"}
+"""What a run, a cell or a federation goes on by, and what it printed: they stay where they are."""
+
+
+def tells(place, files):
+    """The files that tell of their maker."""
+    words = (WHO.encode(), TOKEN.encode(), str(place.parent).encode())
+    return [
+        path.relative_to(place)
+        for path in files
+        for content in contents(path)
+        if any(word in content for word in words)
+    ]
+
+
 def test_no_byte_of_what_travels_tells_who_made_it_or_where(made):
     run = made / "runs" / "one"
-    kept = ("checkpoints", "logs", "config.yaml")  # the run's own, by which it is gone on with
     own = [path for name in ("one", "prior") for path in (made / "runs" / name).rglob("*")]
-    travelling = [path for path in own if path.relative_to(made / "runs").parts[1] not in kept]
+    travelling = [path for path in own if path.relative_to(made / "runs").parts[1] not in OWN]
     travelling += (made / "out").rglob("*")
     files = [path for path in travelling if path.is_file()]
     assert {run / "distilled" / "manifest.json", made / "out" / "page.html"} <= {*files}
     assert len(files) > 40
-    tells = [
-        path.relative_to(made)
-        for path in files
-        for content in contents(path)
-        if WHO.encode() in content or TOKEN.encode() in content or str(made.parent).encode() in content
-    ]
-    assert tells == []
+    assert tells(made, files) == []
     assert WHO in (run / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_no_byte_of_what_is_made_of_sets_and_by_several_runs_tells_it_either(made, others):
+    files = [path for path in others.rglob("*") if path.is_file() and not OWN & {*path.parts}]
+    there = {path.relative_to(others).parts[0] for path in files}
+    assert {"net.safetensors", "labelled", "curve", "crops.safetensors", "exported", "imported"} <= there
+    assert {"experts", "federation", "page.html", "sweep", "converted"} <= there
+    assert {others / "sweep" / "sweep.csv", others / "federation" / "evaluation.json"} <= {*files}
+    assert tells(made, files) == []
+    assert WHO in (others / "federation" / "config.yaml").read_text()
 
 
 def test_the_prior_is_found_by_the_run_and_by_its_name_beside_the_set(made, tmp_path):
