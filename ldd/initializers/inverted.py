@@ -60,7 +60,7 @@ class InvertedStatistics(SampledInitializer):
         skewness: Skewness = "element",
     ) -> None:
         super().__init__(num_steps, guidance_scale, chunk_size, max_images)
-        check_guidance(inversion_guidance)
+        check_guidance(inversion_guidance, "inversion_guidance")
         if ddof not in (0, 1):
             raise UserError(f"initializer.ddof ({ddof}) must be 0 or 1")
         check_at_least(1, "initializer", groups=groups)

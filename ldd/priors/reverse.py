@@ -87,10 +87,10 @@ def guided(
     return predict
 
 
-def check_guidance(scale: float) -> None:
-    """Raise unless a guidance scale is finite and at least 0."""
+def check_guidance(scale: float, name: str = "guidance_scale") -> None:
+    """Raise unless a guidance scale, an argument of this name, is finite and at least 0."""
     if not 0 <= scale < math.inf:
-        raise UserError(f"guidance_scale={scale} must be a finite number of at least 0 (1: no guidance)")
+        raise UserError(f"{name}={scale} must be a finite number of at least 0 (1: no guidance)")
 
 
 def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:

@@ -7,9 +7,9 @@ from shlex import join
 from typing import NamedTuple
 
 from jsonargparse import Namespace
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from ldd.disk.shipped import configs_folder
-from ldd.runtime.ranks import rank_zero_only
 
 DATA = ("--data", "DATA.yaml")
 """Words of a next command that stand for the data; where the verb was given some, these take their place."""
@@ -39,7 +39,7 @@ class Ending(NamedTuple):
 
     def tell(self) -> None:
         """Print it, on the first rank."""
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
+        if getattr(rank_zero_only, "rank", 0):  # unset where no trainer and no ranks were needed
             return
         if self.made:
             print(f"made: {', '.join(map(str, self.made))}", flush=True)

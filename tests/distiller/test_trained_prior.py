@@ -156,12 +156,10 @@ class TestRefuses:
         class Two:
             precision, world_size = "32-true", 2
 
-        model._trainer = Two()
-        model._fabric = None
         with pytest.raises(
             UserError, match="which 2 processes would split; use one, or choose preset: corrected"
         ):
-            model.setup("fit")
+            model.check_trainer(Two())
 
     def test_a_checkpoint_of_another_decoder(self, digits, tmp_path):
         fit(decoder(), matching(), tmp_path, 2, digits)

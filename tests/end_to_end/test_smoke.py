@@ -11,6 +11,7 @@ import yaml
 from endings import check_ending
 from original_ldm import build, checkpoint_of, config_of, randomise
 from parsers import parser_of
+from PIL import Image
 from reference import CONFIGS, EVALUATION, NARROW, NO_BAR, QUICK, SHORT_CHAIN, STUDENT, THREE
 from safetensors.torch import load_file
 
@@ -71,6 +72,7 @@ COMMANDS: dict[str, list[object]] = {
         *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
         *("--class-names", "names.txt"),
     ],
+    "init": ["init", "own", "--licence", "CC0", "--plan", "false", "--out", "own_recipes"],
     "push": ["prior", "push", "converted", "user/prior", "--dry_run"],
 }
 """Name -> arguments of `latentdd` that `reference.RUNS` lacks, in the order in which they need each other."""
@@ -87,6 +89,12 @@ def prepare(folder):
     contents["model.yaml"] = {"model": {"params": params}}
     for name, content in contents.items():
         (folder / name).write_text(yaml.safe_dump(content))
+    for name, grey in (("dark", 40), ("light", 210)):
+        (folder / "own" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (40, 40), (grey, grey, grey + number)).save(
+                folder / "own" / name / f"{number}.png"
+            )
     unet, stage = (randomise(module) for module in build(params))
     torch.save({"state_dict": checkpoint_of(params, unet, stage, torch.zeros(11, 16))}, folder / "model.ckpt")
     (folder / "names.txt").write_text("\n".join(f"n{row:08} thing {row}" for row in range(10)))
@@ -143,6 +151,8 @@ def test_what_the_other_verbs_leave(said):
     crops = load_file(folder / "crops.safetensors")
     assert all(len(tensor) for tensor in crops.values())
     assert "<table" in (folder / "report.html").read_text()
+    assert "nothing was uploaded" in printed["push"]
+    assert yaml.safe_load((folder / "own_recipes" / "fit.yaml").read_text())["data"]["root"]
     assert (folder / "recipes" / "quickstart.yaml").read_text() == (CONFIGS / "quickstart.yaml").read_text()
     assert len(LatentDiffusionPrior(str(folder / "converted")).classes) == 10
 
@@ -152,7 +162,9 @@ def fit_parser():
     return parser_of(DistillationCLI, Distiller, "runs/default")
 
 
-@pytest.mark.parametrize("name", [name for name, words in COMMANDS.items() if "--json" not in words])
+@pytest.mark.parametrize(
+    "name", [name for name, words in COMMANDS.items() if not {"--json", "--dry_run"} & {*words}]
+)
 def test_ending(said, fit_parser, name):
     folder, printed = said
     check_ending(COMMANDS[name], printed[name], fit_parser, folder)

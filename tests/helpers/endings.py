@@ -20,7 +20,8 @@ def check_ending(words, printed, fit_parser, folder):
         folder: in which it ran.
     """
     verb, *rest = map(str, words)
-    lines = printed.splitlines()
+    # What follows the next command in its turn needs what that one makes.
+    lines = [line for line in printed.splitlines() if not line.startswith("then: latentdd ")]
     next_at = [at for at, line in enumerate(lines) if line.startswith(("next: latentdd ", "# next: "))]
     assert next_at, f"{verb} names no next command: {lines[-3:]}"
     assert next_at[-1] == len(lines) - 1, f"{verb} ends with {lines[-1]!r}"

@@ -46,6 +46,7 @@ class SmallData:
         return {name: self.fingerprints[name] for name in ("format", *splits)}
 
     def __init__(self):
+        super().__init__()
         self.train_images = real(8, 1)
         self.core_set = self.train_images
         self.selection_images = real(6, 5)

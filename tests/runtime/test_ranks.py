@@ -58,7 +58,11 @@ def trained(prior, experts, folder, precision, ranks, steps=STEPS):
             ranks=ranks,
             images_per_class=3,
         )
-        codes[kind] = {name: value.detach().numpy() for name, value in model.codes.named_parameters()}
+        codes[kind] = {
+            name: value.detach().numpy()
+            for name, value in model.codes.named_parameters()
+            if value.requires_grad
+        }
     return codes
 
 
