@@ -118,7 +118,7 @@ def test_more_groups_come_nearer():
         ({"skew_weight": -1.0}, r"initializer.skew_weight \(-1.0\) must be a number of 0 or more"),
         ({"max_images": 1}, r"initializer.max_images \(1\) must be at least 2"),
         ({"ddof": 2}, r"initializer.ddof \(2\) must be 0 or 1"),
-        ({"inversion_guidance": -1.0}, "guidance_scale=-1.0 must be a finite number"),
+        ({"inversion_guidance": -1.0}, "inversion_guidance=-1.0 must be a finite number"),
     ],
 )
 def test_bad_arguments(arguments, message):
