@@ -102,6 +102,10 @@ class _LocatedCodes(Codes, ABC):
         self.noise = nn.Parameter(noise.clone(), requires_grad=learn_noise)
         self.register_buffer("labels", labels.clone())
 
+    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
+        """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""
+        return self._centres(rows)
+
     def _centres(self, rows: Tensor) -> CodeBatch:
         return CodeBatch(self.latents[rows], self.conditioning[rows], self.noise[rows], self.labels[rows])
 
@@ -131,10 +135,6 @@ class PointCodes(_LocatedCodes):
         learn_conditioning: optimise c (without effect on an unconditional prior, where L = 0).
         learn_noise: optimise n (without effect on a prior without diffusion); for chains of one step.
     """
-
-    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""
-        return self._centres(rows)
 
 
 @final
@@ -174,10 +174,6 @@ class PackedCodes(_LocatedCodes):
         super().__init__(labels, latents, conditioning, noise, learn_latents, learn_conditioning, learn_noise)
         check_at_least(2, "codes", packing=packing)
         self.packing = packing
-
-    def forward(self, rows: Tensor, generator: torch.Generator | None = None) -> CodeBatch:
-        """Return the codes of `rows`; points have no spread, so `generator` draws nothing."""
-        return self._centres(rows)
 
 
 Variance = Literal["diagonal", "channel", "none"]

@@ -12,6 +12,7 @@ from ldd.images import saturate
 from ldd.initializers.base import ClassStart
 from ldd.initializers.guidance import Guidance
 from ldd.initializers.kmeans import clusters_of
+from ldd.initializers.spaces import TrainedOnce
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
 from ldd.priors import Guide, Moment, StateGuide
@@ -125,16 +126,12 @@ class EntropyGuidance(Guidance):
         self.rate = rate
         self.training = training
         self.chunk_size = chunk_size
-        self._trained: tuple[object, int, Network] | None = None  # of which core-set, with which seed
+        self._network = TrainedOnce(training, "entropy guidance")
 
     def guide(self, start: ClassStart) -> Guide:
         """Return what corrects latents of a class, for `Prior.sample`."""
-        if self._trained is None or self._trained[0] is not start.real or self._trained[1] != start.seed:
-            network = self.training.trained(
-                start.real.images, start.real.labels, start.spec, start.seed, "entropy guidance"
-            )
-            self._trained = start.real, start.seed, network.eval().requires_grad_(False)
-        return _Entropy(self, start, self._trained[2].to(start.like))
+        network = self._network(start).eval().requires_grad_(False)
+        return _Entropy(self, start, network.to(start.like))
 
 
 class _Entropy(StateGuide):

@@ -16,6 +16,26 @@ from ldd.priors import AutoencoderPrior
 from ldd.runtime.devices import pick_device
 
 
+class TrainedOnce:
+    """The network that a training gives on the core-set, kept while classes of one run ask for it.
+
+    Args:
+        training: the network, and how it is trained.
+        purpose: of its seed.
+    """
+
+    def __init__(self, training: ScoringNetwork, purpose: str) -> None:
+        self._training, self._purpose = training, purpose
+        self._trained: tuple[object, int, Network] | None = None  # of which core-set, with which seed
+
+    def __call__(self, start: ClassStart) -> Network:
+        """Return it."""
+        if self._trained is None or self._trained[0] is not start.real or self._trained[1] != start.seed:
+            of = start.real.images, start.real.labels, start.spec, start.seed
+            self._trained = start.real, start.seed, self._training.trained(*of, self._purpose)
+        return self._trained[2]
+
+
 class FeatureSpace(ABC):
     """Gives features of real images. Subclasses are final."""
 
@@ -34,14 +54,11 @@ class TrainedFeatures(FeatureSpace):
 
     def __init__(self, training: ScoringNetwork = ScoringNetwork()) -> None:  # noqa: B008 - frozen
         self.training = training
-        self._trained: tuple[object, int, Network] | None = None  # of which core-set, with which seed
+        self._network = TrainedOnce(training, "feature space")
 
     def __call__(self, images: Tensor, start: ClassStart) -> Tensor:
         """Return features."""
-        if self._trained is None or self._trained[0] is not start.real or self._trained[1] != start.seed:
-            of = start.real.images, start.real.labels, start.spec, start.seed
-            self._trained = start.real, start.seed, self.training.trained(*of, "feature space")
-        return self.training.features(self._trained[2], images, start.spec)
+        return self.training.features(self._network(start), images, start.spec)
 
 
 @final

@@ -72,14 +72,18 @@ def script(name):
     return ROOT / "cluster" / name
 
 
+def begun(slurm, name, prior, run, steps=STEPS):
+    """The number of a job of two ranks, submitted next to its run, that has written its first checkpoint."""
+    words = arguments(prior, run, steps)
+    job = slurm.submit(script(name), *words, folder=run.parent, options=TWO_RANKS[name])
+    slurm.wait_until(lambda: (run / "checkpoints" / "last.ckpt").exists(), "a checkpoint")
+    return job
+
+
 def test_a_run_that_is_told_that_its_time_is_up_goes_on(slurm, tiny_prior_path, unbroken, tmp_path):
     """What SLURM does two minutes before the limit, and at pre-emption: each rank gets the signal at once."""
     run = tmp_path / "run"
-    words = arguments(tiny_prior_path, run)
-    job = slurm.submit(
-        script("one_node.sbatch"), *words, folder=tmp_path, options=TWO_RANKS["one_node.sbatch"]
-    )
-    slurm.wait_until(lambda: (run / "checkpoints" / "last.ckpt").exists(), "a checkpoint")
+    job = begun(slurm, "one_node.sbatch", tiny_prior_path, run)
     slurm.run("scancel", "--signal=USR1", job)
     facts = slurm.wait_for(job, "COMPLETED")
     said = log_of(tmp_path, job)
@@ -91,11 +95,7 @@ def test_a_run_that_is_told_that_its_time_is_up_goes_on(slurm, tiny_prior_path, 
 
 def test_when_a_node_dies_the_run_goes_on_on_others(slurm, tiny_prior_path, unbroken, tmp_path):
     run = tmp_path / "run"
-    words = arguments(tiny_prior_path, run)
-    job = slurm.submit(
-        script("several_nodes.sbatch"), *words, folder=tmp_path, options=TWO_RANKS["several_nodes.sbatch"]
-    )
-    slurm.wait_until(lambda: (run / "checkpoints" / "last.ckpt").exists(), "a checkpoint")
+    job = begun(slurm, "several_nodes.sbatch", tiny_prior_path, run)
     first = slurm.facts(job)
     assert first["NodeList"] == "n[1-2]"
     slurm.kill_node("n2")
@@ -114,8 +114,7 @@ def test_a_run_that_is_cancelled_or_has_wrong_settings_is_not_queued_again(slurm
     words = arguments(tiny_prior_path, run, steps=100_000)
     wrong = slurm.submit(script("several_nodes.sbatch"), *words, "--data.root", "/nowhere", **submit)
     assert slurm.wait_for(wrong, "FAILED")["ExitCode"] == "2:0", log_of(tmp_path, wrong)
-    job = slurm.submit(script("several_nodes.sbatch"), *words, **submit)
-    slurm.wait_until(lambda: (run / "checkpoints" / "last.ckpt").exists(), "a checkpoint")
+    job = begun(slurm, "several_nodes.sbatch", tiny_prior_path, run, steps=100_000)
     slurm.run("scancel", job)
     slurm.wait_for(job, "CANCELLED")
     slurm.wait_until(

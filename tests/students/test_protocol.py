@@ -40,15 +40,20 @@ def test_schedule_of_the_published_length():
     assert rates[-1] == pytest.approx(4e-8, rel=0.02)
 
 
+def rates_of(epochs, kind, *settings, **named):
+    """Shares of the peak that a scheduler of torch gives, an epoch each."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    schedule, rates = kind(optimizer, *settings, **named), []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
 def test_drop_of_the_released_d3_loop():
     """Its milestone is epoch E / 2 + 1, from which on the rate is a tenth."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2000 // 2 + 1], gamma=0.1)
-    expected = []
-    for _ in range(2000):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        steps.step()
+    expected = rates_of(2000, torch.optim.lr_scheduler.MultiStepLR, [2000 // 2 + 1], gamma=0.1)
     protocol = Protocol.load("d3-1")
     assert [protocol.lr_at(epoch, 2000) for epoch in range(2000)] == pytest.approx(expected, abs=1e-9)
     assert [Protocol.load(f"d3-{budget}").lr for budget in (1, 2, 10)] == [5e-2, 2e-2, 5e-3]
@@ -185,13 +190,7 @@ def test_a_family_differs_by_what_its_ids_say():
 
 
 def test_a_full_cosine_is_that_of_torch():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    expected = []
-    for _ in range(400):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
+    expected = rates_of(400, torch.optim.lr_scheduler.CosineAnnealingLR, 400)
     protocol = Protocol.load("rd3-soft")
     assert [protocol.lr_at(epoch, 400) for epoch in range(400)] == pytest.approx(expected, abs=1e-9)
 
