@@ -17,6 +17,7 @@ import ldd
 from ldd.artefact.location import located
 from ldd.disk.hub import is_address
 from ldd.disk.shipped import near, near_files, with_shipped_files
+from ldd.disk.stores import is_url
 from ldd.errors import UserError
 from ldd.runs.verb import run_verb
 
@@ -150,7 +151,7 @@ def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
         if named and value and not os.path.isfile(os.path.expanduser(value)):
             proposed = near_files(value) or "; check the path, or take a name that latentdd configs lists"
             return f"{option} ({value}) does not exist{proposed}"
-        if option or verb not in _OF_A_SET or is_address(value):
+        if option or verb not in _OF_A_SET or is_address(value) or is_url(value):
             continue
         try:
             found = located(value)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ldd.disk.hub import fetch, is_address, plain_copy
 from ldd.disk.shipped import IN_PACKAGE, embedded_folder
+from ldd.disk.stores import fetched, is_url
 from ldd.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -18,12 +19,12 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 
 def is_name(path: Path | str) -> bool:
-    """Tell whether a set lies in the package or on a hub, where nothing is written next to it."""
-    return str(path).startswith(IN_PACKAGE) or is_address(path)
+    """Tell whether a set lies in the package, on a hub or in a store, where nothing is written next to it."""
+    return str(path).startswith(IN_PACKAGE) or is_address(path) or is_url(path)
 
 
 def located(path: Path | str, argument: str = "path") -> Path:
-    """Return the folder that a path, `embedded:NAME` (in the package) or `hf://user/name[@revision]` names.
+    """Return the folder that a path, `embedded:NAME` (in the package), `hf://user/name[@revision]` or a URL names.
 
     A repository is one that `latentdd export --push-to-hub` has filled. Its set is fetched and lies then in the cache.
 
@@ -40,11 +41,11 @@ def located(path: Path | str, argument: str = "path") -> Path:
     if is_address(name):
         files = [f"{FOLDER}/{file}" for file in (MANIFEST, IMAGES, *OPTIONAL.values(), PREVIEW)]
         return plain_copy(fetch(name, "dataset", files, argument), name, argument)
-    return Path(path)
+    return fetched(name, argument) if is_url(name) else Path(path)
 
 
 def refuse_name(path: Path | str) -> None:
     """Raise where results would be written next to a set that is not in a folder of the user's."""
     if is_name(path):
-        place = "on a hub" if is_address(path) else "in the package"
+        place = "in the package" if str(path).startswith(IN_PACKAGE) else "on another machine"
         raise UserError(f"out: {path} is {place}, where nothing is written; name a folder with --out")

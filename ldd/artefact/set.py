@@ -20,6 +20,7 @@ from ldd.artefact.picture import as_png, data_address, draw_grid
 from ldd.artefact.size import Amount, Storage, span
 from ldd.codes import PARTS
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
+from ldd.disk.stores import is_url, opened, sent
 from ldd.errors import UserError
 from ldd.images import ClassInfo, normalised
 from ldd.runtime.ledger import Stages
@@ -136,9 +137,16 @@ class DistilledSet:
     def save(self, path: Path | str) -> Path:
         """Write the artefact's folder, as a whole or not at all; an older artefact there is replaced.
 
+        Args:
+            path: the folder, or its URL in an object store.
+
         Raises:
             UserError: the folder holds something else or cannot be written.
         """
+        if is_url(path):
+            with sent():
+                self.save(opened(str(path), "path"))
+            return Path(path)
         path = Path(path)
         if holds_files(path) and not (path / manifests.NAME).exists():
             raise UserError(f"{path} holds files that are not a distilled set; name a new folder to save to")
@@ -157,8 +165,8 @@ class DistilledSet:
 
         Args:
             path: the artefact's folder, a run's folder with the artefact in `distilled/`, `embedded:digits-1` or
-                `embedded:digits-10` (in the package), or `hf://user/name[@revision]` (a repository that `latentdd
-                export --push-to-hub` has filled).
+                `embedded:digits-10` (in the package), a URL in an object store, or `hf://user/name[@revision]` (a
+                repository that `latentdd export --push-to-hub` has filled).
 
         Raises:
             UserError: missing, damaged, changed, of a newer format, or naming files outside its folder; the

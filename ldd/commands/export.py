@@ -23,7 +23,7 @@ def export(
     """Convert a distilled set; its hashes are checked first.
 
     Args:
-        path: folder of the set or of the run that made it, embedded:NAME, or hf://user/name.
+        path: folder of the set or of the run that made it, embedded:NAME, hf://user/name, or a URL in a store.
         format: imagefolder (a folder of PNG files per class and classes.json), pt (for torch.load), parquet (for
             datasets.load_dataset), webdataset (tar files), ddranking (tensors for the scores of DD-Ranking 0.2.0) or
             rethinkdc (Parquet files with the columns of RethinkDC).

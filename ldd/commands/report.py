@@ -46,7 +46,7 @@ def main(verb: str, arguments: Sequence[str]) -> Ending:
         "runs",
         nargs="+",
         type=str,
-        help="Folders of runs or of distilled sets, embedded:NAME, or hf://user/name.",
+        help="Folders of runs or of distilled sets, embedded:NAME, hf://user/name, or URLs in a store.",
     )
     parser.add_function_arguments(report, skip={"runs"}, as_positional=False)
     options = parse(parser, arguments)

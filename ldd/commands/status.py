@@ -2,10 +2,10 @@
 
 import json as json_format
 from collections.abc import Sequence
-from pathlib import Path
 
 import rich
 
+from ldd.disk.stores import as_named
 from ldd.report.status import Part, parts_of
 from ldd.runs.ending import Ending
 from ldd.runs.options import parse
@@ -19,17 +19,17 @@ def status(folders: Sequence[str], json: bool = False) -> Ending:
     Nothing is written, and a run that is going on is not disturbed.
 
     Args:
-        folders: of runs, sweeps or federations, or folders that hold such.
+        folders: of runs, sweeps or federations, or folders that hold such, or URLs of theirs.
         json: print a list of objects instead of a table.
     """
     parts = [part for folder in folders for part in parts_of(folder)]
     if json:
         print(json_format.dumps([part.as_json() for part in parts]))
         return Ending()
-    rows = tuple((str(part.folder), part.kind, part.state, _progress(part), part.note) for part in parts)
+    rows = tuple((as_named(part.folder), part.kind, part.state, _progress(part), part.note) for part in parts)
     rich.print(PlainTable("", "", ("folder", "kind", "state", "done", "note"), 5, rows))
     waiting = [part.next for part in parts if part.next and part.state != "finished"]
-    done = ("report", folders[0], "--out", Path(folders[0]) / "report.html")
+    done = ("report", folders[0], "--out", f"{folders[0].rstrip('/')}/report.html")
     return Ending(next=waiting[0] if waiting else done, then=waiting[1:])
 
 

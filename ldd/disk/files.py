@@ -92,6 +92,17 @@ def remove_leftovers(folder: Path | str, name: str | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
+def user_cache() -> Path:
+    """Return this program's folder for what can be had again: in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentdd"
+
+
+def is_passing(name: str) -> bool:
+    """Tell whether a file or folder of this name goes once a writer is done: it is being written, or is a lock."""
+    lock = name.startswith(".") and name.endswith(LOCK)
+    return lock or _TEMPORARY.fullmatch(name) is not None
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder; a link to a folder (on a scratch disk) stays, and what lies in that folder goes."""
     for each in [*path.iterdir()] if path.is_symlink() and path.is_dir() else [path]:

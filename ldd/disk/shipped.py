@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ldd
+from ldd.disk.stores import fetched, is_url
 from ldd.errors import UserError
 
 IN_PACKAGE = "embedded:"
@@ -49,14 +50,20 @@ def shipped_file(value: str, option: str) -> Path | None:
 
 
 def with_shipped_files(words: Iterable[str]) -> list[str]:
-    """Return a command's words with the path of each shipped file in the place of its name; `--out` names none."""
+    """Return a command's words with the path of each shipped file in the place of its name; `--out` names none.
+
+    A recipe at a URL is fetched.
+    """
     found, option = list[str](), ""
     for word in words:
         if word.startswith("-"):
             option, equals, value = word.partition("=")
         else:
             equals, value = "", word
-        file = shipped_file(value, option) if value and option and option != "--out" else None
+        if option == "--config" and is_url(value):
+            file = fetched(value, option)
+        else:
+            file = shipped_file(value, option) if value and option and option != "--out" else None
         found.append(word if file is None else f"{option}={file}" if equals else str(file))
         option = option if word.startswith("-") and not equals else ""
     return found

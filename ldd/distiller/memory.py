@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ldd.codes import CodeBatch
-from ldd.disk.files import write_json
+from ldd.disk.files import user_cache, write_json
 from ldd.distiller.synthesis import Synthesis
 from ldd.errors import UserError
 from ldd.images import DataSpec
@@ -245,7 +244,7 @@ def recall_plan(
     `memory_plans.json` in `$XDG_CACHE_HOME/latentdd` (or `~/.cache/latentdd`), may be deleted at any time.
     """
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentdd" / "memory_plans.json"
+    path = user_cache() / "memory_plans.json"
     kept = _read_plans(path)
     found = kept.pop(key, None)
     costs = measure() if found is None else _costs(found)

@@ -19,6 +19,7 @@ from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.data import DistillationData
 from ldd.disk.files import LOCK, remove_leftovers
 from ldd.disk.locks import locked, made
+from ldd.disk.stores import as_named
 from ldd.disk.table import Store
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.trajectories import (
@@ -223,7 +224,7 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
     disk = next(path for path in folder.absolute().parents if path.is_dir())
     needed, free = len(missing) * recording.bytes_per_expert, shutil.disk_usage(disk).free
     print(
-        f"{folder}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
+        f"{as_named(folder)}: {wanted - len(missing)} of {wanted} experts are there; the other {len(missing)}, of "
         f"{recording.training.epochs + 1} snapshots of {recording.setting.num_parameters:,} parameters, take "
         f"{in_bytes(needed)}; the disk has {in_bytes(free)} free",
         flush=True,

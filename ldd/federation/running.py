@@ -10,6 +10,7 @@ from types import FrameType
 import rich
 
 from ldd.disk.locks import writing_in
+from ldd.disk.stores import as_named
 from ldd.errors import UserError
 from ldd.federation.finish import finish
 from ldd.federation.folder import CONFIG, Federation, clear, find
@@ -70,6 +71,10 @@ def federate(
     if only is not None:
         return _run_alone(folder, only, [*settings, *filter(None, [config])])
     if machines.engine == "slurm":
+        if (url := as_named(folder)) != str(folder):
+            raise UserError(
+                f"--out ({url}): jobs of SLURM share a folder; name one on a disk that all nodes see"
+            )
         check_folder(folder.resolve())
     with writing_in(folder):
         if overwrite:

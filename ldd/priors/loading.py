@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ldd.disk import files
 from ldd.disk.hub import fetch, is_address
 from ldd.disk.shipped import IN_PACKAGE, embedded_folder
+from ldd.disk.stores import fetched, is_url
 from ldd.errors import UserError
 from ldd.runtime.seeding import seeded
 
@@ -42,7 +43,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str] = ()) -> Path:
-    """Return the local folder of `embedded:NAME` (in the package), of a path, or of a model on the hub.
+    """Return the local folder of `embedded:NAME` (in the package), of a path or a URL, or of a model on the hub.
 
     From the hub come all configs, weights of these `components` (subfolders), and files that match `further`. It is
     named `owner/name`, or `hf://owner/name[@revision]`, of which no pickle is read.
@@ -51,6 +52,8 @@ def locate(path_or_hub_id: str, components: Sequence[str], further: Sequence[str
         return embedded_folder(path_or_hub_id, EMBEDDED, "prior.json", "path_or_hub_id", "prior")
     if is_address(path_or_hub_id):
         return _fetch_safe(path_or_hub_id, components, further)
+    if is_url(path_or_hub_id):
+        return fetched(path_or_hub_id, "path_or_hub_id")
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         return folder

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import torch
 
+from ldd.artefact.location import located
 from ldd.artefact.manifest import NAME as MANIFEST, Manifest
 from ldd.disk.files import read_yaml
 from ldd.disk.locks import holder_of
+from ldd.disk.stores import as_named
 from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs import history
@@ -54,7 +56,7 @@ class Part:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         command = shlex.join(("latentdd", *self.next)) if self.next else None
-        return {**vars(self), "folder": str(self.folder), "next": command}
+        return {**vars(self), "folder": as_named(self.folder), "next": command}
 
 
 def parts_of(folder: Path | str) -> Iterator[Part]:
@@ -66,7 +68,7 @@ def parts_of(folder: Path | str) -> Iterator[Part]:
     Raises:
         UserError: the folder is missing or holds none of these, or a federation is damaged.
     """
-    folder = Path(folder)
+    folder = located(folder, "folder")
     if not folder.is_dir():
         raise UserError(
             f"folder ({folder}) does not exist; name the folder of a run, a sweep or a federation"

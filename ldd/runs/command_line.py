@@ -20,6 +20,7 @@ from ldd.callbacks import CrossArchitecture, Export, LastCheckpoints, Metrics, P
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file, check_writable, read_yaml, remove
 from ldd.disk.locks import writing_in
+from ldd.disk.stores import as_named
 from ldd.distiller.module import Distiller
 from ldd.errors import LostRankError, UserError, in_a_line
 from ldd.runs import history
@@ -33,7 +34,7 @@ from ldd.runs.folder import (
     note_resumption,
     settings_of,
 )
-from ldd.runs.options import mistakes_named, raised_in, refuse_nulls, spell_paths
+from ldd.runs.options import mistakes_named, name_urls, raised_in, refuse_nulls, spell_paths
 from ldd.runs.parser import Parser, arrange
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info, starts_first
@@ -90,6 +91,7 @@ class _SaveConfig(SaveConfigCallback):
 
     def _recipe(self) -> Namespace:
         config: Namespace = self.config.clone()
+        name_urls(config)
         config.overwrite = False  # decisions about the folder as it was
         if "ckpt_path" in config:  # `plan` resumes nothing
             config.ckpt_path = None
@@ -193,7 +195,7 @@ class RunCLI(LightningCLI):
                 f"trainer.default_root_dir ({run}) already holds a run; continue it with --ckpt_path last, replace "
                 "it with --overwrite, or choose another folder"
             )
-        rank_zero_info(f"{'continuing' if resumed else 'starting'} the run in {run}")
+        rank_zero_info(f"{'continuing' if resumed else 'starting'} the run in {as_named(run)}")
 
     def _lock(self, run: Path) -> None:
         """Let no other process write in the run's folder from here on; the other ranks of this run share that."""

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from ldd.disk.shipped import configs_folder
+from ldd.disk.stores import as_named
 
 DATA = ("--data", "DATA.yaml")
 """Words of a next command that stand for the data; where the verb was given some, these take their place."""
@@ -42,7 +43,7 @@ class Ending(NamedTuple):
         if getattr(rank_zero_only, "rank", 0):  # unset where no trainer and no ranks were needed
             return
         if self.made:
-            print(f"made: {', '.join(map(str, self.made))}", flush=True)
+            print(f"made: {', '.join(map(as_named, self.made))}", flush=True)
         for what, words in (("next", self.next), *(("then", words) for words in self.then)):
             if words:
                 print(f"{what}: latentdd {join(_named(str(word)) for word in words)}", flush=True)
@@ -97,7 +98,8 @@ def ending_of_set(path: str, *options: str) -> Ending:
 
 
 def _named(word: str) -> str:
-    """A shipped file by its name, which is found from anywhere."""
+    """A shipped file by its name, which is found from anywhere; what lies in a store by its URL."""
+    word = as_named(word)
     file = Path(word)
     if file.is_absolute() and file.is_relative_to(configs_folder()):
         return file.relative_to(configs_folder()).with_suffix("").as_posix()

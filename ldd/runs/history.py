@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ldd import __version__
 from ldd.disk.files import read_json, write_json
 from ldd.disk.public import public_command
+from ldd.disk.stores import as_named
 from ldd.errors import UserError
 
 NAME = "commands.json"
@@ -34,7 +35,7 @@ def record_command(
     for place in (source, None if anew or Path(made).is_file() else made):
         with suppress(UserError):  # damaged; what was made is worth keeping all the same
             found += [] if place is None else recorded_commands(place)
-    found.append(Recorded(arguments[0], public_command(arguments), __version__))
+    found.append(Recorded(arguments[0], public_command([as_named(word) for word in arguments]), __version__))
     written = [
         {"verb": verb, "command": command, "package_version": version}
         for verb, command, version in dict.fromkeys(found)

@@ -9,10 +9,18 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ldd.disk.stores import as_named, fetched, is_url, opened
 from ldd.errors import UserError, in_a_line
 
 _FOLDERS = ("out", "default_root_dir")
 """Options, by the last part of their names, below which a verb writes."""
+
+_LOCAL = ("cache_dir", "root")
+"""Options, likewise, whose files are mapped into memory or are too many to be fetched first."""
+
+
+_READ = ("trajectories", "ckpt_path")
+"""Options, likewise, that name a file or a folder which is read."""
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
@@ -60,6 +68,22 @@ def spell_paths(options: Namespace, section: str = "") -> None:
         options[name] = _spelt(f"{section}{name}", value)
 
 
+def name_urls(options: Namespace) -> None:
+    """Put back the URLs for which `spell_paths` has put folders of this machine."""
+    for name, value in list(options.items()):
+        options[name] = _named(value)
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401 - any option
+    if isinstance(value, Namespace):
+        name_urls(value)
+    elif isinstance(value, dict):
+        return {key: _named(inner) for key, inner in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return type(value)(map(_named, value))
+    return as_named(value) if type(value) is str else value  # a member of an enumeration stays one
+
+
 def _spelt(name: str, value: Any) -> Any:  # noqa: ANN401 - any option
     if isinstance(value, Namespace):
         spell_paths(value, f"{name}.")
@@ -80,9 +104,16 @@ def _spelt_text(name: str, value: str) -> str:
         if expanded == value:
             raise UserError(f"{name} ({value}): there is no such user; write the path out, or ./{value}")
         value = expanded
-    if name.rpartition(".")[2] in _FOLDERS:
-        if "://" in value:
-            raise UserError(f"{name} ({value}) must be a folder on this machine; copy the results from there")
+    last = name.rpartition(".")[2]
+    if last in _LOCAL and is_url(value):
+        raise UserError(
+            f"{name} ({value}) must lie on this machine or be mounted: its files are mapped into memory"
+        )
+    if last in _READ and is_url(value):
+        return str(fetched(value, name))
+    if last in _FOLDERS:
+        if is_url(value):
+            return opened(value, name)
         plain = os.path.normpath(value)  # which is what Lightning works in
         if os.path.realpath(value) != os.path.realpath(plain):  # `link/../x`
             return os.path.realpath(value)

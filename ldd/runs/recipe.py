@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from ldd.callbacks import CrossArchitecture, RecordExperts
 from ldd.data import DistillationData
 from ldd.disk.files import atomic_file
+from ldd.disk.stores import as_named
 from ldd.distiller.module import Distiller
 from ldd.runs.command_line import DistillationCLI
 from ldd.runs.folder import MAY_CHANGE, changes, flattened
@@ -100,9 +101,13 @@ class Recipe(DistillationCLI):
         return settings
 
     def write(self, path: Path) -> None:
-        """Write all settings, for `latentdd fit --config`."""
+        """Write all settings, for `latentdd fit --config`; those who run it name the folder."""
+        settings = {**self.resolved, "trainer": dict(self.resolved["trainer"])}
+        folder = settings["trainer"]["default_root_dir"]
+        if as_named(folder) != folder:  # the copy of a store's folder, which is elsewhere on another machine
+            del settings["trainer"]["default_root_dir"]
         with atomic_file(path) as beside:
-            beside.write_text(yaml.safe_dump(self.resolved, sort_keys=False), encoding="utf-8")
+            beside.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     def changes(self, path: Path) -> Changes:
         """Return the settings that differ from those in `path`, except for the folder, which may have been moved."""

@@ -20,6 +20,7 @@ from ldd.artefact.location import located
 from ldd.disk.hub import is_address
 from ldd.disk.locks import writing
 from ldd.disk.shipped import with_shipped_settings
+from ldd.disk.stores import sent
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
 from ldd.runs.ending import Ending
@@ -42,7 +43,9 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
     received: list[int] = []
     try:
         with signals_interrupt(received):
-            main(verb, arguments).tell()
+            with sent():
+                ending = main(verb, arguments)
+            ending.tell()
     except BrokenPipeError:
         raise
     except UserError as error:
@@ -67,7 +70,7 @@ def run_function(
     verb: str,
     arguments: Sequence[str],
     *,
-    path: str | None = "Folder of a distilled set or of its run, embedded:NAME, or hf://user/name.",
+    path: str | None = "Folder of a distilled set or of its run, embedded:NAME, hf://user/name, or a URL in a store.",
     data: bool = False,
     typed: Sequence[str] | None = None,
     place: Callable[[str], Path] | None = None,

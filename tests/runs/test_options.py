@@ -35,8 +35,9 @@ def test_the_home_folder_is_written_out_in_whatever_holds_a_path(home):
     ("options", "text"),
     [
         ({"data": {"root": "~nobody-of-that-name/x"}}, r"data.root \(~nobody-of-that-name/x\): there is no such user"),
-        ({"trainer": {"default_root_dir": "s3://bucket/x"}}, r"default_root_dir \(s3://bucket/x\) must be a folder"),
-        ({"out": "file:///tmp/x"}, r"out \(file:///tmp/x\) must be a folder on this machine"),
+        ({"data": {"root": "s3://bucket/x"}}, r"data.root \(s3://bucket/x\) must lie on this machine or be mounted"),
+        ({"data": {"cache_dir": "s3://b/x"}}, r"data.cache_dir \(s3://b/x\) must lie on this machine or be mounted"),
+        ({"trainer": {"default_root_dir": "s3://bucket"}}, r"default_root_dir \(s3://bucket\) must name a folder in a"),
     ],
 )  # fmt: skip
 def test_places_that_cannot_be_meant_are_refused(options, text):
