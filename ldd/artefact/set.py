@@ -20,7 +20,7 @@ from ldd.artefact.picture import as_png, data_address, draw_grid
 from ldd.artefact.size import Amount, Storage, span
 from ldd.codes import PARTS
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
-from ldd.disk.stores import is_url, opened, sent
+from ldd.disk.stores import placed
 from ldd.errors import UserError
 from ldd.images import ClassInfo, normalised
 from ldd.runtime.ledger import Stages
@@ -135,29 +135,24 @@ class DistilledSet:
         return replace(self, manifest=self.manifest.charged(stages))
 
     def save(self, path: Path | str) -> Path:
-        """Write the artefact's folder, as a whole or not at all; an older artefact there is replaced.
-
-        Args:
-            path: the folder, or its URL in an object store.
+        """Write the artefact's folder, or send it to a URL, as a whole or not at all; an older one there is replaced.
 
         Raises:
             UserError: the folder holds something else or cannot be written.
         """
-        if is_url(path):
-            with sent():
-                self.save(opened(str(path), "path"))
-            return Path(path)
-        path = Path(path)
-        if holds_files(path) and not (path / manifests.NAME).exists():
-            raise UserError(f"{path} holds files that are not a distilled set; name a new folder to save to")
         tables = {IMAGES: self._image_tensors(), **{OPTIONAL[k]: v for k, v in self._optional().items()}}
-        with atomic_folder(path) as beside:
-            for name, tensors in tables.items():
-                write_tensors(beside / name, tensors)
-            draw_grid(self.images, self.labels, self.classes).save(beside / PREVIEW)
-            hashes = {name: sha256(beside / name) for name in (*tables, PREVIEW)}
-            self.manifest.saved(hashes, self.bytes).write(beside / manifests.NAME)
-        return path
+        with placed(path) as folder:
+            if holds_files(folder) and not (folder / manifests.NAME).exists():
+                raise UserError(
+                    f"{path} holds files that are not a distilled set; name a new folder to save to"
+                )
+            with atomic_folder(folder) as beside:
+                for name, tensors in tables.items():
+                    write_tensors(beside / name, tensors)
+                draw_grid(self.images, self.labels, self.classes).save(beside / PREVIEW)
+                hashes = {name: sha256(beside / name) for name in (*tables, PREVIEW)}
+                self.manifest.saved(hashes, self.bytes).write(beside / manifests.NAME)
+        return Path(path)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -169,8 +164,7 @@ class DistilledSet:
                 repository that `latentdd export --push-to-hub` has filled).
 
         Raises:
-            UserError: missing, damaged, changed, of a newer format, or naming files outside its folder; the
-                message names the file.
+            UserError: missing, damaged, changed, of a newer format, or naming files outside its folder.
         """
         folder = manifests.find_artefact(path)
         manifest = Manifest.read(folder / manifests.NAME)

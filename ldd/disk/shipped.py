@@ -60,10 +60,11 @@ def with_shipped_files(words: Iterable[str]) -> list[str]:
             option, equals, value = word.partition("=")
         else:
             equals, value = "", word
+        file = None
         if option == "--config" and is_url(value):
             file = fetched(value, option)
-        else:
-            file = shipped_file(value, option) if value and option and option != "--out" else None
+        elif value and option and option != "--out":
+            file = shipped_file(value, option)
         found.append(word if file is None else f"{option}={file}" if equals else str(file))
         option = option if word.startswith("-") and not equals else ""
     return found

@@ -300,6 +300,13 @@ def _close(before: int) -> list[str]:
     return faults
 
 
+@contextmanager
+def placed(path: Path | str, argument: str = "path") -> Iterator[Path]:
+    """Yield a path on this machine at which to write what is to be at a path or a URL, and send that at the end."""
+    with sent():
+        yield Path(opened(str(path), argument) if is_url(path) else path)
+
+
 def as_named(path: object) -> str:
     """Return a path as the user knows it: by its URL if it lies in the copy of a store's folder."""
     text = str(path)

@@ -70,7 +70,8 @@ def run_function(
     verb: str,
     arguments: Sequence[str],
     *,
-    path: str | None = "Folder of a distilled set or of its run, embedded:NAME, hf://user/name, or a URL in a store.",
+    path: str
+    | None = "Folder of a distilled set or of its run, embedded:NAME, hf://user/name, or a URL in a store.",
     data: bool = False,
     typed: Sequence[str] | None = None,
     place: Callable[[str], Path] | None = None,
