@@ -143,9 +143,7 @@ class DistilledSet:
         tables = {IMAGES: self._image_tensors(), **{OPTIONAL[k]: v for k, v in self._optional().items()}}
         with placed(path) as folder:
             if holds_files(folder) and not (folder / manifests.NAME).exists():
-                raise UserError(
-                    f"{path} holds files that are not a distilled set; name a new folder to save to"
-                )
+                raise UserError(f"{path} holds files that are not a distilled set; name a new folder")
             with atomic_folder(folder) as beside:
                 for name, tensors in tables.items():
                     write_tensors(beside / name, tensors)

@@ -10,7 +10,6 @@ from types import FrameType
 import rich
 
 from ldd.disk.locks import writing_in
-from ldd.disk.stores import as_named
 from ldd.errors import UserError
 from ldd.federation.finish import finish
 from ldd.federation.folder import CONFIG, Federation, clear, find

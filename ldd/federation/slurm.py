@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldd.disk.files import atomic_file
+from ldd.disk.stores import as_named
 from ldd.errors import UserError
 from ldd.federation.jobs import Job, Needs
 
@@ -14,7 +15,12 @@ _TIME_LEFT = 120  # seconds before its time is up, at which a job is told to sav
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError if the scripts cannot name a folder: a newline would end the comment in which sbatch reads it."""
+    """Raise UserError if the scripts cannot name a folder that all jobs share.
+
+    A newline would end the comment in which sbatch reads it; the copy of a store's folder is this machine's own.
+    """
+    if (url := as_named(folder)) != str(folder):
+        raise UserError(f"--out ({url}): jobs of SLURM share a folder; name one on a disk that all nodes see")
     if re.search(r"[\x00-\x1f\x7f-\x9f]", str(folder)):
         raise UserError(
             f"--out ({str(folder)!r}) has control characters in its path, which the lines for sbatch cannot hold; "

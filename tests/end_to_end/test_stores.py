@@ -99,3 +99,11 @@ def test_a_run_that_was_killed_goes_on_from_another_machine(world, tmp_path, mon
     for name in ("images", "codes"):
         file = f"distilled/{name}.safetensors"
         assert sha256(tmp_path / "disk" / "made" / file) == sha256(tmp_path / "back" / file)
+
+
+def test_jobs_of_slurm_share_a_folder_and_are_refused_a_store(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    stand_in.clear()
+    typed = words("federate", world, "noted://bucket", tmp_path / "cache")
+    assert cli.main([*typed, "--engine", "slurm"]) == 2
+    assert "--out (noted://bucket/made): jobs of SLURM share a folder" in capsys.readouterr().err
