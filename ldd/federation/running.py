@@ -70,10 +70,6 @@ def federate(
     if only is not None:
         return _run_alone(folder, only, [*settings, *filter(None, [config])])
     if machines.engine == "slurm":
-        if (url := as_named(folder)) != str(folder):
-            raise UserError(
-                f"--out ({url}): jobs of SLURM share a folder; name one on a disk that all nodes see"
-            )
         check_folder(folder.resolve())
     with writing_in(folder):
         if overwrite:
