@@ -2,6 +2,7 @@
 
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.base import DirectPrior, Guide, Prior, StateGuide, compile_networks
+from ldd.priors.consistency import ConsistencySchedule
 from ldd.priors.deconvolution import DeconvolutionPrior
 from ldd.priors.latent_diffusion import LatentDiffusionPrior
 from ldd.priors.neck import NeckPrior
@@ -11,6 +12,7 @@ from ldd.priors.schedule import DiffusionSchedule, FlowSchedule, Level, Schedule
 
 __all__ = [
     "AutoencoderPrior",
+    "ConsistencySchedule",
     "DeconvolutionPrior",
     "DiffusionSchedule",
     "DirectPrior",

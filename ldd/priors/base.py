@@ -280,6 +280,10 @@ class DirectPrior(Prior, ABC):
         """Return the latents."""
         return latents
 
+    def quantise(self, latents: Tensor) -> Tensor:
+        """Return the nearest codes of latents (N, c, h, w), straight-through; without a codebook the latents."""
+        return latents
+
     def sample(self, *arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401 - of `Prior.sample`
         """Raise a UserError: there is nothing to sample from."""
         raise UserError(self._no_diffusion("sample"))

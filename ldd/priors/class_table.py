@@ -12,6 +12,8 @@ from ldd.disk.text import read_lines
 from ldd.errors import UserError
 from ldd.imagenet.tables import readable_name, synsets
 from ldd.images import ClassInfo
+from ldd.priors.folder import PriorCard
+from ldd.priors.loading import read_json
 
 _LISTED = 20  # classes in a message, or drawn where the user names none
 
@@ -77,7 +79,33 @@ def _listed(classes: Sequence[ClassInfo]) -> str:
     )
 
 
-def labelled_table(labels: Mapping[str, str], num_classes: int) -> ClassTable:
+def find_table(folder: Path, card: PriorCard | None, component: str, rows: int, nulls: int = 1) -> ClassTable:
+    """Return the table of a component's `rows`, of which the last `nulls` stand for no class.
+
+    They are named by `card` (`prior.json`), else by `model_index.json` in the folder.
+
+    Raises:
+        UserError: either names rows that are not there.
+    """
+    if card is not None and (nulls or card.null_class >= 0):
+        card.check_table(rows, f"the class tables of component {component!r} have")
+    if card is not None:
+        return ClassTable(card.classes, rows)
+    index = folder / "model_index.json"
+    labels = read_json(index).get("id2label") if index.is_file() else None
+    try:
+        labels = {str(int(row)): str(text) for row, text in (labels or {}).items()}
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{index}: id2label is malformed ({error}); it maps row numbers to names") from error
+    if labels and max(map(int, labels)) >= rows:
+        raise UserError(
+            f"{index}: id2label names row {max(map(int, labels))}, but the class tables of component {component!r} "
+            f"have {rows} rows"
+        )
+    return _labelled_table(labels, rows - nulls, rows)
+
+
+def _labelled_table(labels: Mapping[str, str], num_classes: int, num_rows: int) -> ClassTable:
     """Return the table of a pipeline whose `model_index.json` may name its rows (`id2label`: "0" -> "name, name").
 
     A thousand classes are taken for ImageNet's in the order of their WordNet ids, as in every published
@@ -86,13 +114,13 @@ def labelled_table(labels: Mapping[str, str], num_classes: int) -> ClassTable:
     wnids = synsets() if num_classes == len(synsets()) else ()
     names = {int(row): [name.strip() for name in text.split(",")] for row, text in labels.items()}
     if not names and not wnids:
-        return ClassTable([], num_classes + 1)
+        return ClassTable([], num_rows)
     classes = []
     for row in range(num_classes):
         given = names.get(row, [wnids[row] if wnids else f"row {row}"])
         classes.append(ClassInfo(row, row, wnids[row] if wnids else given[0], given[0]))
     every = [(name, row) for row, given in names.items() for name in dict.fromkeys(given)]
-    return ClassTable(classes, num_classes + 1, every)
+    return ClassTable(classes, num_rows, every)
 
 
 def imagenet_classes() -> list[ClassInfo]:

@@ -13,8 +13,9 @@ from ldd.images import ClassInfo
 from ldd.priors.autoencoder import FOLDERS, AutoencoderPrior, autoencoder_folder, pixels_per_latent
 from ldd.priors.base import Guide, Prior, StateGuide, in_own_type
 from ldd.priors.denoisers import Denoiser, load_denoiser
-from ldd.priors.folder import read_optional_card
-from ldd.priors.loading import Init, locate, read_json
+from ldd.priors.folder import PriorCard, read_licence, read_optional_card
+from ldd.priors.loading import Init, class_name, locate, read_json
+from ldd.priors.pixel import PixelPrior
 from ldd.priors.reverse import (
     Predict,
     Skip,
@@ -25,7 +26,8 @@ from ldd.priors.reverse import (
     guided,
     modified_reverse,
 )
-from ldd.priors.schedule import Grid, Time, load_schedule
+from ldd.priors.schedule import Grid, Time
+from ldd.priors.scheduler_config import load_schedule
 
 COMPONENTS = ("unet", "transformer", *FOLDERS)
 TEXT = (
@@ -38,7 +40,7 @@ TEXT = (
 
 @final
 class LatentDiffusionPrior(Prior):
-    """Frozen autoencoder, denoising network and schedule (diffusion or flow matching), as diffusers saves them.
+    """Frozen autoencoder, denoising network and schedule (diffusion, flow matching or consistency), in diffusers' form.
 
     The folder holds `vae/` (or `vqvae/`), `scheduler/` and one of:
 
@@ -47,22 +49,28 @@ class LatentDiffusionPrior(Prior):
     - `transformer/` (DiTTransformer2DModel): class-conditional, one condition per block;
     - `unet/` (UNet2DConditionModel), `text_encoder/` and `tokenizer/`: the form of Stable Diffusion 1.5, 2.x and
       SD-Turbo, a prompt a class; with `text_encoder_2/` and `tokenizer_2/` Stable Diffusion XL's;
-    - `unet/` (UNet2DModel): unconditional, only latents are learned.
+    - `unet/` (UNet2DModel): unconditional, only latents are learned; or with a class table of its own, one condition a
+      class.
+
+    A `unet/` (UNet2DModel) of three channels without an autoencoder beside it is a model of pixels: latents are images.
+    That is the form of consistency models.
 
     Args:
-        path_or_hub_id: the prior folder, `embedded:digits` (in the package), or a model on the hub: `owner/name`, or
-            `hf://owner/name[@revision]`, of which no pickle is read.
-        num_steps: S, steps of the modified reverse process; None takes 10, or 1 of a prior that was trained for one.
+        path_or_hub_id: the prior folder, `embedded:digits` or `embedded:digits-one-step` (in the package), or a model
+            on the hub: `owner/name`, or `hf://owner/name[@revision]`, of which no pickle is read.
+        num_steps: S, steps of the modified reverse process; None takes 10, or 1 of a prior that was trained for one
+            (average velocities, consistency models).
             With 0 there is none: codes are clean latents, which are decoded as they are, without conditions and noise.
             `sample` and `invert` stay the same, so that their latents (as of `ldd.initializers`) become a set image
             by image.
         guidance_scale: s of classifier-free guidance, e = e_u + s (e_c - e_u), one network batch of 2N a step; None
-            takes 3, or 1 of a prior in which guidance was learned. At 0 and 1 only the half that counts is run; at 0 no
-            gradient reaches the conditioning. An unconditional prior ignores s, since e_c is e_u. A latent consistency
-            model that is told s is called once.
+            takes 3, or 1 of a prior in which guidance was learned, or that has no null condition. At 0 and 1 only the
+            half that counts is run; at 0 no gradient reaches the conditioning. An unconditional prior ignores s, since
+            e_c is e_u. A latent consistency model that is told s is called once.
         skip: form of the linearly decaying skip, see `ldd.priors.reverse.modified_reverse`.
         start: share of the path at which the chain begins, in (0, 1]: 1 at its noise end, where one step of a flow
-            leaves nothing of Z; below it Z enters through the first state.
+            leaves nothing of Z, and one of a consistency model next to nothing; below it Z enters through the first
+            state.
         guided_channels: guide only the first so many channels of the latents; None guides all. The original code of DiT
             and SiT guides 3 of 4, which is a quirk.
         image_size: pixels; None takes the prior's own. Another one works as far as the network generalises.
@@ -110,7 +118,7 @@ class LatentDiffusionPrior(Prior):
         folder = locate(str(path_or_hub_id), COMPONENTS, TEXT)
         self.schedule = load_schedule(folder / "scheduler", grid)
         if num_steps is None:
-            num_steps = 1 if self.schedule.of_intervals else 10
+            num_steps = self.schedule.usual_steps
         if not num_steps and start != 1:
             raise UserError(f"start={start} has no effect with num_steps=0, which runs no chain; remove it")
         taken = 0
@@ -122,22 +130,21 @@ class LatentDiffusionPrior(Prior):
         self._check_intervals()
         card = read_optional_card(folder)
         self.learned_guidance = None if card is None else card.guidance
-        if image_size is None and card is None:
-            image_size = _trained_size(folder, self.denoiser.sample_size)
-        self.autoencoder = AutoencoderPrior(str(folder), image_size, quantise_decoded)
+        self.autoencoder = _autoencoder(folder, card, self.denoiser, image_size, quantise_decoded)
         channels, size, _ = self.autoencoder.latent_shape
         self.denoiser.check_latents(channels, size, self.autoencoder.image_size)
         if guided_channels is not None and not 1 <= guided_channels <= channels:
             raise UserError(f"guided_channels={guided_channels} must be 1 to {channels}, or null for all")
         self.classes = self.denoiser.classes
-        self.licence = self.autoencoder.licence
+        self.licence = read_licence(folder) if card is None else card.licence
         self.image_size = self.autoencoder.image_size
         self.latent_shape = self.autoencoder.latent_shape
         self.num_steps, self._asked = taken, num_steps
         self.start = start
         self.guided_channels = guided_channels
-        default = 3.0 if self.learned_guidance is None else 1.0
-        self.guidance_scale = default if guidance_scale is None else guidance_scale
+        guided = self.learned_guidance is None and self.denoiser.has_null
+        self.guidance_scale = (3.0 if guided else 1.0) if guidance_scale is None else guidance_scale
+        self._check_null(self.guidance_scale)
         self.skip: Skip = skip
         self._mapping = dict(classes or {})
         self.denoiser.rows([], self._mapping)  # raises for a mapping that has no effect
@@ -150,6 +157,14 @@ class LatentDiffusionPrior(Prior):
             raise UserError(
                 f"scheduler: prediction_type={self.schedule.prediction_type!r} does not go with a network that is told "
                 f"{told}; scheduler and network must be from one prior"
+            )
+
+    def _check_null(self, scale: float) -> None:
+        """Raise for guidance of a prior that has no null condition."""
+        if scale != 1 and not self.denoiser.has_null:
+            raise UserError(
+                f"guidance_scale={scale} needs the condition of no class, which this prior lacks; set it to 1 (the "
+                "null_class of a prior.json names the row of a table that has one)"
             )
 
     @property
@@ -268,6 +283,7 @@ class LatentDiffusionPrior(Prior):
 
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """Return the guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
+        self._check_null(scale)
         network = self.denoiser.network
         if network.dtype == torch.bfloat16:
             conditioning = conditioning.to(network.dtype)  # once, and not at every call
@@ -283,7 +299,26 @@ class LatentDiffusionPrior(Prior):
         return guided(call, conditioning, null, scale, self.guided_channels)
 
 
-def _trained_size(folder: Path, latent_size: int | None) -> int | None:
-    """Pixels of the images whose latents the network was trained on, if the configs say so."""
-    config = autoencoder_folder(folder) / "config.json"
-    return latent_size * pixels_per_latent(read_json(config)) if latent_size and config.is_file() else None
+def _autoencoder(
+    folder: Path, card: PriorCard | None, denoiser: Denoiser, image_size: int | None, quantise_decoded: bool
+) -> AutoencoderPrior | PixelPrior:
+    """The autoencoder in a prior's folder, or pixels where a network of three channels has none beside it."""
+    side = denoiser.sample_size
+    of_pixels = class_name(folder / "unet") == "UNet2DModel" and denoiser.network.config.in_channels == 3
+    if not of_pixels or any((folder / name).is_dir() for name in FOLDERS) or _names_autoencoder(folder):
+        if image_size is None and card is None and side:
+            config = autoencoder_folder(folder) / "config.json"
+            image_size = side * pixels_per_latent(read_json(config)) if config.is_file() else None
+        return AutoencoderPrior(str(folder), image_size, quantise_decoded)
+    if not quantise_decoded:
+        raise UserError(f"quantise_decoded=false has no effect: {folder} has no autoencoder; leave it out")
+    size = image_size or (side if card is None else card.image_size)
+    if size is None:
+        raise UserError(f"image_size is required: {folder} does not state one")
+    return PixelPrior(size)
+
+
+def _names_autoencoder(folder: Path) -> bool:
+    """Tell whether a pipeline's index names an autoencoder, whose folder is then missing if it is not here."""
+    index = folder / "model_index.json"
+    return index.is_file() and any(name in read_json(index) for name in FOLDERS)

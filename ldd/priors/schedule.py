@@ -7,15 +7,12 @@
 import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar, cast, final, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, final, get_args
 
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.priors.loading import read_json
-from ldd.priors.scheduler_config import DISTILLED, EULER, FLOW, MOST_TIMESTEPS, check_family, check_flow
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 AVERAGE = "average_velocity"
@@ -83,13 +80,16 @@ class Schedule(ABC):
     Attributes:
         num_train_timesteps: T, what the timestep of pure noise is counted in.
         prediction_type: what the network predicts: `epsilon` (n), `sample` (z), `v_prediction` (signal n - noise z),
-            `flow` (n - z) or `average_velocity` (n - z averaged over a step).
+            `flow` (n - z), `average_velocity` (n - z averaged over a step) or `consistency` (what is joined to x by the
+            boundary condition).
+        usual_steps: S where nobody says it.
         clip: bound on the predicted clean latents, or None.
         renoised: whether each step takes the noise that the chain began with, in the place of what is predicted.
     """
 
     num_train_timesteps: int
     prediction_type: str
+    usual_steps: int = 10
     clip: float | None = None
     renoised: bool = False
 
@@ -122,6 +122,11 @@ class Schedule(ABC):
 
     def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
         """Return the noise e that an output implies for x, which lies where the step ends: to run it backwards."""
+        if self.renoised:
+            raise UserError(
+                "scheduler: a consistency model (LCM for instance) leads from any noise to its image in one step, and "
+                "cannot be inverted; take an initialiser without inversion, or another prior"
+            )
         return self._implied(output.to(x.dtype), x, step.level)[1]
 
     def _implied(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
@@ -213,7 +218,7 @@ class DiffusionSchedule(Schedule):
         A `start` below 1 multiplies its timesteps, rounded down, and lets each step end where the next one begins.
         """
         table = self.num_train_timesteps
-        _check_grid(num_steps, start)
+        check_grid(num_steps, start)
         if num_steps > table:
             raise UserError(f"num_steps={num_steps} exceeds the {table} timesteps the prior was trained with")
         most = self._scheduler.config.get("original_inference_steps", table)
@@ -251,15 +256,6 @@ class DiffusionSchedule(Schedule):
         scaled = step.timestep * self._scheduler.config.timestep_scaling
         norm = scaled**2 + 0.25
         return scaled / math.sqrt(norm) * x0 + 0.25 / norm * x, e
-
-    def noise_on_the_way_back(self, output: Tensor, x: Tensor, step: Step) -> Tensor:
-        """Return the noise e; a latent consistency model has no path that could be run backwards."""
-        if self._method == "lcm":
-            raise UserError(
-                "scheduler: a latent consistency model (LCM) leads from any noise to its image in one step, and "
-                "cannot be inverted; take an initialiser without inversion, or another prior"
-            )
-        return super().noise_on_the_way_back(output, x, step)
 
     def _timesteps(self, num_steps: int) -> list[int]:
         if self.grid == "compvis":
@@ -303,10 +299,11 @@ class FlowSchedule(Schedule):
         self.shift = shift
         self.num_train_timesteps = num_train_timesteps
         self.prediction_type = prediction_type
+        self.usual_steps = 1 if self.of_intervals else Schedule.usual_steps
 
     def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
         """Return the grid of even shares, moved by the shift."""
-        _check_grid(num_steps, start)
+        check_grid(num_steps, start)
         even = [k / num_steps for k in range(num_steps, -1, -1)]
         shares = [start * self.shift * sigma / (1 + (self.shift - 1) * sigma) for sigma in even]
         steps = tuple(
@@ -337,42 +334,9 @@ def _variance_kept(abar: float) -> Level:
     return Level(math.sqrt(abar), math.sqrt(1 - abar))
 
 
-def _check_grid(num_steps: int, start: float) -> None:
+def check_grid(num_steps: int, start: float) -> None:
+    """Raise unless a grid can have so many steps and begin there."""
     if num_steps < 1:
         raise UserError(f"num_steps={num_steps} must be at least 1")
     if not 0 < start <= 1:
         raise UserError(f"start={start} must lie in (0, 1]: the share of the path to go, 1 from pure noise")
-
-
-def load_schedule(folder: Path, grid: Grid = "diffusers") -> Schedule:
-    """Load the schedule in `folder`: of a flow, or read as DDIM, whichever scheduler of that family saved it.
-
-    Samplers for which models were distilled are read as what they are: LCM, TCD, and Euler's method with trailing
-    timesteps (SD-Turbo).
-    """
-    path = folder / "scheduler_config.json"
-    if not path.is_file():
-        raise UserError(f"component {folder.name!r} is missing: no scheduler_config.json in {folder}")
-    config = read_json(path, infinite=True)  # diffusers writes -Infinity, of settings that DDIM does not have
-    name = config.get("_class_name")
-    flow, method = name == FLOW, DISTILLED.get(str(name), "ddim")
-    if name == EULER and config.get("timestep_spacing") == "trailing":
-        method, config = "euler", {**config, "clip_sample": False}  # it never clips
-    check_flow(path, config) if flow else check_family(path, config)
-    timesteps = config.get("num_train_timesteps", 1)
-    if type(timesteps) is not int or not 1 <= timesteps <= MOST_TIMESTEPS:
-        raise UserError(
-            f"{path}: num_train_timesteps is {timesteps!r}; it must be a number up to {MOST_TIMESTEPS}"
-        )
-    kind = {"lcm": LCMScheduler, "tcd": TCDScheduler}.get(method, DDIMScheduler)
-    try:
-        if flow:
-            if grid != "diffusers":
-                raise UserError(f"grid={grid!r} is for tables of betas; {path} is a flow: leave it out")
-            known = {name: config[name] for name in ("shift", "prediction_type") if name in config}
-            return FlowSchedule(num_train_timesteps=timesteps, **known)
-        return DiffusionSchedule(kind.from_config(config), grid, method=cast(Method, method))
-    except UserError:
-        raise
-    except Exception as error:  # of values of any kind
-        raise UserError(f"{path} cannot be used as {FLOW if flow else kind.__name__}: {error}") from error

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    CMStochasticIterativeScheduler,
+    ConsistencyModelPipeline,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
@@ -78,6 +80,24 @@ def ldm_pipeline() -> LDMPipeline:
         ).eval()  # fmt: skip
         vqvae = tiny_autoencoder(VQModel).eval()
     return LDMPipeline(vqvae, unet, DDIMScheduler(**SCHEDULER))
+
+
+def pixel_unet(**settings) -> UNet2DModel:
+    """A network of images at 16 px, as the published consistency models have it."""
+    with seeded(0, "tiny pixels"):
+        return UNet2DModel(
+            sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16),
+            norm_num_groups=4, attention_head_dim=4, resnet_time_scale_shift="scale_shift",
+            down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), **settings,
+        ).eval()  # fmt: skip
+
+
+def consistency_pipeline(classes: int | None = 5, **scheduler) -> ConsistencyModelPipeline:
+    """A consistency model of pixels with a table of `classes`, or without classes."""
+    return ConsistencyModelPipeline(
+        pixel_unet(num_class_embeds=classes), CMStochasticIterativeScheduler(**scheduler)
+    )
 
 
 def text_pipeline(

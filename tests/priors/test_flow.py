@@ -11,7 +11,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.reverse import ddim_invert, ddim_sample, modified_reverse
-from ldd.priors.schedule import DiffusionSchedule, FlowSchedule, load_schedule
+from ldd.priors.schedule import DiffusionSchedule, FlowSchedule
+from ldd.priors.scheduler_config import load_schedule
 from ldd.runtime.seeding import generator
 from tests.priors.test_reverse import scheduler
 

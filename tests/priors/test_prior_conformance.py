@@ -123,6 +123,15 @@ class TestEmbeddedDigits(PriorConformance):
         return LatentDiffusionPrior("embedded:digits", num_steps=3)
 
 
+@pytest.mark.skipif(not (EMBEDDED / "digits-one-step").is_dir(), reason="it is not built in this tree")
+class TestEmbeddedOneStep(PriorConformance):
+    known_classes = DIGITS
+
+    @pytest.fixture
+    def prior(self):
+        return LatentDiffusionPrior("embedded:digits-one-step", start=0.5)
+
+
 @pytest.mark.skipif(not IMAGENETTE.is_dir(), reason=f"no {IMAGENETTE}; set LDD_SHARED")
 class TestImagenettePrior:
     """A trained prior at 128 px."""

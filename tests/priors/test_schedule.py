@@ -11,7 +11,9 @@ from diffusers import DDIMScheduler
 from tiny_prior import SCHEDULER
 
 from ldd.errors import UserError
-from ldd.priors.schedule import FlowSchedule, load_schedule
+from ldd.priors.consistency import ConsistencySchedule
+from ldd.priors.schedule import FlowSchedule
+from ldd.priors.scheduler_config import load_schedule
 
 BETAS = {name: SCHEDULER[name] for name in ("beta_start", "beta_end", "beta_schedule")}
 ALL = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
@@ -47,6 +49,8 @@ def test_each_scheduler_of_diffusers_is_right_or_refused(tmp_path):
             read.add(name)
         elif name == "FlowMatchEulerDiscreteScheduler":
             assert isinstance(load_schedule(tmp_path / "s"), FlowSchedule)
+        elif name == "CMStochasticIterativeScheduler":
+            assert isinstance(load_schedule(tmp_path / "s"), ConsistencySchedule)
         else:
             with pytest.raises(UserError, match=f"config of a {name}, whose noise levels"):
                 load_schedule(tmp_path / "s")

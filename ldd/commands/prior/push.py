@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> Ending:
         prog="latentdd prior push",
         description="Upload a prior's components and its card to the Hugging Face hub, where hf://user/name names it.",
     )
-    parser.add_argument("prior", type=str, help="Prior folder, or embedded:digits.")
+    parser.add_argument("prior", type=str, help="Prior folder, or embedded:NAME.")
     parser.add_argument("repo", type=str, help="Repository, user/name.")
     parser.add_function_arguments(push, skip={"prior", "repo"}, as_positional=False)
     return push(**vars(parse(parser, arguments)))

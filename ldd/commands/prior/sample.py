@@ -14,6 +14,7 @@ from ldd.artefact.samples import sampled_set, write_samples_grid
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable, holds_files
 from ldd.disk.locks import writing
+from ldd.disk.shipped import IN_PACKAGE
 from ldd.errors import UserError
 from ldd.priors import LatentDiffusionPrior
 from ldd.priors.sampling import PriorSampler, classes_to_draw, is_unconditional
@@ -40,9 +41,9 @@ def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     prior = LatentDiffusionPrior(options.prior, options.num_steps, prompt=options.prompt)
     num_steps, guidance = options.num_steps, options.guidance_scale
     if num_steps is None:
-        num_steps = 1 if prior.schedule.of_intervals else 25
+        num_steps = 1 if prior.schedule.usual_steps == 1 else 25
     if guidance is None:
-        guidance = 2.0 if prior.learned_guidance is None else 1.0
+        guidance = 2.0 if prior.learned_guidance is None and prior.denoiser.has_null else 1.0
     prior.schedule.steps(num_steps)
     if spec is not None:
         if is_unconditional(prior):
@@ -62,10 +63,11 @@ def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     left_out = len(prior.classes) - len(classes)
     others = f"; --classes names the other {left_out}" if left_out > 0 and not options.classes else ""
     print(f"{len(classes)} x {sampler.per_class} images{others}")
-    own = ("folder", "--data.root", "ROOT", "--model.prior.path_or_hub_id", options.prior)
-    return Ending(
-        (out,), ("fit", "--config", *(["quickstart"] if options.prior == "embedded:digits" else own))
-    )
+    own: tuple[str, ...] = ("folder", "--data.root", "ROOT", "--model.prior.path_or_hub_id", options.prior)
+    if options.prior.startswith(IN_PACKAGE):  # all of the digits, each with a recipe of its name
+        recipe = options.prior.removeprefix(IN_PACKAGE).replace("-", "_")
+        own = ("quickstart", *(("--model.prior", recipe) * (recipe != "digits")))
+    return Ending((out,), ("fit", "--config", *own))
 
 
 def _check(out: Path, *, grid: bool, per_class: int, classes: Sequence[str], data: bool) -> None:
@@ -93,7 +95,7 @@ def _parser(*, data: bool) -> Parser:
         description="Draw a labelled grid of what a prior generates, or a set of samples to train networks on.",
     )
     parser.add_argument(
-        "prior", type=str, help="Prior folder, embedded:digits, or a hub id (owner/name, hf://owner/name)."
+        "prior", type=str, help="Prior folder, embedded:NAME, or a hub id (owner/name, hf://owner/name)."
     )
     parser.add_argument(
         "--out", type=str, required=True, help="Picture to write, *.png; with --data also a folder for a set."

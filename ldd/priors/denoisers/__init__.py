@@ -6,9 +6,9 @@ from ldd.errors import UserError
 from ldd.priors.denoisers.base import Denoiser
 from ldd.priors.denoisers.text import PROMPT, TextToImageUNet
 from ldd.priors.denoisers.transformer import DiffusionTransformer
-from ldd.priors.denoisers.unet import ClassConditionalUNet, UnconditionalUNet
+from ldd.priors.denoisers.unet import ClassConditionalUNet, LabelledUNet, UnconditionalUNet
 from ldd.priors.folder import read_card, read_optional_card
-from ldd.priors.loading import Init, class_name
+from ldd.priors.loading import Init, class_name, read_json
 
 __all__ = ["Denoiser", "load_denoiser"]
 
@@ -16,8 +16,9 @@ __all__ = ["Denoiser", "load_denoiser"]
 def load_denoiser(folder: Path, *, init: Init, prompt: str | None, tied: bool) -> Denoiser:
     """Load the denoiser in `folder`.
 
-    `transformer/` makes it a diffusion transformer; `unet/` of diffusers' UNet2DModel an unconditional U-Net; `unet/`
-    next to `text_encoder/` a text-to-image U-Net; any other `unet/` a class-conditional U-Net.
+    `transformer/` makes it a diffusion transformer; `unet/` of diffusers' UNet2DModel a U-Net with a class table of its
+    own, or an unconditional one; `unet/` next to `text_encoder/` a text-to-image U-Net; any other `unet/` a U-Net with
+    cross-attention to a class token.
     """
     kind = class_name(folder / "unet")
     if kind is None and class_name(folder / "transformer") is not None:
@@ -37,6 +38,8 @@ def load_denoiser(folder: Path, *, init: Init, prompt: str | None, tied: bool) -
     )
     # A class table next to a network without classes: the folder was put together wrongly, which loading then says.
     if kind == "UNet2DModel" and not (folder / "class_embedding.safetensors").is_file():
+        if read_json(folder / "unet" / "config.json").get("num_class_embeds") is not None:
+            return LabelledUNet(folder, read_optional_card(folder), init)
         return UnconditionalUNet(folder, init)
     return ClassConditionalUNet(folder, read_card(folder), init)
 

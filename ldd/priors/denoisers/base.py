@@ -33,12 +33,14 @@ class Denoiser(nn.Module, ABC):
         network: the diffusers model.
         classes: the classes the conditions stand for, `label` being the row; empty if they have no names.
         multiple: the side of the latents must be a multiple of it.
+        has_null: whether there is a null condition, without which there is no guidance.
         embeds_guidance: whether the network is told the guidance scale (LCM), as a further argument of `forward`.
     """
 
     network: ModelMixin
     classes: list[ClassInfo]
     multiple: int = 1
+    has_null: bool = True
     embeds_guidance: bool = False
     _component = "unet"
 

@@ -8,12 +8,11 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ldd.errors import UserError
 from ldd.images import ClassInfo
-from ldd.priors.class_table import ClassTable, labelled_table
+from ldd.priors.class_table import find_table
 from ldd.priors.denoisers.base import Denoiser, timestep_tensor
 from ldd.priors.folder import PriorCard
-from ldd.priors.loading import Init, load_model, read_json
+from ldd.priors.loading import Init, load_model
 from ldd.priors.schedule import Interval, Time
 
 
@@ -68,7 +67,7 @@ class DiffusionTransformer(Denoiser):
         self.blocks = 1 if tied else len(embeddings)
         self.multiple = self.network.config.patch_size
         self.null_class = tables.shape[1] - 1 if card is None else card.null_class
-        self._table = _class_table(folder, card, tables.shape[1])
+        self._table = find_table(folder, card, self._component, tables.shape[1])
         self.classes = self._table.classes
 
     def rows(self, classes: Sequence[ClassInfo], mapping: Mapping[str, int | str]) -> Tensor:
@@ -97,21 +96,3 @@ class DiffusionTransformer(Denoiser):
 
     def _outputs(self, channels: int) -> tuple[int, ...]:
         return (channels, 2 * channels)
-
-
-def _class_table(folder: Path, card: PriorCard | None, num_rows: int) -> ClassTable:
-    if card is not None:
-        card.check_table(num_rows, "the class tables of component 'transformer' have")
-        return ClassTable(card.classes, num_rows)
-    index = folder / "model_index.json"
-    labels = read_json(index).get("id2label") if index.is_file() else None
-    try:
-        labels = {str(int(row)): str(text) for row, text in (labels or {}).items()}
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{index}: id2label is malformed ({error}); it maps row numbers to names") from error
-    if labels and max(map(int, labels)) >= num_rows:
-        raise UserError(
-            f"{index}: id2label names row {max(map(int, labels))}, but the class tables of component 'transformer' "
-            f"have {num_rows} rows"
-        )
-    return labelled_table(labels, num_rows - 1)
