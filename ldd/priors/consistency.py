@@ -101,7 +101,7 @@ class ConsistencySchedule(Schedule):
     def _sigma(self, below: int) -> float:
         """The noise level that has so many below it."""
         least, most = (bound ** (1 / self._rho) for bound in self._bounds)
-        return (least + below / (self.num_train_timesteps - 1) * (most - least)) ** self._rho
+        return math.pow(least + below / (self.num_train_timesteps - 1) * (most - least), self._rho)
 
     def _noised(self, sigma: float) -> float:
         """How much noise leads to a level from an image, which counts as one of sigma_min."""
