@@ -17,8 +17,10 @@ from ldd.runs.command_line import DistillationCLI
 
 OTHER_COMMANDS = {
     *(
+        "apt-get",
         "bash",
         "cd",
+        "chown",
         "docker",
         "git",
         "hf",
@@ -28,6 +30,7 @@ OTHER_COMMANDS = {
         "mkdocs",
         "mypy",
         "pip",
+        "podman",
         "pytest",
         "python",
     ),

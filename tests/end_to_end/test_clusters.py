@@ -16,7 +16,7 @@ from packaging.version import Version
 import ldd
 
 ROOT = Path(ldd.__file__).parent.parent
-SCRIPTS = [*sorted((ROOT / "cluster").glob("*.sbatch")), ROOT / "docker" / "replay.sh"]
+SCRIPTS = [*sorted((ROOT / "cluster").glob("*.sbatch")), ROOT / "docker" / "build_local.sh"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
