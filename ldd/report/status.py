@@ -26,7 +26,7 @@ State = Literal["waiting", "running", "stopped", "failed", "finished"]
 
 _CONFIG, _PLAN = "config.yaml", "federation.json"
 _DEPTH = 5  # of folders below the one that is named
-_LAST_BYTES = 4096  # of a log
+_MOST_BYTES = 2**16  # of a log
 _SAID_BY_FAILURES = (": error: ", "a defect of the program")
 
 
@@ -56,7 +56,27 @@ class Part:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         command = shlex.join(("latentdd", *self.next)) if self.next else None
-        return {**vars(self), "folder": as_named(self.folder), "next": command}
+        return {
+            **vars(self),
+            "folder": as_named(self.folder),
+            "next": command,
+            "logs": [*map(as_named, logs_of(self.folder))],
+        }
+
+
+def logs_of(folder: Path) -> list[Path]:
+    """Return the logs in the folder of a part: of its ranks, and of the jobs and cells that ran beside others."""
+    found = [folder / LOG_NAME, *(folder / "logs").glob("rank-*.log"), *(folder / "slurm").glob("*.log")]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """Return the last lines of a log that fit in 64 KiB, without empty ones and without what would steer a terminal."""
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_BYTES))
+        text = file.read(_MOST_BYTES).decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()][-count:] if count else []
+    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
 
 
 def parts_of(folder: Path | str) -> Iterator[Part]:
@@ -197,10 +217,8 @@ class _Run:
     @cached_property
     def _failure(self) -> str:
         """The error with which the log of a run that shared its terminal ends."""
-        with suppress(OSError), (self._folder / LOG_NAME).open("rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_BYTES))
-            lines = log.read(_LAST_BYTES).decode(errors="replace").split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "")
+        with suppress(OSError):
+            last = "".join(last_lines(self._folder / LOG_NAME, 1))
             if any(sign in last for sign in _SAID_BY_FAILURES):
                 return last
         return ""

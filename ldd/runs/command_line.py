@@ -36,6 +36,7 @@ from ldd.runs.folder import (
 )
 from ldd.runs.options import mistakes_named, name_urls, raised_in, refuse_nulls, spell_paths
 from ldd.runs.parser import Parser, arrange
+from ldd.runtime.logs import logged
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info, starts_first
 from ldd.runtime.trainer import (
@@ -55,7 +56,7 @@ _TRAINER_DEFAULTS = {
 }
 
 
-_LOGS = "logs"  # folder of our own logger's files
+_LOGS = "logs"  # folder of our own logger's files, and of what each rank says
 
 _OF_A_START = {"config.yaml", history.NAME, _LOGS}  # what a run has written before its first step
 
@@ -316,8 +317,10 @@ class RunCLI(LightningCLI):
         # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
         if (rank := rank_started_by_lightning(self.trainer)) > 0:
             end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
+        trainer = self.trainer
+        log = logged(Path(trainer.default_root_dir) / _LOGS, trainer.global_rank, trainer.world_size)
         try:
-            with signals_interrupt() as received:
+            with log, signals_interrupt() as received:
                 function(**kwargs)
         except Exception as error:
             if raised_in(error, "lightning"):  # e.g. gradient_clip_val under manual optimisation

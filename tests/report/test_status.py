@@ -167,3 +167,20 @@ def test_folders_without_runs_are_refused(tmp_path):
         list(parts_of(tmp_path / "none"))
     with pytest.raises(UserError, match="holds no run, sweep or federation"):
         list(parts_of(tmp_path))
+
+
+def test_the_last_lines_of_all_logs_are_shown_with_who_said_them(run, capsys):
+    (run / "output.log").write_text("one\ntwo \x1b[31mred\n\nthree [b]\n")
+    assert cli.main(["status", str(run), "--lines", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"{run}/output.log\ntwo \N{REPLACEMENT CHARACTER}[31mred\nthree [b]\n" in said
+    assert f"{run}/logs/rank-0000.log\n" in said
+    assert "rank 0 of 1" in said
+    assert "INFO: has ended\n" in said
+    assert cli.main(["status", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["logs"] == [
+        f"{run}/logs/rank-0000.log",
+        f"{run}/output.log",
+    ]
+    assert cli.main(["status", str(run), "--lines", "-1"]) == 2
+    assert "lines (-1) must be at least 0" in capsys.readouterr().err
