@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from benchmarks.figures import parser_of, show
 from benchmarks.worlds import published_schedule, published_unet
-from ldd.distiller.memory import peak_bytes
+from ldd.distiller.memory import kept_mib, peak_bytes
 from ldd.priors import DiffusionSchedule, LatentDiffusionPrior, modified_reverse
 from ldd.priors.denoisers.base import timestep_tensor
 from ldd.priors.reverse import guided
@@ -27,23 +27,12 @@ def of_prior(prior: LatentDiffusionPrior, checkpointed: int) -> tuple[float, flo
     """Kept and peak MiB of one code."""
     latents, noise = torch.randn(2, 1, *prior.latent_shape, generator=generator(0)).requires_grad_().unbind()
     conditioning = prior.null(1).clone().requires_grad_()
-    own = {tensor.untyped_storage().data_ptr() for tensor in prior.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
     def denoise() -> Tensor:
         return prior.denoise_checkpointed(latents, conditioning, noise, checkpointed)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = denoise()
-    kept = sum(saved.values())
-    del held
-    return kept / MIB, peak_bytes(lambda: torch.autograd.grad(denoise().sum(), conditioning)) / MIB
+    kept = kept_mib(denoise, prior.parameters())
+    return kept, peak_bytes(lambda: torch.autograd.grad(denoise().sum(), conditioning)) / MIB
 
 
 def of_published(side: int, num_steps: int, checkpointed: int) -> float:

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from benchmarks import evaluator as of_students, scoring as of_images
-from benchmarks.memory import peak_mib
 from benchmarks.step import Setting, compare, measure
 from benchmarks.worlds import SMALL_AUTOENCODER, SMALL_UNET, noise_data, random_prior
 from ldd.codes import GaussianCodes, PointCodes
 from ldd.data import DistillationData, FolderSource, LossPruner
 from ldd.disk.files import write_json
+from ldd.distiller.memory import peak_mib
 from ldd.distiller.module import Distiller
 from ldd.experts.recording import record_experts
 from ldd.networks import ConvNet

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.figures import parser_of, show
 from ldd.data import DistillationData
-from ldd.distiller.memory import peak_bytes
+from ldd.distiller.memory import peak_mib
 from ldd.distiller.module import Distiller
 from ldd.experts.recording import record_experts
 from ldd.objectives import DistributionMatching, GradientMatching, Objective, TrajectoryMatching
@@ -50,17 +50,6 @@ def step_peak(
         step()
     # On CUDA the momentum is there before the second step.
     return peak_mib(step, device) + (learned / MIB if device.type == "cuda" else 0), own / MIB
-
-
-def peak_mib(function: Callable[[], object], device: torch.device) -> float:
-    """Most MiB that tensors made in `function` hold at one time; on CUDA what the allocator adds."""
-    if device.type != "cuda":
-        return peak_bytes(function) / MIB
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def objectives(data: DistillationData, folder: str, real_batch: int) -> dict[str, Callable[[], Objective]]:

@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.figures import parser_of, show
-from benchmarks.memory import measure as measure_memory, peak_mib
+from benchmarks.memory import measure as measure_memory
 from ldd.data import DistillationData
+from ldd.distiller.memory import peak_mib
 from ldd.distiller.module import Distiller
 from ldd.objectives import DistributionMatching, Objective, Term
 from ldd.priors import LatentDiffusionPrior, Prior

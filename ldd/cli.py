@@ -37,7 +37,7 @@ VERBS = {
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
     "prior": (
         "ldd.commands.prior",
-        "train a prior on your own data, convert a checkpoint, draw samples",
+        "train a prior, convert a checkpoint, draw samples, compare priors on your data",
     ),
     "sweep": ("ldd.commands.sweep", "run a recipe over named variants and seeds: one table, one plot"),
     "federate": ("ldd.commands.federate", "distil classes in sub-tasks, in parallel, and merge the sets"),

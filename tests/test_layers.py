@@ -22,7 +22,7 @@ FLOORS = """
     distiller
     callbacks
     runs
-    federation sweeps planning report
+    federation sweeps planning report prior_comparison
     commands
     cli __main__
 """.split()  # noqa: SIM905 - as in the tree: a room imports itself and those before it

@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldd.data import folders as folders  # its source may be named without its module
-from ldd.data.fingerprints import FORMAT, differences, fingerprint
+from ldd.data.fingerprints import FORMAT, content_hashes, differences, fingerprint, short_hashes
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split
@@ -93,6 +94,7 @@ class DistillationData(LightningDataModule):
         self.seed = seed
         self._splits: dict[Split, RealImages] = {}
         self._fingerprints: dict[str, str] = {}
+        self._contents: dict[str, Tensor] = {}
         self._ready = False
         self.pruning_cost: dict[str, float] | None = None
         self.classes: list[ClassInfo] = self.source.classes
@@ -159,8 +161,7 @@ class DistillationData(LightningDataModule):
         """
         for split in splits:
             if split not in self._fingerprints:
-                items, skip = self.source.items(split), self.on_error == "skip"
-                self._fingerprints[split] = fingerprint(self.source, items, skip=skip)
+                self._read_contents(split, self.source.items(split), skip=self.on_error == "skip")
         return {"format": FORMAT, **{split: self._fingerprints[split] for split in splits}}
 
     @property
@@ -170,8 +171,22 @@ class DistillationData(LightningDataModule):
         if not self._ready:
             return found
         if "core_set" not in self._fingerprints:
-            self._fingerprints["core_set"] = fingerprint(self.source, _items_of(self.core_set))
+            self._read_contents("core_set", _items_of(self.core_set))
         return {**found, "core_set": self._fingerprints["core_set"]}
+
+    def contents_of(self, split: Split | Literal["core_set"]) -> Tensor:
+        """Return which images a split holds, (n,) int64 ascending, see `ldd.data.fingerprints.short_hashes`.
+
+        All ranks must call it, unless they have asked for the fingerprints.
+        """
+        if split not in self._contents:
+            self.fingerprints if split == "core_set" else self.fingerprints_of(split)
+        return self._contents[split]
+
+    def _read_contents(self, split: str, items: Sequence[Item], *, skip: bool = False) -> None:
+        hashes = content_hashes(self.source, items, skip=skip)
+        self._contents[split] = short_hashes(hashes)
+        self._fingerprints[split] = fingerprint(items, hashes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the data: which images they are."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ldd.data.sources import Item, Source, UnreadableImage
 
 FORMAT = "2"
@@ -19,23 +22,32 @@ _IN_WORDS = {
 }
 
 
-def fingerprint(source: Source, items: Sequence[Item], *, skip: bool = False) -> str:
-    """Return a hash over labels, names and contents of images, equal wherever the same files lie.
+def content_hashes(source: Source, items: Sequence[Item], *, skip: bool = False) -> list[str]:
+    """Return the SHA-256 of each image's file, which is kept by its path, size and time of change.
 
-    The hash of a file is kept by its path, size and time of change. With `skip` an unreadable image has no contents.
+    With `skip` an unreadable image has no contents, and an empty hash.
     """
     try:
         from ldd.data.pruning.base import hash_items  # here: who only compares needs no classifiers
 
-        hashes = hash_items(source, items, None if source.in_memory else _cache())
+        return hash_items(source, items, None if source.in_memory else _cache())
     except UnreadableImage:
         if not skip:
             raise
-        hashes = [_hash_or_nothing(source, item) for item in items]
+        return [_hash_or_nothing(source, item) for item in items]
+
+
+def fingerprint(items: Sequence[Item], hashes: Sequence[str]) -> str:
+    """Return a hash over labels, names and contents (`content_hashes`) of images, equal wherever the same files lie."""
     digest = hashlib.sha256(FORMAT.encode())
     for item, of_file in zip(items, hashes, strict=True):
         digest.update(f"{item.label}\t{item.key}\t{of_file}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def short_hashes(hashes: Sequence[str]) -> Tensor:
+    """Return 60 bits of each hash as int64, ascending and each once: a set of images, whatever they are called."""
+    return torch.tensor(sorted({int(one[:15], 16) for one in hashes if one}), dtype=torch.int64)
 
 
 def differences(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:

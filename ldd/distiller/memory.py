@@ -3,7 +3,7 @@
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
@@ -279,6 +279,35 @@ def peak_bytes(function: Callable[[], object]) -> int:
     with torch.compiler.set_stance("force_eager"), live:  # compiled code does not show its tensors
         function()
     return live.peak
+
+
+def peak_mib(function: Callable[[], object], device: torch.device) -> float:
+    """Return the most MiB that tensors made in `function` hold at one time; on CUDA what the allocator adds."""
+    if device.type != "cuda":
+        return peak_bytes(function) / 2**20
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def kept_mib(function: Callable[[], Tensor], weights: Iterable[Tensor]) -> float:
+    """Return the MiB that the graph of what `function` makes keeps for backward, `weights` left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in weights}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = function()
+    kept = sum(saved.values())
+    del held
+    return kept / 2**20
 
 
 class _LiveBytes(TorchDispatchMode):

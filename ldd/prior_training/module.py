@@ -33,7 +33,7 @@ from ldd.prior_training.losses import learning_rate, moving_average, reconstruct
 from ldd.prior_training.targets import Lessons, Network, Target
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
-from ldd.priors.folder import PriorCard, write_prior
+from ldd.priors.folder import LEFT_OUT, PriorCard, write_prior
 from ldd.priors.schedule import Schedule
 from ldd.runtime.processes import preparing
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
@@ -370,8 +370,9 @@ class PriorTraining(LightningModule):
             autoencoder=half_precision(self._autoencoder),
             scheduler=self.lessons.last.scheduler,
             class_embedding=self.averaged.class_embedding.weight.half(),
-            card=replace(card, guidance=self.lessons.guidance),
+            card=replace(card, guidance=self.lessons.guidance, data=dict(self._data.fingerprints)),
             readme=model_card(self.spec, facts),
+            learned=self._data.contents_of("core_set"),
         )
 
     def _facts(self, averaged: ClassUNet, command: str | None) -> dict[str, str]:
@@ -380,7 +381,7 @@ class PriorTraining(LightningModule):
         facts |= {
             "seed": str(self._seed),
             "terms of the data": self.spec.licence,
-            "data used": f"the training split only; the test split left out has fingerprint {self.spec.fingerprint}",
+            "data used": f"the training split only; {LEFT_OUT}{self.spec.fingerprint}",
             "denoiser": f"{count(averaged)} parameters (class table included), {int(self.average.n_averaged):,} steps "
             f"of {self._batch}; {target.error_name}: training {number('loss')}, selection split {number('val_loss')}",
             **self.lessons.facts(),

@@ -1,7 +1,7 @@
 """What a prior folder says of itself (`prior.json` and the head of its model card), and how one is written."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 from diffusers import DiTTransformer2DModel, ModelMixin, SchedulerMixin, VQModel
 from torch import Tensor
 
-from ldd.disk.files import atomic_folder, write_json, write_tensors
+from ldd.disk.files import atomic_folder, read_tensors, write_json, write_tensors
 from ldd.disk.text import parse_yaml, read_text
 from ldd.errors import UserError
 from ldd.images import ClassInfo
@@ -18,6 +18,12 @@ from ldd.priors.loading import read_json
 CARD = "prior.json"
 Form = Literal["dit", "sit"]
 """Original diffusion transformers, whose timestep embedding is not diffusers', see `DiffusionTransformer`."""
+
+LEFT_OUT = "the test split left out has fingerprint "
+"""Words of a model card before the fingerprint, over names and sizes, of test images that the prior has not seen."""
+
+LEARNED = "learned.safetensors"
+"""Which images a prior has learned: `images`, hashes of their contents (`ldd.data.fingerprints.short_hashes`)."""
 
 _LICENCE = 200  # characters: of terms, not their text
 
@@ -34,6 +40,8 @@ class PriorCard:
         form: the original code whose arithmetic a transformer follows; None for diffusers' own.
         guidance: scale of the classifier-free guidance that was learned in; None for a prior that is guided when it
             is used.
+        data: fingerprints by contents of the splits it was trained beside (`ldd.data.fingerprints`); it has learned
+            `core_set`, which is `train` where nothing was pruned. None where it does not say.
     """
 
     classes: Sequence[ClassInfo]
@@ -42,6 +50,7 @@ class PriorCard:
     licence: str
     form: Form | None = None
     guidance: float | None = None
+    data: Mapping[str, str] | None = None
 
     def check_table(self, num_rows: int, table: str) -> None:
         """Raise unless a class table of `num_rows` rows holds the classes and the null row."""
@@ -75,7 +84,11 @@ def read_card(folder: Path, *, table: bool = True) -> PriorCard:
         if guidance is not None and not (type(guidance) in (int, float) and guidance > 0):
             raise ValueError(f"guidance {guidance!r} is not a positive number")
         licence = _words(card.get("licence"))
-        return PriorCard(classes, null_class, image_size, licence, cast("Form | None", form), guidance)
+        data = card.get("data")
+        texts = isinstance(data, Mapping) and all(isinstance(value, str) for value in data.values())
+        if data is not None and not texts:
+            raise ValueError(f"data {data!r} does not map splits to fingerprints")
+        return PriorCard(classes, null_class, image_size, licence, cast("Form | None", form), guidance, data)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is malformed ({type(error).__name__}: {error}); it needs classes (each with id, wnid, "
@@ -112,6 +125,27 @@ def read_licence(folder: Path) -> str:
     return _words(licence)
 
 
+def read_learned(folder: Path) -> Tensor | None:
+    """Return which images a prior has learned, as `write_prior` was told; None where it does not say."""
+    if not (folder / LEARNED).is_file():
+        return None
+    images = read_tensors(folder / LEARNED).get("images")
+    if images is None or images.ndim != 1 or images.is_floating_point():
+        raise UserError(
+            f"{folder / LEARNED} does not hold hashes of images; delete it, or train the prior anew"
+        )
+    return images
+
+
+def read_left_out(folder: Path) -> str | None:
+    """Return the fingerprint of the test images that a folder's model card says were left out; None without one."""
+    try:
+        stated = re.search(rf"{LEFT_OUT}([0-9a-f]+)", read_text(folder / "README.md", errors="replace"))
+    except (OSError, ValueError):
+        return None
+    return None if stated is None else stated[1]
+
+
 def _words(licence: object) -> str:
     """Return a licence as a line of text; "unknown" for none."""
     words = " ".join(str(licence).split()) if licence else "unknown"
@@ -127,10 +161,12 @@ def write_prior(
     class_embedding: Tensor | None,
     card: PriorCard,
     readme: str,
+    learned: Tensor | None = None,
 ) -> Path:
     """Write a folder that `LatentDiffusionPrior` reads; an existing one is replaced once the new one is complete.
 
     `class_embedding` is (rows, D), the null row included; None for an unconditional prior. Tensors keep their type.
+    `learned` says which images it has seen (`LEARNED`), where that is known.
     """
     with atomic_folder(folder) as beside:
         component = "transformer" if isinstance(network, DiTTransformer2DModel) else "unet"
@@ -142,6 +178,8 @@ def write_prior(
             write_json(config, {k: v for k, v in read_json(config).items() if k != "_name_or_path"})
         if class_embedding is not None:
             write_tensors(beside / "class_embedding.safetensors", {"weight": class_embedding})
+        if learned is not None:
+            write_tensors(beside / LEARNED, {"images": learned})
         write_json(
             beside / CARD,
             {
@@ -151,7 +189,7 @@ def write_prior(
                 "licence": card.licence,
                 **{
                     name: value
-                    for name, value in (("form", card.form), ("guidance", card.guidance))
+                    for name, value in (("form", card.form), ("guidance", card.guidance), ("data", card.data))
                     if value is not None
                 },
             },

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -92,6 +93,29 @@ class PriorSampler:
     num_steps: int
     guidance_scale: float
     seed: int
+
+    @classmethod
+    def suiting(
+        cls,
+        prior: LatentDiffusionPrior,
+        per_class: int,
+        seed: int,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Self:
+        """Return how a prior is sampled where that is not said: 25 steps at scale 2.
+
+        One step suits a prior that was trained for it, scale 1 one in which guidance was learned or that has none.
+
+        Raises:
+            UserError: as many steps as the prior's scheduler does not have.
+        """
+        if num_steps is None:
+            num_steps = 1 if prior.schedule.usual_steps == 1 else 25
+        if guidance_scale is None:
+            guidance_scale = 2.0 if prior.learned_guidance is None and prior.denoiser.has_null else 1.0
+        prior.schedule.steps(num_steps)
+        return cls(per_class, num_steps, guidance_scale, seed)
 
     def images(self, prior: LatentDiffusionPrior, info: ClassInfo) -> Tensor:
         """Draw images (n, 3, H, W) uint8 of one class; they do not depend on the other classes drawn."""

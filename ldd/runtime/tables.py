@@ -82,6 +82,13 @@ class PlainTable:
             table.add_row(*map(Text, row), style="bold" if summed else None)
         return table
 
+    def markdown(self) -> str:
+        """Return it as Markdown: the title in bold, the table, the note."""
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in (self.head, *self.rows)]
+        sides = ["---" if place < self.text else "---:" for place in range(len(self.head))]
+        lines = [f"| {' | '.join(row)} |" for row in (cells[0], sides, *cells[1:])]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *[self.note, ""] * bool(self.note)])
+
     def _repr_html_(self) -> str:
         """Return HTML for a notebook."""
         head = "".join(f"<th>{escape(name)}</th>" for name in self.head)

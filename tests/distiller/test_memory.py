@@ -7,7 +7,7 @@ import torch
 from small_runs import NARROW, matching
 
 from ldd.codes import GaussianCodes, PointCodes
-from ldd.distiller.memory import Cost, MemoryPlan, PassCosts, make_plan, peak_bytes, recall_plan
+from ldd.distiller.memory import Cost, MemoryPlan, PassCosts, kept_mib, make_plan, peak_bytes, recall_plan
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.objectives import GradientMatching
@@ -225,3 +225,13 @@ def test_plans_of_older_checkpoints(digits, tiny_prior_path):
     ):
         model.planner.load({"memory_settings": ("auto", "auto"), "memory_plans": {"codes": stored}})
         assert model.planner.plans == {"codes": expected}
+
+
+def test_what_a_graph_keeps_is_counted():
+    """`exp` keeps its result, a product the other factor; a tensor that is kept twice is there once."""
+    x, w = torch.zeros(2**18, requires_grad=True), torch.ones(2**18)  # 1 MiB each
+    assert kept_mib(lambda: x.exp(), []) == 1
+    assert kept_mib(lambda: x * w, []) == 1
+    assert kept_mib(lambda: x * w, [w]) == 0
+    assert kept_mib(lambda: (x * w).exp() * w, []) == 2
+    assert kept_mib(lambda: w.exp(), []) == 0, "without a gradient nothing is kept"

@@ -190,6 +190,7 @@ CARD = {
     "null_class": 2,
     "image_size": 32,
     "licence": "MIT",
+    "data": {"format": "2", "test": "0"},
 }
 
 
@@ -205,6 +206,7 @@ def test_card_of_a_prior(tmp_path, data, value):
         assert card.image_size > 0
         assert card.null_class >= 0
         assert all(isinstance(info.wnid, str) for info in card.classes)
+        assert all(isinstance(value, str) for value in (card.data or {}).values())
 
 
 # Text

@@ -7,8 +7,8 @@ from small_runs import ROOT
 
 from ldd import cli
 
-LONG = {"fit", "prior train", "sweep"}
-"""Killed at several of their moments in `test_survival.py` and in the tests of their verbs."""
+LONG = {"fit", "prior train", "prior compare", "sweep"}
+"""Killed later than at their first file: here, in `test_survival.py` and in the tests of their verbs."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,14 @@ def world(tmp_path_factory):
     ("verb", "share"),
     [
         *((verb, 0.0) for verb in VERBS if verb not in LONG),
-        *(("evaluate", 0.6), ("federate", 0.7), ("label", 0.6), ("label-crops", 0.5), ("prune", 0.6)),
+        *(
+            ("evaluate", 0.6),
+            ("prior compare", 0.6),
+            ("federate", 0.7),
+            ("label", 0.6),
+            ("label-crops", 0.5),
+            ("prune", 0.6),
+        ),
     ],
 )
 def test_a_verb_that_was_killed_gives_the_same_files(verb, share, world, tmp_path, monkeypatch):

@@ -72,6 +72,10 @@ COMMANDS: dict[str, list[object]] = {
         *("prior", "convert", "model.ckpt", "--config", "model.yaml", "--out", "converted"),
         *("--class-names", "names.txt"),
     ],
+    "compare": [
+        *("prior", "compare", "embedded:digits", *DATA, "--protocol", "protocol.yaml", "--repeats", 1),
+        *("--images_per_class", 1, "--num_workers", 1, "--out", "compared"),
+    ],
     "init": ["init", "own", "--licence", "CC0", "--plan", "false", "--out", "own_recipes"],
     "push": ["prior", "push", "converted", "user/prior", "--dry_run"],
 }
@@ -152,6 +156,7 @@ def test_what_the_other_verbs_leave(said):
     assert all(len(tensor) for tensor in crops.values())
     assert "<table" in (folder / "report.html").read_text()
     assert "nothing was uploaded" in printed["push"]
+    assert (folder / "compared" / "comparison.png").is_file()
     assert yaml.safe_load((folder / "own_recipes" / "fit.yaml").read_text())["data"]["root"]
     assert (folder / "recipes" / "quickstart.yaml").read_text() == (CONFIGS / "quickstart.yaml").read_text()
     assert len(LatentDiffusionPrior(str(folder / "converted")).classes) == 10

@@ -1,8 +1,10 @@
 """Checks of images against loops and formulas, and the command that runs them."""
 
 import json
+import math
 from dataclasses import replace
 
+import numpy
 import pytest
 import scipy.linalg
 import torch
@@ -20,6 +22,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.evaluation.checks.confusion import Confusion, confusion_matrix, confusions
 from ldd.evaluation.checks.neighbours import by_pixels, nearest_real
+from ldd.evaluation.checks.spectrum import high_frequency_gap
 from ldd.evaluation.checks.spread import frechet_distance, spread_of
 from ldd.evaluation.features import ClassifierFeatures, pixels, trained_features, trained_network
 from ldd.images import Labelled
@@ -52,6 +55,36 @@ def test_nearest_by_a_loop():
         others = [j for j in range(24) if j != i and truth.labels[j] == truth.labels[i]]
         own.append(min((theirs[i] - theirs[j]).norm().item() for j in others))
     assert found.usual == pytest.approx(torch.tensor(own).median().item(), abs=1e-5)
+
+
+def test_high_frequencies_by_a_sum_over_pixels():
+    """The discrete Fourier transform written out, above half the Nyquist frequency, averaged class by class."""
+    size, rows = 8, numpy.arange(8)
+
+    def power(images):
+        total, count = 0.0, 0
+        for image in images.double().numpy().reshape(-1, size, size):
+            for u in range(-4, 4):
+                for v in range(-4, 4):
+                    if math.hypot(u, v) > size / 4:
+                        wave = numpy.exp(-2j * numpy.pi * (u * rows[:, None] + v * rows[None, :]) / size)
+                        total, count = total + abs((image * wave).sum()) ** 2 / size**2, count + 1
+        return total / count
+
+    images, theirs = (
+        torch.randint(0, top, (n, 3, size, size), generator=generator(top)).byte()
+        for top, n in ((90, 5), (200, 9))
+    )
+    labels, truth = torch.tensor([0, 0, 0, 2, 2]), torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2])
+    own, real_power = (
+        (power(some[of == 0]) + power(some[of == 2])) / 2 for some, of in ((images, labels), (theirs, truth))
+    )
+    found = high_frequency_gap(images, labels, theirs, truth)
+    assert found == pytest.approx(10 * math.log10(own / real_power), abs=1e-4)
+    assert found < -5
+    assert high_frequency_gap(theirs, truth, theirs, truth) == 0
+    blank = torch.full_like(images, 7)
+    assert high_frequency_gap(blank, labels, blank, labels) == 0, "rounding to bytes is the floor"
 
 
 def test_a_copy_is_found():

@@ -8,6 +8,7 @@ from typing import Any
 import original_transformer
 import torch
 import yaml
+from pruning_cases import write_folder
 from small_runs import ROOT
 from small_world import protocol_content, protocol_file
 from tiny_prior import write_prior_folder
@@ -74,6 +75,11 @@ VERBS: dict[str, list[object]] = {
     "prior sample": [
         *("prior", "sample", "embedded:digits", "--per-class", 1, "--num-steps", 1, "--out", "OUT/made.png"),
     ],
+    "prior compare": [
+        *("prior", "compare", "WORLD/prior", "--data.source", "ldd.data.FolderSource"),
+        *("--data.root", "WORLD/few", *_SMALLEST, "--images_per_class", "1,2", "--repeats", 1),
+        *("--num_workers", 1, "--out", "OUT/made"),
+    ],
     "train": ["train", OLD / "dm", "--network", *_NETWORK, *_SMALLEST, "--out", "OUT/made.safetensors"],
     "evaluate": [
         *("evaluate", OLD / "dm", *_DIGITS, *_SMALLEST, "--networks", _STUDENT, "--repeats", 2),
@@ -102,7 +108,8 @@ def make_world(folder: Path) -> None:
     torch.save(original_transformer.state(4), folder / "sit.pt")
     names = [f"thing-{number} thing" for number in range(original_transformer.ROWS - 1)]
     (folder / "names.txt").write_text("\n".join(names))
-    write_prior_folder(folder / "prior")
+    write_prior_folder(folder / "prior", one_step=True)
+    write_folder(folder / "few", {"digit-0": 12, "digit-1": 12})
     words = [
         word.replace("configs/", f"{ROOT}/configs/")
         for word in spelt([*_SMALL[2:], *_JUDGED], folder, folder)
@@ -127,7 +134,7 @@ def made(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if {"logs", "previews"} & {*path.parts}:  # a version for each start; none where no step was left
             continue
-        if path.is_dir() or path.suffix in (".ckpt", ".log", ".html", ".md"):
+        if path.is_dir() or path.suffix in (".ckpt", ".log", ".html", ".md") or path.name == "comparison.png":
             found[name] = None
         elif path.name == "evaluation.csv":
             found[name] = [line.split(",")[:7] for line in path.read_text().splitlines()]

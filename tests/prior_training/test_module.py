@@ -22,6 +22,7 @@ from ldd.prior_training.latents import CHUNK
 from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures, draw_class
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior
+from ldd.priors.folder import read_learned
 from ldd.runtime.seeding import generator
 
 TINY = {
@@ -115,6 +116,12 @@ def test_the_model_card_states_the_facts(trained, data):
     described = json.loads((folder / "prior" / "prior.json").read_text())
     assert described["null_class"] == 10
     assert described["classes"][7] == {"id": 7, "wnid": "digit-7", "name": "7"}
+    assert described["data"] == dict(data.fingerprints)
+    learned = read_learned(folder / "prior")
+    assert torch.equal(learned, data.contents_of("core_set"))
+    hashes = {int(data.source.sha256(item)[:15], 16) for item in data.source.items("train")}
+    assert {*learned.tolist()} == hashes
+    assert not torch.isin(data.contents_of("test"), learned).any()
     assert not [
         path for path in (folder / "prior").rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")
     ]

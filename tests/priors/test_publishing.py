@@ -40,6 +40,7 @@ def folder(tmp_path_factory) -> Path:
     )
     (folder / "commands.json").write_text("[]")
     (folder / "notes.txt").write_text("/home/somebody")
+    (folder / "learned.safetensors").write_bytes(b"which images somebody has")
     (folder / "unet" / "optimizer.pt").write_bytes(pickle.dumps({}))
     return folder
 

@@ -64,3 +64,20 @@ def test_html_is_escaped():
     table = PlainTable("<b>", "&", ("<i>",), 0, (("<script>",),), frozenset({0}))
     assert "<script>" not in table._repr_html_()
     assert "&lt;script&gt;" in table._repr_html_()
+
+
+def test_as_markdown():
+    table = PlainTable("Two", "a note", ("name", "x|y"), 1, (("a", "1"), ("b|c", "2")))
+    lines = [
+        "**Two**",
+        "",
+        "| name | x\\|y |",
+        "| --- | ---: |",
+        "| a | 1 |",
+        "| b\\|c | 2 |",
+        "",
+        "a note",
+        "",
+    ]
+    assert table.markdown() == "\n".join(lines)
+    assert PlainTable("Two", "", ("name",), 1, ()).markdown() == "**Two**\n\n| name |\n| --- |\n"

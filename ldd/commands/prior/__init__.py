@@ -1,4 +1,4 @@
-"""`latentdd prior`: train a prior on your own data, convert a published one, draw samples of one, upload one."""
+"""`latentdd prior`: train a prior on your data, convert a published one, draw samples, compare, upload."""
 
 import importlib
 from collections.abc import Sequence
@@ -11,6 +11,10 @@ ACTIONS = {
     "train": ("ldd.commands.prior.train", "a class-conditional latent diffusion prior on your own data"),
     "convert": ("ldd.commands.prior.convert", "an original latent-diffusion checkpoint to a prior folder"),
     "sample": ("ldd.commands.prior.sample", "draw a labelled grid from a prior"),
+    "compare": (
+        "ldd.commands.prior.compare",
+        "which prior suits your data: what samples teach, likeness, cost",
+    ),
     "push": ("ldd.commands.prior.push", "upload a prior to a model hub"),
 }
 """Action -> (module with a function `main(arguments)`, help)."""

@@ -39,18 +39,13 @@ def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     grid = out.suffix.lower() == ".png"
     _check(out, grid=grid, per_class=options.per_class, classes=options.classes, data=spec is not None)
     prior = LatentDiffusionPrior(options.prior, options.num_steps, prompt=options.prompt)
-    num_steps, guidance = options.num_steps, options.guidance_scale
-    if num_steps is None:
-        num_steps = 1 if prior.schedule.usual_steps == 1 else 25
-    if guidance is None:
-        guidance = 2.0 if prior.learned_guidance is None and prior.denoiser.has_null else 1.0
-    prior.schedule.steps(num_steps)
+    given = options.num_steps, options.guidance_scale
+    sampler = PriorSampler.suiting(prior, options.per_class, options.seed, *given)
     if spec is not None:
         if is_unconditional(prior):
             raise UserError("--data: samples of an unconditional prior belong to no class; leave it out")
         prior.rows(spec.classes)  # raises for an unknown class, before anything is drawn
     prior.to("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = PriorSampler(options.per_class, num_steps, guidance, options.seed)
     if not grid and spec is not None:
         check_writable(out.parent)
         sampled_set(prior, spec, sampler, options.prior).save(out)

@@ -65,9 +65,9 @@ def original(tmp_path):
 def test_actions(capsys):
     code, shown = latentdd(capsys, "prior", "--help")
     assert code == 0
-    assert all(f"\n  {action} " in shown for action in ("train", "convert", "sample", "push"))
+    assert all(f"\n  {action} " in shown for action in ("train", "convert", "sample", "compare", "push"))
     for arguments in ([], ["draw"]):
-        with pytest.raises(UserError, match="expected one of: train, convert, sample, push; got "):
+        with pytest.raises(UserError, match="expected one of: train, convert, sample, compare, push; got "):
             prior.main("prior", arguments)
 
 
