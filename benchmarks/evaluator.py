@@ -33,6 +33,9 @@ from ldd.students.training import Lesson, Student, fresh_network, one_thread
 from ldd.students.training_set import TrainingSet
 from ldd.students.workers import count_workers, run_students
 
+_TURN = 10
+"""Epochs of a student, or steps of its arithmetic, that are timed at once."""
+
 
 def published_loop(
     lesson: Lesson, student: Student, training: Labelled, test: Labelled, device: torch.device
@@ -140,10 +143,11 @@ def published(
 def over_floor(lesson: Lesson, training: Labelled, name: str, device: torch.device) -> float:
     """Seconds of a student's epochs over those of the arithmetic alone: forward, backward and step on one batch.
 
-    On one thread, in turns of a fifth of the epochs; the least of each counts, in CPU seconds of the process.
+    On one thread, in many short turns of both; the least of each counts, in CPU seconds of the process: what else runs
+    on the machine makes most turns dearer, and few of them miss it.
     """
-    protocol, turns = lesson.protocol, 5
-    part = replace(lesson, protocol=replace(protocol, epochs=max(1, protocol.epochs // turns)))
+    protocol = lesson.protocol
+    part = replace(lesson, protocol=replace(protocol, epochs=_TURN))
     network = fresh_network(lesson.factories[name], lesson.spec, lesson.seed, name, 0).to(device).train()
     optimizer = student_optimizer(network, protocol, network.parameters())
     images, labels = lesson.spec.as_input(training.images).to(device), training.labels.to(device)
@@ -160,7 +164,7 @@ def over_floor(lesson: Lesson, training: Labelled, name: str, device: torch.devi
 
     seconds: dict[str, list[float]] = {"student": [], "arithmetic": []}
     with one_thread(device):
-        for _ in range(turns):
+        for _ in range(max(1, protocol.epochs // _TURN)):
             for which, work in (("student", student), ("arithmetic", arithmetic)):
                 started = time.process_time()
                 work()

@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -40,8 +40,6 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_parts
-from benchmarks.gpu_parts import Notes, Sizes
 from ldd import __version__
 from ldd.disk.files import write_json
 from ldd.runtime.devices import available_cores, check_device, device_name
@@ -49,23 +47,16 @@ from ldd.runtime.devices import available_cores, check_device, device_name
 ROOT = Path(__file__).parent.parent
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is measured, and how long it may take."""
-
-    measure: Callable[[Notes, Sizes], None]
-    seconds: int
-
-
-PARTS = {
-    "step": Part(gpu_parts.step, 100),
-    "compile": Part(gpu_parts.compiled, 110),
-    "memory": Part(gpu_parts.memory, 75),
-    "objectives": Part(gpu_parts.objectives, 70),
-    "evaluator": Part(gpu_parts.evaluator, 60),
-    "scoring": Part(gpu_parts.scoring, 30),
-    "prior_training": Part(gpu_parts.prior_training, 30),
+SECONDS = {
+    "step": 100,
+    "compile": 110,
+    "memory": 75,
+    "objectives": 70,
+    "evaluator": 60,
+    "scoring": 30,
+    "prior_training": 30,
 }
+"""How long each of `gpu_parts.PARTS` may take."""
 
 
 @dataclass
@@ -120,29 +111,32 @@ def machine(device: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run all parts, or as a worker one of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", required=True, help="the file to write")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which, separated by commas")
+    parser.add_argument("--parts", default=",".join(SECONDS), help="which, separated by commas")
     parser.add_argument("--limit", type=float, default=465, help="seconds for all parts together")
     parser.add_argument("--tiny", action="store_true", help="small networks and few repetitions")
-    parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    parser.add_argument("--worker", choices=SECONDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
     if arguments.worker:
+        check_device(arguments.device)  # before everything is imported
+        from benchmarks.gpu_parts import PARTS, Notes, Sizes
+
         sizes = Sizes.of(arguments.device, tiny=arguments.tiny)
-        PARTS[arguments.worker].measure(Notes(Path(arguments.json)), sizes)
+        PARTS[arguments.worker](Notes(Path(arguments.json)), sizes)
         return
     names = arguments.parts.split(",")
-    if unknown := set(names) - set(PARTS):
-        parser.error(f"--parts: {', '.join(sorted(unknown))} unknown; choose from {', '.join(PARTS)}")
+    if unknown := set(names) - set(SECONDS):
+        parser.error(f"--parts: {', '.join(sorted(unknown))} unknown; choose from {', '.join(SECONDS)}")
     report: dict[str, Any] = {"machine": machine(arguments.device), "tiny": arguments.tiny, "parts": {}}
     end = time.monotonic() + arguments.limit
     for name in names:
-        seconds = min(PARTS[name].seconds, end - time.monotonic())
+        seconds = min(SECONDS[name], end - time.monotonic())
         outcome = run_part(name, seconds, arguments.device, tiny=arguments.tiny)
         report["parts"][name] = vars(outcome)
         write_json(arguments.json, report)

@@ -82,7 +82,7 @@ class Sizes:
         """Those of a run."""
         found = find_device(device)
         if tiny:
-            return cls(found, True, "small", 32, 2, 4, 1, 8)
+            return cls(found, True, "tiny", 32, 2, 4, 1, 8)
         return cls(found, False)
 
     @property
@@ -343,3 +343,14 @@ def prior_training(notes: Notes, sizes: Sizes) -> None:
 
     for name, precision in (("float32", "32-true"), ("bf16_mixed", "bf16-mixed")):
         notes.attempt(name, partial(taken, precision))
+
+
+PARTS: dict[str, Callable[[Notes, Sizes], None]] = {
+    "step": step,
+    "compile": compiled,
+    "memory": memory,
+    "objectives": objectives,
+    "evaluator": evaluator,
+    "scoring": scoring,
+    "prior_training": prior_training,
+}

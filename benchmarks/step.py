@@ -183,16 +183,21 @@ def two_pass_step(setting: Setting, chunk: int = 10) -> None:
 def measure(
     functions: dict[str, Callable[[], None]], repetitions: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each function, interleaved so that noise of the machine meets all alike."""
+    """Median seconds of each function, interleaved so that noise of the machine meets all alike.
+
+    On one thread of a CPU these are seconds of the process, which other work on the machine hardly changes.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repetition in range(repetitions + 1):
         for name, function in functions.items():
             _wait(device)
-            started = time.perf_counter()
+            started = clock()
             function()
             _wait(device)
             if repetition:  # the first warms up
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -58,7 +58,7 @@ class Distiller(L.LightningModule):
             images; null for its default.
         prior_precision: type of the prior's frozen networks. `bfloat16` casts their weights once, and inputs as they
             enter, outside of whatever autocast the run has: half the memory, no casts of weights at every call. Codes,
-            the chain between the network's calls and quantisation stay float32.
+            the chain between the network's calls, quantisation and the last layer of each network stay float32.
         matmul_precision: of products of float32 matrices in steps and evaluation; convolutions are not concerned.
             `auto` is `high` on CUDA (TF32, on tensor cores) and exact elsewhere; the manifest says it unless exact.
         quirks: defects of the released code to reproduce; none by default.

@@ -35,6 +35,7 @@ from ldd.prior_training.writing import Measured, count, half_precision, model_ca
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.folder import LEFT_OUT, PriorCard, write_prior
 from ldd.priors.schedule import Schedule
+from ldd.runtime.devices import send
 from ldd.runtime.processes import preparing
 from ldd.runtime.ranks import sum_gradients, sum_over_ranks
 from ldd.runtime.seeding import generator, seeded
@@ -237,11 +238,11 @@ class PriorTraining(LightningModule):
         return self._error(target, self.denoiser, mine) * (len(mine[0]) / self._batch)
 
     def _error(self, target: Target, network: Network, batch: Sequence[Tensor]) -> Tensor:
-        latents, rows, noise, *times = (tensor.to(self.device) for tensor in batch)
+        latents, rows, noise, *times = (send(tensor, self.device) for tensor in batch)
         return target.error(network, latents, rows, noise, *times)
 
     def _images(self, real: "RealImages", places: Tensor) -> Tensor:
-        return to_unit_range(real.take(places)).to(self.device)
+        return send(to_unit_range(real.take(places)), self.device)
 
     def _share(self, batch: Tensor) -> Tensor:
         return batch[self.trainer.global_rank :: self.trainer.world_size]

@@ -97,7 +97,10 @@ class Prior(nn.Module, ABC):
 
     @final
     def to_bfloat16(self) -> None:
-        """Cast the weights of the `networks` to bfloat16, once; all else keeps its precision.
+        """Cast the weights of the `networks` to bfloat16, once, but for their last layers; all else stays as it is.
+
+        The last layer takes and makes float32, so that the answer itself is not rounded, which is a tenth to a fifth of
+        the images' error. It costs no cast: the one on the way out comes before the layer instead of after it.
 
         Raises:
             UserError: there is no frozen network.
@@ -108,7 +111,11 @@ class Prior(nn.Module, ABC):
                 f"prior_precision (bfloat16): {type(self).__name__} has no frozen network to cast; set float32"
             )
         for network in networks:
+            last = last_layer(network)
+            exact = {name: value.clone() for name, value in last.state_dict().items()}
             nn.Module.to(network, torch.bfloat16)  # not diffusers' own, which warns of a list that is empty
+            last.float().load_state_dict(exact)
+            last.register_forward_pre_hook(_raised)
 
     @final
     def trained(self) -> dict[str, nn.Parameter]:
@@ -296,6 +303,15 @@ class DirectPrior(Prior, ABC):
         return (
             f"{type(self).__name__} has no diffusion model and cannot {wish}; choose a LatentDiffusionPrior"
         )
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    """Return the layer that makes a network's answer: the last one with weights, in the order of its definition."""
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
+
+
+def _raised(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.float() for value in inputs)
 
 
 def in_own_type(network: nn.Module, call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from ldd.errors import UserError
 from ldd.images import ClassInfo
 from ldd.priors import Prior
+from ldd.priors.base import last_layer
 from ldd.runtime.seeding import generator, seeded
 
 
@@ -151,6 +152,33 @@ class PriorConformance:
                 rough = prior.decode(prior.denoise(*codes))
         assert rough.dtype == torch.float32
         assert (rough - exact).norm() < 0.1 * exact.norm()  # bfloat16 carries 8 bits
+
+    def test_in_bfloat16_it_stays_close_and_answers_in_single_precision(self, prior, codes):
+        """All layers of frozen networks are in bfloat16 but the ones that answer, after which no other runs."""
+        networks = list(prior.networks())
+        with torch.no_grad():
+            exact = prior.decode(prior.denoise(*codes))
+            if not networks:
+                return
+            prior.to_bfloat16()
+            ran: list[torch.nn.Module] = []
+            for network in networks:
+                for layer in network.modules():
+                    if next(layer.parameters(recurse=False), None) is not None:
+                        layer.register_forward_hook(lambda layer, inputs, output: ran.append(layer))
+            found = prior.decode(prior.denoise(*codes))
+        assert found.dtype == torch.float32
+        assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+        assert ran[-1] is last_layer(networks[-1])
+        last = {layer: max(k for k, of in enumerate(ran) if of is layer) for layer in set(ran)}
+        for network in networks:
+            layers = [layer for layer in last if layer in set(network.modules())]
+            answers = last_layer(network)
+            if layers:  # a prior may run without some of its networks
+                assert max(layers, key=last.__getitem__) is answers
+            kinds = {value.dtype for layer in layers if layer is not answers for value in layer.parameters()}
+            assert kinds <= {torch.bfloat16}
+            assert {value.dtype for value in answers.parameters()} == {torch.float32}
 
     def test_every_tensor_follows_the_prior_s_device(self, prior, rows, codes):
         """On the meta device, which refuses to mix with CPU tensors; rows and generators stay on the CPU."""
