@@ -1,5 +1,6 @@
 """Object stores for tests: one in memory that notes what is done to it, and S3 as moto serves it."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 import fsspec
 import lightning as L
 from fsspec.implementations.memory import MemoryFileSystem
+
+STEPS = "LATENTDD_TEST_STEPS"
 
 
 class NotedFileSystem(MemoryFileSystem):
@@ -35,6 +38,7 @@ class NotedFileSystem(MemoryFileSystem):
         super().rm_file(path)
 
 
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's server tells every request
 fsspec.register_implementation("noted", NotedFileSystem, clobber=True)
 
 
@@ -53,6 +57,12 @@ def content(system: Any, root: str) -> dict[str, bytes]:
     return {path.removeprefix(start).lstrip("/"): system.cat_file(path) for path in found}
 
 
+def s3_variables(endpoint: str) -> dict[str, str]:
+    """The variables by which every client finds S3 at an address."""
+    variables = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    return {**variables, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 @contextmanager
 def s3(bucket: str) -> Iterator[dict[str, str]]:
     """Serve S3 with an empty bucket; yield the variables by which every client finds it."""
@@ -61,9 +71,7 @@ def s3(bucket: str) -> Iterator[dict[str, str]]:
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
-        host, port = server.get_host_and_port()
-        variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test"}
-        variables |= {"AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        variables = s3_variables("http://{}:{}".format(*server.get_host_and_port()))
         before = dict(os.environ)
         os.environ.update(variables)
         try:
@@ -77,7 +85,10 @@ def s3(bucket: str) -> Iterator[dict[str, str]]:
 
 
 class SlowSteps(L.Callback):
-    """Leaves a test time to kill a run between two steps."""
+    """Leaves a test time to kill a run between two steps; writes each step that is done to the file `STEPS` names."""
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         time.sleep(0.3)
+        if path := os.environ.get(STEPS):
+            with open(path, "a") as file:
+                file.write(f"{trainer.global_step}\n")
