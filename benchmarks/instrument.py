@@ -1,7 +1,7 @@
 """What a protocol can tell: accuracy on full data, seconds of a student, and the smallest difference that is seen.
 
     python -m benchmarks.instrument --protocol benchmarks/photo_small.yaml --root ROOT --subset imagenette \\
-        --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] [--json]
+        --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] [--cache_dir CACHE] [--json]
 
 Without `--root` the data are the digits. For each of the protocol's networks: accuracy after the full real data
 (`full`), and seconds of one student of random real images, one a class, on one core. For each number of images a class:
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--subset")
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache_dir", help="decoded images are kept here, for the next run too")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--images_per_class", default="1,10")
     parser.add_argument("--full_repeats", type=int, default=1)
@@ -59,7 +60,9 @@ def main() -> None:
     check_writable(options.out)
     per_class = [int(number) for number in options.images_per_class.split(",")]
     source = (FolderSource, options.root) if options.root else ()
-    data = DistillationData(*source, subset=options.subset, image_size=options.image_size)
+    data = DistillationData(
+        *source, subset=options.subset, image_size=options.image_size, cache_dir=options.cache_dir
+    )
     data.setup()
     protocol, spec = Protocol.load(options.protocol), data.spec
     images, labels = data.train_images.draw_set([1] * spec.num_classes, "one a class", 0, "instrument")
