@@ -1,7 +1,8 @@
 """What a protocol can tell: accuracy on full data, seconds of a student, and the smallest difference that is seen.
 
     python -m benchmarks.instrument --protocol benchmarks/photo_small.yaml --root ROOT --subset imagenette \\
-        --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] [--cache_dir CACHE] [--json]
+        --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] \\
+        [--cache_dir CACHE] [--json]
 
 Without `--root` the data are the digits. For each of the protocol's networks: accuracy after the full real data
 (`full`), and seconds of one student of random real images, one a class, on one core. For each number of images a class:
