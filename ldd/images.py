@@ -1,6 +1,6 @@
 """Labelled images, classes, and the facts that a run takes from its data; the same for real and synthetic images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -25,6 +25,55 @@ class Labelled(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+
+class ImageRows:
+    """Images (N, ...) at some rows of a store, maybe a file larger than memory; only what is asked for is copied.
+
+    Args:
+        store: (M, ...).
+        rows: (N,) int64, where each image lies in it.
+    """
+
+    def __init__(self, store: Tensor, rows: Tensor) -> None:
+        self.store, self.rows = store, rows
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.store.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return len(self) * self.store[:1].nbytes if len(self) else 0
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        """Return a copy of the images at `places` (n,) int64, (n, ...)."""
+        return self.store[self.rows[places]]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield copies of the images in order, `size` at a time."""
+        return (self.store[rows] for rows in self.rows.split(size))
+
+    def to(self, device: torch.device) -> "ImageRows":
+        """Return a copy of all of them on a device."""
+        return ImageRows(self.store[self.rows].to(device), torch.arange(len(self), device=device))
+
+
+Images = Tensor | ImageRows
+"""Images (N, ...): all of them at hand, or gathered batch by batch."""
+
+
+def rows_of(images: Images, rows: Tensor) -> ImageRows:
+    """Return the images at `rows` (n,) int64, without copying any."""
+    if isinstance(images, Tensor):
+        return ImageRows(images, rows)
+    return ImageRows(images.store, images.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -80,6 +129,13 @@ class DataSpec:
     def as_input(self, images: Tensor) -> Tensor:
         """Stored images (N, C, H, W) uint8 as the networks see them."""
         return self.normalise(to_unit_range(images))
+
+
+def rows_by_label(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield each label that is among `labels` (N,), ascending, with its rows (n,) int64, ascending; sorts once."""
+    order = labels.argsort(stable=True)
+    there, counts = labels[order].unique_consecutive(return_counts=True)
+    yield from zip(there.tolist(), order.split(counts.tolist()), strict=True)
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -95,6 +95,7 @@ class DistillationData(LightningDataModule):
         self._splits: dict[Split, RealImages] = {}
         self._fingerprints: dict[str, str] = {}
         self._contents: dict[str, Tensor] = {}
+        self._listed: dict[Split, int] = {}
         self._ready = False
         self.pruning_cost: dict[str, float] | None = None
         self.classes: list[ClassInfo] = self.source.classes
@@ -137,7 +138,7 @@ class DistillationData(LightningDataModule):
         self.core_set, self.prune_table = self.train_images, None
         if self._pruner is not None:
             items = _items_of(self.train_images)  # not what the source lists: these can be read
-            started = time.perf_counter()
+            started, self._pruner.decoded_in = time.perf_counter(), self.cache_dir
             self.prune_table = self._pruner.prune(self.source, items, self.spec, self.seed)
             seconds = time.perf_counter() - started
             self.pruning_cost = {**ledger.measured(seconds), "images": len(self.train_images)}
@@ -161,7 +162,9 @@ class DistillationData(LightningDataModule):
         """
         for split in splits:
             if split not in self._fingerprints:
-                self._read_contents(split, self.source.items(split), skip=self.on_error == "skip")
+                items = self.source.items(split)
+                self._read_contents(split, items, skip=self.on_error == "skip")
+                self._listed[split] = len(items)
         return {"format": FORMAT, **{split: self._fingerprints[split] for split in splits}}
 
     @property
@@ -171,7 +174,11 @@ class DistillationData(LightningDataModule):
         if not self._ready:
             return found
         if "core_set" not in self._fingerprints:
-            self._read_contents("core_set", _items_of(self.core_set))
+            if len(self.core_set) == self._listed["train"]:  # all that is listed: the same images
+                self._contents["core_set"] = self._contents["train"]
+                self._fingerprints["core_set"] = found["train"]
+            else:
+                self._read_contents("core_set", _items_of(self.core_set))
         return {**found, "core_set": self._fingerprints["core_set"]}
 
     def contents_of(self, split: Split | Literal["core_set"]) -> Tensor:

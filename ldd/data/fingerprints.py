@@ -4,12 +4,16 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ldd.data.sources import Item, Source, UnreadableImage
+from ldd.disk.table import in_column, texts_of
 
 FORMAT = "2"
 """Version of fingerprints, kept with them. Format 1, `Source.fingerprint`, is over names and sizes."""
@@ -22,7 +26,7 @@ _IN_WORDS = {
 }
 
 
-def content_hashes(source: Source, items: Sequence[Item], *, skip: bool = False) -> list[str]:
+def content_hashes(source: Source, items: Sequence[Item], *, skip: bool = False) -> pa.ChunkedArray:
     """Return the SHA-256 of each image's file, which is kept by its path, size and time of change.
 
     With `skip` an unreadable image has no contents, and an empty hash.
@@ -34,20 +38,21 @@ def content_hashes(source: Source, items: Sequence[Item], *, skip: bool = False)
     except UnreadableImage:
         if not skip:
             raise
-        return [_hash_or_nothing(source, item) for item in items]
+        return in_column(_hash_or_nothing(source, item) for item in items)
 
 
-def fingerprint(items: Sequence[Item], hashes: Sequence[str]) -> str:
+def fingerprint(items: Sequence[Item], hashes: pa.ChunkedArray) -> str:
     """Return a hash over labels, names and contents (`content_hashes`) of images, equal wherever the same files lie."""
     digest = hashlib.sha256(FORMAT.encode())
-    for item, of_file in zip(items, hashes, strict=True):
+    for item, of_file in zip(items, chain.from_iterable(texts_of(hashes)), strict=True):
         digest.update(f"{item.label}\t{item.key}\t{of_file}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def short_hashes(hashes: Sequence[str]) -> Tensor:
+def short_hashes(hashes: pa.ChunkedArray) -> Tensor:
     """Return 60 bits of each hash as int64, ascending and each once: a set of images, whatever they are called."""
-    return torch.tensor(sorted({int(one[:15], 16) for one in hashes if one}), dtype=torch.int64)
+    short = (int(one[:15], 16) for one in chain.from_iterable(texts_of(hashes)) if one)
+    return torch.from_numpy(np.unique(np.fromiter(short, np.int64)))
 
 
 def differences(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldd.errors import UserError
-from ldd.images import DataSpec, Labelled, to_bytes, to_unit_range
+from ldd.images import DataSpec, ImageRows, Images, Labelled, to_bytes, to_unit_range
 from ldd.runtime.devices import send
 from ldd.runtime.seeding import generator
 
@@ -64,6 +64,11 @@ class RealImages:
         """All of them, (M, 3, H, W) uint8: the store itself, or a copy of what was selected from it."""
         return self._part(0, len(self))
 
+    @property
+    def at_hand(self) -> Images:
+        """All of them, without copying any: the store itself, or the rows of it that were selected."""
+        return self._run(self._rows) if self._is_run(self._rows) else ImageRows(self._store, self._rows)
+
     def take(self, places: Tensor) -> Tensor:
         """Return a copy of the images at `places` ((n,) int64, any order), (n, 3, H, W) uint8."""
         return self._store[self._rows[places]]
@@ -74,9 +79,15 @@ class RealImages:
 
     def _part(self, start: int, end: int) -> Tensor:
         rows = self._rows[start:end]
-        if start < end and int(rows[-1]) - int(rows[0]) == end - start - 1:  # ascending: no gap between them
-            return self._store[int(rows[0]) : int(rows[-1]) + 1]
-        return self._store[rows]
+        return self._run(rows) if self._is_run(rows) else self._store[rows]
+
+    @staticmethod
+    def _is_run(rows: Tensor) -> bool:
+        """Whether rows, which ascend, leave no gap between them."""
+        return len(rows) > 0 and int(rows[-1]) - int(rows[0]) == len(rows) - 1
+
+    def _run(self, rows: Tensor) -> Tensor:
+        return self._store[int(rows[0]) : int(rows[-1]) + 1]
 
     def require(self, label: int, n: int, wanted: str) -> None:
         """Raise if a class has fewer than `n` images; `wanted` is the setting that asks for them.
@@ -94,23 +105,17 @@ class RealImages:
         Raises:
             UserError: as `require`.
         """
-        return self.draw_classes([label], n, [generator], wanted=wanted)
+        return self.gathered(self.draw_places([label], n, [generator], wanted))
 
-    def draw_classes(
-        self,
-        labels: Sequence[int],
-        n: int,
-        generators: Sequence[torch.Generator],
-        device: torch.device | None = None,
-        wanted: str = _WANTED,
+    def draw_places(
+        self, labels: Sequence[int], n: int, generators: Sequence[torch.Generator], wanted: str = _WANTED
     ) -> Tensor:
-        """Draw `n` different images of each of K' classes, (K' n, 3, H, W) float32 in [-1, 1], in one gather.
+        """Draw the places of `n` different images of each of K' classes, (K' n,) int64, class-major.
 
         Args:
             labels: the K' classes.
             n: images of each.
             generators: CPU generator of each class.
-            device: where they are wanted; None for where this object holds them.
             wanted: the setting that asks for them, for the message.
 
         Raises:
@@ -120,10 +125,11 @@ class RealImages:
         for label, draws in zip(labels, generators, strict=True):
             self.require(label, n, wanted)
             chosen.append(self._starts[label] + torch.randperm(self.counts[label], generator=draws)[:n])
-        return self._gather(torch.cat(chosen), device)
+        return torch.cat(chosen)
 
-    def _gather(self, chosen: Tensor, device: torch.device | None = None) -> Tensor:
-        found = self._store[send(self._rows[chosen], self._store.device)]
+    def gathered(self, places: Tensor, device: torch.device | None = None) -> Tensor:
+        """Return the images at `places`, (n, 3, H, W) float32 in [-1, 1], on `device` (None: where they are held)."""
+        found = self._store[send(self._rows[places], self._store.device)]
         # Sent as bytes: a quarter of what floats take.
         return to_unit_range(found if device is None else send(found, device))
 
@@ -157,7 +163,7 @@ class RealImages:
                 f"a batch of {n} is more than the {len(self)} images there are; use a smaller batch"
             )
         chosen = torch.randperm(len(self), generator=generator)[:n]
-        return Labelled(self._gather(chosen), self.labels[chosen])
+        return Labelled(self.gathered(chosen), self.labels[chosen])
 
     @property
     def nbytes(self) -> int:

@@ -47,7 +47,18 @@ def load_split(
     source: Source, split: Split, image_size: int, cache_dir: str | None = None, on_error: OnError = "raise"
 ) -> RealImages:
     """Return one split at `image_size`, mapped from `cache_dir` or decoded into it by all CPUs (None: into memory)."""
-    items = source.items(split)
+    return load_items(source, source.items(split), split, image_size, cache_dir, on_error)
+
+
+def load_items(
+    source: Source,
+    items: Sequence[Item],
+    split: Split,
+    image_size: int,
+    cache_dir: str | None = None,
+    on_error: OnError = "raise",
+) -> RealImages:
+    """Return some images of a split, ordered by class, in the same way."""
     if cache_dir is None:
         return decode(source, items, image_size, on_error, every_class=split != "selection")
     entry = CacheEntry(Path(cache_dir).expanduser(), source, split, items, image_size)

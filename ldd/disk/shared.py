@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ldd.disk.locks import locked
 from ldd.disk.shards import Shards
@@ -71,7 +73,47 @@ def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"{found} bytes instead of {expected}")
     if not size:  # a file without bytes cannot be mapped
         return torch.empty(0, dtype=dtype)
-    return torch.from_file(str(path), shared=False, size=size, dtype=dtype)
+    mapped = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
+    storage = mapped.untyped_storage()
+    _MAPPED[storage.data_ptr()] = StorageWeakRef(storage), path.absolute(), _which(path)
+    return mapped
+
+
+_MAPPED: dict[int, tuple[StorageWeakRef, Path, tuple[int, int]]] = {}  # by address
+
+
+def _which(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+@dataclass(frozen=True)
+class MappedPart:
+    """Part of a file that is mapped as a tensor: another process maps it too, instead of being sent the bytes."""
+
+    path: Path
+    numbers: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "MappedPart | None":
+        """Return where a tensor of `map_file`, or a view of one, lies; None for any other, or if the file has gone."""
+        storage = tensor.untyped_storage()
+        known, path, which = _MAPPED.get(storage.data_ptr(), (None, Path(), (0, 0)))
+        if known is None or known.expired() or known != StorageWeakRef(storage):
+            return None
+        with suppress(OSError):
+            if _which(path) == which:
+                numbers, place = storage.nbytes() // tensor.itemsize, tensor.storage_offset()
+                return cls(path, numbers, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(place))
+        return None
+
+    def open(self) -> Tensor:
+        """Return the tensor, mapped by this process."""
+        return map_file(self.path, self.numbers, self.dtype).as_strided(self.shape, self.stride, self.offset)
 
 
 def _check_space(folder: Path, needed: int, contents: str) -> None:

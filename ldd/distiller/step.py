@@ -1,6 +1,6 @@
 """One training step as an objective sees it: draws, real images, and synthetic images with their graph."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -68,14 +68,20 @@ class DistillationStep(StepContext):
 
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
         """Return `n` different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
-        classes, wanted = self.classes if classes is None else classes, "objective.real_batch"
+        classes = self.classes if classes is None else classes
+        (images,) = self.real_parts(n, classes, n * len(classes))
+        return Labelled(images, classes.repeat_interleave(n).to(self._device, non_blocking=True))
+
+    def real_parts(self, n: int, classes: Tensor, chunk: int) -> Iterator[Tensor]:
+        """Yield the images of `real_classes`, each `chunk` of them gathered when it is asked for."""
+        wanted = "objective.real_batch"
         if n > self._fewest:  # on every rank, not only on the one that has the class
             for label in range(self.spec.num_classes):
                 self.core_set.require(label, n, wanted)
         generators = [self.generator("real", label) for label in classes.tolist()]
-        images = self.core_set.draw_classes(classes.tolist(), n, generators, self._device, wanted)
-        labels = classes.repeat_interleave(n).to(self._device, non_blocking=True)
-        return Labelled(images.to(self._synthesis.codes.dtype), labels)
+        places = self.core_set.draw_places(classes.tolist(), n, generators, wanted)
+        for part in places.split(chunk):
+            yield self.core_set.gathered(part, self._device).to(self._synthesis.codes.dtype)
 
     def gather(self, own: Tensor, at: Tensor | None = None, total: int | None = None) -> Tensor:
         """Return values of all codes (N, ...), without graph, from those of this rank's `rows` (N', ...).

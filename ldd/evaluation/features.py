@@ -15,6 +15,7 @@ from ldd.images import DataSpec
 from ldd.networks import ConvNet, Network, train_classifier
 from ldd.networks.pretrained import Classifier
 from ldd.networks.scoring import in_batches
+from ldd.runtime.devices import resident
 from ldd.runtime.seeding import derive_seed, seeded
 from ldd.students.training import one_thread
 
@@ -55,7 +56,7 @@ def trained_network(real: RealImages, spec: DataSpec, seed: int, device: torch.d
     with one_thread(device):  # the same bits on every machine
         train_classifier(
             network.to(device),
-            real.images.to(device),
+            resident(real.at_hand, device),
             real.labels.to(device),
             epochs=EPOCHS,
             batch_size=BATCH,

@@ -20,6 +20,7 @@ from ldd.runtime.classes import dotted_name
 from ldd.runtime.progress import progress
 from ldd.runtime.ranks import from_first_rank, this_rank
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
+from ldd.students.training_set import Draws
 from ldd.students.workers import Sets, run_students
 
 FOLDER = "evaluated"
@@ -147,12 +148,15 @@ class Records:
             source = ""
         return _digest_of(network, f"{dotted_name(type(network))}\n{network!r}\n{source}")
 
-    def _digest(self, tensors: Iterable[Tensor | None]) -> str:
+    def _digest(self, tensors: Iterable[Tensor | Draws | None]) -> str:
         digest = hashlib.sha256()
         for tensor in tensors:
             if tensor is not None and id(tensor) not in self._digests:
                 own = hashlib.sha256()
-                add_tensor(own, tensor)
+                if isinstance(tensor, Draws):  # each follows from its number: the ends stand for all
+                    own.update(f"{len(tensor)} draws".encode())
+                for part in (tensor,) if isinstance(tensor, Tensor) else (tensor[0], tensor[len(tensor) - 1]):
+                    add_tensor(own, part)
                 self._digests[id(tensor)] = own.hexdigest()
             digest.update(b"-" if tensor is None else self._digests[id(tensor)].encode())
         return digest.hexdigest()

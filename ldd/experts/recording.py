@@ -30,11 +30,11 @@ from ldd.experts.trajectories import (
     blank_network,
     find_experts,
 )
-from ldd.images import DataSpec, Labelled
+from ldd.images import DataSpec, Images
 from ldd.networks import ConvNet, NetworkFactory
 from ldd.networks.base import seeded_network
 from ldd.networks.training import train_classifier
-from ldd.runtime.devices import find_device, in_bytes
+from ldd.runtime.devices import find_device, in_bytes, resident
 from ldd.runtime.ledger import EXPERTS, PEAK, SECONDS, STEPS, measured, total, whole
 from ldd.runtime.progress import progress as shown_progress
 from ldd.runtime.seeding import derive_seed
@@ -152,7 +152,7 @@ def _record_missing(
     missing = [expert for expert in wanted if not recording.is_whole(expert)]
     _check_disk(recording, missing, len(wanted))
     recording.write_index()
-    images, labels = data.core_set.images.to(device), data.core_set.labels.to(device)
+    images, labels = resident(data.core_set.at_hand, device), data.core_set.labels.to(device)
     total = len(missing) * training.epochs
     with shown_progress("recording experts", total, unit="epochs", shown=progress) as counter:
 
@@ -161,9 +161,7 @@ def _record_missing(
 
         for done, expert in enumerate(missing):
             started = time.perf_counter()
-            snapshots, losses = _train_expert(
-                network, data.spec, Labelled(images, labels), training, expert, tick
-            )
+            snapshots, losses = _train_expert(network, data.spec, (images, labels), training, expert, tick)
             try:
                 recording.write(expert, snapshots, losses)
                 figures = measured(time.perf_counter() - started, device)
@@ -179,13 +177,13 @@ def _record_missing(
 def _train_expert(
     network: NetworkFactory,
     spec: DataSpec,
-    images: Labelled,
+    images: tuple[Images, Tensor],
     training: ExpertTraining,
     expert: int,
     tick: Callable[[Tensor], None],
 ) -> tuple[Tensor, Tensor]:
-    """Train an expert where the images are; return its snapshots (E + 1, P) and mean losses (E,) on the CPU."""
-    student = seeded_network(network, spec, training.seed, "expert", expert).to(images.images.device)
+    """Train an expert where the labels are; return its snapshots (E + 1, P) and mean losses (E,) on the CPU."""
+    student = seeded_network(network, spec, training.seed, "expert", expert).to(images[1].device)
     first = parameters_to_vector(student.parameters()).detach()
     snapshots, losses = torch.empty(training.epochs + 1, len(first)), torch.empty(training.epochs)
     snapshots[0] = first

@@ -18,7 +18,7 @@ from ldd.disk.files import write_json
 from ldd.disk.records import read_record
 from ldd.errors import UserError, listed
 from ldd.images import ClassInfo
-from ldd.networks.scoring import ScoringNetwork
+from ldd.networks.scoring import ScoringNetwork, by_class
 from ldd.runtime.seeding import derive_seed, generator
 
 T = TypeVar("T")
@@ -174,6 +174,6 @@ def _cut(values: Sequence[T], sizes: Sequence[int]) -> tuple[tuple[T, ...], ...]
 def class_means(data: DistillationData, network: ScoringNetwork, seed: int) -> Tensor:
     """Return the mean feature of each class's core-set, (K, F), in a network trained on all of them."""
     real, spec = data.core_set, data.spec
-    trained = network.trained(real.images, real.labels, spec, seed, "partition")
-    features = network.features(trained, real.images, spec)
-    return torch.stack([features[real.labels == label].mean(0) for label in range(spec.num_classes)])
+    trained = network.trained(real.at_hand, real.labels, spec, seed, "partition")
+    parts = network.features_in_parts(trained, real.at_hand, spec)
+    return torch.stack([features.mean(0) for features in by_class(parts, real.labels)])

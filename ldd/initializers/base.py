@@ -12,7 +12,7 @@ from torch import Tensor
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
-from ldd.images import ClassInfo, DataSpec, to_unit_range
+from ldd.images import ClassInfo, DataSpec, rows_by_label, to_unit_range
 from ldd.priors import Prior
 from ldd.runtime import seeding
 
@@ -111,8 +111,7 @@ class ClassInitializer(Initializer, ABC):
 
 def rows_by_class(codes: Codes) -> Iterator[tuple[int, Tensor]]:
     """Yield each class's label with the rows of its codes, (n,) on their device."""
-    for label in codes.labels.unique().tolist():
-        yield label, (codes.labels == label).nonzero().flatten()
+    return rows_by_label(codes.labels)
 
 
 def check_prior(initializer: Initializer, prior: Prior, *, encodes: bool, samples: bool) -> None:

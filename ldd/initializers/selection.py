@@ -11,7 +11,7 @@ from ldd.codes import Codes, PointCodes
 from ldd.data.pruning.geometry import herd
 from ldd.data.real import RealImages
 from ldd.errors import UserError, check_at_least, check_not_negative
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Images, rows_by_label, rows_of
 from ldd.initializers.base import Initializer, rows_by_class, spec_of
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
@@ -86,7 +86,7 @@ class PoolSelection(Initializer, ABC):
         The means are of `most` real images of a class, or of all.
         """
         spec, training = pool.spec, self.training
-        network = training.trained(pool.real.images, pool.real.labels, spec, pool.seed, "features")
+        network = training.trained(pool.real.at_hand, pool.real.labels, spec, pool.seed, "features")
 
         def features_of(images: Tensor) -> Tensor:
             features = training.features(network, images, spec).double()
@@ -247,23 +247,28 @@ class DifficultyMatched(PoolSelection):
 
     def _difficulties(self, pool: Pool) -> tuple[Tensor, Tensor]:
         """Difficulties of the candidates (K, G n) and of the real images (M,), float64."""
-        images, labels, spec = pool.real.images, pool.real.labels, pool.spec
+        labels, spec = pool.real.labels, pool.spec
         half = torch.empty(len(labels), dtype=torch.bool)
-        for label in range(spec.num_classes):
-            mine = (labels == label).nonzero().flatten()
+        for label, mine in rows_by_label(labels):
             order = torch.randperm(len(mine), generator=derived(pool.seed, "half", label))
             half[mine] = order % 2 == 0
         flat = pool.images.flatten(0, 2)
         own = torch.arange(spec.num_classes).repeat_interleave(len(flat) // spec.num_classes)
         candidates = torch.zeros(len(flat), dtype=torch.float64)
         real = torch.empty(len(labels), dtype=torch.float64)
-        for number, unseen in enumerate((half, ~half)):
+        halves = [(half == side).nonzero().flatten() for side in (True, False)]
+        for number, (unseen, seen) in enumerate((halves, halves[::-1])):
             network = self.training.build(spec, pool.seed, "half", number)
-            self.training.train(network, images[~unseen], labels[~unseen], spec, pool.seed, "half", number)
+            of_seen = rows_of(pool.real.at_hand, seen), labels[seen]
+            self.training.train(network, *of_seen, spec, pool.seed, "half", number)
             candidates += self._difficulty(network, flat, own, spec) / 2
-            real[unseen] = self._difficulty(network, images[unseen], labels[unseen], spec)
+            real[unseen] = self._difficulty(network, rows_of(pool.real.at_hand, unseen), labels[unseen], spec)
         return candidates.unflatten(0, (spec.num_classes, -1)), real
 
-    def _difficulty(self, network: Network, images: Tensor, labels: Tensor, spec: DataSpec) -> Tensor:
-        probabilities = self.training.outputs(network, images, spec).double().softmax(1)
-        return 1 - probabilities.gather(1, labels[:, None])[:, 0]
+    def _difficulty(self, network: Network, images: Images, labels: Tensor, spec: DataSpec) -> Tensor:
+        return self.training.judged(network, images, labels, spec, _doubt)
+
+
+def _doubt(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - p of the class of each image."""
+    return 1 - logits.double().softmax(1).gather(1, labels[:, None])[:, 0]

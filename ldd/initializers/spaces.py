@@ -31,7 +31,7 @@ class TrainedOnce:
     def __call__(self, start: ClassStart) -> Network:
         """Return it."""
         if self._trained is None or self._trained[0] is not start.real or self._trained[1] != start.seed:
-            of = start.real.images, start.real.labels, start.spec, start.seed
+            of = start.real.at_hand, start.real.labels, start.spec, start.seed
             self._trained = start.real, start.seed, self._training.trained(*of, self._purpose)
         return self._trained[2]
 

@@ -1,22 +1,22 @@
 """Scores and features of stored images: networks in batches, and a network that is trained to score."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.errors import UserError, check_at_least
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Images
 from ldd.networks.base import Network, NetworkFactory, seeded_network
 from ldd.networks.convnet import ConvNet
 from ldd.networks.training import train_classifier
-from ldd.runtime.devices import find_device
+from ldd.runtime.devices import find_device, resident
 from ldd.runtime.seeding import derive_seed
 
 CHUNK = 256
@@ -25,13 +25,43 @@ CHUNK = 256
 _SHOWN_STATE = 16  # digits of the hash over initial weights
 
 
-@torch.no_grad()
 def in_batches(
-    function: Callable[[Tensor], Tensor], spec: DataSpec, images: Tensor, device: torch.device
+    function: Callable[[Tensor], Tensor], spec: DataSpec, images: Images, device: torch.device
 ) -> Tensor:
     """Return what `function` gives for images (N, 3, H, W) uint8 as networks see them, (N, ...) float32 on the CPU."""
-    parts = [function(spec.as_input(part.to(device))).float().cpu() for part in images.split(CHUNK)]
-    return torch.cat(parts)
+    return torch.cat([*batch_by_batch(function, spec, images, device)])
+
+
+def batch_by_batch(
+    function: Callable[[Tensor], Tensor], spec: DataSpec, images: Images, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield the parts of `in_batches`, of up to 256 images: a million logits of a thousand classes are 4 GB."""
+    for part in images.split(CHUNK):
+        with torch.no_grad():
+            yield function(spec.as_input(part.to(device))).float().cpu()
+
+
+def by_class(parts: Iterable[Tensor], labels: Tensor) -> Iterator[Tensor]:
+    """Yield what `parts` have of each class that there is, (n, ...), one class at a time; `labels` (N,) ascend."""
+    waiting, rest = list[Tensor](), iter(parts)
+    for count in labels.unique_consecutive(return_counts=True)[1].tolist():
+        while sum(map(len, waiting)) < count:
+            waiting.append(next(rest))
+        together = torch.cat(waiting)
+        yield together[:count]
+        waiting = [together[count:].clone()]
+
+
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""(logits (n, K) float32, labels (n,)), both on the CPU -> what is kept of each image, (n, ...)."""
+
+
+def judged(
+    network: nn.Module, spec: DataSpec, images: Images, labels: Tensor, judge: Judge, device: torch.device
+) -> Tensor:
+    """Return what `judge` keeps of the logits of each image, (N, ...); these are never there all at once."""
+    parts = zip(batch_by_batch(network, spec, images, device), labels.split(CHUNK), strict=True)
+    return torch.cat([judge(*part) for part in parts])
 
 
 def small_convnet(num_classes: int, image_size: int) -> Network:
@@ -84,7 +114,7 @@ class ScoringNetwork:
     def train(
         self,
         network: Network,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         spec: DataSpec,
         seed: int,
@@ -95,7 +125,7 @@ class ScoringNetwork:
         device = find_device(self.device)
         train_classifier(
             network,
-            images.to(device),
+            resident(images, device),
             labels.to(device),
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -106,22 +136,28 @@ class ScoringNetwork:
             on_epoch=on_epoch,
         )
 
-    def trained(self, images: Tensor, labels: Tensor, spec: DataSpec, seed: int, *key: object) -> Network:
+    def trained(self, images: Images, labels: Tensor, spec: DataSpec, seed: int, *key: object) -> Network:
         """Return a network built and trained with the same (seed, key)."""
         network = self.build(spec, seed, *key)
         self.train(network, images, labels, spec, seed, *key)
         return network
 
-    def outputs(self, network: Network, images: Tensor, spec: DataSpec) -> Tensor:
-        """Return logits (N, K) float32 on the CPU, in evaluation mode; the network's mode is restored."""
+    def judged(
+        self, network: Network, images: Images, labels: Tensor, spec: DataSpec, judge: Judge
+    ) -> Tensor:
+        """Return what `judge` keeps of each image's logits in evaluation mode; the network's mode is restored."""
         was_training = network.training
-        logits = in_batches(network.eval(), spec, images, find_device(self.device))
+        kept = judged(network.eval(), spec, images, labels, judge, find_device(self.device))
         network.train(was_training)
-        return logits
+        return kept
 
-    def features(self, network: Network, images: Tensor, spec: DataSpec) -> Tensor:
+    def features(self, network: Network, images: Images, spec: DataSpec) -> Tensor:
         """Return what the last layer sees, (N, F) float32 on the CPU, in evaluation mode."""
-        return in_batches(network.eval().embed, spec, images, find_device(self.device))
+        return torch.cat([*self.features_in_parts(network, images, spec)])
+
+    def features_in_parts(self, network: Network, images: Images, spec: DataSpec) -> Iterator[Tensor]:
+        """Yield `features` of up to 256 images at a time."""
+        return batch_by_batch(network.eval().embed, spec, images, find_device(self.device))
 
     def describe(self, spec: DataSpec, seed: int) -> str:
         """Return in one line what the trained networks follow from, apart from the images."""

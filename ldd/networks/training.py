@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.errors import check_at_least
-from ldd.images import Labelled
+from ldd.images import Images, Labelled
+from ldd.runtime.devices import send
 from ldd.runtime.seeding import generator, seeded
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -35,7 +36,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def train_classifier(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     epochs: int,
@@ -55,8 +56,8 @@ def train_classifier(
     Works under Lightning's inference mode (validation) as long as the network itself was built outside of it.
 
     Args:
-        network: on the device of `images`; the caller initialises it (`ldd.runtime.seeding.seeded`).
-        images: (N, 3, H, W), of any type `normalise` takes; already normalised floats where that is None.
+        network: on the device of `labels`; the caller initialises it (`ldd.runtime.seeding.seeded`).
+        images: (N, 3, H, W), anywhere, of any type `normalise` takes; normalised floats where that is None.
         labels: (N,) int64 classes, or (N, K) float class probabilities.
         epochs: passes over the images, at least 1.
         batch_size: images per step; the last batch of an epoch may be smaller.
@@ -79,13 +80,13 @@ def train_classifier(
     check_at_least(1, epochs=epochs, batch_size=batch_size)
     transform = transform or _plain_transform(augmentation, normalise)
     with torch.inference_mode(False), torch.enable_grad():
-        if images.is_inference() or labels.is_inference():  # which backward could not save
-            images, labels = images.clone(), labels.clone()
+        if isinstance(images, Tensor) and (images.is_inference() or labels.is_inference()):
+            images, labels = images.clone(), labels.clone()  # which backward could not save
         steps = optimizer(network.parameters())
         schedule = scheduler(steps) if scheduler else None
         for epoch in range(epochs):
             images, labels = by_epoch(epoch) if by_epoch else (images, labels)
-            with seeded(seed, "dropout", epoch, device=images.device):
+            with seeded(seed, "dropout", epoch, device=labels.device):
                 batches = epoch_batches(images, labels, batch_size, seed, epoch, transform)
                 total = _train_epoch(network, batches, steps, loss)
             if schedule:
@@ -123,19 +124,22 @@ def _plain_transform(augmentation: SiameseAugmentation | None, normalise: Transf
 
 
 def epoch_batches(
-    images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
+    images: Images, labels: Tensor, batch_size: int, seed: int, epoch: int, transform: BatchTransform
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the (transformed images, targets) of one epoch of `train_classifier`."""
     assert len(images) == len(labels) > 0
     draws = generator(seed, "augmentation", epoch)
+    order = torch.arange(len(images))
     if len(images) > batch_size:
         # Drawn on the CPU, so that the order is the same on every device; sent there once per epoch.
-        order = torch.randperm(len(images), generator=generator(seed, "shuffle", epoch)).to(images.device)
-        parts = ((images[index], labels[index]) for index in torch.split(order, batch_size))
-    else:
-        parts = ((images, labels) for _ in range(1))
-    for batch, targets in parts:
-        yield transform(batch, targets, draws)
+        order = torch.randperm(len(images), generator=generator(seed, "shuffle", epoch))
+    elif isinstance(images, Tensor):
+        yield transform(send(images, labels.device), labels, draws)
+        return
+    there = order.to(labels.device)
+    at = there if images.device == labels.device else order
+    for index, place in zip(there.split(batch_size), at.split(batch_size), strict=True):
+        yield transform(send(images[place], labels.device), labels[index], draws)
 
 
 @torch.no_grad()
@@ -150,8 +154,9 @@ def accuracy(
     """Return the top-1 accuracy in [0, 1], in evaluation mode; the network's mode is restored.
 
     Args:
-        network: on the device of `images`.
-        images: (N, 3, H, W), N at least 1, of any type `normalise` takes; normalised floats where it is None.
+        network: on the device of `labels`.
+        images: (N, 3, H, W), N at least 1, of any type `normalise` takes; normalised floats where it is None. Each
+            batch is sent where they lie elsewhere.
         labels: (N,) int64.
         batch_size: images per forward pass.
         normalise: applied to each batch.
@@ -159,11 +164,12 @@ def accuracy(
     assert len(images) == len(labels) > 0
     was_training = network.training
     network.eval()
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
     try:
-        logits = torch.cat(
-            [network(part if normalise is None else normalise(part)) for part in images.split(batch_size)]
-        )
+        for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            batch = send(part, labels.device)
+            # Not torchmetrics, whose import would double the time that an evaluation worker takes to start.
+            right += (network(batch if normalise is None else normalise(batch)).argmax(1) == truth).sum()
     finally:
         network.train(was_training)
-    # Not torchmetrics, whose import would double the time that an evaluation worker takes to start.
-    return int((logits.argmax(1) == labels).sum()) / len(labels)
+    return int(right) / len(labels)

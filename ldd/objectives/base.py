@@ -93,6 +93,10 @@ class StepContext(Protocol):
     def real_classes(self, n: int, classes: Tensor | None = None) -> Labelled:
         """Return `n` different real images of each class of the shard (or of `classes`, on the CPU), class-major."""
 
+    def real_parts(self, n: int, classes: Tensor, chunk: int) -> Iterator[Tensor]:
+        """Yield the images of `real_classes`, up to `chunk` at a time: of many classes they would fill the memory."""
+        yield from self.real_classes(n, classes).images.split(chunk)
+
     def decode_batches(
         self, batches: Sequence[Tensor], then: Embed | None = None, purpose: str = "codes"
     ) -> list[Tensor]:

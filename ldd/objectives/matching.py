@@ -126,10 +126,10 @@ def real_features(
     context: StepContext, embed: Embed, n: int, classes: Tensor, chunk: int | None = None
 ) -> Tensor:
     """Return features (K', n, F), without graph, of `n` real images of each of `classes`, `chunk` at once."""
-    images, labels = context.real_classes(n, classes).images, classes.repeat_interleave(n)
-    chunk = len(images) if chunk is None else chunk
+    labels = classes.repeat_interleave(n)
+    chunk = len(labels) if chunk is None else chunk
     with torch.no_grad():
-        parts = zip(images.split(chunk), labels.split(chunk), strict=True)
+        parts = zip(context.real_parts(n, classes, chunk), labels.split(chunk), strict=True)
         features = torch.cat([embed(*part) for part in parts])
     return features.view(len(classes), n, *features.shape[1:])
 

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
 
 from ldd.errors import UserError
+from ldd.images import ImageRows, Images
+
+AnyImages = TypeVar("AnyImages", torch.Tensor, ImageRows, Images)
 
 
 def available_cores() -> int:
@@ -89,9 +93,18 @@ def in_bytes(count: float) -> str:
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor of the host on `device`, without waiting for what is queued there: from page-locked memory."""
+    if tensor.device == device:
+        return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def resident(images: AnyImages, device: torch.device) -> AnyImages:
+    """Return images on `device` where they leave half of its memory free, else as they are, to be sent in batches."""
+    if device == images.device or images.nbytes > free_bytes(device) / 2:
+        return images
+    return images.to(device)
 
 
 def device_name(device: torch.device) -> str:

@@ -6,8 +6,9 @@ Without torch.distributed there is one rank and nothing to do.
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_utilities.core import rank_zero
@@ -16,6 +17,7 @@ from lightning_utilities.core.rank_zero import (
     rank_zero_only as rank_zero_only,
     rank_zero_warn as rank_zero_warn,
 )
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldd.errors import UserError
@@ -89,13 +91,14 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def from_any_rank(numbers: Sequence[int]) -> list[int]:
-    """Return the numbers that any rank gives, in ascending order, on every rank."""
+def from_any_rank(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the places that any rank has marked, in ascending order, on every rank; a bit each is sent."""
     ranks = this_rank()[1]
-    everyone = [list(numbers)] * ranks
     if ranks > 1:
-        dist.all_gather_object(everyone, list(numbers))
-    return sorted(set().union(*everyone))
+        everyone = [np.empty(0, np.uint8)] * ranks
+        dist.all_gather_object(everyone, np.packbits(marked))
+        marked = np.unpackbits(np.bitwise_or.reduce(everyone), count=len(marked)).astype(np.bool_)
+    return np.flatnonzero(marked)
 
 
 def dealt(count: int, rank: int, ranks: int) -> range:
@@ -103,26 +106,31 @@ def dealt(count: int, rank: int, ranks: int) -> range:
     return range(rank, count, ranks)
 
 
+def from_each_rank(work: Callable[[], T]) -> list[T]:
+    """Return what each rank does, by rank, on every rank; a UserError of one is raised on all."""
+    parts: list[T | UserError] = []
+    try:
+        parts = [work()]
+    except UserError as error:
+        parts = [error]
+    if (ranks := this_rank()[1]) > 1:
+        mine, parts = parts[0], parts * ranks
+        dist.all_gather_object(parts, mine)
+    for part in parts:
+        if isinstance(part, UserError):
+            raise part
+    return cast("list[T]", parts)
+
+
 def shared(count: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
     """Let every rank do its part of `count` pieces, and return all results on each."""
     rank, ranks = this_rank()
-    if ranks == 1:
-        return list(work(range(count)))
-    mine: list[T] | UserError
-    try:
-        mine = list(work(dealt(count, rank, ranks)))
-    except UserError as error:
-        mine = error
-    parts: list[list[T] | UserError] = [[] for _ in range(ranks)]
-    dist.all_gather_object(parts, mine)
-    return merged(count, parts)
+    return merged(count, from_each_rank(lambda: list(work(dealt(count, rank, ranks)))))
 
 
-def merged(count: int, parts: Sequence[list[T] | UserError]) -> list[T]:
+def merged(count: int, parts: Sequence[list[T]]) -> list[T]:
     """Return the results of all ranks in the order of the work."""
     results: dict[int, T] = {}
     for rank, part in enumerate(parts):
-        if isinstance(part, UserError):
-            raise part
         results.update(zip(dealt(count, rank, len(parts)), part, strict=True))
     return [results[piece] for piece in range(count)]

@@ -52,7 +52,7 @@ def grouped(
     groups: dict[object, list[int]] = {}
     alone = {name: not _can_stack(lesson, name) for name in {student.network for student in students}}
     for place, (student, training) in enumerate(zip(students, trainings, strict=True)):
-        sizes = tuple(None if part is None else (part.shape, part.dtype) for part in training)
+        sizes = tuple((part.shape, part.dtype) if isinstance(part, Tensor) else part for part in training)
         key = (student.network, student.epochs, student.batch_size, student.augmented, sizes)
         single = alone[student.network] or training.crop_labels is not None
         groups.setdefault((place,) if single else key, []).append(place)
@@ -73,9 +73,9 @@ def _can_stack(lesson: Lesson, name: str) -> bool:
 def run_side_by_side(
     lesson: Lesson, students: Sequence[Student], trainings: Sequence[TrainingSet], test: Labelled
 ) -> list[Outcome]:
-    """Train and test a group of `grouped`, on the device of the images; the seconds are each student's share."""
+    """Train and test a group of `grouped`, on the device of the labels; the seconds are each student's share."""
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.enable_grad(), one_thread(test.images.device):
+    with torch.inference_mode(False), torch.enable_grad(), one_thread(test.labels.device):
         scores = [lesson.accuracy(network, test) for network in train(lesson, students, trainings)]
     seconds = (time.perf_counter() - started) / len(students)
     return [Outcome(score, seconds) for score in scores]
@@ -83,7 +83,7 @@ def run_side_by_side(
 
 def train(lesson: Lesson, students: Sequence[Student], trainings: Sequence[TrainingSet]) -> list[nn.Module]:
     """Return the students of a group after their last epoch, as they are tested."""
-    protocol, epochs, device = lesson.protocol, students[0].epochs, trainings[0].images.device
+    protocol, epochs, device = lesson.protocol, students[0].epochs, trainings[0].labels.device
     networks = [
         fresh_network(lesson.factories[s.network], lesson.spec, lesson.seed, s.network, s.repeat).to(device)
         for s in students

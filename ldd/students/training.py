@@ -96,9 +96,9 @@ class Lesson:
         test: Labelled,
         selection: Labelled | None = None,
     ) -> Outcome:
-        """Train and test one student; its set and the splits, (M, 3, H, W) uint8, are on the device to train on."""
+        """Train and test one student; the labels of its set and of the splits are on the device to train on."""
         started = time.perf_counter()
-        with torch.inference_mode(False), one_thread(training.images.device):
+        with torch.inference_mode(False), one_thread(training.labels.device):
             looks = None
             if selection is not None and self.protocol.look_epochs(student.epochs):
                 looks = Looks(partial(self.accuracy, split=selection), partial(self.accuracy, split=test))
@@ -111,14 +111,14 @@ class Lesson:
         self, student: Student, training: Labelled | TrainingSet, looks: "Looks | None" = None
     ) -> nn.Module:
         """Return a student after its last epoch, as it is tested."""
-        with torch.inference_mode(False), one_thread(training.images.device):
+        with torch.inference_mode(False), one_thread(training.labels.device):
             # Labels that were made in Lightning's validation are inference tensors, which no loss can keep.
             training = training._replace(labels=training.labels.clone())
             network = fresh_network(
                 self.factories[student.network], self.spec, self.seed, student.network, student.repeat
             )
             return train_student(
-                network.to(training.images.device),
+                network.to(training.labels.device),
                 training,
                 self.spec,
                 self.protocol,
@@ -131,7 +131,7 @@ class Lesson:
             )
 
     def accuracy(self, network: nn.Module, split: Labelled) -> float:
-        """Return the top-1 of a network on images (M, 3, H, W) uint8 on its device."""
+        """Return the top-1 of a network on images (M, 3, H, W) uint8."""
         return accuracy(network, split.images, split.labels, normalise=self.spec.as_input)
 
 
@@ -190,8 +190,8 @@ def train_student(
     """Train `network` in place by the protocol; return what is to be tested: the network, or its averaged weights.
 
     Args:
-        network: freshly initialised, on the device of the images.
-        training: what it learns from, on the network's device.
+        network: freshly initialised.
+        training: what it learns from; its labels are on the network's device.
         spec: gives the normalisation.
         protocol: gives everything else.
         epochs: passes over the images.

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldd.artefact.soft_labels import DENSE, INDICES, NAMES, VALUES, restored
 from ldd.errors import UserError
 from ldd.images import Labelled
-from ldd.runtime.devices import free_bytes, in_bytes
+from ldd.runtime.devices import free_bytes, in_bytes, resident, send
 from ldd.runtime.seeding import generator
 from ldd.students.protocol import Protocol
 
@@ -81,13 +81,58 @@ class Size(NamedTuple):
         return TrainingCost.of(epochs, self.images * (1 + means), batch_size, decodes)
 
 
+class Draws:
+    """Draws of the codes of a set, P of each, made when they are first looked at.
+
+    Args:
+        count: P.
+        make: returns a draw by its number, (N, 3, H, W) uint8.
+        held: whether all of them are kept; else each is made when an epoch asks for it, and kept until another is.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Tensor], *, held: bool = True) -> None:
+        self.count, self.held = count, held
+        self._make = make
+        self._last: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Return P."""
+        return self.count
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Return one draw, (N, 3, H, W) uint8."""
+        if self.held:
+            return self.images[number]
+        if self._last is None or self._last[0] != number:
+            self._last = None  # before the next is made
+            self._last = number, self._make(number)
+        return self._last[1]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All of them, (P, N, 3, H, W) uint8."""
+        first = self._make(0)
+        drawn = torch.empty(self.count, *first.shape, dtype=first.dtype)
+        for number in range(self.count):
+            drawn[number] = self._make(number) if number else first
+        return drawn
+
+    def of(self, rows: Tensor) -> "Draws":
+        """Return the draws of the codes `rows` alone."""
+        return Draws(self.count, lambda number: self[number][rows], held=self.held)
+
+    def to(self, device: torch.device) -> "Draws":
+        """Return these: a draw is sent when an epoch asks for it."""
+        return self
+
+
 class TrainingSet(NamedTuple):
     """Images, labels and draws.
 
     Attributes:
         images: (N, 3, H, W) uint8; mean images where there are draws.
         labels: (N,) int64, or (N, K) probabilities.
-        samples: (P, N, 3, H, W) uint8, P draws of each code, or None.
+        samples: (P, N, 3, H, W) uint8, P draws of each code, or `Draws` that are made in their epochs, or None.
         crop_seed: 0-d int64, what order and crops follow from where each crop has a label in store, or None.
         crop_labels: (E, N, K) stored labels of the crops, or (E, N, k) the largest probabilities, or None.
         crop_classes: (E, N, k) int, whose these are, or None.
@@ -95,14 +140,15 @@ class TrainingSet(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    samples: Tensor | None = None
+    samples: Tensor | Draws | None = None
     crop_seed: Tensor | None = None
     crop_labels: Tensor | None = None
     crop_classes: Tensor | None = None
 
     def to(self, device: torch.device) -> "TrainingSet":
-        """Return the same on a device."""
-        return TrainingSet(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+        """Return the same on a device, but for images that would fill it: these stay, and are sent in batches."""
+        there = (None if part is None else part.to(device) for part in self[1:])
+        return TrainingSet(resident(self.images, device), *there)  # type: ignore[arg-type]
 
     def with_crops(self, seed: int, stored: Mapping[str, Tensor]) -> "TrainingSet":
         """Return the same with stored labels of its crops, which follow from `seed` (`ldd.labels.crops.CropLabels`)."""
@@ -128,23 +174,6 @@ class TrainingSet(NamedTuple):
         return Size(len(self.images), draws, self.labels.is_floating_point(), self.crop_labels is not None)
 
 
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Draws of the codes of a set, P of each, (P, N, 3, H, W) uint8, made when they are first looked at."""
-
-    count: int
-    make: Callable[[], Tensor]
-
-    @cached_property
-    def images(self) -> Tensor:
-        """(P, N, 3, H, W) uint8."""
-        return self.make()
-
-    def of(self, rows: Tensor) -> "Draws":
-        """Return the draws of the codes `rows` alone."""
-        return Draws(self.count, lambda: self.images[:, rows])
-
-
 def draws_for(
     protocol: Protocol,
     distilled: "DistilledSet",
@@ -164,20 +193,14 @@ def draws_for(
     epochs, _ = protocol.budget(distilled.counts)
     count = protocol.num_draws(epochs)
     needed, free = count * distilled.images.numel(), free_bytes(torch.device("cpu"))
-    if must_fit and needed > _SHARE_OF_FREE_MEMORY * free:
+    held = needed <= _SHARE_OF_FREE_MEMORY * free
+    if must_fit and not held and count < epochs:  # an epoch takes some of all draws
         raise UserError(
             f"protocol {protocol.id}: samples ({protocol.samples}) means {count} draws of {len(distilled.images)} "
             f"codes, {in_bytes(needed)}, but {in_bytes(free)} of memory are free; give a number of samples below "
             f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
         )
-    return Draws(count, partial(_draw, sampler, count, distilled.images.shape, seed))
-
-
-def _draw(sampler: Sampler, count: int, shape: torch.Size, seed: int) -> Tensor:
-    drawn = torch.empty(count, *shape, dtype=torch.uint8)
-    for number in range(count):
-        drawn[number] = sampler(generator(seed, "sample", number))
-    return drawn
+    return Draws(count, lambda number: sampler(generator(seed, "sample", number)), held=held)
 
 
 def by_epoch(
@@ -194,16 +217,17 @@ def by_epoch(
     if samples is None:
         return None
     means = training.size.has_means(protocol)
-    many, codes = len(samples) >= epochs, torch.arange(len(labels), device=images.device)
+    many, codes = len(samples) >= epochs, torch.arange(len(labels), device=labels.device)
 
     def of_epoch(epoch: int) -> Labelled:
         if many:
-            drawn = samples[epoch]
+            drawn = send(samples[epoch], labels.device)
         else:
+            assert isinstance(samples, Tensor)
             which = torch.randint(len(samples), codes.shape, generator=generator(seed, "which sample", epoch))
             drawn = samples[which.to(codes.device), codes]
         if not means:
             return Labelled(drawn, labels)
-        return Labelled(torch.cat([images, drawn]), torch.cat([labels, labels]))
+        return Labelled(torch.cat([send(images, drawn.device), drawn]), torch.cat([labels, labels]))
 
     return of_epoch

@@ -17,16 +17,20 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from torch import Tensor, distributed
 
+from ldd.disk.shared import MappedPart
 from ldd.errors import UserError
 from ldd.images import Labelled
-from ldd.runtime.devices import available_cores
+from ldd.runtime.devices import available_cores, resident
 from ldd.runtime.processes import end_with_parent
 from ldd.runtime.ranks import dealt, this_rank
 from ldd.students.side_by_side import grouped, run_side_by_side
 from ldd.students.training import Lesson, Outcome, Student
-from ldd.students.training_set import TrainingSet
+from ldd.students.training_set import Draws, TrainingSet
 
 Array = npt.NDArray[Any]
+Sent = Array | MappedPart
+"""A tensor on its way to a worker process."""
+
 Sets = Mapping[tuple[str, int], Labelled | TrainingSet]
 """(set, repeat) -> what its students learn from, on the CPU."""
 
@@ -66,7 +70,9 @@ def run_students(
         students, key=lambda student: -student.epochs * len(sets[student.set, student.repeat].labels)
     )
     mine = [order[place] for place in dealt(len(order), rank, world_size)]
-    workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" else 1
+    # Draws are made where their prior is: in this process.
+    drawn = any(isinstance(part, Draws) for student in mine for part in sets[student.set, student.repeat])
+    workers = min(count_workers(num_workers), len(mine)) if device.type == "cpu" and not drawn else 1
     outcomes: dict[Student, Outcome] = {}
     results = (
         _in_workers(lesson, mine, sets, (test, selection), workers)
@@ -102,8 +108,12 @@ def _here(
     device: torch.device,
     side_by_side: int | None,
 ) -> Results:
-    there = [None if split is None else Labelled(*(part.to(device) for part in split)) for split in splits]
-    test, *rest = filter(None, there)
+    there = [
+        Labelled(resident(split.images, device), split.labels.to(device))
+        for split in splits
+        if split is not None
+    ]
+    test, *rest = there
     if lesson.teacher is not None:
         lesson = replace(lesson, teacher=lesson.teacher.to(device))
     most = 1 if side_by_side is None and device.type == "cpu" else side_by_side
@@ -130,11 +140,14 @@ def _in_workers(
     # that script again, map a large array instead of copying it, and notice when one of them is killed.
     lesson = replace(lesson, factories={name: _bare(made) for name, made in lesson.factories.items()})
     _check_sendable(lesson)
-    arrays: dict[int, Array] = {}
+    sent: dict[int, Sent] = {}
 
-    def shared(data: Labelled | TrainingSet) -> tuple[Array | None, ...]:
+    def shared(data: Labelled | TrainingSet) -> tuple[Sent | None, ...]:
         # One array object per tensor: joblib writes each object to its temporary file once.
-        return tuple(None if part is None else arrays.setdefault(id(part), part.numpy()) for part in data)
+        for part in data:
+            if isinstance(part, Tensor) and id(part) not in sent:
+                sent[id(part)] = MappedPart.of(part) or part.numpy()
+        return tuple(None if part is None else sent[id(part)] for part in data)
 
     numerics, tested = _Numerics.of_this_process(), [shared(split) for split in splits if split is not None]
     tasks = (
@@ -203,8 +216,8 @@ def _work(
     numerics: _Numerics,
     lesson: Lesson,
     student: Student,
-    training: tuple[Array | None, ...],
-    splits: Sequence[tuple[Array, Array]],
+    training: tuple[Sent | None, ...],
+    splits: Sequence[tuple[Sent, Sent]],
 ) -> tuple[Student, Outcome]:
     """Train and test one student in a worker process."""
     end_with_parent()
@@ -213,7 +226,9 @@ def _work(
     return student, lesson.run(student, learned, *(Labelled(*map(_tensor, split)) for split in splits))
 
 
-def _tensor(array: Array) -> Tensor:
+def _tensor(array: Sent) -> Tensor:
+    if isinstance(array, MappedPart):
+        return array.open()
     with warnings.catch_warnings():
         # What joblib maps is read-only, and nobody writes to it; a copy might not fit into memory.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

@@ -177,7 +177,7 @@ def test_the_next_step_is_prepared_before_the_host_waits(tiny_prior_path, digits
         monkeypatch.setattr(owner, name, call)
 
     noted(DistillationStep, "network", "network")
-    noted(DistillationStep, "real_classes", "real images")
+    noted(DistillationStep, "real_parts", "real images")
     noted(Tensor, "backward", "backward")
     noted(_Later, "read", "wait")
     noted(SGD, "step", "update")

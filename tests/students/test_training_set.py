@@ -1,5 +1,6 @@
 """What each epoch of a student sees, counted and compared by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from small_world import NARROW, SPEC, protocol_file, small_set, striped
 
 from ldd.errors import UserError
 from ldd.evaluation import Protocol, TrainingSet, train_student
+from ldd.evaluation.baselines.stored import StoredSet
 from ldd.images import Labelled
 from ldd.runtime.seeding import seeded
 from ldd.students import training_set as module
@@ -128,7 +130,36 @@ def test_too_many_draws(protocol, monkeypatch):
     with pytest.raises(
         UserError, match=r"samples \(11\) means 11 draws of 3 codes.*number of samples below 10"
     ):
-        drawn(protocol(samples=11), seed=1)
+        drawn(replace(protocol(samples=11), epochs=12), seed=1)
+
+
+def test_draws_that_do_not_fit_are_made_in_their_epochs(protocol, monkeypatch):
+    """The same students; one draw is there at a time, and two sets of one evaluation share it."""
+    recipe, made = protocol(mean_images="never"), []
+    spread = small_set(codes={"latents": torch.zeros(3, 2), "log_variance": torch.zeros(3, 2)})
+
+    def sampler(generator):
+        made.append(generator.initial_seed())
+        return torch.randint(0, 256, spread.images.shape, generator=generator).to(torch.uint8)
+
+    def outcomes(workers):
+        draws = draws_for(recipe, spread, sampler, seed=3)
+        sets = {
+            ("all", 0): StoredSet("all", spread, samples=draws).training,
+            ("turned", 0): StoredSet("turned", spread, samples=draws.of(torch.tensor([2, 0, 1]))).training,
+        }
+        students = [Student(name, "narrow", repeat, EPOCHS) for name, repeat in sets]
+        lesson, test = Lesson(SPEC, recipe, {"narrow": NARROW}, 7), Labelled(*striped(10, 2))
+        found = run_students(lesson, students, sets, test, device=torch.device("cpu"), num_workers=workers)
+        return draws, [outcome.accuracy for outcome in found.values()]
+
+    held, expected = outcomes(1)
+    assert (held.held, len(made)) == (True, EPOCHS)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 1)
+    draws, found = outcomes(2)  # draws are not sent to workers, nor is what makes them
+    assert (draws.held, found) == (False, expected)
+    assert made[EPOCHS:] == made[:EPOCHS] * 2, "each student's epochs in turn"
+    assert draws[0] is draws[0]
 
 
 def test_training_on_draws_is_training_on_each_epochs_images(protocol):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_world import NARROW, SPEC, protocol_file, striped
 
+from ldd.disk.shared import map_file
 from ldd.errors import UserError
 from ldd.evaluation import Protocol
 from ldd.images import Labelled
@@ -62,6 +63,30 @@ def test_workers_give_the_same_bits(tmp_path):
     assert [o.accuracy for o in many.values()] == [o.accuracy for o in alone.values()]
     assert sorted(map(repr, done)) == sorted(map(repr, students() * 2))
     assert len({o.accuracy for o in alone.values()}) > 2
+
+
+def test_images_of_a_mapped_file_are_not_sent(tmp_path, monkeypatch):
+    """Workers map the file themselves: joblib, which writes what it sends to a folder, has less than the images."""
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(sent))
+    images, labels = SETS["b", 0]
+    (tmp_path / "images.bin").write_bytes(images.numpy().tobytes())
+    mapped = map_file(tmp_path / "images.bin", images.numel(), torch.uint8).view(images.shape)
+    sets = {("b", repeat): Labelled(mapped, labels) for repeat in range(2)}
+    test, written = Labelled(mapped[:60:2], labels[:60:2]), []
+
+    def done(student, outcome):
+        written.append(sum(path.stat().st_size for path in sent.rglob("*") if path.is_file()))
+
+    todo = [Student("b", "narrow", repeat, 2) for repeat in range(2)]
+    common = {"device": CPU, "done": done}
+    many = run_students(lesson(tmp_path), todo, sets, test, num_workers=2, **common)
+    assert max(written) < images.nbytes / 10
+    plain = {key: Labelled(images, labels) for key in sets}
+    other = Labelled(images[:60:2], labels[:60:2])
+    alone = run_students(lesson(tmp_path), todo, plain, other, num_workers=1, **common)
+    assert [o.accuracy for o in many.values()] == [o.accuracy for o in alone.values()]
 
 
 def no_children():

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ldd.data.pruning.table import ScoreFacts, ScoreTable, ordered
 from ldd.data.sources import Item, Source
-from ldd.disk.table import Store
+from ldd.disk.table import Store, in_column
 from ldd.errors import UserError
-from ldd.images import DataSpec
+from ldd.images import DataSpec, rows_by_label
 from ldd.runtime.progress import progress
-from ldd.runtime.ranks import from_any_rank, shared, this_rank
+from ldd.runtime.ranks import from_any_rank, from_each_rank, shared, this_rank
 from ldd.runtime.seeding import generator
 
 T = TypeVar("T")
@@ -153,7 +153,14 @@ def smallest_keep(counts: Sequence[int], needed: int) -> float | None:
 
 
 class Pruner(ABC):
-    """Chooses the core-set of a training split, before the images are resized for the run."""
+    """Chooses the core-set of a training split, before the images are resized for the run.
+
+    Attributes:
+        decoded_in: folder for decoded images, mapped into memory; None decodes what is needed into memory. Data with a
+            `cache_dir` set it.
+    """
+
+    decoded_in: str | None = None
 
     @abstractmethod
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
@@ -241,10 +248,9 @@ class RandomPruner(RankedPruner):
         """Draw numbers in [0, 1), a stream for each class; no file is opened, so the table has no hashes."""
         labels = torch.tensor([item.label for item in items], dtype=torch.int64)
         values = torch.empty(len(items), dtype=torch.float64)
-        for label in labels.unique().tolist():
-            mine = labels == label
+        for label, mine in rows_by_label(labels):
             draws = generator(seed, "random pruner", spec.classes[label].wnid)
-            values[mine] = torch.rand(int(mine.sum()), dtype=torch.float64, generator=draws)
+            values[mine] = torch.rand(len(mine), dtype=torch.float64, generator=draws)
         facts = ScoreFacts("random", seed=seed)
         return ScoreTable.build(items, None, spec.classes, facts, values.numpy())
 
@@ -262,7 +268,7 @@ def complete(
 ) -> list[T]:
     """Return the known results, and the others (None) as the ranks together find them by `work`."""
     # Of any rank: one that looks late finds what another has already added.
-    missing = from_any_rank([place for place, result in enumerate(known) if result is None])
+    missing = from_any_rank(np.array([result is None for result in known], dtype=np.bool_)).tolist()
     computed: list[T] = []
     if missing:
         computed = shared(len(missing), lambda pieces: work([missing[piece] for piece in pieces]))
@@ -272,49 +278,87 @@ def complete(
     return [found[place] if place in found else known[place] for place in range(len(known))]  # type: ignore[misc]
 
 
-def hash_items(source: Source, items: Sequence[Item], cache_dir: Path | None) -> list[str]:
-    """Return the SHA-256 of each image's file; the cache knows files of the same size and time of change."""
-    store = Store(cache_dir / "hashes", {"sha256": pa.string()}) if cache_dir is not None else None
-    keys = [f"{source.place}\t{item.key}\t{source.revision(item)}" for item in items]
-
-    def work(places: Sequence[int]) -> list[str]:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            starts = range(0, len(places), _AT_ONCE)
-            chunks = ([items[place] for place in places[start : start + _AT_ONCE]] for start in starts)
-            found = (digest for chunk in chunks for digest in pool.map(source.sha256, chunk))
-            return stored("hashing images", [keys[place] for place in places], found, store, _column)
-
-    known = [None] * len(items) if store is None else store.find(keys)["sha256"].to_pylist()
-    return complete(known, work, store)
+Finder = Callable[[Sequence[int]], Iterable[tuple[object, ...]]]
+"""Yields what is found for each of some items, by their places: a value for each column."""
 
 
-def _column(digests: Sequence[str]) -> dict[str, pa.Array]:
-    return {"sha256": pa.array(digests, pa.string())}
+def complete_rows(
+    what: str, keys: Iterable[str], columns: Mapping[str, pa.DataType], folder: Path | None, work: Finder
+) -> pa.Table:
+    """Return a row for each key: those that are known in `folder`, and the others as the ranks together find them.
+
+    The rows lie in Arrow's columns throughout: a million Python objects of each kind would take ten times as much. What
+    is found is kept at once, with a bar that says `what`.
+    """
+    store = None if folder is None else Store(folder, columns)
+    names = in_column(keys if folder is not None else ("" for _ in keys))  # which no store would keep
+    schema = pa.schema(dict(columns))
+    if store is None:
+        known = pa.table([pa.nulls(len(names), kind) for kind in columns.values()], schema=schema)
+    else:
+        known = store.find(names)
+    missing = from_any_rank(known[0].is_null().to_numpy())
+    if len(missing):
+
+        def mine() -> pa.Table:
+            rank, ranks = this_rank()
+            places = missing[rank::ranks]
+            return _kept(what, names.take(pa.array(places)), work(places.tolist()), schema, store)
+
+        parts = from_each_rank(mine)
+        found = np.concatenate([np.arange(len(missing))[rank :: len(parts)] for rank in range(len(parts))])
+        rows = np.arange(len(names))
+        rows[missing[found]] = len(names) + np.arange(len(missing))
+        known = pa.concat_tables([known, *parts]).take(pa.array(rows))
+    if store is not None and this_rank()[0] == 0:
+        store.merge()
+    return known
 
 
-def stored(
+def _kept(
     what: str,
-    keys: Sequence[str],
-    results: Iterable[T],
+    keys: pa.ChunkedArray,
+    results: Iterable[tuple[object, ...]],
+    schema: pa.Schema,
     store: Store | None,
-    columns: Callable[[Sequence[T]], Mapping[str, pa.Array]],
-) -> list[T]:
-    """Return results, with a bar, and write them to the store as they come: a kill costs some seconds of work."""
-    found: list[T] = []
+) -> pa.Table:
+    """Return results as a table, written to the store as they come: a kill costs some seconds of work."""
+    done: list[pa.Table] = []
+    waiting: list[tuple[object, ...]] = []
     saved, at = 0, time.monotonic()
 
     def save() -> None:
-        if store is not None and len(found) > saved:
-            store.add(keys[saved : len(found)], **columns(found[saved:]))
+        nonlocal saved, at
+        if waiting:
+            rows = map(pa.array, zip(*waiting, strict=True), schema.types)
+            done.append(pa.table([*rows], schema=schema))
+            if store is not None:
+                columns = dict(zip(schema.names, done[-1].columns, strict=True))
+                store.add(keys.slice(saved, len(waiting)), **columns)
+        saved, at = saved + len(waiting), time.monotonic()
+        waiting.clear()
 
     with progress(what, len(keys)) as counter:
         try:
             for result in results:
-                found.append(result)
+                waiting.append(result)
                 counter.add(1)
-                if len(found) - saved >= _SAVE_EVERY or time.monotonic() - at > _SAVE_SECONDS:
+                if len(waiting) >= _SAVE_EVERY or time.monotonic() - at > _SAVE_SECONDS:
                     save()
-                    saved, at = len(found), time.monotonic()
         finally:  # also what was done before an unreadable image or a signal
             save()
-    return found
+    return pa.concat_tables([schema.empty_table(), *done])
+
+
+def hash_items(source: Source, items: Sequence[Item], cache_dir: Path | None) -> pa.ChunkedArray:
+    """Return the SHA-256 of each image's file; the cache knows files of the same size and time of change."""
+
+    def work(places: Sequence[int]) -> Iterator[tuple[str]]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(places), _AT_ONCE):
+                chunk = [items[place] for place in places[start : start + _AT_ONCE]]
+                yield from zip(pool.map(source.sha256, chunk), strict=True)
+
+    keys = (f"{source.place}\t{item.key}\t{source.revision(item)}" for item in items)
+    folder = None if cache_dir is None else cache_dir / "hashes"
+    return complete_rows("hashing images", keys, {"sha256": pa.string()}, folder, work)["sha256"]

@@ -7,7 +7,7 @@ from ldd.data.pruning.base import CACHE_DIR, Order, Scope
 from ldd.data.pruning.scoring import losses_and_margins
 from ldd.data.pruning.trained import TrainedPruner
 from ldd.errors import UserError
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Images, rows_by_label, rows_of
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.seeding import generator
 
@@ -58,22 +58,23 @@ class CrossFittedLossPruner(TrainedPruner):
         """Return the number of folds."""
         return f"cross-fitted over {self.folds} folds,"
 
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return loss and margin of one fold's images under a network trained on the rest, NaN for all others."""
         held_out = fold_numbers(labels, self.folds, spec, seed) == piece
-        seen, truth = images[~held_out], labels[~held_out]
-        network = self.training.trained(seen, truth, spec, seed, "cross-fitted", piece)
+        seen, unseen = ((held_out == side).nonzero().flatten() for side in (False, True))
+        of_seen = rows_of(images, seen), labels[seen]
+        network = self.training.trained(*of_seen, spec, seed, "cross-fitted", piece)
         found = torch.full((len(labels), 2), torch.nan, dtype=torch.float64)
-        logits = self.training.outputs(network, images[held_out], spec)
-        found[held_out] = losses_and_margins(logits.double(), labels[held_out])
+        found[unseen] = self.training.judged(
+            network, rows_of(images, unseen), labels[unseen], spec, losses_and_margins
+        )
         return found
 
 
 def fold_numbers(labels: Tensor, folds: int, spec: DataSpec, seed: int) -> Tensor:
     """Return (M,) the fold of each image: equal parts of every class, drawn at random."""
     numbers = torch.empty_like(labels)
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero().flatten()
+    for label, rows in rows_by_label(labels):
         wnid = spec.classes[label].wnid
         if len(rows) < folds:
             raise UserError(

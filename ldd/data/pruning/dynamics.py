@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ldd.data.pruning.base import CACHE_DIR, Order, Scope
 from ldd.data.pruning.trained import TrainedPruner
 from ldd.errors import UserError, check_at_least
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Images
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.devices import find_device
@@ -80,10 +80,10 @@ class EL2NPruner(EnsemblePruner):
     ) -> None:
         super().__init__(keep, order, scope, skip_easiest, networks, training, cache_dir)
 
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return error lengths (M, 1) under one network."""
         network = self.training.trained(images, labels, spec, seed, "el2n", piece)
-        return error_lengths(self.training.outputs(network, images, spec), labels)[:, None]
+        return self.training.judged(network, images, labels, spec, error_lengths)[:, None]
 
 
 def error_lengths(logits: Tensor, labels: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class GraNdPruner(EnsemblePruner):
     columns = ("grand",)
     description = "grand over {} networks at initialisation,"
 
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return gradient lengths (M, 1) under one network."""
         network = self.training.build(spec, seed, "grand", piece).eval()
         device = find_device(self.training.device)
@@ -180,13 +180,16 @@ class ForgettingPruner(EnsemblePruner):
         if training.epochs < 2:
             raise UserError(f"training.epochs={training.epochs}: nothing can be forgotten in fewer than 2")
 
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return forgetting events (M, 1) of one network."""
         network = self.training.build(spec, seed, "forgetting", piece)
         history: list[Tensor] = []
 
         def look(epoch: int, loss: Tensor) -> None:
-            history.append(self.training.outputs(network, images, spec).argmax(1) == labels)
+            right = self.training.judged(
+                network, images, labels, spec, lambda out, truth: out.argmax(1) == truth
+            )
+            history.append(right)
 
         self.training.train(network, images, labels, spec, seed, "forgetting", piece, on_epoch=look)
         return forgetting_events(torch.stack(history)).double()[:, None]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ldd.data.pruning.base import CACHE_DIR
 from ldd.data.pruning.trained import TrainedPruner
-from ldd.images import DataSpec
-from ldd.networks.scoring import ScoringNetwork
+from ldd.images import DataSpec, Images, rows_by_label
+from ldd.networks.scoring import ScoringNetwork, by_class
 
 
 class GreedyPruner(TrainedPruner):
@@ -34,14 +34,14 @@ class GreedyPruner(TrainedPruner):
         """Return the criterion alone."""
         return f"{self.columns[0]} on features of"
 
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return places (M, 1) in the order of picking."""
         network = self.training.trained(images, labels, spec, seed, "features")
-        features = self.training.features(network, images, spec).double()
         places = torch.empty(len(labels), 1, dtype=torch.float64)
-        for label in labels.unique().tolist():
-            mine = (labels == label).nonzero().flatten()
-            places[mine[self.order(features[mine])], 0] = torch.arange(len(mine), dtype=torch.float64)
+        parts = self.training.features_in_parts(network, images, spec)
+        for (_, mine), features in zip(rows_by_label(labels), by_class(parts, labels), strict=True):
+            order = self.order(features.double())
+            places[mine[order], 0] = torch.arange(len(mine), dtype=torch.float64)
         return places
 
     @staticmethod

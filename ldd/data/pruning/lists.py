@@ -13,7 +13,7 @@ from ldd.data.pruning.table import ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.disk.files import read_json, write_json
 from ldd.errors import UserError
-from ldd.images import ClassInfo, DataSpec
+from ldd.images import ClassInfo, DataSpec, rows_by_label
 
 _ORDERS: dict[Order, str] = {"easy": "asc", "hard": "desc"}
 _LEAST_PARTS = 2  # the class's folder and the file: what layouts of one data set agree in
@@ -54,14 +54,12 @@ class ListPruner(Pruner):
         parts = _telling_parts([item.key for item in items])
         listed = {_tail(path, parts) for path in self._paths()}
         values = np.array([_tail(item.key, parts) not in listed for item in items], dtype=np.float64)
-        labels = np.array([item.label for item in items])
-        for label in np.unique(labels).tolist():
-            mine = labels == label
-            if values[mine].all():
-                first = items[int(np.flatnonzero(mine)[0])].key
+        for label, mine in rows_by_label(torch.tensor([item.label for item in items])):
+            if values[mine.numpy()].all():
+                first = items[int(mine[0])].key
                 raise UserError(
                     f"lists={str(self.folder)!r}: the {len(self.files)} lists {self.pattern} match none of the "
-                    f"{int(mine.sum())} images of class {spec.classes[label].wnid!r} (the data have e.g. {first}, the "
+                    f"{len(mine)} images of class {spec.classes[label].wnid!r} (the data have e.g. {first}, the "
                     f"lists e.g. {next(self._paths(), 'no path')}); use lists of these data"
                 )
         return ScoreTable.build(items, None, spec.classes, ScoreFacts("unlisted"), values)
@@ -93,8 +91,10 @@ def write_lists(
     """
     ranks = table.rows["rank"].to_numpy() * (1 if selection.order == "easy" else -1)
     written = []
+    kept = np.flatnonzero(table.is_kept)
+    by_label = {label: kept[rows.numpy()] for label, rows in rows_by_label(torch.tensor(table.labels[kept]))}
     for info in classes:
-        rows = np.flatnonzero(table.is_kept & (table.labels == info.label))
+        rows = by_label.get(info.label, kept[:0])
         rows = rows[np.argsort(ranks[rows], kind="stable")]
         names = [prefix + path for path in table.rows["path"].take(rows).to_pylist()]
         written.append(folder / _list_name(str(info.id), selection.keep, selection.order))

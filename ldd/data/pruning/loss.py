@@ -1,24 +1,23 @@
 """Pruning by the loss of a pre-trained classifier."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 
-from ldd.data.pruning.base import CACHE_DIR, Order, RankedPruner, Scope, complete, hash_items, stored
+from ldd.data.pruning.base import CACHE_DIR, Order, RankedPruner, Scope, complete_rows, hash_items
 from ldd.data.pruning.scoring import BatchSize, Precision, Scorer, resolved
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
-from ldd.disk.table import Store
+from ldd.disk.table import texts_of
 from ldd.errors import UserError
 from ldd.images import DataSpec
 from ldd.networks.pretrained import Classifier, Size, class_outputs
 from ldd.runtime.devices import find_device
 from ldd.runtime.ranks import rank_zero_warn
 
-_COLUMNS = ("loss", "margin")
 _ENOUGH_TO_JUDGE = 100  # images
 
 
@@ -82,22 +81,19 @@ class LossPruner(RankedPruner):
         outputs = class_outputs(spec.classes, self.classifier.outputs, self.classifier.architecture)
         targets = outputs[torch.tensor([item.label for item in items], dtype=torch.int64)].tolist()
         hashes = hash_items(source, items, self.cache_dir)
-        keys = [f"{digest} {target}" for digest, target in zip(hashes, targets, strict=True)]
-        store = self._store()
+        digests = (digest for part in texts_of(hashes) for digest in part)
+        keys = (f"{digest} {target}" for digest, target in zip(digests, targets, strict=True))
 
-        def work(rows: Sequence[int]) -> list[list[float]]:
+        def work(rows: Sequence[int]) -> Iterator[tuple[float, ...]]:
             network, device = self.classifier.load(), find_device(self.device)
             scorer = Scorer(device, network, self.preprocessing, self.batch_size, self.precision)
             batches = scorer(source, [items[row] for row in rows], [targets[row] for row in rows])
-            found = (pair for batch in batches for pair in batch.tolist())
-            return stored("scoring images", [keys[row] for row in rows], found, store, _columns)
+            return (tuple(pair) for batch in batches for pair in batch.tolist())
 
-        known: list[list[float] | None] = [None] * len(items)
-        if store is not None:
-            found = store.find(keys)
-            pairs = zip(*(found[name].to_pylist() for name in _COLUMNS), strict=True)
-            known = [None if loss is None else [loss, margin] for loss, margin in pairs]
-        losses, margins = np.array(complete(known, work, store)).T
+        kinds = dict.fromkeys(("loss", "margin"), pa.float64())
+        losses, margins = map(
+            pa.ChunkedArray.to_numpy, complete_rows("scoring images", keys, kinds, self._folder, work)
+        )
         self._warn_of_chance(margins)
         facts = ScoreFacts("loss", self.classifier.identity, self._conditions)
         return ScoreTable.build(items, hashes, spec.classes, facts, losses, loss=losses, margin=margins)
@@ -106,11 +102,13 @@ class LossPruner(RankedPruner):
     def _conditions(self) -> str:
         return f"{self.preprocessing}, {self.precision}"
 
-    def _store(self) -> Store | None:
+    @property
+    def _folder(self) -> Path | None:
+        """Of the scores of this classifier under these conditions."""
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(f"{self.classifier.identity}; {self._conditions}".encode()).hexdigest()[:16]
-        return Store(self.cache_dir / key, dict.fromkeys(_COLUMNS, pa.float64()))
+        key = f"{self.classifier.identity}; {self._conditions}"
+        return self.cache_dir / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def _warn_of_chance(self, margins: Floats) -> None:
         right, chance = float((margins > 0).mean()), 1 / self.classifier.outputs
@@ -120,7 +118,3 @@ class LossPruner(RankedPruner):
                 f"{self.classifier.architecture} gets {right:.2%} of these images right, no more than guessing would; "
                 "check that classifier, mean, std and the data's classes belong together"
             )
-
-
-def _columns(pairs: Sequence[list[float]]) -> dict[str, pa.Array]:
-    return dict(zip(_COLUMNS, map(pa.array, np.array(pairs).T), strict=True))

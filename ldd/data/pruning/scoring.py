@@ -73,14 +73,15 @@ class Scorer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._reduced):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
         there = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
-        return losses_and_margins(logits.to(there).double(), torch.tensor(targets, device=there)).cpu()
+        return losses_and_margins(logits.to(there), torch.tensor(targets, device=there)).cpu()
 
 
 def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:
     """Return (N, 2) float64: cross-entropy of the true class, and its logit minus the highest other one."""
+    logits = logits.double()
     true = logits.gather(1, targets[:, None])
     others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
-    return torch.stack([F.cross_entropy(logits, targets, reduction="none"), true[:, 0] - others], 1).double()
+    return torch.stack([F.cross_entropy(logits, targets, reduction="none"), true[:, 0] - others], 1)
 
 
 def resolved(precision: Precision, device: str) -> Precision:

@@ -21,7 +21,7 @@ from ldd.data.pruning.base import (
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
 from ldd.errors import UserError, check_at_least
-from ldd.images import DataSpec
+from ldd.images import DataSpec, rows_by_label
 from ldd.runtime.seeding import generator
 
 
@@ -122,12 +122,12 @@ class StratifiedPruner(TablePruner):
         """Return the indices (m,) int64, ascending, of the items kept."""
         self.selection(table)  # raises where a share leaves a class empty
         kept: list[int] = []
-        places = table.rows["rank"].to_numpy()
-        for label, count in enumerate(table.counts):
-            mine = np.flatnonzero(table.labels == label)
+        places, values = table.rows["rank"].to_numpy(), table.values
+        for label, rows in rows_by_label(torch.tensor(table.labels)):
+            mine, count = rows.numpy(), len(rows)
             # By rank, so that equal scores have one order everywhere.
             mine = mine[np.argsort(places[mine])][: count - exact_floor(self.skip_hardest, count)]
-            kept += self._draw(table.values[mine], mine, exact_floor(self.selection.keep, count), label)
+            kept += self._draw(values[mine], mine, exact_floor(self.selection.keep, count), label)
         return torch.tensor(sorted(kept))
 
     def smallest_keep(self, table: ScoreTable, needed: int) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ class ScoreTable:
     def build(
         cls,
         items: Sequence[Item],
-        hashes: Sequence[str] | None,
+        hashes: pa.ChunkedArray | None,
         classes: Sequence[ClassInfo],
         facts: ScoreFacts,
         values: Floats,
@@ -101,14 +102,17 @@ class ScoreTable:
         """
         wnids = [info.wnid for info in classes]
         given = {"sha256": hashes, "loss": loss, "margin": margin, "kept": None}
-        columns = {
+        columns: dict[str, Any] = {
             "path": [item.key for item in items],
             "label": [item.label for item in items],
             "wnid": [wnids[item.label] for item in items],
             "rank": np.zeros(len(items), dtype=np.int64),
             **{name: pa.nulls(len(items)) if part is None else part for name, part in given.items()},
         }
-        rows = pa.table({name: pa.array(columns[name]).cast(kind) for name, kind in _COLUMNS.items()})
+        columns |= {
+            name: pa.array(part) for name, part in columns.items() if not isinstance(part, pa.ChunkedArray)
+        }
+        rows = pa.table({name: columns[name].cast(kind) for name, kind in _COLUMNS.items()})
         rows = _replaced(rows, facts.criterion, pa.array(values, pa.float64()))
         _check_rows(rows, facts.criterion)
         return _ranked(cls(rows, facts))

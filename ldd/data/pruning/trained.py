@@ -12,9 +12,9 @@ from torch import Tensor
 from ldd.data.pruning.base import Order, RankedPruner, Scope, complete, hash_items
 from ldd.data.pruning.table import Floats, ScoreFacts, ScoreTable
 from ldd.data.sources import Item, Source
-from ldd.data.splits import decode
+from ldd.data.splits import load_items
 from ldd.disk.table import Store
-from ldd.images import DataSpec
+from ldd.images import DataSpec, Images
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runtime.progress import progress
 
@@ -53,7 +53,7 @@ class TrainedPruner(RankedPruner):
         """Return this criterion's own settings, in one line."""
 
     @abstractmethod
-    def measure(self, piece: int, images: Tensor, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
+    def measure(self, piece: int, images: Images, labels: Tensor, spec: DataSpec, seed: int) -> Tensor:
         """Return (M, len(columns)) float of images (M, 3, S, S) uint8, NaN where this piece does not cover an image."""
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
@@ -89,11 +89,11 @@ class TrainedPruner(RankedPruner):
         spec: DataSpec,
         seed: int,
     ) -> list[Floats]:
-        decoded = decode(source, items, self.training.size(spec))
-        results: list[Floats] = []
+        decoded = load_items(source, items, "train", self.training.size(spec), self.decoded_in)
+        images, results = decoded.images, list[Floats]()
         with progress(f"{self.columns[0]} of networks", len(pieces) * len(items)) as counter:
             for piece in pieces:
-                part = self.measure(piece, decoded.images, decoded.labels, spec, seed).double().numpy()
+                part = self.measure(piece, images, decoded.labels, spec, seed).double().numpy()
                 if store is not None:
                     columns = {name: pa.array(part[:, i]) for i, name in enumerate(self.columns)}
                     store.add(_keys(piece, items), **columns)

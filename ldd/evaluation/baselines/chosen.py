@@ -1,6 +1,7 @@
 """Baselines that are chosen: real images near centroids, easy real images, and plain samples of the prior."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,7 +13,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Drawn, Setting
 from ldd.evaluation.features import pixels, trained_network
 from ldd.images import Labelled
-from ldd.networks.scoring import in_batches
+from ldd.networks.scoring import judged
 from ldd.runtime.ranks import from_first_rank
 from ldd.runtime.seeding import derive_seed, generator
 from ldd.students.training import one_thread
@@ -95,8 +96,8 @@ def real_losses(setting: Setting) -> Tensor:
     """Return the cross-entropy (M,) of each training image under a network that has learned all of them."""
     real, seed = setting.data.train_images, derive_seed(setting.seed, "easy real")
     network = trained_network(real, setting.data.spec, seed, setting.device)
-    logits = in_batches(network, setting.data.spec, real.images, setting.device)
-    return F.cross_entropy(logits, real.labels, reduction="none")
+    loss = partial(F.cross_entropy, reduction="none")
+    return judged(network, setting.data.spec, real.at_hand, real.labels, loss, setting.device)
 
 
 @final

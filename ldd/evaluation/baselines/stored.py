@@ -59,7 +59,7 @@ class StoredSet(Baseline):
         self.name = name
         self._crops = crops
         self._distilled = distilled if soft else replace(distilled, soft_labels=None, label_top_k=None)
-        self._draws = Draws(len(samples), lambda: samples) if isinstance(samples, Tensor) else samples
+        self._samples = samples
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -67,7 +67,10 @@ class StoredSet(Baseline):
         seen = self._distilled.unpacked()
         images, probabilities = seen.images, seen.soft_labels
         labels = seen.labels if probabilities is None else probabilities.float()
-        training = TrainingSet(images, labels, None if self._draws is None else self._draws.images)
+        samples = self._samples
+        if isinstance(samples, Draws) and samples.held:
+            samples = samples.images
+        training = TrainingSet(images, labels, samples)
         return training if self._crops is None else training.with_crops(self._crops.seed, self._crops.tensors)
 
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
@@ -76,7 +79,7 @@ class StoredSet(Baseline):
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count images and draws; none is drawn."""
-        draws = 0 if self._draws is None else self._draws.count
+        draws = 0 if self._samples is None else len(self._samples)
         soft = self._distilled.soft_labels is not None
         images = len(self._distilled.images) * self._distilled.packing**2
         return Size(images, draws, soft, crops=self._crops is not None)

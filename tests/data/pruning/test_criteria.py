@@ -87,13 +87,13 @@ def test_forgetting_events_are_counted():
 
 def test_forgetting_looks_after_every_epoch(monkeypatch):
     looks = []
-    outputs = ScoringNetwork.outputs
+    judged = ScoringNetwork.judged
 
     def look(self, *arguments):
-        looks.append(outputs(self, *arguments))
-        return looks[-1]
+        looks.append(judged(self, *arguments[:-1], lambda logits, _: logits))
+        return judged(self, *arguments)
 
-    monkeypatch.setattr(ScoringNetwork, "outputs", look)
+    monkeypatch.setattr(ScoringNetwork, "judged", look)
     table = score(
         ForgettingPruner(0.5, training=ScoringNetwork(tiny, epochs=3, device="cpu"), cache_dir=None)
     )

@@ -25,7 +25,7 @@ def trained(monkeypatch):
     train = scoring.train_classifier
 
     def record(network, images, labels, **settings):
-        seen.append(images.clone())
+        seen.append(torch.cat([*images.split(64)]))
         return train(network, images, labels, **settings)
 
     monkeypatch.setattr(scoring, "train_classifier", record)
