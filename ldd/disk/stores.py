@@ -80,14 +80,18 @@ class _Copy:
     def _what(self) -> str:
         return f"{self.argument} ({self.url})"
 
-    def lock(self) -> None:
-        """Be the only process of this machine that works in the copy."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process of this machine that works in the copy: until `close`, or until the block raises."""
 
         def refuse(holder: str) -> None:
             raise UserError(f"{self._what} is being written by {holder}; wait until that has ended")
 
         self.place.mkdir(parents=True, exist_ok=True)
-        self._alone.enter_context(locked(self.place.with_suffix(".lock"), refuse))
+        with ExitStack() as held:
+            held.enter_context(locked(self.place.with_suffix(".lock"), refuse))
+            yield
+            self._alone = held.pop_all()
 
     def fetch(self, *, ahead: bool = False) -> None:
         """Make the copy equal to the store; with `ahead` not where the store is as the copy has left it.
@@ -132,7 +136,7 @@ class _Copy:
 
     def start(self) -> None:
         """Send what is new every few seconds from here on."""
-        seconds = float(os.environ.get(SECONDS, "10"))
+        seconds = _seconds()
 
         def work() -> None:
             told = False
@@ -191,7 +195,13 @@ class _Copy:
         for path in (self._path(self.target.name), self._path(f"{self.target.name}.commands.json")):
             with suppress(FileNotFoundError):
                 found |= system.find(path, detail=True)
-        return {path.removeprefix(f"{parent}/"): _state(info) for path, info in found.items()}
+        named = {path.removeprefix(f"{parent}/"): _state(info) for path, info in found.items()}
+        for name in named:
+            if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
+                raise UserError(
+                    f"{self._what} holds an object {name!r}, which is no name of a file; delete it there"
+                )
+        return named
 
     def _here(self) -> dict[str, str]:
         """Return what the copy has, by name: a state each."""
@@ -217,6 +227,15 @@ class _Copy:
 
     def _note(self, known: dict[str, list[str | None]]) -> None:
         write_json(self._index, known)
+
+
+def _seconds() -> float:
+    """Return the time between two looks for new files."""
+    value = os.environ.get(SECONDS) or "10"
+    with suppress(ValueError):
+        if 0 < float(value) <= threading.TIMEOUT_MAX:
+            return float(value)
+    raise UserError(f"{SECONDS} ({value}) must be a number of seconds above 0")
 
 
 def _state(info: dict[str, Any]) -> str:
@@ -249,9 +268,9 @@ def opened(url: str, argument: str) -> str:
         return copy
     if starts_first():
         if copy.url not in [each.url for each in _open]:
-            copy.lock()
-            copy.fetch(ahead=True)
-            copy.start()
+            with copy.alone():
+                copy.fetch(ahead=True)
+                copy.start()
             _open.append(copy)
     elif os.environ.get("LOCAL_RANK") in (None, "0") and not copy.place.exists():
         copy.fetch()  # the first process of another node

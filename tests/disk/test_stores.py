@@ -4,6 +4,7 @@ import time
 import pytest
 import stores as stand_in
 from fsspec import filesystem
+from fsspec.implementations.memory import MemoryFile
 
 from ldd.disk import stores
 from ldd.disk.locks import writing_in
@@ -135,9 +136,9 @@ def test_one_process_of_a_machine_writes():
     with stores.sent():
         stores.opened(URL, "out")
         (copy,) = stores._open
-        other = stores._Copy(copy.url, copy.place, "out")
+        other = stores._Copy(copy.url, copy.place, "out").alone()
         with pytest.raises(UserError, match=r"out \(noted://bucket/runs/a\) is being written by process"):
-            other.lock()
+            other.__enter__()
 
 
 def write_and_fail(error, *, refuses=True):
@@ -248,3 +249,26 @@ def test_what_cannot_be_read_is_refused(url, text):
 )
 def test_what_is_no_url(name):
     assert not stores.is_url(name)
+
+
+@pytest.mark.parametrize("name", ["a/../../../evil", "a//b", "a/./b", "a/..", "a/b\\..\\evil"])
+def test_objects_whose_names_lead_elsewhere_are_refused(name):
+    system = filesystem("noted")
+    for path in ("/bucket/runs/a/fine", f"/bucket/runs/{name}"):
+        system.store[path] = system.store.get(path) or MemoryFile(system, path, b"x")
+    with pytest.raises(
+        UserError, match=r"path \(noted://bucket/runs/a\) holds an object 'a.*, which is no name of a file"
+    ):
+        stores.fetched(URL, "path")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf"])
+def test_seconds_that_are_none(value, monkeypatch):
+    monkeypatch.setenv(stores.SECONDS, value)
+    with pytest.raises(
+        UserError, match=rf"LATENTDD_STORE_SECONDS \({value}\) must be a number of seconds above 0"
+    ):
+        stores.opened(URL, "out")
+    monkeypatch.setenv(stores.SECONDS, "1")
+    with stores.sent():
+        stores.opened(URL, "out")  # the lock is free again
