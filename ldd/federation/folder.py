@@ -16,8 +16,9 @@ from ldd.data.subsets import Subset
 from ldd.disk.files import check_writable, holds_files, read_json, remove, write_json
 from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
-from ldd.federation.jobs import Job
+from ldd.federation.jobs import DONE, Job
 from ldd.federation.partition import ClassPartition
+from ldd.federation.ray_worker import TOKEN
 from ldd.runs import history
 from ldd.runs.command_line import fit_or_validate
 from ldd.runs.folder import fit_or_resume
@@ -30,10 +31,9 @@ EXPERTS = "experts"
 """Name of the job that records the experts of the whole task, which label the merged set."""
 
 _PLAN, _PARTITION = "federation.json", "partition.json"
-_DONE = "finished"  # an empty file in the folder of a job that ran to its end
 _OWN = (
     *("subtasks", "slurm", "distilled", "evaluated", "evaluation.csv", "evaluation.json"),
-    *(_PLAN, CONFIG, _PARTITION, history.NAME),
+    *(_PLAN, CONFIG, _PARTITION, history.NAME, TOKEN),
 )
 
 
@@ -106,7 +106,7 @@ class Federation:
     @property
     def waiting(self) -> list[str]:
         """Names of the jobs that have not run to their end."""
-        return [name for name in self.names if not (self.folder_of(name) / _DONE).is_file()]
+        return [name for name in self.names if not (self.folder_of(name) / DONE).is_file()]
 
     def folder_of(self, name: str | int) -> Path:
         """Return the folder of a job; a sub-task has a run folder."""
@@ -124,7 +124,10 @@ class Federation:
     def job(self, name: str) -> Job:
         """Return what an engine runs for a job."""
         arguments = ("federate", "--out", str(self.folder), "--only", name, "--end_with_parent", "true")
-        return Job(name, arguments, Path(self.directory), self.folder_of(name) / "output.log")
+        results = [self.folder_of(name)]
+        if name == EXPERTS and self.recipe.model.labels is not None:
+            results += [Path(need.trajectories).expanduser() for need in self.recipe.model.labels.experts()]
+        return Job(name, arguments, Path(self.directory), results[0] / "output.log", tuple(results))
 
     def check_images(self) -> None:
         """Raise if a sub-task that has ended learned from other images than its classes have now."""
@@ -158,7 +161,7 @@ class Federation:
             _fit(self.arguments(int(name)))
             if not (folder / "distilled" / "manifest.json").is_file():
                 raise RuntimeError(f"sub-task {name} ended without a set in {folder}")
-        (folder / _DONE).touch()
+        (folder / DONE).touch()
 
     def _record(self) -> None:
         """Record the experts that label, or see that they are there."""

@@ -1,5 +1,6 @@
 """The jobs of a federation, and the machines that run them: this process, Ray, or SLURM."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ import torch
 
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores
+
+DONE = "finished"
+"""An empty file in the folder of a job that ran to its end."""
 
 Ended = Callable[[str, int], None]
 """Called with the name and the exit code of a job that has ended."""
@@ -22,14 +26,17 @@ class Job:
     Attributes:
         name: in messages.
         arguments: of `latentdd`; run again after an interruption, they continue.
-        folder: where it runs, the same path on every machine.
+        folder: where it runs, on a machine that has such a folder.
         log: file to which its output is appended.
+        results: folders that it writes, absolute or relative to `folder`; its own first. A machine with another disk
+            is sent them, and sends them back.
     """
 
     name: str
     arguments: tuple[str, ...]
     folder: Path
     log: Path
+    results: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Needs:
 
     cpus: int = 1  # as many threads are used, unless the environment has OMP_NUM_THREADS
     gpus: int = 0
+    memory: float | None = None  # GiB
 
     @property
     def variables(self) -> dict[str, str]:
@@ -54,6 +62,7 @@ class Machines:
         address: of a running Ray cluster, or 'auto'; without it one is started on this machine.
         retries: of a job that is killed, from its checkpoint.
         cpus_per_job: cores and threads of a job; auto shares this machine's among the workers, and takes 1 elsewhere.
+        memory_per_job: GiB of memory that a machine must have for a job; without it cores and GPUs alone decide.
         engine: slurm runs nothing and writes DIR/slurm: an array of jobs, and the script that submits them.
 
     Raises:
@@ -64,6 +73,7 @@ class Machines:
     address: str | None = None
     retries: int = 3
     cpus_per_job: int | Literal["auto"] = "auto"
+    memory_per_job: float | None = None
     engine: Literal["ray", "slurm"] = "ray"
 
     def __post_init__(self) -> None:
@@ -72,6 +82,12 @@ class Machines:
                 raise UserError(f"--{option} ({value}) must be at least 0")
         if self.cpus_per_job != "auto" and self.cpus_per_job < 1:
             raise UserError(f"--cpus_per_job ({self.cpus_per_job}) must be 'auto' or at least 1")
+        if self.memory_per_job is not None and not 0 < self.memory_per_job < math.inf:
+            raise UserError(f"--memory_per_job ({self.memory_per_job}) must be above 0: GiB, for instance 16")
+        if self.memory_per_job is not None and not self.workers and self.engine == "ray":
+            raise UserError(
+                f"--memory_per_job ({self.memory_per_job}) needs --workers or --engine slurm; else jobs run here"
+            )
         if self.address is not None and not self.workers:
             raise UserError(f"--address ({self.address}) needs --workers: how many jobs run there at a time")
 
@@ -91,7 +107,7 @@ class Machines:
             cpus = max(1, available_cores() // self.workers)
         if self.engine == "ray" and not self.workers:
             return Needs(cpus)  # in this process, which takes what the recipe says
-        return Needs(cpus, _gpus(trainer, torch.cuda.is_available() or elsewhere))
+        return Needs(cpus, _gpus(trainer, torch.cuda.is_available() or elsewhere), self.memory_per_job)
 
 
 def _gpus(trainer: Mapping[str, Any], gpus_there: bool) -> int:

@@ -195,7 +195,7 @@ def _run_all(federation: Federation, machines: Machines) -> None:
     elif jobs:
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            run_jobs(jobs, needs, machines, ended)
+            run_jobs(federation.folder, jobs, needs, machines, ended)
         finally:
             signal.signal(signal.SIGTERM, before)
     if any(codes.values()):

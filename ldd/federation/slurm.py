@@ -1,5 +1,6 @@
 """Jobs as files for SLURM: an array of them, the job that follows, and the script that submits both."""
 
+import math
 import re
 import shlex
 import sys
@@ -60,6 +61,7 @@ def write_slurm(jobs: Sequence[Job], last: Job, needs: Needs, folder: Path, name
 
 def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs: Needs) -> str:
     gpus = [f"#SBATCH --gres=gpu:{needs.gpus}"] if needs.gpus else []
+    memory = [] if needs.memory is None else [f"#SBATCH --mem={math.ceil(needs.memory * 1024)}M"]
     exports = [f"export {key}={shlex.quote(value)}" for key, value in needs.variables.items()]
     lines = [
         "#!/usr/bin/env bash",
@@ -67,6 +69,7 @@ def _script(name: str, options: Sequence[str], folder: Path, choice: str, needs:
         "#SBATCH --ntasks=1",
         f"#SBATCH --cpus-per-task={needs.cpus}",
         *gpus,
+        *memory,
         "#SBATCH --requeue",
         "#SBATCH --open-mode=append",
         f"#SBATCH --signal=B:USR1@{_TIME_LEFT}",

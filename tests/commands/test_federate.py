@@ -25,6 +25,7 @@ from ldd.commands.federate import split
 from ldd.disk.files import sha256
 from ldd.distiller.synthesis import StoredSampler
 from ldd.federation import ray_engine
+from ldd.federation.folder import Federation
 from ldd.runs.history import recorded_commands
 from ldd.runtime.seeding import generator
 from ldd.students import training_set
@@ -391,6 +392,8 @@ def test_what_can_be_had_is_planned(tmp_path):
     recipe.write_text(yaml.safe_dump(content))
     command = ["federate", "--config", str(recipe), "--subtasks", "2", "--out", str(out)]
     assert cli.main([*command, "--engine", "slurm"]) == 0
+    job = Federation.load(out).job("experts")
+    assert job.results == (out / "subtasks" / "experts", tmp_path / "experts"), "what another disk sends back"
     content["evaluation"]["budgets"] = [3]
     recipe.write_text(yaml.safe_dump(content))
     assert cli.main(command) == 2, "refused now that the plan has jobs left"
@@ -419,10 +422,18 @@ def test_slurm_files(tmp_path, done):
     out, _ = done
     copy = tmp_path / "a copy, 100%"
     shutil.copytree(out, copy)
-    assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", "--cpus_per_job", "3"]) == 0
+    needs = ["--cpus_per_job", "3", "--memory_per_job", "1.5"]
+    assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", *needs]) == 0
     script = (copy / "slurm" / "jobs.sbatch").read_text()
-    for line in ("#SBATCH --array=0-0", "#SBATCH --cpus-per-task=3", "#SBATCH --requeue", "OMP_NUM_THREADS"):
+    for line in (
+        "#SBATCH --array=0-0",
+        "#SBATCH --cpus-per-task=3",
+        "#SBATCH --mem=1536M",
+        "#SBATCH --requeue",
+        "OMP_NUM_THREADS",
+    ):
         assert line in script
+    assert "#SBATCH --mem=1536M\n" in script
     assert "--gres" not in script, "the recipe runs on the CPU"
     words = [shlex.split(line) for line in script.splitlines() if line.startswith("#SBATCH")]
     assert ["#SBATCH", "--job-name=latentdd-a copy, 100%"] in words

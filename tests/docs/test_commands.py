@@ -33,6 +33,7 @@ OTHER_COMMANDS = {
         "podman",
         "pytest",
         "python",
+        "ray",
     ),
     *("sbatch", "scontrol", "srun", "torchrun", "wc"),
 }

@@ -73,7 +73,7 @@ def parse(words, fit_parser):
     """Parse one command of this project as far as its own parser does."""
     verb, rest = words[0], with_shipped_files(words[1:])
     if verb == "federate":
-        own, settings = split(rest, {*OWN, "--cpus_per_job", "--overwrite"})
+        own, settings = split(rest, {*OWN, "--cpus_per_job", "--memory_per_job", "--overwrite"})
         understood(["federate", *own])
         if any(word == "--config" for word in settings):
             fit_parser.parse_args(["fit", *settings])
