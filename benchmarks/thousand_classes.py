@@ -260,8 +260,9 @@ STAGES: dict[str, Stage] = {
 
 def _run(stage: str, world: World, pipe: Any) -> None:  # noqa: ANN401
     """Do one stage in this process, and send its CPU seconds."""
-    os.environ["HOME"] = str(world.folder / "home")  # where hashes are kept
-    (world.folder / "home").mkdir(exist_ok=True)
+    home = world.folder / ("home-of-tree" if stage.startswith("tree") else "home")  # where hashes are kept
+    home.mkdir(exist_ok=True)
+    os.environ["HOME"] = str(home)
     pipe.recv()
     with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
         steps = STAGES[stage](world)

@@ -137,9 +137,12 @@ class CacheEntry:
             return None
         try:
             index = json.loads(self.index.read_text(encoding="utf-8"))
-            keys, counts = list(index["keys"]), list(index["counts"])
-            left_out = [LeftOut(**entry) for entry in index["left_out"]]
-            if index["key"] != self.key or sum(counts) != len(keys):
+            counts, left_out = list(index["counts"]), [LeftOut(**entry) for entry in index["left_out"]]
+            missing = {entry.key for entry in left_out}
+            keys = [
+                item.key for item in self._items if item.key not in missing
+            ]  # the source's own texts, not copies
+            if index["key"] != self.key or sum(counts) != len(keys) or index["keys"] != keys:
                 raise ValueError("another index")
             images = map_file(self.data, len(keys) * self._bytes_each, torch.uint8)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -50,7 +50,7 @@ def beyond(function, mapped=0):
 def test_a_warm_start_reads_no_image_and_holds_none(tmp_path, home, monkeypatch):
     first = data(tmp_path, 1000, 10)
     assert beyond(partial(first.setup, "fit"), mapped=12_000) < 10_000 * IMAGE / 4
-    listed, kind = Counter(), type(first.source)
+    listed, asked, kind = Counter(), Counter(), type(first.source)
 
     def items(self, split):
         listed[split] += 1
@@ -59,15 +59,24 @@ def test_a_warm_start_reads_no_image_and_holds_none(tmp_path, home, monkeypatch)
     plain = kind.items
     monkeypatch.setattr(kind, "items", items, raising=False)
     monkeypatch.setattr(kind, "read", None)
+    monkeypatch.setattr(kind, "stamp", lambda self, item: asked.update([item.key.split("/")[0]]) or "3072")
     again = DistillationData(
         kind, image_size=SIZE, cache_dir=str(tmp_path / "cache"), pruner=RandomPruner(0.5)
     )
     assert beyond(partial(again.setup, "fit"), mapped=12_000) < 10_000 * 8 * 10  # ten numbers for each image
     assert listed == {"train": 2, "selection": 2, "test": 3}
+    assert asked == {
+        "train": 25_000,
+        "selection": 2_000,
+        "test": 3_000,
+    }  # half of the training images are kept
     assert (
         dict(again.fingerprints).items()
         >= dict(first.fingerprints, core_set=again.fingerprints["core_set"]).items()
     )
+    asked.clear()
+    DistillationData(kind, image_size=SIZE, cache_dir=str(tmp_path / "cache")).setup("fit")
+    assert asked["train"] == 20_000  # all of them are the core-set, whose hashes are known
     assert isinstance(again.core_set.at_hand, ImageRows)
     assert again.core_set.at_hand[torch.arange(3)].equal(again.core_set.take(torch.arange(3)))
     draws = [torch.Generator().manual_seed(label) for label in range(1000)]
