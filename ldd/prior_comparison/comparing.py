@@ -81,6 +81,18 @@ class Comparison:
         """Numbers of images per class."""
         return list(self.facts["images_per_class"])
 
+    @property
+    def unit(self) -> str:
+        """Seconds in tables: on a CPU those of the process's cores, since other programs do not change them."""
+        return "CPU s" if self.facts["device"] == "cpu" else "s"
+
+    def seconds(self, name: str) -> tuple[float, float]:
+        """Return what a sample of a prior, and a step through it, take in that unit."""
+        figures = self.priors[name].figures
+        costs = figures.sampling, figures.step
+        one, other = (cost.cpu_seconds if self.unit == "CPU s" else cost.seconds for cost in costs)
+        return one, other
+
     def best(self) -> str:
         """Return the name of the prior whose samples teach most, at the largest number of images."""
         return max(self.priors, key=lambda name: self.priors[name].means[self.budgets[-1]].mean)

@@ -34,7 +34,8 @@ def table_of(comparison: Comparison) -> PlainTable:
         *("prior", "test images", "steps", "guidance"),
         *(f"accuracy, {budget} a class" for budget in budgets),
         *("coverage", "density", "copies by pixels, %", "copies by features, %", "high frequencies, dB"),
-        *("s a sample", "MiB a sample", "s a step", "MiB a step", "MiB kept an image"),
+        *(f"{comparison.unit} a sample", "MiB a sample"),
+        *(f"{comparison.unit} a step", "MiB a step", "MiB kept an image"),
     )
     rows = [
         (
@@ -42,7 +43,7 @@ def table_of(comparison: Comparison) -> PlainTable:
             one.test_images[0],
             *_settings(one),
             *_likeness(budgets, one.means, one.figures.likeness),
-            *(f"{value:.3g}" for value in _costs(one)),
+            *(f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in _costs(comparison, name)),
         )
         for name, one in comparison.priors.items()
     ]
@@ -63,9 +64,9 @@ def table_of(comparison: Comparison) -> PlainTable:
     )
 
 
-def _costs(one: Compared) -> tuple[float, ...]:
-    sampling, step = one.figures.sampling, one.figures.step
-    return sampling.seconds, sampling.peak_mib, step.seconds, step.peak_mib, step.kept_mib
+def _costs(comparison: Comparison, name: str) -> tuple[float, ...]:
+    figures, (sample, step) = comparison.priors[name].figures, comparison.seconds(name)
+    return sample, figures.sampling.peak_mib, step, figures.step.peak_mib, figures.step.kept_mib
 
 
 def _settings(one: Compared) -> tuple[str, str]:
@@ -151,7 +152,7 @@ def _draw_accuracies(axes: Axes, comparison: Comparison) -> None:
         for name, one in comparison.priors.items():
             score = one.means[budget]
             axes.errorbar(
-                one.figures.step.seconds,
+                comparison.seconds(name)[1],
                 100 * score.mean,
                 yerr=100 * score.std if score.n > 1 else None,
                 fmt=mark,
@@ -160,7 +161,7 @@ def _draw_accuracies(axes: Axes, comparison: Comparison) -> None:
                 label=in_chart(f"{name}, {budget} a class"),
             )
     axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of a step of distillation")
+    axes.set_xlabel(f"a step of distillation, {comparison.unit}")
     axes.set_ylabel(f"top-1 accuracy in %, protocol {in_chart(comparison.facts['protocol']['id'])}")
     axes.set_title("students of plain samples; bars: one standard deviation", fontsize="small")
     axes.grid(alpha=0.3)

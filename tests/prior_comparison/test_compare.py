@@ -172,6 +172,8 @@ def test_what_is_written_and_said(world, compared):
     assert [row[0] for row in rows] == ["prior", "---", "short", "one", "random_real"]
     assert rows[2][1:4] == ["unknown", "2 / 2", "1.5 / 1.5"]
     score = found["priors"]["one"]["accuracy"]["3"]["mean"]
+    assert rows[0][-5::2] == ["CPU s a sample", "CPU s a step", "MiB kept an image"]
+    assert rows[3][-3] == f"{found['priors']['one']['step']['cpu_seconds']:.3g}"
     assert rows[3][5] == f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f}"
     assert Image.open(out / "comparison.png").size[0] > 1000
     assert json.loads((out / "commands.json").read_text())[0]["verb"] == "prior"
@@ -188,7 +190,7 @@ def test_the_picture_shows_the_figures(compared, world, monkeypatch, tmp_path):
     axes = picture(drawn[0], data_of(world).spec.classes).axes[0]
     points = {tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() in ("o", "s")}
     expected = {
-        (one["step"]["seconds"], 100 * one["accuracy"][budget]["mean"]["mean"])
+        (one["step"]["cpu_seconds"], 100 * one["accuracy"][budget]["mean"]["mean"])
         for one in compared[1]["priors"].values()
         for budget in ("1", "3")
     }
