@@ -70,13 +70,17 @@ def published_schedule() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def _published(image_size: int) -> tuple[ModelMixin, ModelMixin, int]:
-    autoencoder = VQModel(
+def published_autoencoder(image_size: int) -> VQModel:
+    """Its autoencoder (f = 4)."""
+    return VQModel(
         block_out_channels=(128, 256, 512), layers_per_block=2, latent_channels=3, num_vq_embeddings=8192,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         sample_size=image_size,
     )  # fmt: skip
-    return published_unet(image_size // SIDE), autoencoder, 512
+
+
+def _published(image_size: int) -> tuple[ModelMixin, ModelMixin, int]:
+    return published_unet(image_size // SIDE), published_autoencoder(image_size), 512
 
 
 def _small(image_size: int) -> tuple[ModelMixin, ModelMixin, int]:
