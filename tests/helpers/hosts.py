@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from small_runs import ROOT
 
-PROGRAMS = ("ip", "unshare", "nsenter", "mount")
+PROGRAMS = ("ip", "unshare", "nsenter", "mount", "setpriv")
 PLACES = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 PORT = 6379
 
@@ -46,7 +46,8 @@ class Host:
 
     def __init__(self, address: str, shared: Path | None) -> None:
         self.address = address
-        unshared = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+        namespaces = "unshare --net --mount --pid --fork --mount-proc --kill-child=KILL"
+        unshared = f"setpriv --pdeathsig KILL {namespaces}".split()  # ends with the tests, however they end
         self._holder = subprocess.Popen(
             [*unshared, "sh", "-c", SETUP, "host", str(shared or "")],
             stdout=subprocess.PIPE,
