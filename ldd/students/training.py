@@ -276,7 +276,8 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 def epoch_average(network: nn.Module) -> AveragedModel:
     """Return a moving average of a network's weights: the n-th update (from 1) has decay min(0.995, 1 - 1/n).
 
-    So the first update copies the weights, and up to the 200th the average is their plain mean.
+    So the first update copies the weights, and up to the 200th the average is their plain mean. The released code's
+    (ema-pytorch) copies in its second update as well; after 200 epochs rounding tells the two apart more than this.
     """
     return AveragedModel(network, multi_avg_fn=_blend)
 

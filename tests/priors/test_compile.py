@@ -47,15 +47,17 @@ def test_dc_is_the_same_compiled(tiny_prior_path, digits):
     assert (found - gradient).abs().max() < 1e-9 * gradient.abs().max()
 
 
-def test_no_graph_breaks_and_no_more_graphs_than_networks(tiny_prior_path, digits):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_graph_breaks_and_no_more_graphs_than_networks(tiny_prior_path, digits, precision):
     """Two steps with a fresh matching network each: U-Net and decoder are compiled once."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=3)
     objective = matching()
     model = Distiller(
-        prior, objective, digits.spec, compile="aot_eager", chunk_size=10, checkpointing="never"
-    )
+        prior, objective, digits.spec, compile="aot_eager", chunk_size=10, checkpointing="never",
+        prior_precision=precision,
+    )  # fmt: skip
     for step in range(2):
         (term,) = objective.terms(model.context(digits.core_set, step))
         term.value.backward()
