@@ -214,7 +214,7 @@ class RunCLI(LightningCLI):
         if options.ckpt_path is None:
             return False
         if options.ckpt_path == "last":
-            begun = self.subcommand != "validate" and (run / "config.yaml").is_file()
+            begun = self.subcommand != "validate" and any((run / name).exists() for name in _OF_A_START)
             if begun and not any((run / "checkpoints").glob("*.ckpt")):
                 rank_zero_info(f"the run in {run} was stopped before its first checkpoint; it starts again")
                 options.ckpt_path, self._starts_again = None, True
