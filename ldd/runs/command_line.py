@@ -293,8 +293,10 @@ class RunCLI(LightningCLI):
             self._lock(run)
             for path in self._found(run) if self.options.ckpt_path is None else ():
                 # By its config.yaml ranks that start later know a run that starts again.
+                # In its logs they may be writing already.
                 if not self._starts_again or path.name != "config.yaml":
-                    remove(path)
+                    for each in path.iterdir() if path.name == _LOGS and path.is_dir() else (path,):
+                        remove(each)
             there = set(run.iterdir())
             begun = self._starts_again or self.options.ckpt_path is not None
             history.record_command(run, self._typed, anew=not begun)

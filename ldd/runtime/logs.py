@@ -7,7 +7,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,14 @@ def log_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:04d}.log"
 
 
+class _File(WatchedFileHandler):
+    """A file that is made again if the first rank clears the folder for a new run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # a full disk, or a folder that is gone: what is said is shown all the same
+            super().emit(record)
+
+
 @contextmanager
 def logged(folder: Path, rank: int, ranks: int) -> Iterator[None]:
     """Write what is logged and warned of meanwhile, and the error that ends it, to the rank's file too.
@@ -26,7 +35,7 @@ def logged(folder: Path, rank: int, ranks: int) -> Iterator[None]:
     A line is `2026-01-31T12:00:00Z rank 3 of 8 HOST:PID LEVEL: MESSAGE`, in UTC. Later starts add to the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file(folder, rank), encoding="utf-8", delay=True)
+    handler = _File(log_file(folder, rank), encoding="utf-8", delay=True)
     who = f"rank {rank} of {ranks} {socket.gethostname()}:{os.getpid()}"
     form = logging.Formatter(f"%(asctime)s {who} %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     form.converter = time.gmtime

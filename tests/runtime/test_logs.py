@@ -54,3 +54,18 @@ def test_a_defect_has_its_traceback(tmp_path):
     text = log_file(tmp_path, 3).read_text()
     assert "ERROR: Traceback" in text
     assert "ZeroDivisionError: division by zero" in text
+
+
+def test_a_file_that_is_cleared_away_is_made_again(tmp_path):
+    with logged(tmp_path, 3, 8):
+        log_file(tmp_path, 3).unlink()
+        logging.getLogger("elsewhere").warning("said later")
+    assert lines(tmp_path) == ["WARNING said later", "INFO has ended"]
+
+
+def test_a_folder_that_is_gone_disturbs_nothing(tmp_path):
+    with logged(tmp_path / "logs", 3, 8):
+        log_file(tmp_path / "logs", 3).unlink()
+        (tmp_path / "logs").rmdir()
+        logging.getLogger("elsewhere").warning("unheard")
+    assert not (tmp_path / "logs").exists()
