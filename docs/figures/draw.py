@@ -1,6 +1,6 @@
 """Draw the schematic pictures of the site: `python docs/figures/draw.py` writes them beside this file as SVG.
 
-Figures with numbers take them from docs/results.md (its tables are named at each).
+Figures with numbers take them from docs/results (its tables are named at each).
 """
 
 import sys
@@ -76,7 +76,7 @@ def chain() -> Figure:
 
 
 def skip() -> Figure:
-    """Draw the weight of the skip by step, and what it is worth (docs/results.md, "What is learned, and the skip")."""
+    """Draw the weight of the skip by step, and what it is worth (docs/results, "What is learned, and the skip")."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
     last = 9
     left.bar(range(last + 1), [(last - i) / last for i in range(last + 1)], color=BLUE, label="Z, the code")
@@ -115,7 +115,7 @@ def skip() -> Figure:
 
 
 def protocols() -> Figure:
-    """Draw one set under four protocols (docs/results.md, "Quickstart", seed 0, and "Protocols on the digits")."""
+    """Draw one set under four protocols (docs/results, "Quickstart", seed 0, and "Protocols on the digits")."""
     figure, axes = plt.subplots(figsize=(9.4, 3.3), layout="constrained")
     rows = {"quick": (86.9, 63.8), "idc-hard-small": (82.4, 66.9)}
     rows |= {"ddranking-small": (85.9, 68.2), "rded-soft-small": (87.7, 84.4)}
@@ -137,7 +137,7 @@ def protocols() -> Figure:
 
 
 def storage() -> Figure:
-    """Draw what is charged for four sets of about the same bytes (docs/results.md, "D3 on the digits")."""
+    """Draw what is charged for four sets of about the same bytes (docs/results, "D3 on the digits")."""
     figure, axes = plt.subplots(figsize=(9.4, 2.9), layout="constrained")
     parts = (("images", BLUE), ("codes", GREEN), ("decoder", ORANGE), ("labels", RED))
     sets = {

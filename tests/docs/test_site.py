@@ -112,8 +112,8 @@ def rows(text):
 
 
 def test_every_recipe_has_a_row_and_every_accuracy_its_source():
-    """Figures of the table are those of docs/results.md; what is not there is not yet measured."""
-    text, results = RECIPES.read_text(), (DOCS / "results.md").read_text()
+    """Figures of the table are those of docs/results; what is not there is not yet measured."""
+    text, results = RECIPES.read_text(), "".join(path.read_text() for path in (DOCS / "results").glob("*.md"))
     table = rows(text[: text.index("## Before")])
     folders = ("", "paper/", "prior_training/", "experts/")
     shipped = {f"`{f}{p.name}`" for f in folders for p in (ROOT / "configs" / f).glob("*.yaml")}
@@ -125,15 +125,15 @@ def test_every_recipe_has_a_row_and_every_accuracy_its_source():
             assert cell, f"{recipe}: {UNMEASURED}, or a figure"
         for number in re.findall(r"\d+\.\d", accuracy):
             share = f"0.{number.replace('.', '')}"  # the priors' table counts from 0 to 1
-            assert number in results or share in results, f"{recipe}: {number} is not in docs/results.md"
+            assert number in results or share in results, f"{recipe}: {number} is not in docs/results"
 
 
 def test_figures_on_cards_are_those_of_the_results():
-    results = (DOCS / "results.md").read_text()
+    results = "".join(path.read_text() for path in (DOCS / "results").glob("*.md"))
     for card in [*(DOCS / "methods").glob("*.md"), DOCS / "index.md"]:
         text = card.read_text()
         for number in re.findall(r"\d+\.\d(?: ± \d+\.\d)?", re.sub(r"arXiv \d+\.\d+|\d+\.\d M", "", text)):
-            assert number in results, f"{card.name}: {number} is not in docs/results.md"
+            assert number in results, f"{card.name}: {number} is not in docs/results"
         if card.name != "index.md":
             for part in ("**Idea.**", "**Command.**", "**Result", "!["):
                 assert part in text, f"{card.name}: {part}"
