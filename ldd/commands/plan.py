@@ -29,6 +29,13 @@ def _table(plan: Plan) -> Table:
         "decoded images": f"{plan.cache_mib:,.2f} MiB",
         "experts": f"{plan.experts_mib:,.2f} MiB",
     }
+    if (many := plan.on_ranks) is not None:
+        rows |= {
+            f"on {many.ranks} ranks: a step": f"{many.seconds_per_step:.3g} s for {many.classes} classes a rank",
+            "... its messages": f"{many.network_seconds_per_step:.2g} s, {many.network_mib_per_step:,.2f} MiB",
+            "... all steps, in all": f"{duration(many.distillation_seconds)}, {duration(many.total_seconds)}",
+            "... if": "; ".join(many.assumed),
+        }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
@@ -43,4 +50,11 @@ def main(verb: str, arguments: Sequence[str]) -> Ending:
         print(json.dumps(asdict(plan)))
         return Ending()
     rich.print(_table(plan))
-    return Ending(next=("fit", *without("--probe_steps", without("--json", arguments))))
+    return Ending(next=("fit", *_of_fit(arguments)))
+
+
+def _of_fit(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the words that the run itself takes."""
+    for option in ("--json", "--probe_steps", "--ranks", "--network"):
+        arguments = without(option, arguments)
+    return arguments

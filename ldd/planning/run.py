@@ -16,6 +16,7 @@ from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.planning.evaluation import EvaluationCost, measure_evaluation
 from ldd.planning.probes import StepClock, cache_bytes, expert_bytes, run_bytes, since_start
+from ldd.planning.ranks import Network, OnRanks, on_ranks
 from ldd.runs.command_line import DistillationCLI
 from ldd.runtime.devices import peak_memory_mib
 
@@ -41,6 +42,7 @@ class Plan:
         disk_mib: of the run's folder by part, and their sum.
         cache_mib: decoded images in data.cache_dir.
         experts_mib: recorded expert trajectories that the run reads.
+        on_ranks: the same run on several ranks, worked out; None for one.
     """
 
     device: str
@@ -57,6 +59,7 @@ class Plan:
     disk_mib: dict[str, float] = field(default_factory=dict)
     cache_mib: float = 0.0
     experts_mib: float = 0.0
+    on_ranks: OnRanks | None = None
 
 
 class PlanCLI(DistillationCLI):
@@ -75,12 +78,16 @@ class PlanCLI(DistillationCLI):
         super().__init__(Distiller, "runs/default", arguments)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--json` and `--probe_steps`."""
+        """Add `--json`, `--probe_steps`, `--ranks` and what joins these."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--json", type=bool, default=False, help="Print one JSON object instead of a table."
         )
         parser.add_argument("--probe_steps", type=int, default=4, help="Training steps that are measured.")
+        parser.add_argument(
+            "--ranks", type=int, default=1, help="Ranks for which the figures are worked out, too."
+        )
+        parser.add_class_arguments(Network, "network")
 
     def before_instantiate_classes(self) -> None:
         """Remember the run that was asked for, and cut it to a few steps without evaluation."""
@@ -96,8 +103,8 @@ class PlanCLI(DistillationCLI):
             raise UserError(f"trainer.max_steps ({self.max_steps}) must be at least 1 to be planned")
         if trainer.devices not in ("auto", 1, "1"):
             raise UserError(
-                f"trainer.devices ({trainer.devices}): plan measures one rank; set --trainer.devices 1 (with R ranks "
-                "each has the codes of every R-th class)"
+                f"trainer.devices ({trainer.devices}): plan measures one rank; set --trainer.devices 1, and --ranks "
+                "to the number of ranks for which it is to be worked out"
             )
         trainer.devices = 1
         trainer.max_steps = min(self.max_steps, options.probe_steps)
@@ -158,6 +165,17 @@ def plan_run(cli: PlanCLI) -> Plan:
         rows=evaluation.students * cli.evaluations,
     )
     setup, evaluations = clock.started + before, evaluation.seconds * cli.evaluations
+    steps_alone = cli.max_steps * clock.seconds_per_step
+    many = on_ranks(
+        cli.options.ranks,
+        Network(**vars(cli.options.network)),
+        classes=data.spec.num_classes,
+        gradient_bytes=sum(each.nbytes for each in model.parameters() if each.requires_grad),
+        steps=cli.max_steps,
+        seconds_per_step=clock.seconds_per_step,
+        other_seconds=setup + distillation - steps_alone,
+        evaluation_seconds=evaluations,
+    )
     return Plan(
         device=str(device),
         steps=cli.max_steps,
@@ -173,6 +191,7 @@ def plan_run(cli: PlanCLI) -> Plan:
         disk_mib={name: count / _MIB for name, count in {**parts, "total": sum(parts.values())}.items()},
         cache_mib=cache_bytes(data) / _MIB,
         experts_mib=expert_bytes(model.objective) / _MIB,
+        on_ranks=many if many.ranks > 1 else None,
     )
 
 

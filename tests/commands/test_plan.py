@@ -17,7 +17,7 @@ def both(small, tmp_path_factory):  # noqa: F811
     """(plan, folder of the run that followed)."""
     run = tmp_path_factory.mktemp("runs") / "planned"
     arguments = [*small, *SETTINGS, "--trainer.default_root_dir", run]
-    planned = latentdd("plan", *arguments, "--json")
+    planned = latentdd("plan", *arguments, "--ranks", 2, "--network.gbit_per_s", 1, "--json")
     assert planned.returncode == 0, planned.stderr
     assert not run.exists()
     assert latentdd("fit", *arguments).returncode == 0
@@ -46,6 +46,24 @@ def test_what_is_planned_is_the_run(both):
     assert plan["evaluation_seconds"] == 0  # switched off
 
 
+def test_two_ranks_are_worked_out_from_one(both):
+    plan, run = both
+    many, classes = plan["on_ranks"], len(DistilledSet.load(run).classes)
+    codes = sum(value.nbytes for name, value in DistilledSet.load(run).codes.items() if name != "noise")
+    most = -(-classes // 2)
+    # two turns of a ring of two ranks: half of the bytes and seven messages of 50 us each
+    waiting = 2 * (7 * 50e-6 + codes / 2 * 8 / 1e9)
+    assert (many["ranks"], many["classes"]) == (2, most)
+    assert many["network_seconds_per_step"] == pytest.approx(waiting, abs=1e-9)
+    assert many["network_mib_per_step"] == pytest.approx(codes / 2**20, abs=1e-9)
+    step = plan["seconds_per_step"] * most / classes + waiting
+    assert many["seconds_per_step"] == pytest.approx(step, abs=1e-9)
+    assert many["distillation_seconds"] == pytest.approx(STEPS * step, abs=1e-6)
+    saved = STEPS * (plan["seconds_per_step"] - step)
+    assert many["total_seconds"] == pytest.approx(plan["total_seconds"] - saved, abs=1e-6)
+    assert "1 Gbit/s" in " ".join(many["assumed"])
+
+
 def test_steps_are_averaged_without_the_first():
     clock = StepClock()
     clock.steps = [9.0, 1.0, 2.0]
@@ -61,6 +79,7 @@ def test_steps_are_averaged_without_the_first():
         (["--trainer.max_steps", -1], r"trainer.max_steps (-1) must be at least 1"),
         (["--trainer.devices", 2], "trainer.devices (2): plan measures one rank"),
         (["--probe_steps", 1], "probe_steps (1) must be at least 2"),
+        (["--ranks", 1000], "ranks (1000) must lie between 1 and the number of classes"),
     ],
 )
 def test_refusals(small, arguments, message):  # noqa: F811
