@@ -32,6 +32,10 @@ exec sleep infinity
 
 def missing() -> str | None:
     """Why no hosts can be made here; None if they can."""
+    if not os.environ.get("LDD_RAY_HOSTS"):
+        return "a cluster of hosts is made only with LDD_RAY_HOSTS=1: it takes minutes and root"
+    if sys.prefix.startswith("/tmp/"):
+        return f"hosts have a /tmp of their own, in which they would not see Python ({sys.prefix})"
     absent = [name for name in PROGRAMS if shutil.which(name, path=PLACES) is None]
     if absent:
         return f"not installed (Debian: iproute2, util-linux): {', '.join(absent)}"
