@@ -370,10 +370,6 @@ def test_refusals(tmp_path, capsys, arguments, message):
             "nowhere",
         ),
         (["--evaluation.budgets", "[2]"], "budget 2: the set's classes have 1 images or more"),
-        (
-            ["--model.codes", "configs/codes/gaussian.yaml", "--evaluation.protocol", "d3-1"],
-            "draws of 4 codes",
-        ),
     ],
 )
 def test_an_evaluation_that_can_only_fail_is_refused_first(tmp_path, capsys, monkeypatch, arguments, message):
