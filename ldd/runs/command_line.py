@@ -232,7 +232,10 @@ class RunCLI(LightningCLI):
         return True
 
     def _found(self, run: Path) -> list[Path]:
-        return [run / name for name in self.run_files if os.path.lexists(run / name)]
+        there = [run / name for name in self.run_files if os.path.lexists(run / name)]
+        # What another rank of this very start has said is no run.
+        own = run / _LOGS if (run / _LOGS).is_dir() and not any(run.glob(f"{_LOGS}/[!r]*")) else None
+        return [path for path in there if path != own]
 
     def _refuse_other_settings(self, run: Path) -> None:
         # A checkpoint brings its own learning rates and draws: another setting here would be ignored.

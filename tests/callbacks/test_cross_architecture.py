@@ -240,7 +240,9 @@ def test_a_nested_budget_beyond_the_set_is_refused_before_the_first_step(run, pr
     assert module.num_steps_done == 0
 
 
-def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, protocol, monkeypatch):
+def test_draws_that_memory_cannot_hold_are_refused_before_the_first_step(run, tmp_path, monkeypatch):
+    """A number of draws; fresh ones are made in their epochs."""
+    protocol = protocol_file(tmp_path, epochs=3, samples=2)
     latents = torch.zeros(3, 4, 2, 2)
     module = StandIn({"latents": latents, "log_variance": latents}, lambda generator: striped(1, 3)[0])
     free = 2 * 2 * 3 * 3 * 32**2  # twice two draws of three images
