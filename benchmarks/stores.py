@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 import fsspec
 import moto.server
 import stores
-from kills import make_world
 from processes import Started, free_port, latentdd
 
 from benchmarks.figures import parser_of, show
@@ -123,7 +122,6 @@ def main() -> None:
     acts = [killed] * arguments.kills + [outages[number % 2] for number in range(arguments.outages)]
     with tempfile.TemporaryDirectory() as base:
         world, store = Path(base), Store()
-        make_world(world)
         undisturbed, began = Trial("undisturbed", world, options, store), time.monotonic()
         if undisturbed.start("first").result(600):
             raise RuntimeError("the undisturbed run has failed")

@@ -112,8 +112,12 @@ def _run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    rest = with_shipped_files(_with_values(rest))
-    if missing := _missing_file(verb, rest):
+    try:
+        rest = with_shipped_files(_with_values(rest))
+        missing = _missing_file(verb, rest)
+    except UserError as error:  # a recipe at a URL that cannot be had, or a set that is not in the package
+        missing = str(error)
+    if missing:
         print(f"latentdd {verb}: error: {missing}", file=sys.stderr)
         return 2
     return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, rest)
@@ -153,11 +157,7 @@ def _missing_file(verb: str, arguments: Sequence[str]) -> str | None:
             return f"{option} ({value}) does not exist{proposed}"
         if option or verb not in _OF_A_SET or is_address(value) or is_url(value):
             continue
-        try:
-            found = located(value)
-        except UserError as error:  # a set that is not in the package
-            return str(error)
-        if not os.path.exists(os.path.expanduser(found)):
+        if not os.path.exists(os.path.expanduser(located(value))):
             return f"{value} does not exist; name a distilled set or the folder of a finished run"
     return None
 

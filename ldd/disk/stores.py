@@ -31,8 +31,8 @@ SECONDS = "LATENTDD_STORE_SECONDS"
 
 _MARKERS = ("manifest.json", "prior.json")
 """Files without which a folder holds no set and no prior."""
-_STATES = ("etag", "md5Hash", "mtime", "updated", "last_modified", "LastModified", "created")
-"""What file systems say of an object that changes with it, lower and upper case alike."""
+_STATES = ("etag", "md5hash", "mtime", "updated", "last_modified", "lastmodified", "created")
+"""What file systems say of an object that changes with it, whatever their case."""
 
 
 def is_url(name: object) -> bool:
@@ -125,10 +125,13 @@ class _Copy:
                 self._delete(name, known)
             for name in marked & known.keys():
                 self._delete(name, known)
+            for folder in {
+                self._path(name).rpartition("/")[0] for name in new
+            }:  # where the store has folders
+                system.makedirs(folder, exist_ok=True)
             for name in sorted(new, key=lambda each: (each in marked, int(here[each].partition("-")[0]))):
                 path = self._path(name)
                 with suppress(FileNotFoundError):  # replaced at this moment: the next look finds the new one
-                    system.makedirs(path.rpartition("/")[0], exist_ok=True)
                     system.put_file(str(self.place / name), path)
                     known[name] = [here[name], _state(system.info(path, refresh=True))]
         finally:
@@ -240,7 +243,7 @@ def _seconds() -> float:
 
 def _state(info: dict[str, Any]) -> str:
     """Return text that changes with an object."""
-    told = {key.lower(): str(value) for key, value in info.items() if key.lower() in map(str.lower, _STATES)}
+    told = {key.lower(): str(value) for key, value in info.items() if key.lower() in _STATES}
     return f"{info.get('size')} {sorted(told.items())}"
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ldd.errors import UserError
+from ldd.errors import UserError, check_not_negative
 
 MESSAGES = 7
 """Messages of a step, whatever the number of ranks (`python -m benchmarks.many_ranks`; DM and DC)."""
@@ -22,6 +22,11 @@ class Network:
 
     gbit_per_s: float = 10.0
     latency_us: float = 50.0
+
+    def __post_init__(self) -> None:
+        check_not_negative("network", gbit_per_s=self.gbit_per_s, latency_us=self.latency_us)
+        if not self.gbit_per_s:
+            raise UserError(f"network.gbit_per_s ({self.gbit_per_s}) must be above 0")
 
     def seconds(self, size: int, ranks: int) -> float:
         """Return the time of the messages of a step, of which one carries `size` bytes, as rings send them.
@@ -57,6 +62,14 @@ class OnRanks:
     assumed: tuple[str, ...]
 
 
+def check_ranks(ranks: int, classes: int) -> None:
+    """Raise for ranks that would have no class."""
+    if not 1 <= ranks <= classes:
+        raise UserError(
+            f"ranks ({ranks}) must lie between 1 and the number of classes, {classes}: each has some"
+        )
+
+
 def on_ranks(
     ranks: int,
     network: Network,
@@ -71,7 +84,7 @@ def on_ranks(
     """Return what a run takes on `ranks` ranks that are each as fast as the measured one.
 
     Args:
-        ranks: from 1 to the number of classes; more would have nothing to do.
+        ranks: from 1 to the number of classes, see `check_ranks`.
         network: what joins them.
         classes: of the data; class k is dealt to rank k mod R.
         gradient_bytes: of all codes and trained parts, which are summed over the ranks in one message a step.
@@ -79,18 +92,7 @@ def on_ranks(
         seconds_per_step: of one rank with all classes.
         other_seconds: of the run apart from steps and evaluation.
         evaluation_seconds: of all evaluations.
-
-    Raises:
-        UserError: ranks that would have no class, or a network that carries nothing.
     """
-    if not 1 <= ranks <= classes:
-        raise UserError(
-            f"ranks ({ranks}) must lie between 1 and the number of classes, {classes}: each has some"
-        )
-    if not (network.gbit_per_s > 0 and network.latency_us >= 0):
-        raise UserError(
-            f"gbit_per_s ({network.gbit_per_s}) must be above 0, latency_us ({network.latency_us}) not below"
-        )
     most = math.ceil(classes / ranks)
     waiting = network.seconds(gradient_bytes, ranks)
     step = seconds_per_step * most / classes + waiting

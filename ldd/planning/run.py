@@ -16,7 +16,7 @@ from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.planning.evaluation import EvaluationCost, measure_evaluation
 from ldd.planning.probes import StepClock, cache_bytes, expert_bytes, run_bytes, since_start
-from ldd.planning.ranks import Network, OnRanks, on_ranks
+from ldd.planning.ranks import Network, OnRanks, check_ranks, on_ranks
 from ldd.runs.command_line import DistillationCLI
 from ldd.runtime.devices import peak_memory_mib
 
@@ -138,6 +138,8 @@ def plan_run(cli: PlanCLI) -> Plan:
     clock, trainer, model, data = cli.clock, cli.trainer, cli.model, cli.datamodule
     assert isinstance(model, Distiller)
     assert isinstance(data, DistillationData)
+    network = Network(**vars(cli.options.network))
+    check_ranks(cli.options.ranks, data.spec.num_classes)
     before = since_start() - time.perf_counter()
     cli.probe()
     closing = time.perf_counter() - clock.ended
@@ -168,7 +170,7 @@ def plan_run(cli: PlanCLI) -> Plan:
     steps_alone = cli.max_steps * clock.seconds_per_step
     many = on_ranks(
         cli.options.ranks,
-        Network(**vars(cli.options.network)),
+        network,
         classes=data.spec.num_classes,
         gradient_bytes=sum(each.nbytes for each in model.parameters() if each.requires_grad),
         steps=cli.max_steps,

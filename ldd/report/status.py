@@ -20,6 +20,7 @@ from ldd.errors import UserError
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs import history
 from ldd.runs.folder import CHECKPOINTS
+from ldd.runtime.logs import RANKS
 from ldd.sweeps.file import CELL_NAME, LOG_NAME
 
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
@@ -66,7 +67,7 @@ class Part:
 
 def logs_of(folder: Path) -> list[Path]:
     """Return the logs in the folder of a part: of its ranks, and of the jobs and cells that ran beside others."""
-    found = [folder / LOG_NAME, *(folder / "logs").glob("rank-*.log"), *(folder / "slurm").glob("*.log")]
+    found = [folder / LOG_NAME, *(folder / RANKS).glob("*.log"), *(folder / "slurm").glob("*.log")]
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 

@@ -36,7 +36,7 @@ from ldd.runs.folder import (
 )
 from ldd.runs.options import mistakes_named, name_urls, raised_in, refuse_nulls, spell_paths
 from ldd.runs.parser import Parser, arrange
-from ldd.runtime.logs import logged
+from ldd.runtime.logs import RANKS, logged
 from ldd.runtime.processes import end_with_parent, requeue, signals_interrupt
 from ldd.runtime.ranks import rank_zero_info, starts_first
 from ldd.runtime.trainer import (
@@ -56,9 +56,9 @@ _TRAINER_DEFAULTS = {
 }
 
 
-_LOGS = "logs"  # folder of our own logger's files, and of what each rank says
+_LOGS = "logs"  # folder of our own logger's files
 
-_OF_A_START = {"config.yaml", history.NAME, _LOGS}  # what a run has written before its first step
+_OF_A_START = {"config.yaml", history.NAME, _LOGS, RANKS}  # what a run has written before its first step
 
 
 class _Parser(Parser, LightningArgumentParser):
@@ -214,7 +214,7 @@ class RunCLI(LightningCLI):
         if options.ckpt_path is None:
             return False
         if options.ckpt_path == "last":
-            begun = self.subcommand != "validate" and any((run / name).exists() for name in _OF_A_START)
+            begun = self.subcommand != "validate" and (run / "config.yaml").is_file()
             if begun and not any((run / "checkpoints").glob("*.ckpt")):
                 rank_zero_info(f"the run in {run} was stopped before its first checkpoint; it starts again")
                 options.ckpt_path, self._starts_again = None, True
@@ -232,10 +232,7 @@ class RunCLI(LightningCLI):
         return True
 
     def _found(self, run: Path) -> list[Path]:
-        there = [run / name for name in self.run_files if os.path.lexists(run / name)]
-        # What another rank of this very start has said is no run.
-        own = run / _LOGS if (run / _LOGS).is_dir() and not any(run.glob(f"{_LOGS}/[!r]*")) else None
-        return [path for path in there if path != own]
+        return [run / name for name in self.run_files if os.path.lexists(run / name)]
 
     def _refuse_other_settings(self, run: Path) -> None:
         # A checkpoint brings its own learning rates and draws: another setting here would be ignored.
@@ -296,10 +293,8 @@ class RunCLI(LightningCLI):
             self._lock(run)
             for path in self._found(run) if self.options.ckpt_path is None else ():
                 # By its config.yaml ranks that start later know a run that starts again.
-                # In its logs they may be writing already.
                 if not self._starts_again or path.name != "config.yaml":
-                    for each in path.iterdir() if path.name == _LOGS and path.is_dir() else (path,):
-                        remove(each)
+                    remove(path)
             there = set(run.iterdir())
             begun = self._starts_again or self.options.ckpt_path is not None
             history.record_command(run, self._typed, anew=not begun)
@@ -322,8 +317,9 @@ class RunCLI(LightningCLI):
         # Lightning ends the process with 1 on Ctrl-C, which becomes 128 + signal here.
         if (rank := rank_started_by_lightning(self.trainer)) > 0:
             end_with_parent(f"rank {rank} stops: rank 0, which started it, has ended")
-        trainer = self.trainer
-        log = logged(Path(trainer.default_root_dir) / _LOGS, trainer.global_rank, trainer.world_size)
+        trainer, anew = self.trainer, self.options.get("ckpt_path") is None and not self._starts_again
+        folder = Path(trainer.default_root_dir) / RANKS
+        log = logged(folder, trainer.global_rank, trainer.world_size, anew=anew)
         try:
             with log, signals_interrupt() as received:
                 function(**kwargs)

@@ -7,12 +7,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from logging.handlers import WatchedFileHandler
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from ldd.errors import LostRankError, UserError
+
+RANKS = "ranks"
+"""Folder of these files in a run's; ranks write in it before the first one knows that the run is new."""
 
 
 def log_file(folder: Path, rank: int) -> Path:
@@ -20,22 +22,18 @@ def log_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:04d}.log"
 
 
-class _File(WatchedFileHandler):
-    """A file that is made again if the first rank clears the folder for a new run."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a full disk, or a folder that is gone: what is said is shown all the same
-            super().emit(record)
-
-
 @contextmanager
-def logged(folder: Path, rank: int, ranks: int) -> Iterator[None]:
+def logged(folder: Path, rank: int, ranks: int, *, anew: bool = False) -> Iterator[None]:
     """Write what is logged and warned of meanwhile, and the error that ends it, to the rank's file too.
 
-    A line is `2026-01-31T12:00:00Z rank 3 of 8 HOST:PID LEVEL: MESSAGE`, in UTC. Later starts add to the file.
+    A line is `2026-01-31T12:00:00Z rank 3 of 8 HOST:PID LEVEL: MESSAGE`, in UTC. A later start adds to
+    the file; one that is `anew` replaces it, and the first rank then removes those of ranks that there are no more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handler = _File(log_file(folder, rank), encoding="utf-8", delay=True)
+    if anew and rank == 0:
+        for path in set(folder.glob("rank-*.log")) - {log_file(folder, each) for each in range(ranks)}:
+            path.unlink(missing_ok=True)
+    handler = logging.FileHandler(log_file(folder, rank), "w" if anew else "a", encoding="utf-8")
     who = f"rank {rank} of {ranks} {socket.gethostname()}:{os.getpid()}"
     form = logging.Formatter(f"%(asctime)s {who} %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     form.converter = time.gmtime

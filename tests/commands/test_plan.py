@@ -80,6 +80,9 @@ def test_steps_are_averaged_without_the_first():
         (["--trainer.devices", 2], "trainer.devices (2): plan measures one rank"),
         (["--probe_steps", 1], "probe_steps (1) must be at least 2"),
         (["--ranks", 1000], "ranks (1000) must lie between 1 and the number of classes"),
+        (["--ranks", 0], "ranks (0) must lie between 1 and the number of classes"),
+        (["--network.gbit_per_s", 0], "network.gbit_per_s (0.0) must be above 0"),
+        (["--network.latency_us", -1], "network.latency_us (-1.0)"),
     ],
 )
 def test_refusals(small, arguments, message):  # noqa: F811

@@ -1,7 +1,7 @@
 """Every verb that writes: killed before one of its files has its name, started again, the same bytes and no litter."""
 
 import pytest
-from kills import VERBS, made, make_world, spelt
+from kills import VERBS, made, spelt
 from processes import Renames, killed, latentdd
 from small_runs import ROOT
 
@@ -9,15 +9,6 @@ from ldd import cli
 
 LONG = {"fit", "prior train", "prior compare", "sweep"}
 """Killed later than at their first file: here, in `test_survival.py` and in the tests of their verbs."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        make_world(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import time
 import fsspec
 import pytest
 import stores as stand_in
-from kills import VERBS, made, make_world, spelt
+from kills import VERBS, made, spelt
 from processes import Started, latentdd
 from small_runs import ROOT
 
@@ -14,15 +14,6 @@ from ldd.artefact.set import DistilledSet
 from ldd.disk.files import sha256
 
 SENT = ("fit", "federate", "experts", "prior sample", "export pt", "report")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        make_world(folder)
-    return folder
 
 
 def words(verb, world, out, cache):
@@ -107,3 +98,13 @@ def test_jobs_of_slurm_share_a_folder_and_are_refused_a_store(world, tmp_path, c
     typed = words("federate", world, "noted://bucket", tmp_path / "cache")
     assert cli.main([*typed, "--engine", "slurm"]) == 2
     assert "--out (noted://bucket/made): jobs of SLURM share a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["noted://bucket", "noted://bucket/none.yaml", "unheard-of://bucket/a.yaml"])
+def test_a_recipe_at_a_url_that_cannot_be_had_ends_with_one_line(url, capsys):
+    stand_in.clear()
+    for typed in (["--config", url], [f"--config={url}"]):
+        assert cli.main(["fit", *typed]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"latentdd fit: error: --config ({url})")
+        assert len(said.splitlines()) == 1

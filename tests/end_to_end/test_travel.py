@@ -177,7 +177,7 @@ def contents(path):
             yield b"".join(archive.read(name) for name in archive.namelist())
 
 
-OWN = {"checkpoints", "logs", "config.yaml", "cell.json", "federation.json", "output.log"}
+OWN = {"checkpoints", "logs", "ranks", "config.yaml", "cell.json", "federation.json", "output.log"}
 """What a run, a cell or a federation goes on by, and what it printed: they stay where they are."""
 
 

@@ -174,13 +174,13 @@ def test_the_last_lines_of_all_logs_are_shown_with_who_said_them(run, capsys):
     assert cli.main(["status", str(run), "--lines", "2"]) == 0
     said = capsys.readouterr().out
     assert f"{run}/output.log\ntwo \N{REPLACEMENT CHARACTER}[31mred\nthree [b]\n" in said
-    assert f"{run}/logs/rank-0000.log\n" in said
+    assert f"{run}/ranks/rank-0000.log\n" in said
     assert "rank 0 of 1" in said
     assert "INFO: has ended\n" in said
     assert cli.main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["logs"] == [
-        f"{run}/logs/rank-0000.log",
         f"{run}/output.log",
+        f"{run}/ranks/rank-0000.log",
     ]
     assert cli.main(["status", str(run), "--lines", "-1"]) == 2
     assert "lines (-1) must be at least 0" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from ldd import cli
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import sha256
 from ldd.runs.folder import find_last, fit_or_resume
-from ldd.runtime.logs import log_file
+from ldd.runtime.logs import RANKS, log_file
 from ldd.runtime.ranks import starts_first
 
 ENDLESS = 100_000
@@ -116,7 +116,7 @@ def test_ranks_share_the_lock_of_the_first(small, tmp_path):
     assert [one.result() for one in ranks] == [0, 0], log.with_suffix(".0").read_text()
     assert DistilledSet.load(run).manifest.step == 2
     for rank in range(2):
-        said = log_file(run / "logs", rank).read_text().splitlines()
+        said = log_file(run / RANKS, rank).read_text().splitlines()
         assert all(f" rank {rank} of 2 " in line for line in said if line[:2] == "20")
         assert said[-1].endswith("INFO: has ended")
 

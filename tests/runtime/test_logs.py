@@ -56,16 +56,21 @@ def test_a_defect_has_its_traceback(tmp_path):
     assert "ZeroDivisionError: division by zero" in text
 
 
-def test_a_file_that_is_cleared_away_is_made_again(tmp_path):
-    with logged(tmp_path, 3, 8):
-        log_file(tmp_path, 3).unlink()
-        logging.getLogger("elsewhere").warning("said later")
-    assert lines(tmp_path) == ["WARNING said later", "INFO has ended"]
+def test_a_run_that_begins_anew_replaces_the_file_and_those_of_ranks_that_are_gone(tmp_path):
+    for rank in (3, 7, 8, 12):
+        with logged(tmp_path, rank, 13):
+            pass
+    with logged(tmp_path, 3, 8, anew=True):
+        pass
+    assert lines(tmp_path) == ["INFO starts", "INFO has ended"]
+    with logged(tmp_path, 0, 8, anew=True):
+        pass
+    assert sorted(path.name[5:9] for path in tmp_path.iterdir()) == ["0000", "0003", "0007"]
 
 
 def test_a_folder_that_is_gone_disturbs_nothing(tmp_path):
-    with logged(tmp_path / "logs", 3, 8):
-        log_file(tmp_path / "logs", 3).unlink()
-        (tmp_path / "logs").rmdir()
+    with logged(tmp_path / "ranks", 3, 8):
+        log_file(tmp_path / "ranks", 3).unlink()
+        (tmp_path / "ranks").rmdir()
         logging.getLogger("elsewhere").warning("unheard")
-    assert not (tmp_path / "logs").exists()
+    assert not (tmp_path / "ranks").exists()
