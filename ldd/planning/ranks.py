@@ -79,7 +79,6 @@ def on_ranks(
     steps: int,
     seconds_per_step: float,
     other_seconds: float,
-    evaluation_seconds: float,
 ) -> OnRanks:
     """Return what a run takes on `ranks` ranks that are each as fast as the measured one.
 
@@ -90,8 +89,7 @@ def on_ranks(
         gradient_bytes: of all codes and trained parts, which are summed over the ranks in one message a step.
         steps: of the run.
         seconds_per_step: of one rank with all classes.
-        other_seconds: of the run apart from steps and evaluation.
-        evaluation_seconds: of all evaluations.
+        other_seconds: of the run apart from its steps, evaluations included.
     """
     most = math.ceil(classes / ranks)
     waiting = network.seconds(gradient_bytes, ranks)
@@ -103,7 +101,7 @@ def on_ranks(
         network_seconds_per_step=waiting,
         network_mib_per_step=2 * (ranks - 1) / ranks * gradient_bytes / _MIB,
         distillation_seconds=steps * step,
-        total_seconds=steps * step + other_seconds + evaluation_seconds,
+        total_seconds=steps * step + other_seconds,
         assumed=(
             "every rank has a device, cores and memory like the measured one",
             "a step's time is in proportion to the classes of the rank that has most",

@@ -167,7 +167,6 @@ def plan_run(cli: PlanCLI) -> Plan:
         rows=evaluation.students * cli.evaluations,
     )
     setup, evaluations = clock.started + before, evaluation.seconds * cli.evaluations
-    steps_alone = cli.max_steps * clock.seconds_per_step
     many = on_ranks(
         cli.options.ranks,
         network,
@@ -175,8 +174,7 @@ def plan_run(cli: PlanCLI) -> Plan:
         gradient_bytes=sum(each.nbytes for each in model.parameters() if each.requires_grad),
         steps=cli.max_steps,
         seconds_per_step=clock.seconds_per_step,
-        other_seconds=setup + distillation - steps_alone,
-        evaluation_seconds=evaluations,
+        other_seconds=setup + distillation + evaluations - cli.max_steps * clock.seconds_per_step,
     )
     return Plan(
         device=str(device),
