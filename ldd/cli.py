@@ -20,6 +20,7 @@ from ldd.disk.shipped import near, near_files, with_shipped_files
 from ldd.disk.stores import is_url
 from ldd.errors import UserError
 from ldd.runs.verb import run_verb
+from ldd.runtime.allocation import keep_freed_blocks
 
 HELP = Path(__file__).parent / "commands" / "help"
 """Help of each verb as its parser prints it, 100 columns wide."""
@@ -120,6 +121,7 @@ def _run(arguments: list[str]) -> int:
     if missing:
         print(f"latentdd {verb}: error: {missing}", file=sys.stderr)
         return 2
+    keep_freed_blocks()
     return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, rest)
 
 

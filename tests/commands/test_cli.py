@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -201,6 +202,20 @@ def test_signals_save_the_codes(small, tmp_path, number, code):
     distilled = DistilledSet.load(folder)
     assert torch.equal(saved["state_dict"]["codes.latents"], distilled.codes["latents"])
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_verb_keeps_freed_blocks_unless_the_user_has_settings(here, monkeypatch):
+    """For the processes that it starts, too; `test_allocation` counts what that saves."""
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    for name in (*names, "GLIBC_TUNABLES"):
+        monkeypatch.setenv(name, "")  # so that it is again as it was when the test is over
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
+    assert here("configs")[0] == 0
+    assert not any(name in os.environ for name in names)
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    assert here("configs")[0] == 0
+    assert all(name in os.environ for name in names) == (platform.libc_ver()[0] == "glibc")
 
 
 def test_inspect_export_and_configs(run, tmp_path, here, capsys):
