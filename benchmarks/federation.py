@@ -59,7 +59,7 @@ def kill_first_worker(run: subprocess.Popen[str], out: Path, steps: int) -> int:
 def main() -> None:
     """Print the figures."""
     parser = parser_of(__doc__)
-    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--config", default="configs/ld3m_digits.yaml")
     parser.add_argument("--subtasks", type=int, default=2)
     parser.add_argument("--kill-at", type=int, default=2, help="checkpoints to wait for (one each 10 steps)")
     parser.add_argument("options", nargs="*", help="after --: options of latentdd fit")

@@ -8,7 +8,7 @@ Seconds are those of the process (CPU time) by step of Lightning's trainer, afte
 over steps and turns (of `dc` the mean over steps). Memory is the most that tensors hold at one time in a step. All on
 the digits with one image a class; the kinds:
 
-- `step`: the quickstart's step (DM, 16 real images a class, S = 10, settings as they come).
+- `step`: a step of LD3M on the digits as `configs/ld3m_digits.yaml` has it (DM, 16 real images a class, S = 10).
 - `s5`, `s10`, `s20`, `s40`: DM at these S with `checkpointing: always`, four real images a class and a narrow matching
   network, so that the chain is what counts.
 - `dc`: DC whose network is trained between three steps (`outer_loop: 3`), S = 10.

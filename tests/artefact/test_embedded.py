@@ -47,7 +47,7 @@ def test_a_set_is_small_whole_and_described(name):
     [command] = json.loads((EMBEDDED / name / "commands.json").read_text())
     card = (EMBEDDED / name / "README.md").read_text()
     for fact in (
-        f"`{command['command'].replace('quickstart.yaml', 'quickstart')}`",
+        f"`{command['command'].replace('ld3m_digits.yaml', 'ld3m_digits')}`",
         "- **seed**: 0\n",
         f"**seconds**: {manifest.ledger.stages['distil']['seconds']:.0f} of distilling",
         golden["identity"],
@@ -112,7 +112,7 @@ def test_verbs_take_the_name_and_leave_the_package_as_it_is(tmp_path, monkeypatc
     assert str(Path(ldd.__file__).parent) not in page
     made = [one["command"] for one in json.loads((tmp_path / "exported" / "commands.json").read_text())]
     assert made[-1] == f"latentdd export {name} --format parquet --out exported"
-    assert made[0].startswith("latentdd fit --config quickstart")
+    assert made[0].startswith("latentdd fit --config ld3m_digits")
     assert cli.main(["check", name, "--data", "digits", "--protocol", protocol, "--repeats", "0"]) == 2
     assert (
         f"out: {name} is in the package, where nothing is written; name a folder with --out"

@@ -32,7 +32,7 @@ ROOT = Path(ldd.__file__).parent.parent
 
 @pytest.fixture
 def small(tmp_path, tiny_prior_path):
-    """Two cells of two steps: quickstart with tiny parts, one network trained for two epochs."""
+    """Two cells of two steps: LD3M on the digits with tiny parts, one network trained for two epochs."""
     (tmp_path / "protocol.yaml").write_text(
         yaml.safe_dump(
             {
@@ -52,7 +52,7 @@ def small(tmp_path, tiny_prior_path):
     prior = {"model.prior.init_args.path_or_hub_id": str(tiny_prior_path)}
     config = write(
         tmp_path,
-        base=str(ROOT / "configs" / "quickstart.yaml"),
+        base=str(ROOT / "configs" / "ld3m_digits.yaml"),
         axes={
             "steps": {n: {**prior, "model.prior.init_args.num_steps": n} for n in (1, 2)},
         },
@@ -102,7 +102,7 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     of_sweep = recorded_commands(out)[0].command
     assert of_sweep.startswith("latentdd sweep --config sweep.yaml --out out -- ")
     (of_cell,) = recorded_commands(out / "1" / "seed-5")
-    assert of_cell.command.startswith("latentdd fit --config quickstart.yaml --trainer.max_steps 2 ")
+    assert of_cell.command.startswith("latentdd fit --config ld3m_digits.yaml --trainer.max_steps 2 ")
     with (out / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["steps", "seed", "protocol", "set", "network", "mean", "std", "n"]

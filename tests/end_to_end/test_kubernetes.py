@@ -86,7 +86,7 @@ def test_secrets_are_named_and_not_written(pod):
 
 
 def small(words, prior, **changed):
-    """Of a pod's words those that are not about its data, for the quickstart in its place."""
+    """Of a pod's words those that are not about its data, for a small run in its place."""
     kept = [word for word in words if not word.startswith(("--config", "--data.", "--trainer.accelerator"))]
     if "--config=configs/paper/dm_128.yaml" in words:
         kept += [

@@ -42,7 +42,7 @@ def slurm(tmp_path_factory):
 def arguments(prior, folder, steps=STEPS):
     """Those of `latentdd fit` for a small run, without the number of ranks."""
     options = [str(word) for word in small_arguments(prior)]
-    options[options.index("configs/quickstart.yaml")] = str(ROOT / "configs" / "quickstart.yaml")
+    options[options.index("configs/ld3m_digits.yaml")] = str(ROOT / "configs" / "ld3m_digits.yaml")
     return [*options, *ON_CPUS, "--trainer.default_root_dir", folder, "--trainer.max_steps", steps]
 
 
@@ -129,7 +129,7 @@ def test_an_array_with_a_member_that_fails(slurm, tiny_prior_path, tmp_path):
     """The cells of a sweep as array jobs, a wrong one among them; the sweep afterwards trains what is missing."""
     prior = {"model.prior.init_args.path_or_hub_id": str(tiny_prior_path)}
     cells = {n: {**prior, "model.prior.init_args.num_steps": n} for n in (1, 2)}
-    base = str(ROOT / "configs" / "quickstart.yaml")
+    base = str(ROOT / "configs" / "ld3m_digits.yaml")
     (tmp_path / "sweep.yaml").write_text(
         yaml.safe_dump({"base": base, "axes": {"steps": cells}, "seeds": [5]}, sort_keys=False)
     )

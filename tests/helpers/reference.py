@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-QUICK = ("--config", CONFIGS / "quickstart.yaml")
+QUICK = ("--config", CONFIGS / "ld3m_digits.yaml")
 NO_BAR = ("--trainer.enable_progress_bar", "false")
 UNJUDGED = ("--trainer.limit_val_batches", 0)
 THREE = ("--data.subset", '["digit-0", "digit-1", "digit-7"]')

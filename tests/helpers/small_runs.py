@@ -18,9 +18,9 @@ NARROW = partial(ConvNet, width=8)
 
 
 def small_arguments(prior: Path) -> list[object]:
-    """The quickstart with a tiny prior and network, without evaluation, for the command line in folder `ROOT`."""
+    """LD3M on the digits with a tiny prior and network, without evaluation, for the command line in folder `ROOT`."""
     return [
-        *("--config", "configs/quickstart.yaml", "--model.prior.path_or_hub_id", prior),
+        *("--config", "configs/ld3m_digits.yaml", "--model.prior.path_or_hub_id", prior),
         *(
             "--model.prior.num_steps",
             2,

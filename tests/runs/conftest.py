@@ -37,8 +37,8 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def small(tiny_prior_path):
-    recipe = str(ROOT / "configs" / "quickstart.yaml")
+    recipe = str(ROOT / "configs" / "ld3m_digits.yaml")
     given = [
-        recipe if word == "configs/quickstart.yaml" else word for word in small_arguments(tiny_prior_path)
+        recipe if word == "configs/ld3m_digits.yaml" else word for word in small_arguments(tiny_prior_path)
     ]
     return [*given, "--trainer.enable_progress_bar", "false"]

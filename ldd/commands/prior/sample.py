@@ -60,8 +60,7 @@ def _sample(options: Namespace, typed: Sequence[str]) -> Ending:
     print(f"{len(classes)} x {sampler.per_class} images{others}")
     own: tuple[str, ...] = ("folder", "--data.root", "ROOT", "--model.prior.path_or_hub_id", options.prior)
     if options.prior.startswith(IN_PACKAGE):  # all of the digits, each with a recipe of its name
-        recipe = options.prior.removeprefix(IN_PACKAGE).replace("-", "_")
-        own = ("quickstart", *(("--model.prior", recipe) * (recipe != "digits")))
+        own = ("quickstart", "--model.prior", options.prior.removeprefix(IN_PACKAGE).replace("-", "_"))
     return Ending((out,), ("fit", "--config", *own))
 
 
