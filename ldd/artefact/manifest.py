@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
+from torch import Tensor
+
 from ldd import __version__
 from ldd.artefact.location import FOLDER, MANIFEST, located
 from ldd.disk.files import read_json, sha256, write_json
@@ -23,9 +25,6 @@ UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 BYTES = ("images", "codes", "labels", "decoder")
 """What the ledger charges; labels include soft labels and weights."""
-
-SUBTASKS = "subtasks"
-"""Key for what each part of a merged set was."""
 
 RESUMED = "resumed.json"
 """File in a run's folder: the settings that it was resumed with and had not begun with."""
@@ -78,11 +77,12 @@ class FrozenWeights:
 
 @dataclass(frozen=True)
 class Subtask:
-    """What a part of a merged set was: wnids of its classes, seed and training steps."""
+    """What a part of a merged set was: wnids of its classes, seed, training steps, classes that it learned besides."""
 
     classes: tuple[str, ...]
     seed: int | None
     step: int | None
+    others: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class Manifest(Mapping[str, Any]):
         step: training steps of the codes.
         pruning: what was left out of the real images, and by what.
         subtasks: what the parts of a merged set were.
+        joint_steps: training steps of all parts together after the merge; None for none.
         imported: form and treatment of the files of another program.
         labels: where soft labels come from.
         budget: images per class that were taken of a larger set.
@@ -156,6 +157,7 @@ class Manifest(Mapping[str, Any]):
     step: int | None = None
     pruning: dict[str, Any] | None = None
     subtasks: list[Subtask] | None = None
+    joint_steps: int | None = None
     imported: dict[str, Any] | None = None
     labels: dict[str, Any] | None = None
     budget: int | None = None
@@ -222,6 +224,16 @@ class Manifest(Mapping[str, Any]):
         return self.replaced(
             **versions, config=config, sha256=hashes, ledger={**self["ledger"], "bytes": charged}
         )
+
+    def decoders(self, tensors: Mapping[str, Tensor] | None) -> list[dict[str, Tensor]]:
+        """Return the decoder of each sub-task of a set that holds `tensors`; one where all share it, none without."""
+        if not tensors:
+            return []
+        own = [
+            {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+            for start in (f"{number}." for number in range(len(self.subtasks or ())))
+        ]
+        return own if all(own) and sum(map(len, own)) == len(tensors) else [dict(tensors)]
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ldd import priors
-from ldd.artefact import manifest as manifests
 from ldd.artefact.identity import identify
 from ldd.artefact.packing import check_packing, grow, pack, shrink
 from ldd.artefact.set import DistilledSet
@@ -282,21 +281,14 @@ def check_prior(distilled: DistilledSet, prior: Prior) -> None:
 
 def _parts(distilled: DistilledSet) -> list[tuple[Tensor, dict[str, Tensor] | None]]:
     """Return rows and decoder of each sub-task; one part where all rows share one decoder, or have none."""
-    subtasks = distilled.manifest.get(manifests.SUBTASKS)
-    if distilled.decoder is None or not subtasks:
+    decoders = distilled.manifest.decoders(distilled.decoder)
+    if len(decoders) <= 1:
         return [(torch.arange(len(distilled.labels)), distilled.decoder)]
     label_of = {info.wnid: info.label for info in distilled.classes}
     parts: list[tuple[Tensor, dict[str, Tensor] | None]] = []
-    for number, subtask in enumerate(subtasks):
-        labels = torch.tensor([label_of[wnid] for wnid in subtask["classes"]])
-        rows = torch.isin(distilled.labels, labels).nonzero().flatten()
-        prefix = f"{number}."
-        decoder = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in distilled.decoder.items()
-            if name.startswith(prefix)
-        }
-        parts.append((rows, decoder))
+    for subtask, decoder in zip(distilled.manifest.subtasks or (), decoders, strict=True):
+        labels = torch.tensor([label_of[wnid] for wnid in subtask.classes])
+        parts.append((torch.isin(distilled.labels, labels).nonzero().flatten(), decoder))
     return parts
 
 

@@ -16,7 +16,6 @@ from ldd.evaluation.records import FOLDER
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.experts.recording import cost_of_experts
 from ldd.federation.folder import Federation
-from ldd.federation.merging import merge
 from ldd.runs.ending import Ending, ending_of_run
 from ldd.runtime.devices import pick_device
 from ldd.runtime.ledger import EVALUATE, EXPERTS, PRUNE, Figures, total
@@ -28,24 +27,20 @@ _SETTINGS = "settings"
 def finish(federation: Federation) -> Ending:
     """Merge the sets of the sub-tasks; label, save and, unless done already, evaluate the result; print the tables."""
     recipe, out = federation.recipe, federation.folder / "distilled"
-    parts = [
-        DistilledSet.load(federation.folder_of(number)) for number in range(len(federation.partition.blocks))
-    ]
-    data = recipe.data
     federation.check_images()
-    merged = merge(parts, data.classes, config=recipe.resolved, test_split_fingerprint=data.spec.fingerprint)
-    merged = merged.with_facts(data_fingerprints=dict(data.fingerprints))
+    merged, number = federation.merged(), len(federation.partition.blocks)
     labeller: Labeller | None = None
     if recipe.model.labels is not None:
         merged, labeller = _labelled(federation, merged)
     merged.save(out)
     saved = DistilledSet.load(out)
-    print(f"merged {len(parts)} sub-tasks: {len(saved.images)} images of {saved.num_classes} classes")
+    together = f", {steps} steps together" if (steps := saved.manifest.joint_steps) else ""
+    print(f"merged {number} sub-tasks: {len(saved.images)} images of {saved.num_classes} classes{together}")
     report = earlier = _earlier(federation, saved)
     if recipe.evaluates and (earlier is None or _is_due(federation)):
         report = _evaluate(federation, saved, labeller)
         report = report if earlier is None else report.after(earlier)
-        facts = {_SETTINGS: _settings(federation), "subtasks": len(federation.partition.blocks)}
+        facts = {_SETTINGS: _settings(federation), "subtasks": number}
         report = replace(report, facts={**report.facts, **facts})
         report.write(federation.folder)
         rich.print(*report.tables())
@@ -68,6 +63,8 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
         # Its sub-task is the whole task, and may have read the same experts.
         before.pop(EXPERTS, None)
         needs = tuple(recipe.model.needs(steps=recipe.config.trainer.max_steps != 0))
+    elif federation.joint_steps:  # likewise, and `Federation.merged` has left them out
+        needs = tuple(recipe.model.needs())
     of_whole: dict[str, Figures] = {}
     if experts := cost_of_experts(needs, data):
         of_whole[EXPERTS] = experts

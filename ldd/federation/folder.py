@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
+from ldd.artefact.classes import of_classes
 from ldd.artefact.manifest import NAME, Manifest, find_artefact
+from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.data.fingerprints import differences
 from ldd.data.sources import Source
@@ -17,6 +19,7 @@ from ldd.disk.files import check_writable, holds_files, read_json, remove, write
 from ldd.disk.records import read_record, to_json
 from ldd.errors import UserError
 from ldd.federation.jobs import DONE, Job
+from ldd.federation.merging import after_joint_steps, merge
 from ldd.federation.partition import ClassPartition
 from ldd.federation.ray_worker import TOKEN
 from ldd.runs import history
@@ -24,11 +27,16 @@ from ldd.runs.command_line import fit_or_validate
 from ldd.runs.folder import fit_or_resume
 from ldd.runs.recipe import Recipe
 from ldd.runs.verb import run_verb
-from ldd.runtime.ledger import PRUNE, Stages, total
+from ldd.runtime.ledger import EXPERTS as STAGE_OF_EXPERTS, PRUNE, Stages, total
 
 CONFIG = "config.yaml"
 EXPERTS = "experts"
 """Name of the job that records the experts of the whole task, which label the merged set."""
+
+JOINT = "joint"
+"""Name of the job that goes on with all sub-tasks' codes together, once all other jobs have ended."""
+
+_START = "start"  # in that job's folder: the merged set from which it starts
 
 _PLAN, _PARTITION = "federation.json", "partition.json"
 _OWN = (
@@ -44,6 +52,7 @@ class _Plan:
     seed: int
     labelled: bool
     directory: str
+    joint_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Federation:
         seed: of sub-task 0; sub-task k has seed + k.
         labelled: whether experts of the whole task label the merged set.
         directory: in which it was planned, and all jobs run: paths of the recipe are relative to it.
+        joint_steps: training steps of all sub-tasks' codes together, after the merge.
     """
 
     folder: Path
@@ -63,6 +73,7 @@ class Federation:
     seed: int
     labelled: bool
     directory: str
+    joint_steps: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -72,18 +83,29 @@ class Federation:
         if not path.is_file():
             raise UserError(f"--out ({folder}) holds no federation; start one with --config and --subtasks")
         plan = read_record(path, _Plan, "start anew with --overwrite")
-        return cls(folder, ClassPartition.load(folder / _PARTITION), plan.seed, plan.labelled, plan.directory)
+        partition = ClassPartition.load(folder / _PARTITION)
+        return cls(folder, partition, plan.seed, plan.labelled, plan.directory, plan.joint_steps or 0)
 
     @classmethod
-    def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path) -> Self:
+    def make(cls, recipe: Recipe, partition: ClassPartition, folder: Path, joint_steps: int = 0) -> Self:
         """Write a new federation into a folder, with all settings of the recipe."""
-        made = cls(folder.resolve(), partition, recipe.seed, recipe.model.labels is not None, str(Path.cwd()))
+        labelled = recipe.model.labels is not None
+        made = cls(folder.resolve(), partition, recipe.seed, labelled, str(Path.cwd()), joint_steps)
         check_writable(made.folder)
         recipe.write(made.folder / CONFIG)
         partition.save(made.folder / _PARTITION)
-        plan = _Plan(made.seed, made.labelled, made.directory)
-        write_json(made.folder / _PLAN, to_json(plan))  # last: a folder that has it is complete
+        made._write_plan()  # last: a folder that has it is complete
         return made
+
+    def _write_plan(self) -> None:
+        plan = _Plan(self.seed, self.labelled, self.directory, self.joint_steps or None)
+        write_json(self.folder / _PLAN, to_json(plan))
+
+    def with_joint_steps(self, joint_steps: int) -> Self:
+        """Return the federation with steps of all codes together; its sub-tasks stay as they are."""
+        joined = replace(self, joint_steps=joint_steps)
+        joined._write_plan()
+        return joined
 
     def adopt(self, recipe: Recipe) -> None:
         """Take over the settings of a recipe that `find` has accepted, and print those that are new."""
@@ -99,9 +121,9 @@ class Federation:
 
     @property
     def names(self) -> list[str]:
-        """Names of all jobs: the numbers of the sub-tasks, and `experts` where those label the merged set."""
+        """Names of all jobs: the numbers of the sub-tasks, `experts` where those label the merged set, `joint`."""
         numbers = [str(number) for number in range(len(self.partition.blocks))]
-        return numbers + [EXPERTS] * self.labelled
+        return numbers + [EXPERTS] * self.labelled + [JOINT] * bool(self.joint_steps)
 
     @property
     def waiting(self) -> list[str]:
@@ -112,14 +134,21 @@ class Federation:
         """Return the folder of a job; a sub-task has a run folder."""
         return self.folder / "subtasks" / str(name)
 
-    def arguments(self, number: int) -> list[str]:
-        """Return the arguments of `latentdd` for a sub-task: its classes alone, with hard labels, not evaluated."""
-        options = (
-            *("--config", str(self.folder / CONFIG)),
-            *("--data.subset", json.dumps(self.partition.blocks[number], ensure_ascii=False)),
-            *("--model.labels", "null", "--trainer.limit_val_batches", "0"),
-        )
-        return fit_or_resume(options, self.seed + number, self.folder_of(number))
+    def arguments(self, name: str) -> list[str]:
+        """Return the arguments of `latentdd` for a job that is a run, with hard labels and not evaluated.
+
+        A sub-task has its own classes and those that it learns besides, the joint job all of them.
+        """
+        options = ["--config", str(self.folder / CONFIG)]
+        if name == JOINT:
+            start = {"class_path": "ldd.initializers.StoredCodes", "init_args": {"path": str(self._start)}}
+            options += ["--model.initializer", json.dumps(start)]
+            options += ["--trainer.max_steps", str(self.joint_steps)]
+        else:
+            learned = self.partition.learned(int(name))
+            options += ["--data.subset", json.dumps(learned, ensure_ascii=False)]
+        options += ["--model.labels", "null", "--trainer.limit_val_batches", "0"]
+        return fit_or_resume(options, self.seed + (0 if name == JOINT else int(name)), self.folder_of(name))
 
     def job(self, name: str) -> Job:
         """Return what an engine runs for a job."""
@@ -129,16 +158,50 @@ class Federation:
             results += [Path(need.trajectories).expanduser() for need in self.recipe.model.labels.experts()]
         return Job(name, arguments, Path(self.directory), results[0] / "output.log", tuple(results))
 
+    @property
+    def _start(self) -> Path:
+        return self.folder_of(JOINT) / _START
+
+    def merged(self) -> DistilledSet:
+        """Return the sets of the sub-tasks as one, with what the joint steps have made of it where there are any."""
+        data, recipe = self.recipe.data, self.recipe
+        if self.joint_steps and (self.folder_of(JOINT) / DONE).is_file():
+            start, tuned = DistilledSet.load(self._start), DistilledSet.load(self.folder_of(JOINT))
+            return after_joint_steps(
+                start, tuned, [STAGE_OF_EXPERTS] if self.labelled else []
+            )  # see `finish`
+        parts = [
+            of_classes(DistilledSet.load(self.folder_of(number)), block)
+            for number, block in enumerate(self.partition.blocks)
+        ]
+        fingerprint, others = data.spec.fingerprint, self.partition.others
+        merged = merge(
+            parts, data.classes, config=recipe.resolved, test_split_fingerprint=fingerprint, others=others
+        )
+        return merged.with_facts(data_fingerprints=dict(data.fingerprints))
+
+    def prepare_joint(self) -> None:
+        """Write the merged set from which the joint job starts, unless it is there; sub-tasks must have ended."""
+        if (self._start / NAME).is_file():
+            return
+        left = [name for name in self.waiting if name not in (EXPERTS, JOINT)]
+        if left:
+            raise UserError(
+                f"--only {JOINT}: it starts once the sub-tasks have ended; run {', '.join(left)} first"
+            )
+        self.merged().save(self._start)
+
     def check_images(self) -> None:
         """Raise if a sub-task that has ended learned from other images than its classes have now."""
         data = self.recipe.data
-        for number, block in enumerate(self.partition.blocks):
+        for number in range(len(self.partition.blocks)):
             if str(number) in self.waiting:
                 continue
             before = Manifest.read(find_artefact(self.folder_of(number)) / NAME).data_fingerprints
             if before is None:
                 continue
-            own = DistillationData(partial(_of_block, data.source, block), on_error=data.on_error)
+            learned = self.partition.learned(number)
+            own = DistillationData(partial(_of_block, data.source, learned), on_error=data.on_error)
             if changed := differences(before, own.fingerprints):
                 raise UserError(
                     f"sub-task {number} was distilled from other images ({'; '.join(changed)}); restore them, or "
@@ -158,9 +221,11 @@ class Federation:
         if name == EXPERTS:
             self._record()
         else:
-            _fit(self.arguments(int(name)))
-            if not (folder / "distilled" / "manifest.json").is_file():
-                raise RuntimeError(f"sub-task {name} ended without a set in {folder}")
+            if name == JOINT:
+                self.prepare_joint()
+            _fit(self.arguments(name))
+            if not (folder / "distilled" / NAME).is_file():
+                raise RuntimeError(f"job {name} ended without a set in {folder}")
         (folder / DONE).touch()
 
     def _record(self) -> None:

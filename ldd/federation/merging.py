@@ -21,17 +21,21 @@ def merge(
     *,
     config: Mapping[str, Any] | None = None,
     test_split_fingerprint: str | None = None,
+    others: Sequence[Sequence[str]] = (),
 ) -> DistilledSet:
     """Concatenate the sets of sub-tasks, classes in the order of the whole task (D3, arXiv 2403.00999, as released).
 
     Nothing is trained or averaged. Codes keep their values; each sub-task keeps its own trained decoder, whose tensors
-    are named `<number of the sub-task>.<name>`. A single part that has the classes of the task is returned as it is.
+    are named `<number of the sub-task>.<name>`, unless all have the same one. A single part that has the classes of the
+    task is returned as it is.
 
     Args:
         parts: sets of disjoint classes, in the order of their sub-tasks.
         classes: the classes of the whole task, ordered by label.
         config: of the whole run, for the manifest; None keeps the first part's.
         test_split_fingerprint: of the whole task; None keeps the first part's.
+        others: wnids of the classes that each sub-task learned besides and that were left out of its part, for the
+            manifest.
 
     Raises:
         UserError: no part; classes that overlap, are missing or do not belong to the task; image sizes, normalisations,
@@ -64,9 +68,32 @@ def merge(
         weights=None if first.weights is None else joined([_given(part.weights) for part in parts]),
         codes=None if first.codes is None else {name: joined_codes(name) for name in first.codes},
         decoder=_decoders(parts),
-        manifest=_manifest(parts, classes, config, test_split_fingerprint),
+        manifest=_manifest(parts, classes, config, test_split_fingerprint, others),
         label_top_k=first.label_top_k,
     )
+
+
+def after_joint_steps(
+    merged: DistilledSet, tuned: DistilledSet, uncharged: Sequence[str] = ()
+) -> DistilledSet:
+    """Return what a run over all classes has made of a merged set, with the facts and costs of both.
+
+    Args:
+        merged: of the sub-tasks; the run started from its codes.
+        tuned: what the run has made.
+        uncharged: stages of the run that are charged elsewhere.
+    """
+    before, after = merged.manifest, tuned.manifest
+    steps = after.step or 0
+    own = {stage: figures for stage, figures in after.ledger.stages.items() if stage not in uncharged}
+    return tuned.with_facts(
+        config=before.config,
+        step=(before.step or 0) + steps,
+        joint_steps=steps,
+        subtasks=before.subtasks,
+        seen_networks=sorted({*before.seen_networks, *after.seen_networks}),
+        data_fingerprints=before.data_fingerprints,
+    ).charged(total([before.ledger.stages, own]))
 
 
 def _check_alike(parts: Sequence[DistilledSet]) -> None:
@@ -111,13 +138,11 @@ def _shapes(tensors: Mapping[str, Tensor] | None) -> dict[str, Any]:
 
 
 def _decoders(parts: Sequence[DistilledSet]) -> dict[str, Tensor] | None:
-    if len(parts) == 1 or parts[0].decoder is None:
-        return parts[0].decoder
-    return {
-        f"{number}.{name}": tensor
-        for number, part in enumerate(parts)
-        for name, tensor in _given(part.decoder).items()
-    }
+    first = parts[0].decoder
+    decoders = [_given(part.decoder) for part in parts] if first is not None else []
+    if first is None or all(torch.equal(own[name], first[name]) for own in decoders for name in first):
+        return first
+    return {f"{number}.{name}": tensor for number, own in enumerate(decoders) for name, tensor in own.items()}
 
 
 def _manifest(
@@ -125,6 +150,7 @@ def _manifest(
     classes: Sequence[ClassInfo],
     config: Mapping[str, Any] | None,
     test_split_fingerprint: str | None,
+    others: Sequence[Sequence[str]],
 ) -> Manifest:
     manifests = [part.manifest for part in parts]
     changes: dict[str, Any] = {
@@ -141,9 +167,10 @@ def _manifest(
         changes["test_split_fingerprint"] = test_split_fingerprint
     if len(parts) > 1:
         changes["step"] = min(manifest.step or 0 for manifest in manifests)
+        beside: list[tuple[str, ...] | None] = [tuple(wnids) for wnids in others]
         changes["subtasks"] = [
-            Subtask(tuple(info.wnid for info in manifest.classes), manifest.seed, manifest.step)
-            for manifest in manifests
+            Subtask(tuple(info.wnid for info in manifest.classes), manifest.seed, manifest.step, of_others)
+            for manifest, of_others in zip(manifests, beside or [None] * len(parts), strict=True)
         ]
     stages = total([manifest.ledger.stages for manifest in manifests])
     return manifests[0].replaced(**changes).charged(stages)

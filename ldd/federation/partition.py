@@ -1,7 +1,7 @@
 """Splitting the classes of a task into sub-tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -40,10 +40,18 @@ class ClassPartition:
     Attributes:
         blocks: wnids of each sub-task, in the order of their labels there.
         rule: how it was made (`Rule`).
+        others: wnids that each sub-task learns besides its block, see `overlapping`; none at all by default.
     """
 
     blocks: tuple[tuple[str, ...], ...]
     rule: str = "contiguous"
+    others: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.others and len(self.others) != len(self.blocks):
+            raise UserError(
+                f"others must be of each of the {len(self.blocks)} blocks, got {len(self.others)}"
+            )
 
     @classmethod
     def contiguous(cls, classes: Sequence[ClassInfo], subtasks: int) -> Self:
@@ -87,13 +95,46 @@ class ClassPartition:
         blocks = sorted(np.flatnonzero(members == block).tolist() for block in range(subtasks))
         return cls(tuple(tuple(classes[label].wnid for label in block) for block in blocks), "semantic")
 
+    def overlapping(self, classes: Sequence[ClassInfo], count: int, seed: int) -> Self:
+        """Return the partition with `count` classes of other blocks for each sub-task, drawn by `seed`.
+
+        A sub-task whose experts know its own classes alone makes images that tell those apart, and nothing else. With
+        others beside them its images differ from theirs too; what it learns of the others is left out of the merge.
+
+        Raises:
+            UserError: a number below 0, or more classes than lie in other blocks.
+        """
+        most = len(classes) - max(map(len, self.blocks))
+        if not 0 <= count <= most:
+            raise UserError(
+                f"--overlap ({count}) must lie in 0..{most}, the number of classes in the other sub-tasks"
+            )
+        if not count:
+            return replace(self, others=())
+        others = []
+        for number, block in enumerate(self.blocks):
+            elsewhere = [info.wnid for info in classes if info.wnid not in block]
+            drawn = torch.randperm(len(elsewhere), generator=generator(seed, "overlap", number))[:count]
+            others.append(tuple(elsewhere[place] for place in sorted(drawn.tolist())))
+        return replace(self, others=tuple(others))
+
+    @property
+    def overlap(self) -> int:
+        """Number of classes that each sub-task learns besides its own."""
+        return len(self.others[0]) if self.others else 0
+
+    def learned(self, number: int) -> tuple[str, ...]:
+        """Return the wnids of all classes that a sub-task learns, its own first."""
+        return (*self.blocks[number], *(self.others[number] if self.others else ()))
+
     def save(self, path: Path | str) -> None:
         """Write the partition as JSON.
 
         Raises:
             UserError: the file cannot be written.
         """
-        write_json(path, {"rule": self.rule, "blocks": self.blocks})
+        others = {"others": self.others} if self.others else {}
+        write_json(path, {"rule": self.rule, "blocks": self.blocks, **others})
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

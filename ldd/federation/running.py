@@ -6,17 +6,20 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple, cast
 
 import rich
 
 from ldd.disk.locks import writing_in
-from ldd.errors import UserError
+from ldd.distiller.module import Distiller
+from ldd.errors import UserError, check_at_least
 from ldd.federation.finish import finish
-from ldd.federation.folder import CONFIG, Federation, clear, find
+from ldd.federation.folder import CONFIG, JOINT, Federation, clear, find
 from ldd.federation.jobs import Job, Machines, failures
 from ldd.federation.partition import ClassPartition, Rule, class_means
 from ldd.federation.ray_engine import import_ray, run_jobs
 from ldd.federation.slurm import check_folder, write_slurm
+from ldd.initializers import StoredCodes
 from ldd.networks.scoring import ScoringNetwork
 from ldd.runs.ahead import check_run
 from ldd.runs.ending import Ending
@@ -32,6 +35,8 @@ def federate(
     config: str | None = None,
     subtasks: int | None = None,
     partition: Rule = "contiguous",
+    overlap: int = 0,
+    joint_steps: int = 0,
     only: str | None = None,
     overwrite: bool = False,
     end_with_parent: bool = False,
@@ -52,37 +57,65 @@ def federate(
         subtasks: number of sub-tasks.
         partition: classes in the data's order (D3), at random, or similar ones together: balanced k-means on their mean
             features in a small network trained on the data.
-        only: run this one job of DIR: a sub-task's number.
+        overlap: classes of other sub-tasks that each one learns besides its own, experts included, so that its images
+            differ from theirs; what it has made of them is left out of the merge.
+        joint_steps: training steps of all sub-tasks' codes together after the merge, in a job of its own.
+        only: run this one job of DIR: a sub-task's number, experts or joint.
         overwrite: replace the federation in DIR.
         end_with_parent: end when the process that started this one does.
         settings: options of `latentdd fit`, which go over the recipe's.
         typed: the command, which is recorded in DIR.
     """
-    folder = Path(out)
-    if subtasks is not None and subtasks < 1:
-        raise UserError(f"--subtasks ({subtasks}) must be at least 1")
-    if (config is None) != (subtasks is None):
-        raise UserError(
-            "--config and --subtasks belong together: both start a federation, neither continues one"
-        )
+    folder, wanted = Path(out), _wanted(config, subtasks, partition, overlap, joint_steps)
     if end_with_parent:
         processes.end_with_parent()
     if only is not None:
-        return _run_alone(folder, only, [*settings, *filter(None, [config])])
+        return _run_alone(folder, only, [*settings, *filter(None, [config]), *wanted.words])
     if machines.engine == "slurm":
         check_folder(folder.resolve())
     with writing_in(folder):
         if overwrite:
             clear(folder)
-        if config is None or subtasks is None:
-            federation = _continued(folder, machines, settings)
+        if config is None:
+            federation = _continued(folder, machines, [*settings, *wanted.words])
         else:
-            federation = _from_recipe(folder, config, subtasks, partition, machines, settings)
+            federation = _from_recipe(folder, config, wanted, machines, settings)
         record_command(folder, typed)
         if machines.engine == "slurm":
             return _write_for_slurm(federation, machines)
         _run_all(federation, machines)
         return finish(federation)
+
+
+class _Wanted(NamedTuple):
+    """How a task is split, and what comes after the merge."""
+
+    subtasks: int
+    rule: Rule
+    overlap: int
+    joint_steps: int
+
+    def __str__(self) -> str:
+        overlap = f", {self.overlap} classes of others each" if self.overlap else ""
+        joint = f", {self.joint_steps} joint steps" if self.joint_steps else ""
+        return f"{self.subtasks} sub-tasks, {self.rule}{overlap}{joint}"
+
+    @property
+    def words(self) -> list[str]:
+        """The options that say more than which federation it is."""
+        options = {"--overlap": self.overlap, "--joint_steps": self.joint_steps}
+        return [word for option, value in options.items() if value for word in (option, str(value))]
+
+
+def _wanted(config: str | None, subtasks: int | None, rule: Rule, overlap: int, joint_steps: int) -> _Wanted:
+    if subtasks is not None and subtasks < 1:
+        raise UserError(f"--subtasks ({subtasks}) must be at least 1")
+    check_at_least(0, "", overlap=overlap, joint_steps=joint_steps)
+    if (config is None) != (subtasks is None):
+        raise UserError(
+            "--config and --subtasks belong together: both start a federation, neither continues one"
+        )
+    return _Wanted(subtasks or 0, rule, overlap, joint_steps)
 
 
 def _run_alone(folder: Path, name: str, settings: Sequence[str]) -> Ending:
@@ -102,12 +135,12 @@ def _continued(folder: Path, machines: Machines, settings: Sequence[str]) -> Fed
         )
     federation = Federation.load(folder)
     other = Federation.load(folder)  # its own recipe would stay in memory
-    _check_the_end(federation, other.recipe, machines)
+    _check_the_end(federation, other.recipe, machines, _as_planned(federation))
     return federation
 
 
 def _from_recipe(
-    folder: Path, config: str, subtasks: int, rule: Rule, machines: Machines, settings: Sequence[str]
+    folder: Path, config: str, wanted: _Wanted, machines: Machines, settings: Sequence[str]
 ) -> Federation:
     """Return a new federation, or the one in the folder with the recipe's settings."""
     if not Path(config).is_file():
@@ -115,43 +148,94 @@ def _from_recipe(
     recipe = Recipe(["--config", config, *settings, "--trainer.default_root_dir", str(folder)], folder)
     federation = find(recipe, folder)
     if federation is None:
-        contiguous = ClassPartition.contiguous(recipe.data.classes, subtasks)  # or refuses the number
-        _check_run(recipe, folder, subtasks, machines)
-        partition = contiguous if rule == "contiguous" else _partition(recipe, subtasks, rule)
-        return Federation.make(recipe, partition, folder)
-    found = federation.partition
-    if (len(found.blocks), found.rule) != (subtasks, rule):
+        classes = recipe.data.classes
+        partition = ClassPartition.contiguous(classes, wanted.subtasks)  # or refuses the number
+        partition.overlapping(classes, wanted.overlap, recipe.seed)  # likewise
+        _check_run(recipe, folder, wanted, machines)
+        if wanted.rule != "contiguous":
+            partition = _partition(recipe, wanted.subtasks, wanted.rule)
+        partition = partition.overlapping(classes, wanted.overlap, recipe.seed)
+        return Federation.make(recipe, partition, folder, wanted.joint_steps)
+    found = _as_planned(federation)
+    if wanted not in (found, found._replace(joint_steps=found.joint_steps or wanted.joint_steps)):
         raise UserError(
-            f"--out ({folder}) holds a federation of {len(found.blocks)} sub-tasks, {found.rule}; choose another "
-            "folder, or replace it with --overwrite"
+            f"--out ({folder}) holds a federation of {found}; choose another folder, or replace it with --overwrite"
         )
-    _check_the_end(federation, recipe, machines)
+    changed = wanted.joint_steps != found.joint_steps
+    _check_the_end(federation, recipe, machines, wanted, anyway=changed)
     federation.adopt(recipe)
-    return federation
+    if not changed:
+        return federation
+    print(f"settings from now on: joint_steps: 0 -> {wanted.joint_steps}")
+    return federation.with_joint_steps(wanted.joint_steps)
 
 
-def _check_the_end(federation: Federation, recipe: Recipe, machines: Machines) -> None:
+def _as_planned(federation: Federation) -> _Wanted:
+    """Return how a federation was split; every rule that it may have is one of `Rule`."""
+    partition = federation.partition
+    rule = cast("Rule", partition.rule)
+    return _Wanted(len(partition.blocks), rule, partition.overlap, federation.joint_steps)
+
+
+def _check_the_end(
+    federation: Federation, recipe: Recipe, machines: Machines, wanted: _Wanted, anyway: bool = False
+) -> None:
     """Before any job that is left is run, and before settings are replaced."""
     folder = federation.folder
-    if federation.waiting or recipe.changes(folder / CONFIG).others:
-        _check_run(recipe, folder, len(federation.partition.blocks), machines)
+    if anyway or federation.waiting or recipe.changes(folder / CONFIG).others:
+        _check_run(recipe, folder, wanted, machines)
 
 
-def _check_run(recipe: Recipe, folder: Path, subtasks: int, machines: Machines) -> None:
+def _check_run(recipe: Recipe, folder: Path, wanted: _Wanted, machines: Machines) -> None:
     """Refuse jobs that could not all be run, and a merged set that could not be labelled and evaluated."""
     machines.needs(vars(recipe.config.trainer))  # or refuses
     if machines.workers and machines.engine == "ray":
         import_ray()
+    model, steps = recipe.model, recipe.config.trainer.max_steps != 0
+    if wanted.joint_steps:
+        _check_joint(recipe, wanted)
     check_run(
-        recipe.model,
+        model,
         recipe.data,
         recipe.experts,
         recipe.evaluation if recipe.evaluates else None,
-        steps=recipe.config.trainer.max_steps != 0,
+        steps=steps,
         folder=folder,
-        subtasks=subtasks,
+        subtasks=wanted.subtasks,
         here=machines.engine != "slurm",
     )
+
+
+def _check_joint(recipe: Recipe, wanted: _Wanted) -> None:
+    """Refuse joint steps that could not start from what the sub-tasks leave."""
+    model, option = recipe.model, f"--joint_steps ({wanted.joint_steps})"
+    if wanted.subtasks == 1:
+        raise UserError(f"{option} are for two sub-tasks or more; raise trainer.max_steps instead")
+    if model.codes.packing > 1:
+        raise UserError(f"{option} go on from codes, which packed sets do not keep; choose other codes, or 0")
+    if model.rediffusion is not None:
+        raise UserError(
+            f"{option}: sub-tasks would make their images anew before they are merged; set rediffusion null"
+        )
+    if _have_own_decoders(model):
+        raise UserError(
+            f"{option} need one decoder, and each sub-task would train its own; let all start from one run over all "
+            "classes (model.initializer: ldd.initializers.StoredCodes) with lr_decoder 0, or choose a frozen prior"
+        )
+    check_run(model, recipe.data, recipe.experts, None, steps=True)
+
+
+def _have_own_decoders(model: Distiller) -> bool:
+    """Return whether sub-tasks end with decoders that differ: they train them, or start from random ones."""
+    optimizers = model.objective.optimizers(model.codes, model.prior)
+    trained = {id(parameter) for parameter in model.prior.trainable()}
+    rates = [
+        group["lr"]
+        for optimizer in optimizers.values()
+        for group in optimizer.param_groups
+        if trained & {*map(id, group["params"])}
+    ]
+    return bool(trained) and (any(rates) or not isinstance(model.initializer, StoredCodes))
 
 
 def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
@@ -166,8 +250,11 @@ def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
 def _write_for_slurm(federation: Federation, machines: Machines) -> Ending:
     folder = federation.folder / "slurm"
     arguments = ("federate", "--out", str(federation.folder))
-    last = Job("last", arguments, Path(federation.directory), folder / "last.log")
-    jobs = [federation.job(name) for name in federation.waiting or federation.names[:1]]
+    last = Job(
+        "last", arguments, Path(federation.directory), folder / "last.log"
+    )  # and the joint steps in it
+    waiting = [name for name in federation.waiting if name != JOINT]
+    jobs = [federation.job(name) for name in waiting or federation.names[:1]]
     needs = machines.needs(vars(federation.recipe.config.trainer))
     script = write_slurm(jobs, last, needs, folder, f"latentdd-{federation.folder.name}")
     print(f"hand the jobs in with {script} [--partition=... --time=...]; when they have ended:")
@@ -176,9 +263,16 @@ def _write_for_slurm(federation: Federation, machines: Machines) -> Ending:
 
 
 def _run_all(federation: Federation, machines: Machines) -> None:
-    """Run all jobs that are not finished, or raise when all have ended and some of them failed."""
+    """Run all jobs that are not finished, the joint one after all others."""
     federation.check_images()
-    waiting = federation.waiting
+    _run_each(federation, [name for name in federation.waiting if name != JOINT], machines)
+    if JOINT in federation.waiting:
+        federation.prepare_joint()
+        _run_each(federation, [JOINT], machines)
+
+
+def _run_each(federation: Federation, waiting: Sequence[str], machines: Machines) -> None:
+    """Run jobs that do not wait for each other, or raise when all have ended and some of them failed."""
     jobs = [federation.job(name) for name in waiting]
     needs = machines.needs(vars(federation.recipe.config.trainer))
     codes: dict[str, int] = {}

@@ -301,6 +301,116 @@ def test_settings_change_where_paths_mean_the_same(copy, monkeypatch, capsys):
     assert f"was planned in {ROOT}" in capsys.readouterr().err
 
 
+def test_joint_steps_go_on_from_the_merged_codes(copy, tmp_path, capsys):
+    """Added to a federation that is done, they are a run over all classes from the merged set; killed, they go on."""
+    out, evaluation = copy
+    parts = {path: sha256(path) for path in (out / "subtasks").rglob("distilled/*.safetensors")}
+    shutil.copytree(out / "distilled", tmp_path / "merged")
+    command = ["--subtasks", "2", *evaluation, "--joint_steps", "2"]
+    assert federate(out, *command) == 0
+    printed = capsys.readouterr().out
+    assert "settings from now on: joint_steps: 0 -> 2" in printed
+    assert "4 images of 4 classes, 2 steps together" in printed
+    assert parts == {path: sha256(path) for path in parts}
+    start = {"class_path": "ldd.initializers.StoredCodes", "init_args": {"path": str(tmp_path / "merged")}}
+    plain = ["--trainer.max_steps", "2", "--trainer.default_root_dir", str(tmp_path / "plain")]
+    plain += ["--trainer.limit_val_batches", "0", "--model.initializer", json.dumps(start)]
+    assert cli.main(["fit", *SMALL, *plain]) == 0
+    assert same(out / "distilled", tmp_path / "plain" / "distilled")
+    assert not same(out / "distilled", tmp_path / "merged")
+    manifest, [row] = (
+        DistilledSet.load(out).manifest,
+        [row for row in rows(out) if row["set"] == "distilled"][:1],
+    )
+    assert (manifest.step, manifest.joint_steps, row["step"]) == (4, 2, "4")
+    assert [part.classes for part in manifest.subtasks] == [("digit-0", "digit-1"), ("digit-4", "digit-7")]
+    assert manifest.ledger.stages["distil"]["steps"] == 6, "of two sub-tasks and of all together"
+    assert manifest.config["model"]["initializer"] is None, "the recipe's"
+    assert cli.main(["status", str(out), "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(Path(job["folder"]).name, job["state"], job["step"]) for job in jobs][2:] == [
+        ("joint", "finished", 2),
+        (out.name, "finished", 3),
+    ]
+    joint = out / "subtasks" / "joint"
+    (joint / "finished").unlink()
+    (joint / "checkpoints" / "last.ckpt").unlink()
+    shutil.rmtree(joint / "distilled")
+    shutil.rmtree(out / "distilled")
+    assert cli.main(["federate", "--out", str(out)]) == 0
+    assert same(out / "distilled", tmp_path / "plain" / "distilled")
+    assert federate(out, "--subtasks", "2", *evaluation, "--joint_steps", "3") == 2
+    assert "holds a federation of 2 sub-tasks, contiguous, 2 joint steps; choose" in capsys.readouterr().err
+
+
+def test_each_subtask_learns_other_classes_too(tmp_path, capsys):
+    """They take part in its run, and what it has made of them is left out; the manifest says so."""
+    out, quiet = tmp_path / "out", ["--subtasks", "2", "--trainer.limit_val_batches", "0"]
+    assert federate(out, *quiet, "--overlap", "1") == 0
+    merged, parts = DistilledSet.load(out), [DistilledSet.load(out / "subtasks" / k) for k in "01"]
+    [first], [second] = json.loads((out / "partition.json").read_text())["others"]
+    assert [[info.wnid for info in part.classes] for part in parts] == [
+        ["digit-0", "digit-1", first],
+        ["digit-4", "digit-7", second],
+    ]
+    for name in ("latents", "conditioning"):
+        tensors = [part.codes[name][:2] for part in parts if name in part.codes]
+        assert not tensors or torch.equal(merged.codes[name], torch.cat(tensors))
+    assert torch.equal(merged.images, torch.cat([part.images[:2] for part in parts]))
+    assert [part.others for part in merged.manifest.subtasks] == [(first,), (second,)]
+    assert federate(out, *quiet) == 2
+    assert (
+        "holds a federation of 2 sub-tasks, contiguous, 1 classes of others each" in capsys.readouterr().err
+    )
+    plain = ["--data.subset", json.dumps(["digit-0", "digit-1", first]), "--trainer.limit_val_batches", "0"]
+    plain += ["--trainer.max_steps", "2", "--trainer.default_root_dir", str(tmp_path / "plain")]
+    assert cli.main(["fit", *SMALL, *plain]) == 0
+    assert same(out / "subtasks" / "0" / "distilled", tmp_path / "plain" / "distilled")
+
+
+def test_one_decoder_for_all_subtasks(tmp_path):
+    """From a short run over all classes, kept where the objective does not move it, and stored once."""
+    recipe = d3_recipe(tmp_path)
+    quiet = ["--model.labels", "null", "--trainer.limit_val_batches", "0"]
+    first, out = tmp_path / "first", tmp_path / "out"
+    assert cli.main(["fit", "--config", str(recipe), *quiet, "--trainer.default_root_dir", str(first)]) == 0
+    content = yaml.safe_load(recipe.read_text())
+    for objective in content["model"]["objective"]["init_args"]["objectives"]:
+        objective["init_args"]["lr_decoder"] = 0.0
+    stored = {"class_path": "ldd.initializers.StoredCodes", "init_args": {"path": str(first)}}
+    content["model"]["initializer"] = stored
+    recipe.write_text(yaml.safe_dump(content))
+    command = ["federate", "--config", str(recipe), "--subtasks", "2", "--out", str(out), *quiet]
+    assert cli.main([*command, "--joint_steps", "1"]) == 0
+    decoder, begun = DistilledSet.load(first).decoder, DistilledSet.load(first).codes["latents"]
+    for place in (out, out / "subtasks" / "0", out / "subtasks" / "joint" / "start"):
+        own = DistilledSet.load(place).decoder
+        assert own.keys() == decoder.keys()
+        assert all(torch.equal(own[name], decoder[name]) for name in decoder)
+    merged, start = DistilledSet.load(out), DistilledSet.load(out / "subtasks" / "joint" / "start")
+    assert torch.equal(StoredSampler(merged)(None), merged.images)
+    assert torch.equal(StoredSampler(start)(None), start.images)
+    for one, other in ((begun, start.codes["latents"]), (start.codes["latents"], merged.codes["latents"])):
+        assert (one != other).flatten(1).any(1).all(), "every Gaussian is learned"
+
+
+def test_joint_steps_that_cannot_be_had(tmp_path, capsys):
+    command = [
+        "federate",
+        "--config",
+        str(d3_recipe(tmp_path)),
+        "--joint_steps",
+        "1",
+        "--out",
+        str(tmp_path / "d3"),
+    ]
+    assert cli.main([*command, "--subtasks", "2"]) == 2
+    assert (
+        "--joint_steps (1) need one decoder, and each sub-task would train its own" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "d3").exists()
+
+
 def test_one_subtask_is_a_plain_run(tmp_path):
     quiet = ["--trainer.limit_val_batches", "0"]
     assert federate(tmp_path / "one", "--subtasks", "1", *quiet) == 0
@@ -338,6 +448,14 @@ def test_a_failed_subtask_is_reported_and_runs_again_alone(tmp_path, capsys):
         (["--subtasks", "2", "--address", "auto"], "needs --workers"),
         (["--subtasks", "2", "--cpus_per_job", "0"], "--cpus_per_job (0)"),
         (["--subtasks", "2", "--only", "0"], "leave --config and other options out"),
+        (["--subtasks", "2", "--overlap", "3"], "--overlap (3) must lie in 0..2"),
+        (["--subtasks", "2", "--overlap", "-1"], "overlap (-1) must be at least 0"),
+        (["--subtasks", "2", "--joint_steps", "-1"], "joint_steps (-1) must be at least 0"),
+        (["--subtasks", "1", "--joint_steps", "5"], "raise trainer.max_steps instead"),
+        (
+            ["--subtasks", "2", "--joint_steps", "5", "--model.codes", "ldd.codes.PackedCodes"],
+            "codes, which packed sets do not keep",
+        ),
     ],
 )
 def test_refusals(tmp_path, capsys, arguments, message):
@@ -419,6 +537,8 @@ def test_slurm_files(tmp_path, done):
     copy = tmp_path / "a copy, 100%"
     shutil.copytree(out, copy)
     needs = ["--cpus_per_job", "3", "--memory_per_job", "1.5"]
+    plan = json.loads((copy / "federation.json").read_text())
+    (copy / "federation.json").write_text(json.dumps({**plan, "joint_steps": 1}))
     assert cli.main(["federate", "--out", str(copy), "--engine", "slurm", *needs]) == 0
     script = (copy / "slurm" / "jobs.sbatch").read_text()
     for line in (
@@ -435,6 +555,7 @@ def test_slurm_files(tmp_path, done):
     assert ["#SBATCH", "--job-name=latentdd-a copy, 100%"] in words
     assert ["#SBATCH", f"--output={tmp_path}/a copy, 100%%/slurm/%a.log"] in words
     assert f"--out '{copy}' --only 0" in script
+    assert "joint" not in script, "the joint steps are the last job's, after all others"
     last = (copy / "slurm" / "last.sbatch").read_text()
     assert f"federate --out '{copy}'\n" in last
     assert os.access(copy / "slurm" / "submit.sh", os.X_OK)
@@ -474,7 +595,7 @@ def job_of(out, name):
 def test_ray_with_a_killed_worker(tmp_path):
     """Two workers; that of sub-task 0 is killed in the middle: the result is that of an undisturbed run."""
     pytest.importorskip("ray")
-    quiet, steps = ["--trainer.limit_val_batches", "0", "--subtasks", "2"], 100
+    quiet, steps = ["--trainer.limit_val_batches", "0", "--subtasks", "2", "--joint_steps", "2"], 100
     out = tmp_path / "ray"
     command = [
         "federate",
@@ -501,6 +622,7 @@ def test_ray_with_a_killed_worker(tmp_path):
     text, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, text
     assert not job.is_running(), "a job does not outlive its worker"
+    assert (out / "subtasks" / "joint" / "output.log").is_file(), "the joint steps are a job of Ray's, too"
     log = (out / "subtasks" / "0" / "output.log").read_text()
     assert "Restor" in log or "resum" in log.lower(), log
     assert federate(tmp_path / "here", *quiet, steps=steps) == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_set import classes_of, full_set, random_images
 
+from ldd.artefact.classes import of_classes
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.federation import merge
@@ -130,3 +131,34 @@ def test_other_image_sizes(parts):
 def test_nothing_to_merge():
     with pytest.raises(UserError, match="no sub-task has a set"):
         merge([], [ClassInfo(0, 0, "a", "a")])
+
+
+def test_one_decoder_is_stored_once(parts):
+    same = [replace(found, decoder=dict(parts[0].decoder)) for found in parts]
+    merged = merge(same, TASK)
+    assert merged.decoder.keys() == {"0.weight"}
+    assert merged.manifest.decoders(merged.decoder) == [merged.decoder]
+    own = merge(parts, TASK)
+    assert [found["0.weight"].unique().item() for found in own.manifest.decoders(own.decoder)] == [1, 2]
+
+
+def test_some_classes_of_a_part(parts):
+    """Rows, weights and codes of the classes that are kept, under their new labels; merged, the others are named."""
+    own = of_classes(parts[1], ["c", "e"])
+    assert [(info.label, info.wnid) for info in own.classes] == [(0, "c"), (1, "e")]
+    assert own.labels.tolist() == [0, 0, 1, 1]
+    rows = [4, 5, 0, 1]
+    assert torch.equal(own.images, parts[1].images[rows])
+    assert torch.equal(own.weights, parts[1].weights[rows])
+    assert torch.equal(own.codes["latents"], parts[1].codes["latents"][rows])
+    assert own.manifest.ledger.stages == parts[1].manifest.ledger.stages
+    assert of_classes(own, ["c", "e"]) is own
+    task = classes_of(["a", "c", "d", "e"])
+    merged = merge([parts[0], own], task, others=[[], ["b"]])
+    assert [subtask.others for subtask in merged.manifest.subtasks] == [(), ("b",)]
+    with pytest.raises(UserError, match="no images of z"):
+        of_classes(own, ["c", "z"])
+    with pytest.raises(UserError, match="a decoder of each sub-task"):
+        of_classes(merged, ["a"])
+    with pytest.raises(UserError, match="soft labels over classes that would be left out"):
+        of_classes(full_set(), [full_set().classes[0].wnid])

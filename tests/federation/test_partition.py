@@ -53,6 +53,25 @@ def test_contiguous_blocks():
     )
 
 
+@settings(max_examples=20, deadline=None)
+@given(subtasks=st.integers(2, 5), data=st.data(), seed=st.integers(0, 3))
+def test_others_lie_outside_of_a_block(subtasks, data, seed, tmp_path_factory):
+    partition = made("random", subtasks, seed)
+    most = 10 - max(map(len, partition.blocks))
+    count = data.draw(st.integers(0, most))
+    overlapping = partition.overlapping(CLASSES, count, seed)
+    assert (overlapping.blocks, overlapping.overlap) == (partition.blocks, count)
+    for number, block in enumerate(partition.blocks):
+        learned = overlapping.learned(number)
+        assert learned[: len(block)] == block
+        assert len({*learned}) == len(learned) == len(block) + count
+    path = tmp_path_factory.mktemp("partition") / "partition.json"
+    overlapping.save(path)
+    assert ClassPartition.load(path) == overlapping == partition.overlapping(CLASSES, count, seed)
+    with pytest.raises(UserError, match=rf"--overlap \({most + 1}\) must lie in 0..{most}"):
+        partition.overlapping(CLASSES, most + 1, seed)
+
+
 def test_random_blocks_follow_the_seed():
     assert len({made("random", 2, seed).blocks for seed in range(6)}) > 1
 

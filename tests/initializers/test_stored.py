@@ -90,6 +90,24 @@ def test_subtasks_go_on_together(data, tmp_path):
     assert torch.equal(codes.latents[[0, 1, 4, 5]], parts[0].codes["latents"])
 
 
+def test_some_classes_of_a_set(data, tmp_path):
+    """A sub-task takes the codes of its own classes, in its own order, and the decoder that all share."""
+    prior, before = decoder(1), codes_of(decoder(1), 3, seed=5)
+    stored(data, before, prior).save(tmp_path / "set")
+    starts = {}
+    for block in (("2", "0"), ("1",)):
+        own, codes = decoder(2), codes_of(prior, len(block))
+        start(tmp_path / "set", data_of(*block), own, codes)
+        assert all(torch.equal(value, own.state_dict()[name]) for name, value in prior.state_dict().items())
+        starts[block] = stored(data_of(*block), codes, own)
+    assert torch.equal(starts["2", "0"].codes["latents"], before.latents[[4, 5, 0, 1]].detach())
+    merge(list(starts.values()), data.classes).save(tmp_path / "merged")
+    assert DistilledSet.load(tmp_path / "merged").decoder.keys() == prior.trained().keys(), "stored once"
+    again, codes = decoder(3), codes_of(prior, 3)
+    start(tmp_path / "merged", data, again, codes)
+    assert torch.equal(codes.log_variance, before.log_variance)
+
+
 def test_refusals(data, tmp_path):
     prior = decoder(1)
     stored(data, codes_of(prior, 3, 5), prior).save(tmp_path / "set")
@@ -113,7 +131,10 @@ def test_refusals(data, tmp_path):
             codes_of(prior, 3),
         )
     blocks = (("0", "2"), ("1",))
-    parts = [stored(data_of(*block), codes_of(prior, len(block), 0), prior) for block in blocks]
+    parts = [
+        stored(data_of(*block), codes_of(prior, len(block), 0), decoder(seed))
+        for seed, block in enumerate(blocks)
+    ]
     merge(parts, data.classes).save(tmp_path / "merged")
     with pytest.raises(UserError, match="a decoder of each sub-task"):
         start(tmp_path / "merged", data, prior, codes_of(prior, 3))
