@@ -8,7 +8,14 @@ _PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def check_settings(
-    path: str, steps: str, velocity_steps: int, *, frozen: bool, autoencoder_steps: int, class_dropout: float
+    path: str,
+    steps: str,
+    velocity_steps: int,
+    *,
+    frozen: bool,
+    autoencoder_steps: int,
+    class_dropout: float,
+    teacher: str | None,
 ) -> None:
     """Raise for settings of `PriorTraining` that contradict each other; `frozen`: its autoencoder is pre-trained."""
     if frozen and autoencoder_steps != 0:
@@ -23,14 +30,20 @@ def check_settings(
         raise UserError(
             f"class_dropout={class_dropout} is not a share; use a number from 0 to below 1, such as 0.1"
         )
+    if teacher is not None and not (frozen and steps == "one"):
+        raise UserError(
+            f"teacher={teacher} teaches steps=one in the latents of its own autoencoder; set steps to one, autoencoder "
+            "to the teacher"
+        )
     if steps == "many":
         if velocity_steps:
             raise UserError(f"velocity_steps={velocity_steps} belongs to steps=one; with steps=many use 0")
     elif path != "flow":
         raise UserError(f"steps=one goes along a straight path, not path={path}; set path to flow")
-    elif velocity_steps < 1:
+    elif velocity_steps < (1 if teacher is None else 0):
         raise UserError(
-            f"velocity_steps={velocity_steps} leaves steps=one no velocities to average; use half of the steps"
+            f"velocity_steps={velocity_steps} leaves steps=one no velocities to average; use half of the steps, or "
+            "name a prior of many steps as the teacher"
         )
 
 

@@ -30,7 +30,8 @@ from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, UNetSh
 from ldd.prior_training.checks import check_settings, check_trainer
 from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
 from ldd.prior_training.losses import learning_rate, moving_average, reconstruction_loss
-from ldd.prior_training.targets import Lessons, Network, Target
+from ldd.prior_training.targets import TIMESTEPS, Lessons, Network, Target
+from ldd.prior_training.teacher import knowledge, load_teacher
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.folder import LEFT_OUT, PriorCard, write_prior
@@ -79,6 +80,8 @@ class PriorTraining(LightningModule):
         steps: `many` steps draw a sample, or `one` (or few) of a flow.
         velocity_steps: of `steps: one`: training steps that learn velocities; the others learn their averages.
         guidance: of `steps: one`: scale of the classifier-free guidance that is learned in; 1: none.
+        teacher: of `steps: one`: folder, name or hub id of a prior of many steps with this `autoencoder`, whose
+            velocities are averaged; null takes those that the denoiser has learned itself.
         licence: terms of the trained weights; null names the data's.
         seed: of initial weights and every draw.
 
@@ -116,6 +119,7 @@ class PriorTraining(LightningModule):
         steps: Literal["many", "one"] = "many",
         velocity_steps: int = 0,
         guidance: float = 2.0,
+        teacher: str | None = None,
         licence: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -123,7 +127,7 @@ class PriorTraining(LightningModule):
         self.automatic_optimization = False
         check_settings(
             path, steps, velocity_steps, frozen=isinstance(autoencoder, str), autoencoder_steps=autoencoder_steps,
-            class_dropout=class_dropout,
+            class_dropout=class_dropout, teacher=teacher,
         )  # fmt: skip
         self.spec = data_spec
         self.frozen: AutoencoderPrior | None = None
@@ -140,16 +144,17 @@ class PriorTraining(LightningModule):
         self._latent_shape = (channels, side, side)
         average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
         self.average = average.requires_grad_(False)
-        self.lessons = Lessons(path, velocity_steps, self.denoiser, guidance, (beta_start, beta_end))
+        self.teacher = load_teacher(teacher, data_spec, self.frozen, guidance, TIMESTEPS)
+        betas = (beta_start, beta_end)
+        self.lessons = Lessons(path, velocity_steps, self.denoiser, self.teacher, guidance, betas)
         self._autoencoder_steps, self._autoencoder_batch = autoencoder_steps, autoencoder_batch_size
         self._batch, self._weight_decay = batch_size, weight_decay
-        self._rates = (autoencoder_lr, lr)
-        self._kl_weight, self._class_dropout = kl_weight, class_dropout
+        self._rates, self._kl_weight, self._class_dropout = (autoencoder_lr, lr), kl_weight, class_dropout
         self._views, self._seed = LatentViews(views, augmentation, mirror, seed), seed
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
-        self._licence = (
-            licence if licence is not None else f"weights learned from data under: {data_spec.licence}"
-        )
+        self._licence = licence or f"weights learned from data under: {data_spec.licence}"
+        if self.teacher is not None:
+            self._licence += f"; taught by a prior under: {self.teacher.prior.licence}"
         self.measured = Measured()
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -163,10 +168,7 @@ class PriorTraining(LightningModule):
         """Raise for trainer settings that this training does not support, and for a cache that cannot be written."""
         if self._cache_dir is not None:
             check_writable(self._cache_dir, "model.cache_dir")
-        before = {
-            "autoencoder_steps": self._autoencoder_steps,
-            "velocity_steps": self.lessons.velocity_steps,
-        }
+        before = {"autoencoder_steps": self._autoencoder_steps, "velocity_steps": self.lessons.velocity_steps}
         check_trainer(trainer, batches=(self._batch, self._autoencoder_batch), before=before)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -350,9 +352,9 @@ class PriorTraining(LightningModule):
         self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop a frozen autoencoder's weights, and add the scale of the latents."""
+        """Drop the weights of others (autoencoder, teacher), and add the scale of the latents."""
         state = checkpoint["state_dict"].items()
-        checkpoint["state_dict"] = {name: value for name, value in state if not name.startswith("frozen.")}
+        checkpoint["state_dict"] = {k: v for k, v in state if not k.startswith(("frozen.", "teacher."))}
         checkpoint["latent_scale"] = self._scale
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -365,15 +367,16 @@ class PriorTraining(LightningModule):
             raise UserError("there is no prior to save: the denoiser has not been trained for a single step")
         facts = {"licence of the weights": self._licence, **self._facts(self.averaged, command)}
         card = PriorCard(self.spec.classes, self.spec.num_classes, self.spec.image_size, self._licence)
+        learned, data = knowledge(self.teacher, self._data)
         return write_prior(
             folder,
             network=half_precision(self.averaged.unet),
             autoencoder=half_precision(self._autoencoder),
             scheduler=self.lessons.last.scheduler,
             class_embedding=self.averaged.class_embedding.weight.half(),
-            card=replace(card, guidance=self.lessons.guidance, data=dict(self._data.fingerprints)),
+            card=replace(card, guidance=self.lessons.guidance, data=data),
             readme=model_card(self.spec, facts),
-            learned=self._data.contents_of("core_set"),
+            learned=learned,
         )
 
     def _facts(self, averaged: ClassUNet, command: str | None) -> dict[str, str]:
@@ -387,11 +390,8 @@ class PriorTraining(LightningModule):
             f"of {self._batch}; {target.error_name}: training {number('loss')}, selection split {number('val_loss')}",
             **self.lessons.facts(),
         }
-        trained = (
-            f"{self._autoencoder_steps:,} steps of {self._autoencoder_batch}; loss: training "
-            f"{number('autoencoder_loss')}; mean absolute error of pixels in [-1, 1] on the selection split "
-            f"{number('val_autoencoder_loss')}"
-        )
+        trained = self.measured.autoencoder(self._autoencoder_steps, self._autoencoder_batch)
         origin = trained if self.frozen is None else f"pre-trained; {self.frozen.licence}"
         facts["autoencoder"] = f"{count(self._autoencoder)} parameters, {origin}"
-        return facts | {"seconds": self.measured.duration(self.device)}
+        taught = {} if self.teacher is None else self.teacher.facts(self.spec)
+        return {**facts, **taught, "seconds": self.measured.duration(self.device)}

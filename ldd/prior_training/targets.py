@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 
 from ldd.prior_training.architectures import ClassUNet
 from ldd.prior_training.losses import learning_rate
+from ldd.prior_training.teacher import FrozenTeacher
 from ldd.priors.reverse import check_guidance
 from ldd.priors.schedule import AVERAGE, DiffusionSchedule, FlowSchedule, Interval, Schedule, Times
 from ldd.runtime.precision import without_autocast
@@ -24,7 +25,7 @@ from ldd.runtime.precision import without_autocast
 Network = Callable[[Tensor, Times, Tensor], Tensor]
 """`network(x, times, rows)` -> prediction (N, c, h, w) for noisy latents x under class rows (N,)."""
 
-_TIMESTEPS = 10  # of averages: derivatives in time need slow sinusoids (arXiv:2410.11081, section 4.1)
+TIMESTEPS = 10  # of averages: derivatives in time need slow sinusoids (arXiv:2410.11081, section 4.1)
 _AT_ZERO = 0.5  # share of the intervals that end at clean latents, as one step does
 _EMPTY = 0.25  # share of the intervals without a length, where the average is the velocity itself
 _SOFT = 1e-3  # of the pseudo-Huber error, below which it is a square
@@ -189,7 +190,8 @@ class Lessons(nn.Module):
     Args:
         path: of `diffusion` or of a `flow`.
         velocity_steps: training steps of the first of two targets; 0 where there is one.
-        denoiser: of intervals, if there are two targets; its averaged weights become the teacher's.
+        denoiser: of intervals, where averages are learned; its averaged weights become the teacher's.
+        frozen: a teacher that is there already; None where there is none or the denoiser's averaged weights are it.
         guidance: see `AverageVelocity`.
         betas: ends of the noise schedule of a diffusion.
     """
@@ -199,6 +201,7 @@ class Lessons(nn.Module):
         path: Literal["diffusion", "flow"],
         velocity_steps: int,
         denoiser: ClassUNet,
+        frozen: FrozenTeacher | None,
         guidance: float,
         betas: tuple[float, float],
     ) -> None:
@@ -208,12 +211,16 @@ class Lessons(nn.Module):
         self.guidance: float | None = None
         self.first: Target = Velocity() if path == "flow" else Noise(*betas)
         self.last: Target = self.first
-        if velocity_steps:
-            self.teacher = deepcopy(denoiser).requires_grad_(False)
-            null = denoiser.class_embedding.num_embeddings - 1
-            self.first = Velocity(_TIMESTEPS, of_intervals=True)
-            self.last = AverageVelocity(self.teacher, guidance, null, _TIMESTEPS)
+        null = denoiser.class_embedding.num_embeddings - 1
+        if frozen is not None:
+            self.first = self.last = AverageVelocity(frozen, 1.0, null, TIMESTEPS)  # it is guided already
             self.guidance = guidance
+        elif velocity_steps:
+            self.teacher = deepcopy(denoiser).requires_grad_(False)
+            self.last = AverageVelocity(self.teacher, guidance, null, TIMESTEPS)
+            self.guidance = guidance
+        if velocity_steps:
+            self.first = Velocity(TIMESTEPS, of_intervals=True)
 
     def target(self, step: int) -> Target:
         """Return what is learned in a step of the denoiser."""
@@ -227,14 +234,16 @@ class Lessons(nn.Module):
     def begin(self, step: int, denoiser: ClassUNet, averaged: nn.Module) -> None:
         """Where averages come next, let averaged weights be the teacher's, and those that the denoiser goes on with."""
         if self.velocity_steps and step == self.velocity_steps:
-            self.teacher.load_state_dict(averaged.state_dict())
+            if hasattr(self, "teacher"):
+                self.teacher.load_state_dict(averaged.state_dict())
             denoiser.load_state_dict(averaged.state_dict())
 
     def facts(self) -> dict[str, str]:
         """Return what a model card says of them."""
         if self.guidance is None:
             return {}
+        first = f"the denoiser's first {self.velocity_steps:,} steps learned velocities, the others their averages"
         return {
-            "one step": f"the denoiser's first {self.velocity_steps:,} steps learned velocities, the others their "
-            f"averages under guidance {self.guidance:g}, which is learned in: num_steps=1, guidance_scale=1"
+            "one step": f"{first if self.velocity_steps else 'the denoiser learned averages of velocities'} under "
+            f"guidance {self.guidance:g}, which is learned in: num_steps=1, guidance_scale=1"
         }

@@ -73,6 +73,13 @@ class Measured(nn.Module):
         value = float(self.values[_NAMES.index(name)])
         return "not measured" if value != value else f"{value:.4g}"
 
+    def autoencoder(self, steps: int, batch: int) -> str:
+        """Return how the autoencoder was trained, and what it reached."""
+        return (
+            f"{steps:,} steps of {batch}; loss: training {self.text('autoencoder_loss')}; mean absolute error of "
+            f"pixels in [-1, 1] on the selection split {self.text('val_autoencoder_loss')}"
+        )
+
     def duration(self, device: torch.device) -> str:
         """Return the seconds of training, and the device."""
         place = f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type

@@ -26,7 +26,7 @@ from ldd.priors.reverse import (
     guided,
     modified_reverse,
 )
-from ldd.priors.schedule import Grid, Time
+from ldd.priors.schedule import Grid, Time, Times
 from ldd.priors.scheduler_config import load_schedule
 
 COMPONENTS = ("unet", "transformer", *FOLDERS)
@@ -281,6 +281,20 @@ class LatentDiffusionPrior(Prior):
         predict = self._predict(conditioning, guidance_scale)
         return ddim_invert(predict, latents, self.schedule, num_steps, strength)
 
+    def velocity(self, x: Tensor, t: Tensor, conditioning: Tensor, guidance_scale: float = 1.0) -> Tensor:
+        """Return the velocity n - z (N, c, h, w) of the straight path at x = (1 - t) z + t n, see `Schedule.velocity`.
+
+        Args:
+            x: noisy latents (N, c, h, w).
+            t: shares of noise, (N,) in [0, 1].
+            conditioning: (N, L, D).
+            guidance_scale: of classifier-free guidance.
+
+        Raises:
+            UserError: a prior of one or few steps, or guidance of one without a null condition.
+        """
+        return self.schedule.velocity(self._predict(conditioning, guidance_scale), x, t)
+
     def _predict(self, conditioning: Tensor, scale: float) -> Predict:
         """Return the guided network for one batch: (x, timestep) -> output (N, c, h, w)."""
         self._check_null(scale)
@@ -293,7 +307,7 @@ class LatentDiffusionPrior(Prior):
             )
         null = self.null(len(conditioning)).to(conditioning)
 
-        def call(x: Tensor, timestep: Time, condition: Tensor) -> Tensor:
+        def call(x: Tensor, timestep: Time | Times, condition: Tensor) -> Tensor:
             return in_own_type(network, lambda x, c: self.denoiser(x, timestep, c), x, condition)
 
         return guided(call, conditioning, null, scale, self.guided_channels)

@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ldd.errors import UserError
-from ldd.priors.schedule import Level, Schedule, Step, Time
+from ldd.priors.schedule import Level, Schedule, Step, Time, Times
 
 Skip = Literal["clean", "noised", "none"]
-Predict = Callable[[Tensor, Time], Tensor]
+Predict = Callable[[Tensor, Time | Times], Tensor]
 """`predict(x, timestep)` -> network output (N, c, h, w), of the schedule's prediction type."""
 
 
@@ -62,7 +62,7 @@ class Moment(NamedTuple):
 Move = Callable[[Moment], Tensor]
 """`move(moment)` -> what is added to the state (N, c, h, w)."""
 
-Network = Callable[[Tensor, Time, Tensor], Tensor]
+Network = Callable[[Tensor, Time | Times, Tensor], Tensor]
 """`network(x, timestep, conditioning)` -> output (N, c, h, w) under conditioning (N, L, D)."""
 
 
@@ -75,8 +75,9 @@ def guided(
     so many are guided, and the others are e_c.
     """
 
-    def predict(x: Tensor, timestep: Time) -> Tensor:
-        output = network(torch.cat([x, x]), timestep, torch.cat([null, conditioning]))
+    def predict(x: Tensor, timestep: Time | Times) -> Tensor:
+        twice = torch.cat([timestep, timestep]) if isinstance(timestep, Tensor) else timestep
+        output = network(torch.cat([x, x]), twice, torch.cat([null, conditioning]))
         without, given = output.to(x.dtype).chunk(2)  # the difference of two answers has few digits in common
         mixed = without + scale * (given - without)
         return mixed if channels is None else torch.cat([mixed[:, :channels], given[:, channels:]], 1)

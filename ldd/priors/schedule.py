@@ -6,9 +6,11 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Generic, Literal, NamedTuple, TypeVar, final, get_args
 
+import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 from torch import Tensor
 
@@ -72,6 +74,14 @@ class Step(NamedTuple):
     end: Level
 
 
+class Points(NamedTuple):
+    """Timesteps (N,) that the network is told; shares of signal and noise (N, 1, 1, 1)."""
+
+    timestep: Tensor
+    signal: Tensor
+    noise: Tensor
+
+
 class Schedule(ABC):
     """The path from noise to clean latents: its grids, and what a network's output means at each noise level.
 
@@ -97,6 +107,11 @@ class Schedule(ABC):
     def of_intervals(self) -> bool:
         """Whether the network is told both ends of a step."""
         return self.prediction_type == AVERAGE
+
+    @property
+    def takes_few_steps(self) -> bool:
+        """Whether the prior was made for one or few steps, and knows no velocities between them."""
+        return self.of_intervals or self.renoised
 
     @abstractmethod
     def steps(self, num_steps: int, start: float = 1.0) -> tuple[Step, ...]:
@@ -128,6 +143,27 @@ class Schedule(ABC):
                 "cannot be inverted; take an initialiser without inversion, or another prior"
             )
         return self._implied(output.to(x.dtype), x, step.level)[1]
+
+    def velocity(self, predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity n - z (N, c, h, w) at x = (1 - t) z + t n, whichever path the network has learned.
+
+        It is asked where clean latents and noise stand to each other as they do in x.
+
+        Args:
+            predict: the guided network.
+            x: points of the straight path, (N, c, h, w).
+            t: shares of noise, (N,) in [0, 1].
+        """
+        points, share = self._beside(t.clamp(1e-4, 1 - 1e-4)), t[:, None, None, None]
+        size = (points.signal**2 + points.noise**2).sqrt() / ((1 - share) ** 2 + share**2).sqrt()
+        there = x * size.to(x)
+        level = Level(points.signal.to(x), points.noise.to(x))  # type: ignore[arg-type] # of each latent
+        clean, noise = self._implied(predict(there, points.timestep).to(x.dtype), there, level)
+        return noise - clean
+
+    def _beside(self, t: Tensor) -> Points:
+        """Points of this path with the noise-to-signal ratios t / (1 - t), or the nearest that it has."""
+        raise UserError("velocity: a prior of one or few steps knows none between them; take one of many")
 
     def _implied(self, output: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         signal, noise = level
@@ -243,6 +279,10 @@ class DiffusionSchedule(Schedule):
         cure = "use another timestep_spacing or a v_prediction model"
         return self._checked(steps, num_steps, f"the spacing is {self._spacing!r}; {cure}")
 
+    @property
+    def takes_few_steps(self) -> bool:  # noqa: D102 - as above; Euler's method serves models of many steps, too
+        return self._method in ("lcm", "tcd")
+
     def first_state(self, noise: Tensor, step: Step) -> Tensor:
         """Return the noise, which Euler's method scales to its share of the first level."""
         return step.level.noise * noise if self._method == "euler" else noise
@@ -256,6 +296,18 @@ class DiffusionSchedule(Schedule):
         scaled = step.timestep * self._scheduler.config.timestep_scaling
         norm = scaled**2 + 0.25
         return scaled / math.sqrt(norm) * x0 + 0.25 / norm * x, e
+
+    def _beside(self, t: Tensor) -> Points:
+        """Between the whole timesteps the logarithm of the ratio is taken to be linear."""
+        if self.takes_few_steps:
+            return super()._beside(t)
+        abar = self._scheduler.alphas_cumprod.double().to(t.device).clamp(min=1e-8)
+        ratios = ((1 - abar) / abar).log() / 2  # of noise to signal, rising
+        wanted = t.double().logit().clamp(ratios[0], ratios[-1])
+        after = torch.searchsorted(ratios, wanted).clamp(1, len(ratios) - 1)
+        low, high = ratios[after - 1], ratios[after]
+        signal = (1 / (1 + (2 * wanted).exp())).sqrt()[:, None, None, None]
+        return Points((after - 1 + (wanted - low) / (high - low)).to(t), signal, (1 - signal**2).sqrt())
 
     def _timesteps(self, num_steps: int) -> list[int]:
         if self.grid == "compvis":
@@ -313,6 +365,12 @@ class FlowSchedule(Schedule):
         return self._checked(
             steps, num_steps, "begin below the noise end (start), or take a model that predicts flow"
         )
+
+    def _beside(self, t: Tensor) -> Points:
+        if self.of_intervals:
+            return super()._beside(t)
+        share = t[:, None, None, None]
+        return Points(t * self.num_train_timesteps, 1 - share, share)
 
     def _told(self, sigma: float, end: float) -> Time:
         begin, end = sigma * self.num_train_timesteps, end * self.num_train_timesteps

@@ -179,7 +179,7 @@ def test_lessons_of_one_step():
     torch.manual_seed(0)
     denoiser = ClassUNet(UNetShape((8,), (True,), 8, norm_groups=4).build(2, 4, of_intervals=True), 3)
     averaged = ClassUNet(UNetShape((8,), (True,), 8, norm_groups=4).build(2, 4, of_intervals=True), 3)
-    lessons = Lessons("flow", 50, denoiser, 2.0, (0.001, 0.02))
+    lessons = Lessons("flow", 50, denoiser, None, 2.0, (0.001, 0.02))
     assert [type(lessons.target(step)) for step in (0, 49, 50)] == [Velocity, Velocity, AverageVelocity]
     rates = [lessons.learning_rate(step, 150) for step in range(150)]
     assert rates[9] == rates[69] == 1
@@ -192,4 +192,4 @@ def test_lessons_of_one_step():
         assert all(value.equal(averaged.state_dict()[name]) for name, value in network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in lessons.teacher.parameters())
     with pytest.raises(UserError, match="guidance_scale=-1 must be"):
-        Lessons("flow", 50, denoiser, -1, (0.001, 0.02))
+        Lessons("flow", 50, denoiser, None, -1, (0.001, 0.02))

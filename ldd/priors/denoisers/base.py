@@ -89,7 +89,7 @@ class Denoiser(nn.Module, ABC):
     def null(self, n: int) -> Tensor:
         """Return the conditioning (n, L, D) of the null condition."""
 
-    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time | Times, conditioning: Tensor) -> Tensor:
         """Predict for noisy latents x (N, c, h, w) under conditioning (N, L, D): (N, c, h, w).
 
         This is the call of a U-Net with cross-attention; other networks override it.

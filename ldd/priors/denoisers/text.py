@@ -16,7 +16,7 @@ from ldd.images import ClassInfo
 from ldd.priors.autoencoder import autoencoder_folder, pixels_per_latent
 from ldd.priors.denoisers.base import Denoiser, check_inputs, timestep_tensor
 from ldd.priors.loading import Init, find_variant, frozen, load_model, read_json, reading
-from ldd.priors.schedule import Interval, Time
+from ldd.priors.schedule import Interval, Time, Times
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -83,7 +83,9 @@ class TextToImageUNet(Denoiser):
         """Return the text embedding of the empty prompt, (n, L, D)."""
         return self.null_tokens.expand(n, -1, -1)
 
-    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor, guidance: float = 1.0) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Time | Times, conditioning: Tensor, guidance: float = 1.0
+    ) -> Tensor:
         """See `Denoiser.forward`; `guidance` is a scale that the network is told, if it takes one."""
         assert not isinstance(timestep, Interval), "checked by the prior"
         if self.two:
@@ -99,7 +101,7 @@ class TextToImageUNet(Denoiser):
         )[0]  # fmt: skip
         return output
 
-    def _call_with_pooled(self, x: Tensor, timestep: float, conditioning: Tensor) -> Tensor:
+    def _call_with_pooled(self, x: Tensor, timestep: float | Tensor, conditioning: Tensor) -> Tensor:
         height, width = (self._pixels * side for side in x.shape[-2:])
         told = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=x.device)
         pooled = conditioning[:, -1, : self._pooled]

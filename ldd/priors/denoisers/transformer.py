@@ -13,7 +13,7 @@ from ldd.priors.class_table import find_table
 from ldd.priors.denoisers.base import Denoiser, timestep_tensor
 from ldd.priors.folder import PriorCard
 from ldd.priors.loading import Init, load_model
-from ldd.priors.schedule import Interval, Time
+from ldd.priors.schedule import Interval, Time, Times
 
 
 @final
@@ -83,7 +83,7 @@ class DiffusionTransformer(Denoiser):
         """Return embeddings of the null class, (n, blocks, D) or (n, 1, D) if tied."""
         return self.class_embedding[:, self.null_class].expand(n, self.blocks, -1)
 
-    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time | Times, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is (N, blocks, D) or (N, 1, D) if tied."""
         assert not isinstance(timestep, Interval), "checked by the prior"
         time = 1 - timestep if self.form == "sit" else timestep

@@ -14,7 +14,7 @@ from ldd.priors.class_table import ClassTable, find_table
 from ldd.priors.denoisers.base import LENGTH, Denoiser, check_inputs, timestep_tensor
 from ldd.priors.folder import PriorCard
 from ldd.priors.loading import Init, load_model, load_tensor
-from ldd.priors.schedule import Interval, Time
+from ldd.priors.schedule import Interval, Time, Times
 
 
 @final
@@ -80,7 +80,7 @@ class UnconditionalUNet(Denoiser):
         kind = torch.promote_types(weight.dtype, torch.float32)  # not the type of half-precision weights
         return weight.new_zeros(n, 0, 0, dtype=kind)
 
-    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time | Times, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`; conditioning is not read."""
         assert not isinstance(timestep, Interval), "checked by the prior"
         output: Tensor = self.network(x, timestep_tensor(timestep, x), return_dict=False)[0]
@@ -123,7 +123,7 @@ class LabelledUNet(Denoiser):
         row = self.class_embedding[self.null_class]
         return (row if self.has_null else torch.zeros_like(row)).expand(n, 1, -1)
 
-    def forward(self, x: Tensor, timestep: Time, conditioning: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Time | Times, conditioning: Tensor) -> Tensor:
         """See `Denoiser.forward`."""
         assert not isinstance(timestep, Interval), "checked by the prior"
         time = timestep_tensor(timestep, x)
