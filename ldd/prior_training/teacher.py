@@ -69,6 +69,10 @@ class FrozenTeacher(nn.Module):
         assert isinstance(times, Interval)
         return self.prior.velocity(x, times.begin / self._timesteps, self.conditions[rows], self._guidance)
 
+    def terms(self, own: str) -> str:
+        """Return the licence of a student's weights, given that of its data."""
+        return f"{own}; taught by a prior under: {self.prior.licence}"
+
     def learned(self) -> Tensor | None:
         """Return which images the teacher has learned, see `read_learned`."""
         return read_learned(self._folder)
