@@ -1,8 +1,11 @@
 """`latentdd import`: a set that another program made, as an artefact of ours, ready to be evaluated and exported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from ldd.disk.files import holds_files
+from ldd.distiller.uploads import is_upload, read_upload
 from ldd.errors import UserError
 from ldd.importers import RealData, read_set, shown
 from ldd.runs.ending import Ending, ending_of_set
@@ -27,8 +30,8 @@ def import_set(
 
     Args:
         path: a .pt file, a folder with images_best.pt and labels_best.pt, one with a folder a class, named by wnid,
-            by number or by name, Parquet files (ours, RethinkDC's) or a folder of them, an export for DD-Ranking, or
-            hf://user/name, a repository with Parquet files.
+            by number or by name, Parquet files (ours, RethinkDC's) or a folder of them, an export for DD-Ranking,
+            codes (latentdd export --format codes), or hf://user/name, a repository with Parquet files.
         out: folder of the set that is written.
         classes: what the labels 0, 1, ... of the files mean: names separated by commas (cat,ship), a table (.json,
             .csv), a text file with one wnid a line, or the name of a published ImageNet subset; null where the files
@@ -49,24 +52,28 @@ def import_set(
     """
     if holds_files(out) and not overwrite:
         raise UserError(f"--out ({out}) is not empty; name a new folder, or replace it with --overwrite true")
-    imported = read_set(
-        path,
-        classes=classes,
-        data=data,
-        labels=labels,
-        experiment=experiment,
-        mean=mean,
-        std=std,
-        clamp=clamp,
-        reorder=reorder,
-        licence=licence,
-    )
+    of_others: dict[str, Any] = {"classes": classes, "data": data, "labels": labels, "experiment": experiment}
+    of_others |= {"mean": mean, "std": std, "clamp": clamp, "reorder": reorder}
+    if is_upload(Path(path)):
+        return _decode(path, out, of_others)
+    imported = read_set(path, licence=licence, **of_others)
     imported.save(out)
     facts = imported.manifest["imported"]
     print(
         f"imported {len(imported.images)} images of {imported.num_classes} classes: {facts['form']}; "
         f"{facts['normalisation']}; classes {shown(imported.classes)}"
     )
+    return ending_of_set(out)
+
+
+def _decode(path: str, out: str, of_others: Mapping[str, object]) -> Ending:
+    if given := [name for name, value in of_others.items() if value]:
+        raise UserError(
+            f"{given[0]} is about files of other programs, and codes say all of themselves; leave it out"
+        )
+    decoded = read_upload(Path(path))
+    decoded.save(out)
+    print(f"decoded {len(decoded.images)} images of {decoded.num_classes} classes; {shown(decoded.classes)}")
     return ending_of_set(out)
 
 

@@ -1,7 +1,7 @@
 """From codes to images: with their graph in a training step, as bytes in a distilled set."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -317,7 +317,7 @@ def _blank_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, per_class:
     conditioning = prior.embed(prior.rows(spec.classes)[labels])
     shape = (len(labels), *prior.latent_shape)
     if prior.num_steps:
-        noise = torch.randn(shape, generator=seeding.generator(seed, "code noise"))
+        noise = code_noise(shape, seed)
     else:  # nothing reads the noise or the conditioning
         noise, conditioning = torch.empty(len(labels), 0), conditioning[:, :0]
     codes = factory(labels, torch.zeros(shape), conditioning.detach().float(), noise)
@@ -328,3 +328,8 @@ def _blank_codes(factory: CodesFactory, prior: Prior, spec: DataSpec, per_class:
             "and learn_noise to true"
         )
     return codes
+
+
+def code_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Return the noise (N, c, h, w) of the codes of a run with this seed."""
+    return torch.randn(*shape, generator=seeding.generator(seed, "code noise"))

@@ -25,7 +25,10 @@ FILES = {
 }
 """Placeholders -> what a reader could put there."""
 
-OWN = ("--subtasks", "--workers", "--out", "--engine", "--only", "--address", "--partition", "--retries")
+OWN = (
+    *("--subtasks", "--workers", "--out", "--engine", "--only", "--address", "--partition", "--retries"),
+    *("--overlap", "--joint_steps"),
+)
 
 
 class Parsed(BaseException):  # past all that a verb answers for

@@ -1,0 +1,212 @@
+"""Codes alone, rounded: what a client of a one-shot federation sends in the place of images, and how it is decoded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldd.artefact.manifest import BYTES, Manifest, verified_files
+from ldd.artefact.set import DistilledSet
+from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
+from ldd.distiller.synthesis import StoredSampler, code_noise
+from ldd.errors import UserError
+from ldd.priors import Prior
+
+Precision = Literal["float32", "bfloat16", "uint8"]
+"""How numbers are sent: as they are, as bfloat16, or in 256 levels between the least and the largest of each row.
+
+A row is what one code has of a tensor, or the first axis of a tensor of the decoder.
+"""
+
+FACTS = "codes.json"
+"""What else the codes need: classes, normalisation, the prior by its name and hash; a manifest of few fields."""
+
+_TENSORS = "codes.safetensors"
+_LABELS, _WEIGHTS, _DECODER, _RANGE = "labels", "weights", "decoder.", ".range"
+_LEVELS = 255
+
+
+class Upload(NamedTuple):
+    """What was written.
+
+    Attributes:
+        folder: with two files.
+        bytes: of both.
+        mean_error: of a pixel (0 to 255), between the set's images and those that the codes give.
+        largest_error: likewise, of all pixels.
+    """
+
+    folder: Path
+    bytes: int
+    mean_error: float
+    largest_error: int
+
+
+def write_upload(
+    distilled: DistilledSet,
+    out: Path,
+    precision: Precision = "bfloat16",
+    overwrite: bool = False,
+    prior: Prior | None = None,
+) -> Upload:
+    """Write a set's codes, and its decoder if it trained one, without its images, and decode them to see what is lost.
+
+    Noise that follows from the run's seed is left out. The frozen prior is named, not sent.
+
+    Args:
+        distilled: a set with codes.
+        out: new or empty folder, or one with an earlier upload if `overwrite`.
+        precision: of all numbers.
+        overwrite: replace an earlier upload.
+        prior: of the codes; None builds the one that the manifest names.
+
+    Raises:
+        UserError: a set without codes, with soft labels, with images that its codes do not give or decoders of
+            sub-tasks; a folder with other files.
+    """
+    _check(distilled)
+    if holds_files(out):
+        if not overwrite:
+            raise UserError(
+                f"--out ({out}) is not empty; name a new folder, or replace it with --overwrite true"
+            )
+        if not (out / FACTS).is_file():
+            raise UserError(f"--out ({out}) holds no earlier codes (it has no {FACTS}); name a new folder")
+    tensors = _tensors(distilled, precision)
+    decoded = StoredSampler(_restored(distilled.manifest, tensors), prior)(None)
+    errors = (decoded.int() - distilled.images.int()).abs()
+    mean, largest = float(errors.float().mean()), int(errors.max())
+    lost = {"precision": precision, "mean_error": mean, "largest_error": largest}
+    with atomic_folder(out) as beside:
+        write_tensors(beside / _TENSORS, tensors)
+        _facts(distilled.manifest, sha256(beside / _TENSORS), lost).write(beside / FACTS)
+    size = sum((out / name).stat().st_size for name in (_TENSORS, FACTS))
+    return Upload(out, size, mean, largest)
+
+
+def is_upload(folder: Path) -> bool:
+    """Tell whether a folder holds what `write_upload` writes."""
+    return (folder / FACTS).is_file()
+
+
+def read_upload(folder: Path, prior: Prior | None = None) -> DistilledSet:
+    """Return the set of an upload: codes as they were sent, in float32, and the images that the prior makes of them.
+
+    Args:
+        folder: that `write_upload` has written. What is in it is checked, and nothing of it is run.
+        prior: of the codes; None builds the one that is named, from the package, a hub or a folder of its name beside.
+
+    Raises:
+        UserError: a damaged or changed upload, or a prior that is not there or has other weights.
+    """
+    manifest = Manifest.read(folder / FACTS)
+    files = verified_files(folder, manifest.sha256)
+    if _TENSORS not in files:
+        raise UserError(f"{folder / FACTS} lists no {_TENSORS}; copy the upload again")
+    blank = _restored(manifest, read_tensors(files[_TENSORS]), folder)
+    lost = (manifest.imported or {}).get("lost")
+    facts = {"form": "codes", "normalisation": "codes decoded", "lost": lost, "sha256": dict(manifest.sha256)}
+    images = StoredSampler(blank, prior)(None)
+    whole = DistilledSet(images, blank.labels, manifest, None, blank.weights, blank.codes, blank.decoder)
+    return whole.with_facts(imported=facts, sha256={})
+
+
+def _check(distilled: DistilledSet) -> None:
+    if not distilled.codes:
+        raise UserError("the set holds no codes; export its images (--format parquet)")
+    if distilled.soft_labels is not None:
+        raise UserError(
+            "the set has soft labels, which codes do not give; export the set before it is labelled"
+        )
+    if distilled.manifest.rediffused:
+        raise UserError("the set's images were made anew after decoding, so that its codes do not give them")
+    if len(distilled.manifest.decoders(distilled.decoder)) > 1:
+        raise UserError(
+            "the set has a decoder of each sub-task; export the sets of the sub-tasks (subtasks/<k>)"
+        )
+
+
+def _tensors(distilled: DistilledSet, precision: Precision) -> dict[str, Tensor]:
+    """Return what the file holds."""
+    numbers, seed = dict(distilled.codes or {}), distilled.manifest.seed or 0
+    if (noise := numbers.get("noise")) is not None and torch.equal(noise, code_noise(noise.shape, seed)):
+        del numbers["noise"]
+        numbers["noise_shape"] = torch.tensor(noise.shape[1:])
+    numbers |= {f"{_DECODER}{name}": tensor for name, tensor in (distilled.decoder or {}).items()}
+    if distilled.weights is not None:
+        numbers[_WEIGHTS] = distilled.weights
+    small = torch.uint8 if distilled.num_classes <= _LEVELS + 1 else torch.int32
+    tensors = {_LABELS: distilled.labels.to(small)}
+    for name, tensor in numbers.items():
+        tensors |= _rounded(name, tensor, precision)
+    return tensors
+
+
+def _rounded(name: str, tensor: Tensor, precision: Precision) -> dict[str, Tensor]:
+    """Return a tensor as it is sent; whole numbers as they are."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return {name: tensor}
+    if precision == "bfloat16":
+        return {name: tensor.bfloat16()}
+    if precision == "float32":
+        return {name: tensor}
+    rows = tensor.float().flatten(1) if tensor.ndim > 1 else tensor.float()[None]
+    low, high = rows.aminmax(dim=1)
+    step = (high - low).clamp_min(torch.finfo(torch.float32).tiny) / _LEVELS
+    levels = ((rows - low[:, None]) / step[:, None]).round().clamp(0, _LEVELS).byte()
+    return {name: levels.view(tensor.shape), f"{name}{_RANGE}": torch.stack([low, high], 1)}
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file as float32, but for whole numbers that are none of levels."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(_RANGE):
+            continue
+        ends = tensors.get(f"{name}{_RANGE}")
+        if ends is None:
+            found[name] = tensor.float() if tensor.is_floating_point() else tensor
+            continue
+        rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[None]
+        if ends.shape != (len(rows), 2) or tensor.dtype != torch.uint8:
+            raise UserError(
+                f"{name}: {tuple(tensor.shape)} levels have ends {tuple(ends.shape)}; copy the upload again"
+            )
+        low, high = ends.float().unbind(1)
+        found[name] = (low[:, None] + rows.float() * ((high - low) / _LEVELS)[:, None]).view(tensor.shape)
+    return found
+
+
+def _restored(manifest: Manifest, tensors: Mapping[str, Tensor], folder: Path | None = None) -> DistilledSet:
+    """Return the set of a file's tensors, with blank images."""
+    numbers = _numbers(tensors)
+    if _LABELS not in numbers:
+        raise UserError(f"{_TENSORS} holds no {_LABELS}; copy the upload again")
+    labels, weights = numbers.pop(_LABELS).long(), numbers.pop(_WEIGHTS, None)
+    decoder = {k.removeprefix(_DECODER): v for k, v in numbers.items() if k.startswith(_DECODER)}
+    codes = {name: tensor for name, tensor in numbers.items() if not name.startswith(_DECODER)}
+    if (shape := codes.pop("noise_shape", None)) is not None:
+        codes["noise"] = code_noise((len(labels), *shape.tolist()), manifest.seed or 0)
+    if manifest.prior is None:
+        raise UserError("nothing says which prior the codes belong to; distil the set again")
+    size = manifest.prior.image_size
+    blank = torch.zeros(len(labels), 3, size, size, dtype=torch.uint8)
+    return DistilledSet(blank, labels, manifest, None, weights, codes, decoder or None, folder=folder)
+
+
+def _facts(manifest: Manifest, digest: str, lost: Mapping[str, Any]) -> Manifest:
+    """Return what is sent beside the tensors: nothing of costs, nor of the run but its prior."""
+    config = manifest.config or {}
+    prior = (config.get("model") or {}).get("prior") if isinstance(config.get("model"), Mapping) else None
+    few = manifest.replaced(
+        config={"model": {"prior": prior}},
+        ledger={"bytes": dict.fromkeys(BYTES, 0), "stages": {}},
+        pruning=None,
+        subtasks=None,
+        data_fingerprints=None,
+        resumed=None,
+        imported={"lost": dict(lost)},
+    )
+    return few.saved({_TENSORS: digest}, dict.fromkeys(BYTES, 0))

@@ -1,0 +1,161 @@
+"""Codes alone: what comes back is what was sent, within half a level, and its images are what the prior makes of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_set import classes_of
+
+from ldd import cli
+from ldd.artefact.identity import identify
+from ldd.artefact.set import DistilledSet
+from ldd.codes import GaussianCodes
+from ldd.disk.files import read_tensors
+from ldd.distiller.synthesis import StoredSampler, Synthesis
+from ldd.distiller.uploads import read_upload, write_upload
+from ldd.errors import UserError
+from ldd.federation import merge
+from ldd.priors import DeconvolutionPrior
+from ldd.runtime.seeding import generator, seeded
+
+SETTINGS = {"size": "small", "image_size": 8, "width": 16, "latent_width": 4}
+CONFIG = {
+    "model": {"prior": {"class_path": "ldd.priors.DeconvolutionPrior", "init_args": SETTINGS}},
+    "data": {"root": "/a"},
+}
+
+
+def gaussians(wnids, seed):
+    """Two Gaussians a class with a decoder of their own, as a run would export them."""
+    with seeded(seed, "decoder"):
+        prior = DeconvolutionPrior(**SETTINGS)
+        prior.reset_trained()
+    labels = torch.arange(len(wnids)).repeat_interleave(2)
+    latents = 3 * torch.randn(len(labels), 4, 1, 1, generator=generator(seed))
+    codes = GaussianCodes(labels, latents, torch.zeros(len(labels), 0, 0), torch.zeros(len(labels), 0))
+    return DistilledSet.from_images(
+        Synthesis(codes, prior).draw(),
+        labels,
+        classes_of(wnids),
+        codes=codes.tensors(),
+        decoder=prior.trained(),
+        prior=identify(prior),
+        config=CONFIG,
+        seed=seed,
+        weights=torch.arange(float(len(labels))),
+        mean=(0.1, 0.2, 0.3),
+        stages={"distil": {"seconds": 3.0}},
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    return gaussians(["a", "b", "c"], 1)
+
+
+def worst(tensor, precision):
+    """The largest error of each number, by the definition of each precision."""
+    if precision == "float32":
+        return torch.zeros_like(tensor)
+    if precision == "bfloat16":
+        return tensor.abs() * 2**-8  # eight bits of the number, rounded to the nearest
+    rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[None]
+    step = (rows.max(1).values - rows.min(1).values) / 255
+    return (step / 2 + 1e-6)[:, None].expand_as(rows).reshape(tensor.shape)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "uint8"])
+def test_what_comes_back(made, tmp_path, precision):
+    sent = write_upload(made, tmp_path / "up", precision)
+    assert sent.bytes == sum(path.stat().st_size for path in (tmp_path / "up").iterdir())
+    back = read_upload(tmp_path / "up")
+    assert torch.equal(back.labels, made.labels)
+    for tensors, others in (
+        (made.codes, back.codes),
+        (made.decoder, back.decoder),
+        ({"w": made.weights}, {"w": back.weights}),
+    ):
+        assert tensors.keys() == others.keys()
+        for name, tensor in tensors.items():
+            assert ((others[name] - tensor).abs() <= worst(tensor, precision)).all(), name
+    assert torch.equal(StoredSampler(back)(None), back.images)
+    errors = (back.images.int() - made.images.int()).abs()
+    assert sent.mean_error == pytest.approx(float(errors.float().mean()), abs=1e-6)
+    assert sent.largest_error == int(errors.max())
+    assert back.manifest.imported["lost"] == {
+        "precision": precision,
+        "mean_error": sent.mean_error,
+        "largest_error": sent.largest_error,
+    }
+    assert sent.largest_error == 0 or precision != "float32"
+    assert back.manifest["normalisation"] == made.manifest["normalisation"]
+    assert back.classes == made.classes
+    saved = DistilledSet.load(back.save(tmp_path / "set"))
+    assert (StoredSampler(saved)(generator(0)) != saved.images).any(), "still distributions"
+    text = (tmp_path / "up" / "codes.json").read_text()
+    assert "root" not in text, "nothing of the run but its prior"
+    assert "seconds" not in text
+
+
+def test_rows_of_one_value(made, tmp_path):
+    """Levels of no width: the value itself."""
+    flat = replace(
+        made, codes={**made.codes, "log_variance": torch.full_like(made.codes["log_variance"], -1.25)}
+    )
+    write_upload(flat, tmp_path / "up", "uint8")
+    assert torch.equal(read_upload(tmp_path / "up").codes["log_variance"], flat.codes["log_variance"])
+
+
+def test_points_through_the_digits_prior(tmp_path, capsys, monkeypatch):
+    """By the verbs: noise follows from the seed and is not sent, and the images need eight times the bytes."""
+    monkeypatch.chdir(tmp_path)
+    original = DistilledSet.load("embedded:digits-1")
+    assert (
+        cli.main(["export", "embedded:digits-1", "--format", "codes", "--precision", "uint8", "--out", "up"])
+        == 0
+    )
+    assert "exported 10 codes of 10 classes: " in capsys.readouterr().out
+    tensors = read_tensors(tmp_path / "up" / "codes.safetensors")
+    assert "noise" not in tensors
+    assert sum(tensor.nbytes for tensor in tensors.values()) * 8 < original.images.nbytes
+    assert cli.main(["import", "up", "--out", "set"]) == 0
+    back = DistilledSet.load("set")
+    assert torch.equal(back.codes["noise"], original.codes["noise"])
+    assert (back.images.int() - original.images.int()).abs().float().mean() < 4
+    assert cli.main(["import", "up", "--out", "other", "--classes", "imagenette"]) == 2
+    assert (
+        "classes is about files of other programs, and codes say all of themselves" in capsys.readouterr().err
+    )
+    assert cli.main(["export", "set", "--format", "pt", "--precision", "uint8", "--out", "p"]) == 2
+    assert "precision (uint8) is of codes alone" in capsys.readouterr().err
+
+
+def test_refusals(made, tmp_path):
+    other = gaussians(["d"], 2)
+    merged = merge([made, other], classes_of(["a", "b", "c", "d"]))
+    soft = replace(made, soft_labels=torch.full((6, 3), 1 / 3).half())
+    again = made.with_facts(rediffused=[{}])
+    for found, message in (
+        (replace(made, codes=None), "holds no codes"),
+        (soft, "soft labels, which codes do not give"),
+        (again, "made anew after decoding"),
+        (merged, "a decoder of each sub-task"),
+        (made.with_facts(prior=None), "which prior the codes belong to"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write_upload(found, tmp_path / "no")
+    assert not (tmp_path / "no").exists(), "nothing half-written"
+    write_upload(made, tmp_path / "up")
+    with pytest.raises(UserError, match="is not empty"):
+        write_upload(made, tmp_path / "up")
+    write_upload(made, tmp_path / "up", overwrite=True)
+    path = tmp_path / "up" / "codes.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        read_upload(tmp_path / "up")
+    (tmp_path / "letter").mkdir()
+    (tmp_path / "letter" / "x.txt").write_text("dear")
+    with pytest.raises(UserError, match="holds no earlier codes"):
+        write_upload(made, tmp_path / "letter", overwrite=True)
