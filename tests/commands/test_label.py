@@ -34,7 +34,7 @@ def world(tmp_path_factory):
             *(part for name, value in pairs for part in (f"{section}.init_args.{name}", value)),
         ]
 
-    fit = ["fit", "--config", "configs/quickstart.yaml", "--model.prior", "configs/prior/pixel.yaml", *data]
+    fit = ["fit", "--config", "configs/ld3m_digits.yaml", "--model.prior", "configs/prior/pixel.yaml", *data]
     fit += [
         "--trainer.max_steps",
         "1",
