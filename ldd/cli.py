@@ -34,6 +34,7 @@ VERBS = {
     "init": ("ldd.commands.init", "write recipes that suit your own folder of images, and say the minutes"),
     "validate": ("ldd.commands.fit", "evaluate the codes of a checkpoint"),
     "plan": ("ldd.commands.plan", "predict a run's time, memory and disk from a few of its own steps"),
+    "prepare": ("ldd.commands.prepare", "decode the images into a cache, alone or in parts on many machines"),
     "prune": ("ldd.commands.prune", "score the real images and show what a pruner keeps"),
     "experts": ("ldd.commands.experts", "record expert trajectories for trajectory matching"),
     "prior": (

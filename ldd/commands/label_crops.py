@@ -1,16 +1,16 @@
 """`latentdd label-crops`: a teacher's label for every crop that students of a set will see, to be stored."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ldd.artefact.set import DistilledSet
 from ldd.data import DistillationData
 from ldd.disk.files import check_writable
+from ldd.disk.parts import make, make_part, parse_part
 from ldd.errors import UserError
 from ldd.evaluation import Labels, Protocol
 from ldd.evaluation.ahead import check_labels
-from ldd.labels.crops import check_croppable, label_crops as make_labels, shards_of
+from ldd.labels.crops import check_croppable, crop_work
 from ldd.runs.ending import Ending, ending_of_set
 from ldd.runs.verb import run_function
 from ldd.runtime.devices import pick_device
@@ -24,6 +24,7 @@ def label_crops(
     out: str,
     protocol: str = "rded-soft",
     seed: int = 0,
+    part: str | None = None,
 ) -> Ending:
     """Label every crop of every epoch of a protocol once, so that students learn from the file, without the teacher.
 
@@ -37,6 +38,8 @@ def label_crops(
         out: file to write, ending in .safetensors.
         protocol: name of a shipped protocol with a teacher, or path of a protocol file.
         seed: of the crops, their order and CutMix.
+        part: K/N labels the K-th of N parts of the epochs, on any machine that sees the folder of `out`, and the last
+            of them joins all; join joins what is there, or names what is missing. Null labels all that is missing.
 
     Raises:
         UserError: a set, data, teacher, protocol or file that cannot be used.
@@ -44,21 +47,26 @@ def label_crops(
     if Path(out).suffix != ".safetensors":
         raise UserError(f"out ({out}) must name a file that ends in .safetensors")
     check_writable(Path(out).parent)
+    asked = None if part is None else parse_part(part)
     distilled, recipe, device = DistilledSet.load(path), Protocol.load(protocol), pick_device()
     check_croppable(distilled, recipe)
     check_labels(distilled, data, labels)
     data.setup()
-    epochs, _ = recipe.budget(distilled.counts)
     ledger = Ledger()
     with ledger.charge(LABEL, device):
         labeller = labels.choose(data, distilled.counts, seed, device)
-    with shards_of(Path(out), distilled, labeller, recipe, seed, device) as shards:
-        ledger.add({LABEL: measured(sum(shards.facts), device)})  # of epochs that an earlier process labelled
-        with ledger.charge(LABEL, device):
-            crops = make_labels(distilled, labeller, recipe, seed, device, shards)
-        replace(crops, cost=ledger.stages[LABEL]).save(out)
-    size = sum(part.nbytes for part in crops.tensors.values())
-    print(f"labels of {epochs} x {len(distilled.images)} crops, {size:,} bytes")
+
+    def cost(seconds: float) -> Mapping[str, float | None]:
+        ledger.add({LABEL: measured(seconds, device)})  # also of epochs that other processes labelled
+        return ledger.stages[LABEL]
+
+    in_parts = asked is not None
+    work = crop_work(Path(out), distilled, labeller, recipe, seed, device, cost, in_parts=in_parts)
+    crops = make(work) if asked is None else make_part(work, asked)
+    if crops is None:
+        return Ending()
+    size = sum(tensor.nbytes for tensor in crops.tensors.values())
+    print(f"labels of {work.units} x {len(distilled.images)} crops, {size:,} bytes")
     return ending_of_set(path, "--protocol", protocol, "--crop_labels", out)._replace(made=(out,))
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning import LightningDataModule
@@ -15,11 +16,13 @@ from ldd.data.fingerprints import FORMAT, content_hashes, differences, fingerpri
 from ldd.data.pruning import Pruner, ScoreTable
 from ldd.data.real import RealImages
 from ldd.data.sources import DigitsSource, Item, Source, SourceFactory, Split
-from ldd.data.splits import OnError, load_split, pixels_key
+from ldd.data.splits import CacheEntry, OnError, load_split, pixels_key
 from ldd.data.subsets import Subset
+from ldd.disk.parts import NthPart, WhichPart
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
 from ldd.runtime import ledger
+from ldd.runtime.ranks import this_rank
 
 _ENDLESS = 2**31  # steps of an epoch where the trainer names no number
 
@@ -111,12 +114,45 @@ class DistillationData(LightningDataModule):
     def prepare_data(self) -> None:
         """Build the cache; Lightning calls this in one process of each machine.
 
+        Several ranks build it together in `setup`, which all of them call.
+
         Raises:
             UserError: as `setup`.
         """
-        if self.cache_dir is not None:
+        if self.cache_dir is not None and this_rank()[1] == 1:
             for split in get_args(Split):
                 self._load(split)
+
+    def prepare(self, part: WhichPart | None = None) -> list[Path]:
+        """Decode all splits into `cache_dir` and hash their files, so that runs start at once; or do a part of that.
+
+        The last of the parts, on whatever machine, leaves the files of a single process.
+
+        Args:
+            part: of each split (see `ldd.disk.parts`); None for all.
+
+        Returns:
+            The caches; none while other parts of any are missing, which are printed.
+
+        Raises:
+            UserError: as `setup`; no `cache_dir`; parts that do not fit together.
+        """
+        if self.cache_dir is None:
+            raise UserError("data.cache_dir (null) must name the folder that images are decoded into")
+        whole = list[Path]()
+        for split in get_args(Split):
+            items, folder = self.source.items(split), Path(self.cache_dir).expanduser()
+            if part is None:
+                self._load(split)
+            entry = CacheEntry(folder, self.source, split, items, self.spec.image_size)
+            if part is None or entry.build_part(part, self.on_error) is not None:
+                whole.append(entry.data)
+            if isinstance(part, NthPart) and not self.source.in_memory:
+                mine = part.units(len(items))
+                content_hashes(self.source, items[mine.start : mine.stop], skip=self.on_error == "skip")
+        if part is None:
+            self.fingerprints_of(*get_args(Split))
+        return whole if len(whole) == len(get_args(Split)) else []
 
     def setup(self, stage: str | None = None) -> None:
         """Decode the three splits, or map them, and prune; a second call does nothing.
@@ -149,6 +185,24 @@ class DistillationData(LightningDataModule):
         self.train_images.spec = self.core_set.spec = self.spec
         self.core_set.fingerprint = lambda: self.fingerprints["core_set"]
         self._ready = True
+
+    def readable(self, split: Split) -> list[Item]:
+        """Return the images of a split that can be read, without reading them: all that share work agree on them.
+
+        Raises:
+            UserError: unreadable ones are to be skipped, and no cache tells which.
+        """
+        items = self.source.items(split)
+        if self.on_error == "raise":
+            return list(items)
+        if self.cache_dir is not None:
+            folder, size = Path(self.cache_dir).expanduser(), self.spec.image_size
+            if (found := CacheEntry(folder, self.source, split, items, size).open("skip")) is not None:
+                return _items_of(found)
+        raise UserError(
+            "data.on_error (skip): parts have to agree on the images that can be read; decode them first by `latentdd "
+            "prepare`, with the same --data.cache_dir and --data.image_size"
+        )
 
     @property
     def prunes(self) -> bool:

@@ -16,8 +16,9 @@ from ldd.data.pictures import fit_to_square
 from ldd.data.real import RealImages
 from ldd.data.sources import Item, Source, Split, UnreadableImage
 from ldd.disk.files import write_json
+from ldd.disk.parts import WhichPart, Work, make, make_part
 from ldd.disk.shards import Shards
-from ldd.disk.shared import build_once, map_file
+from ldd.disk.shared import map_file
 from ldd.errors import UserError
 from ldd.runtime.devices import available_cores, free_bytes, in_bytes
 from ldd.runtime.progress import progress
@@ -153,25 +154,39 @@ class CacheEntry:
         return RealImages(images.view(-1, 3, self._size, self._size), labels, keys, len(counts))
 
     def build(self, on_error: OnError) -> RealImages:
-        """Decode the images into the file, unless another process has done so meanwhile, and map it."""
-        return build_once(
+        """Decode the images into the file, with other ranks, unless another process has done so meanwhile; map it."""
+        return make(self._work(on_error))
+
+    def build_part(self, part: WhichPart, on_error: OnError) -> RealImages | None:
+        """Decode a part of the images (see `ldd.disk.parts`), and map the file if all others are there."""
+        return make_part(self._work(on_error), part)
+
+    def _work(self, on_error: OnError) -> Work[RealImages]:
+        return Work(
             self.data,
-            key=self.key,
+            self.key,
+            len(self._items),
+            done=lambda facts: sum(count for count, _ in facts),
+            add=lambda shards, places: self._add(shards, places, on_error),
+            finish=self._finish,
             find=lambda: self.open(on_error),
-            write=lambda shards: self._write(shards, on_error),
-            num_bytes=len(self._items) * self._bytes_each,
             contents=f"{len(self._items)} images at {self._size} px",
+            num_bytes=len(self._items) * self._bytes_each,
         )
 
-    def _write(self, shards: Shards, on_error: OnError) -> None:
+    def _add(self, shards: Shards, places: range, on_error: OnError) -> None:
         done = sum(count for count, _ in shards.facts)
         there = f"; {done} of them are there" if done else ""
-        rank_zero_info(f"decoding {len(self._items)} images into {self.data}{there}")
+        if places:
+            rank_zero_info(f"decoding {done + len(places)} images into {self.data}{there}")
         if on_error == "raise":  # now, not after the rest
             _report([*_left_out(shards).values()], on_error)
-        for _, results in _decoded(self._source, self._items[done:], self._size, on_error):
+        items = self._items[places.start : places.stop]
+        for _, results in _decoded(self._source, items, self._size, on_error):
             missing = {i: asdict(entry) for i, entry in enumerate(results) if isinstance(entry, LeftOut)}
             shards.add((image.data for image in _images(results)), [len(results), [*missing.items()]])
+
+    def _finish(self, shards: Shards) -> None:
         left_out = _left_out(shards)
         try:
             kept = _kept(self._source, self._items, left_out, every_class=self._split != "selection")

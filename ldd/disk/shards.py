@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,9 @@ from ldd.disk.files import as_user_error, atomic_file, remove_leftovers
 from ldd.runtime.ranks import rank_zero_info
 
 _FORMAT = 1  # of the journal
+_COPIED = 2**24  # bytes at once
 _LEFT = re.compile(r"\..+\.shards\.(tmp|jsonl)")
+_PART = re.compile(r"\.\d+-of-\d+$")  # of the name of a part, see `ldd.disk.parts`
 _ABANDONED = 7 * 24 * 3600  # seconds after which nobody is expected to go on
 
 
@@ -26,7 +29,8 @@ class Shards:
     Next to the file, `.NAME.shards.tmp` has the bytes, `.NAME.shards.jsonl` the key, then end and facts of each
     shard, written once its bytes are on disk. So a killed process loses the shard that it was at, and whoever comes
     next with the same key goes on with `facts` and `read`. As a context manager it has to be the only one of its file.
-    Both files go when the work is done, when no shard was, or when the disk could not be written.
+    Both files go when the work is done, when no shard was, or when the disk could not be written. Shards that are to be
+    part of a larger file stay as they lie (`leave`), and are appended to it (`take`).
 
     Args:
         target: the file; its folder exists.
@@ -41,7 +45,7 @@ class Shards:
     """
 
     def __init__(self, target: Path, key: str, *, kept: bool = True) -> None:
-        self._target, self._kept, self._failed = target, kept, False
+        self._target, self._kept, self._failed, self._left = target, kept, False, False
         name = f".{target.name}.{'shards' if kept else secrets.token_hex(4)}"
         self._bytes, self._journal = target.with_name(f"{name}.tmp"), target.with_name(f"{name}.jsonl")
         self._header = json.dumps({"format": _FORMAT, "key": key})
@@ -52,11 +56,12 @@ class Shards:
 
     def __enter__(self) -> Self:
         with as_user_error(self._target):
-            old, own = time.time() - _ABANDONED, (self._bytes, self._journal)
+            old, own = time.time() - _ABANDONED, f".{_PART.sub('', self._target.name)}."
             for path in filter(_LEFT.fullmatch, os.listdir(self._target.parent)):
                 found = self._target.with_name(path)
-                if found not in own and found.stat().st_mtime < old:
-                    found.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has made its file of them
+                    if not path.startswith(own) and found.stat().st_mtime < old:
+                        found.unlink()
             if self._kept:  # so killed processes left whatever lies beside
                 remove_leftovers(self._target.parent, self._journal.name)
             self._find()
@@ -88,6 +93,41 @@ class Shards:
         self._ends.append(end)
         self.facts.append(facts)
 
+    def look(self) -> Self:
+        """Find the finished shards, if any, without opening them; for whoever does not write here."""
+        self._find(mend=False)
+        return self
+
+    @property
+    def of_another_key(self) -> bool:
+        """Whether shards of another key lie here."""
+        try:
+            with self._journal.open(encoding="utf-8") as opened:
+                return opened.readline() != f"{self._header}\n"
+        except (OSError, ValueError):
+            return False
+
+    def take(self, other: "Shards", number: int) -> None:
+        """Append the shards of another file, which `look` has found, from this number on; all are kept at once."""
+        self._failed = True
+        with as_user_error(self._target), open(other._bytes, "rb") as source:
+            source.seek(other._ends[number])
+            left = other.size - other._ends[number]
+            while piece := source.read(min(left, _COPIED)):
+                _write(self._file, piece)
+                left -= len(piece)
+            assert not left, "its journal tells of no more than there is"
+            os.fsync(self._file.fileno())
+            moved = self.size - other._ends[number]
+            rows = [
+                *zip((end + moved for end in other._ends[number + 1 :]), other.facts[number:], strict=True)
+            ]
+            _write(self._log, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        self._failed = False
+        for end, facts in rows:
+            self._ends.append(end)
+            self.facts.append(facts)
+
     def read(self, number: int) -> bytes:
         """Return the bytes of a finished shard."""
         self._file.seek(self._ends[number])
@@ -101,6 +141,15 @@ class Shards:
         """Make the shards the file. What else belongs to it is written before the context ends."""
         with as_user_error(self._target):
             os.replace(self._bytes, self._target)
+
+    def leave(self) -> None:
+        """Let the shards lie as they are when the context ends: they are complete, and part of a larger file."""
+        self._left = True
+
+    def remove(self) -> None:
+        """Delete shards that are not open."""
+        self._bytes.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Keep nothing: nobody will go on with these."""
@@ -116,17 +165,16 @@ class Shards:
             rank_zero_info(
                 f"{len(self.facts)} finished parts of {self._target} are kept; the next run goes on from there"
             )
-        else:
-            self._bytes.unlink(missing_ok=True)
-            self._journal.unlink(missing_ok=True)
+        elif error is not None or not self._left:
+            self.remove()
 
-    def _find(self) -> None:
+    def _find(self, *, mend: bool = True) -> None:
         """Find the shards that an earlier process has finished."""
         try:
             header, *rows = self._journal.read_text(encoding="utf-8").splitlines()
             if header != self._header:
                 return
-            if not self._bytes.exists() and self._target.exists():  # stopped right after `finish`
+            if mend and not self._bytes.exists() and self._target.exists():  # stopped right after `finish`
                 os.replace(self._target, self._bytes)
             size = self._bytes.stat().st_size
         except (OSError, ValueError):

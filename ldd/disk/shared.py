@@ -1,69 +1,20 @@
-"""Large files that processes share: the first one builds the file under a lock, and all map it."""
+"""Large files that processes share: one of them writes the file under a lock, and all map it."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ldd.disk.locks import locked
-from ldd.disk.shards import Shards
 from ldd.errors import UserError
 from ldd.runtime.devices import in_bytes
 from ldd.runtime.ranks import rank_zero_info
-
-T = TypeVar("T")
-
-
-def build_once(
-    data: Path,
-    *,
-    key: str,
-    find: Callable[[], T | None],
-    write: Callable[[Shards], None],
-    num_bytes: int,
-    contents: str,
-) -> T:
-    """Return what `find` opens, after `write` or another process has made it: `num_bytes` of `contents`.
-
-    `find` returns None where the entry is missing or damaged; `write` adds the missing shards and calls `finish`.
-    """
-    folder = data.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cache_dir={str(folder)!r} cannot be created ({error.strerror}); choose another folder"
-        ) from error
-    with one_at_a_time(data.with_suffix(".lock")) as alone:
-        done = find()
-        if done is not None:
-            return done
-        if alone:  # so killed processes left whatever lies beside
-            for stale in folder.glob(f".{data.stem}.*.????????.tmp"):
-                stale.unlink(missing_ok=True)
-        with Shards(data, key, kept=alone) as shards:
-            _check_space(folder, num_bytes - shards.size, contents)
-            write(shards)
-    built = find()
-    assert built is not None, "just written"
-    return built
-
-
-@contextmanager
-def in_shards(target: Path, key: str) -> Iterator[Shards]:
-    """Yield the shards of a file that this process alone makes; see `ldd.disk.shards.Shards`."""
-    with (
-        one_at_a_time(target.with_name(f".{target.name}.shards.lock")) as alone,
-        Shards(target, key, kept=alone) as shards,
-    ):
-        yield shards
 
 
 def map_file(path: Path, size: int, dtype: torch.dtype) -> Tensor:
@@ -116,7 +67,8 @@ class MappedPart:
         return map_file(self.path, self.numbers, self.dtype).as_strided(self.shape, self.stride, self.offset)
 
 
-def _check_space(folder: Path, needed: int, contents: str) -> None:
+def check_space(folder: Path, needed: int, contents: str) -> None:
+    """Raise unless a disk has so many bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -2,9 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.soft_labels import DENSE, INDICES, VALUES, Precision
 from ldd.disk.files import read_tensors, write_tensors
+from ldd.disk.parts import Work
 from ldd.disk.shards import Shards
-from ldd.disk.shared import in_shards
 from ldd.errors import UserError
 from ldd.labels.base import Labeller
 from ldd.networks.training import epoch_batches
@@ -137,36 +136,98 @@ class CropLabels:
 
 
 def label_crops(
+    distilled: DistilledSet, labeller: Labeller, protocol: Protocol, seed: int, device: torch.device
+) -> CropLabels:
+    """Label every crop that students of a set will see, at the protocol's temperature.
+
+    Codes of the set may have a spread if the protocol takes no draws of them.
+    """
+    check_croppable(distilled, protocol)
+    epochs, _ = protocol.budget(distilled.counts)
+    labels = _labels_of(distilled, labeller, protocol, seed, device, range(epochs))
+    return _stacked([*labels], distilled, labeller, protocol, seed)
+
+
+def crop_work(
+    out: Path,
     distilled: DistilledSet,
     labeller: Labeller,
     protocol: Protocol,
     seed: int,
     device: torch.device,
-    shards: Shards | None = None,
-) -> CropLabels:
-    """Label every crop that students of a set will see, at the protocol's temperature.
+    cost: Callable[[float], Mapping[str, float | None]],
+    *,
+    in_parts: bool = False,
+) -> Work[CropLabels]:
+    """Return the labelling of crops as work for a file: a unit and a shard are an epoch, whose fact is its seconds.
 
-    Codes of the set may have a spread if the protocol takes no draws of them. `shards` keep each epoch that is done.
+    Args:
+        out: the file.
+        distilled: the set.
+        labeller: of the teacher.
+        protocol: of the students.
+        seed: of the crops.
+        device: where the teacher runs.
+        cost: seconds of all epochs -> what the file says of the cost.
+        in_parts: whether a file that is there has been made by other processes, and not before all of this.
     """
     check_croppable(distilled, protocol)
+    facts = [identity(distilled), protocol.hash, protocol.temperature, seed, device.type, labeller.facts]
+    form = [labeller.top_k, labeller.precision]
+    made: list[CropLabels] = []
+
+    def add(shards: Shards, epochs: range) -> None:
+        started = time.perf_counter()
+        for labels in _labels_of(distilled, labeller, protocol, seed, device, epochs):
+            shards.add([save(labels)], time.perf_counter() - started)
+            started = time.perf_counter()
+
+    def finish(shards: Shards) -> None:
+        by_epoch = [load(shards.read(epoch)) for epoch in range(len(shards.facts))]
+        crops = _stacked(by_epoch, distilled, labeller, protocol, seed)
+        made.append(replace(crops, cost=cost(sum(shards.facts))))
+        made[0].save(out)
+
+    def find() -> CropLabels | None:
+        if made or not (in_parts and out.is_file()):
+            return made[0] if made else None
+        return CropLabels.load(out)
+
+    epochs, _ = protocol.budget(distilled.counts)
+    key = json.dumps([*facts, *form], sort_keys=True, default=str)
+    return Work(out, key, epochs, len, add, finish, find, "labels of crops", argument="out", hidden=True)
+
+
+def _labels_of(
+    distilled: DistilledSet,
+    labeller: Labeller,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device,
+    epochs: range,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the packed labels of each of some epochs."""
     distilled.refuse_packed("labelling crops")
-    epochs, batch_size = protocol.budget(distilled.counts)
+    _, batch_size = protocol.budget(distilled.counts)
     images = distilled.images.to(device)
     # Floats go through CutMix where labels would: each crop keeps the place of its image.
     places = torch.arange(len(images), device=device, dtype=torch.float64)
     teacher = crop_teacher(labeller, protocol)
     see = student_transform(labeller.spec, protocol, None, augmented=True, stored=True)
-    by_epoch = [] if shards is None else [load(shards.read(epoch)) for epoch in range(len(shards.facts))]
-    left = range(len(by_epoch), epochs)
     # As students work on one thread: the same sums, the same bits.
-    with one_thread(device), progress("labelling crops", len(left) * len(images)) as counter:
-        for epoch in left:
-            started = time.perf_counter()
-            batches = epoch_batches(images, places, batch_size, seed, epoch, see)
-            by_epoch.append(_of_epoch(teacher, batches))
-            if shards is not None:
-                shards.add([save(by_epoch[-1])], time.perf_counter() - started)
+    with one_thread(device), progress("labelling crops", len(epochs) * len(images)) as counter:
+        for epoch in epochs:
+            yield _of_epoch(teacher, epoch_batches(images, places, batch_size, seed, epoch, see))
             counter.add(len(images))
+
+
+def _stacked(
+    by_epoch: Sequence[Mapping[str, Tensor]],
+    distilled: DistilledSet,
+    labeller: Labeller,
+    protocol: Protocol,
+    seed: int,
+) -> CropLabels:
     return CropLabels(
         {name: torch.stack([part[name] for part in by_epoch]) for name in by_epoch[0]},
         seed,
@@ -175,22 +236,6 @@ def label_crops(
         protocol.hash,
         teacher_facts(labeller, protocol),
     )
-
-
-@contextmanager
-def shards_of(
-    out: Path,
-    distilled: DistilledSet,
-    labeller: Labeller,
-    protocol: Protocol,
-    seed: int,
-    device: torch.device,
-) -> Iterator[Shards]:
-    """Yield the shards of a file `out` in the making, an epoch each; another process at the same file waits."""
-    facts = [identity(distilled), protocol.hash, protocol.temperature, seed, device.type, labeller.facts]
-    form = [labeller.top_k, labeller.precision]
-    with in_shards(out, json.dumps([*facts, *form], sort_keys=True, default=str)) as shards:
-        yield shards
 
 
 def check_croppable(distilled: DistilledSet, protocol: Protocol) -> None:

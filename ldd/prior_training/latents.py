@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ldd.augmentation.affine import AffineViews
 from ldd.disk.files import write_json
+from ldd.disk.parts import WhichPart, Work, make, make_part
 from ldd.disk.shards import Shards
-from ldd.disk.shared import build_once, map_file
+from ldd.disk.shared import map_file
 from ldd.errors import UserError
 from ldd.images import to_unit_range
 from ldd.runtime.progress import progress
@@ -29,6 +30,9 @@ CHUNK = 256  # images encoded at once
 
 Encode = Callable[[Tensor], Tensor]
 """Images (n, 3, H, W) in [-1, 1] -> latents (n, c, h, w), float32."""
+
+EncodeSome = Callable[[range], Iterator[Tensor]]
+"""Numbers of batches -> their latents, as `encode_views` yields them."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +71,24 @@ class LatentViews:
 
 @torch.no_grad()
 def encode_views(
-    encode: Encode, real: "RealImages", views: LatentViews, device: torch.device, done: int = 0
+    encode: Encode, real: "RealImages", views: LatentViews, device: torch.device, some: range | None = None
 ) -> Iterator[Tensor]:
-    """Yield latents of all views of all images in parts of up to 256, view-major (a view, then its mirror images).
+    """Yield latents of all views of all images in batches of up to 256, view-major (a view, then its mirror images).
 
-    Encoding is not autocast, so that latents do not depend on the precision of the training.
+    `some` are the batches that are wanted, by their numbers; a batch is the same whichever others are. Encoding is not
+    autocast, so that latents do not depend on the precision of the training.
     """
     places = torch.arange(len(real.labels)).split(CHUNK)
-    parts = [
+    batches = [
         (view, mirrored, number)
         for view in range(views.number)
         for mirrored in (False, True)[: 1 + views.mirror]
         for number in range(len(places))
-    ][done:]
-    with progress("encoding images", sum(len(places[number]) for *_, number in parts)) as counter:
-        for view, mirrored, number in parts:
+    ]
+    if some is not None:
+        batches = batches[some.start : some.stop]
+    with progress("encoding images", sum(len(places[number]) for *_, number in batches)) as counter:
+        for view, mirrored, number in batches:
             images = to_unit_range(real.take(places[number])).to(device)
             if view > 0 and views.augmentation is not None:
                 images = views.augmentation(images, generator(views.seed, "view", view, number))
@@ -95,7 +102,7 @@ class LatentCache:
 
     The key is a hash of everything the latents depend on: the images (`revision`), the autoencoder's weights and
     config, and the views. Old files may be deleted at any time. The latents are encoded in shards that survive a kill
-    (see `ldd.disk.shards`), the index is written last; of several processes one encodes and the others wait.
+    (see `ldd.disk.shards`), by ranks together or in parts (see `ldd.disk.parts`); the index is written last.
     """
 
     def __init__(
@@ -112,19 +119,29 @@ class LatentCache:
         self.data = folder / f"latents-{image_size}px-{self.key[:16]}.bin"
         self.index = self.data.with_suffix(".json")
         self._shape, self._size = shape, torch.Size(shape).numel()
+        self._batches = len(views) * -(-shape[0] // len(views) // CHUNK)
 
-    def load(self, parts: Callable[[int], Iterator[Tensor]]) -> Tensor:
-        """Return the latents, mapped into memory; where there is no file yet, first write what `parts` makes."""
+    def load(self, encode: EncodeSome) -> Tensor:
+        """Return the latents, mapped into memory; where there is no file yet, first write what `encode` gives."""
         found = self._open()
-        if found is not None:
-            return found
-        return build_once(
+        return make(self._work(encode)) if found is None else found
+
+    def load_part(self, encode: EncodeSome, part: WhichPart) -> Tensor | None:
+        """Write a part of the latents; return all of them if all others are there."""
+        return make_part(self._work(encode), part)
+
+    def _work(self, encode: EncodeSome) -> Work[Tensor]:
+        return Work(
             self.data,
-            key=self.key,
+            self.key,
+            self._batches,
+            done=len,
+            add=lambda shards, some: self._add(shards, some, encode),
+            finish=self._finish,
             find=self._open,
-            write=lambda shards: self._write(shards, parts),
-            num_bytes=self._size * torch.float32.itemsize,
             contents=f"{self._shape[0]} latents",
+            num_bytes=self._size * torch.float32.itemsize,
+            argument="model.cache_dir",
         )
 
     def remove(self) -> None:
@@ -143,11 +160,14 @@ class LatentCache:
             rank_zero_warn(f"the cache {self.data} is damaged ({error}); it is built again")
             return None
 
-    def _write(self, shards: Shards, parts: Callable[[int], Iterator[Tensor]]) -> None:
+    def _add(self, shards: Shards, some: range, encode: EncodeSome) -> None:
         there = f"; {sum(shards.facts)} of them are there" if shards.facts else ""
-        rank_zero_info(f"encoding {self._shape[0]} latents into {self.data}{there}")
-        for part in parts(len(shards.facts)):
-            shards.add([part.contiguous().numpy().data], len(part))
+        if some:
+            rank_zero_info(f"encoding {self._shape[0]} latents into {self.data}{there}")
+        for latents in encode(some):
+            shards.add([latents.contiguous().numpy().data], len(latents))
+
+    def _finish(self, shards: Shards) -> None:
         shards.finish()
         write_json(self.index, {"format": _FORMAT, "key": self.key, "shape": list(self._shape)})
 

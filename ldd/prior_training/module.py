@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ldd.augmentation.affine import AffineViews
 from ldd.disk.files import check_writable
+from ldd.disk.parts import WhichPart
 from ldd.errors import NonFiniteError, UserError
 from ldd.images import DataSpec, to_unit_range
 from ldd.prior_training.architectures import AutoencoderShape, ClassUNet, UNetShape
@@ -266,21 +267,23 @@ class PriorTraining(LightningModule):
             plain.remove()
         return latents
 
+    def encode_part(self, part: WhichPart) -> Path | None:
+        """Encode a part of the training images (see `ldd.disk.parts`); return the file if all others are there."""
+        cache = self._cache(self._views)
+        assert cache is not None
+        encode = partial(encode_views, self._encoder, self._data.core_set, self._views, self.device)
+        return None if cache.load_part(encode, part) is None else cache.data
+
     def _encoded(self, real: "RealImages", views: LatentViews, cache: LatentCache | None) -> Tensor:
-        parts = partial(encode_views, self._encoder, real, views, self.device)
-        return torch.cat(list(parts(0))) if cache is None else cache.load(parts)
+        encode = partial(encode_views, self._encoder, real, views, self.device)
+        return torch.cat(list(encode())) if cache is None else cache.load(encode)
 
     def _cache(self, views: LatentViews) -> LatentCache | None:
         if self._cache_dir is None:
             return None
-        return LatentCache(
-            self._cache_dir,
-            self._data.core_set_key(),
-            fingerprint(self._autoencoder),
-            views,
-            (len(self._data.core_set.labels) * len(views), *self._latent_shape),
-            self.spec.image_size,
-        )
+        shape = (len(self._data.core_set.labels) * len(views), *self._latent_shape)
+        facts = self._data.core_set_key(), fingerprint(self._autoencoder), views, shape
+        return LatentCache(self._cache_dir, *facts, self.spec.image_size)
 
     def _encoder(self, images: Tensor) -> Tensor:
         if self.frozen is not None:

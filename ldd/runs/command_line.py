@@ -94,6 +94,7 @@ class _SaveConfig(SaveConfigCallback):
         config: Namespace = self.config.clone()
         name_urls(config)
         config.overwrite = False  # decisions about the folder as it was
+        config.pop("part", None)
         if "ckpt_path" in config:  # `plan` resumes nothing
             config.ckpt_path = None
         return config

@@ -1,7 +1,13 @@
 """The command line of `latentdd prior train`: one run that trains a prior."""
 
+import tempfile
+from pathlib import Path
+
 from lightning.pytorch.cli import LightningArgumentParser
 
+from ldd.disk.parts import parse_part
+from ldd.errors import UserError
+from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures
 from ldd.runs.command_line import RunCLI
 from ldd.runtime.ranks import rank_zero_warn
@@ -21,9 +27,19 @@ class PriorTrainingCLI(RunCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume, or 'last'."
         )
+        about = (
+            "Train nothing: encode the K-th of N parts (K/N) of the latents into model.cache_dir, on any machine that "
+            "sees it; the last of them joins all. join joins what is there, or names what is missing."
+        )
+        parser.add_argument("--part", type=str | None, default=None, help=about)
 
     def before_instantiate_classes(self) -> None:
-        """Drop the licence that a recipe states where the data are not the recipe's."""
+        """Drop the licence that a recipe states where the data are not the recipe's; let a part write in no run."""
+        if self.options.part is not None:
+            self._part = parse_part(self.options.part)
+            self._thrown_away = tempfile.TemporaryDirectory(prefix="latentdd-part-")
+            self.options.trainer.default_root_dir = str(Path(self._thrown_away.name) / "run")
+            return
         model = self.options.model
         if self._is_of_other_data(model.licence):
             rank_zero_warn(
@@ -32,6 +48,23 @@ class PriorTrainingCLI(RunCLI):
             )
             model.licence = None
         super().before_instantiate_classes()
+
+    def encode_part(self) -> Path | None:
+        """Do the part that `--part` names, on the trainer's device; return the file of latents if it is there."""
+        model, data = self.model, self.datamodule
+        assert isinstance(model, PriorTraining)
+        if model.frozen is None:
+            raise UserError(
+                "part: latents of an autoencoder that is yet to be trained cannot be encoded; leave --part out, or "
+                "give a pre-trained one with --model.autoencoder"
+            )
+        if self.options.model.cache_dir is None:
+            raise UserError(
+                "model.cache_dir (null) must name a folder that all parts see; or leave --part out"
+            )
+        model.trainer, self.trainer.datamodule = self.trainer, data  # type: ignore[attr-defined]
+        data.setup()
+        return model.to(self.trainer.strategy.root_device).encode_part(self._part)
 
     def _is_of_other_data(self, licence: str | None) -> bool:
         typed = any(word.partition("=")[0] == "--model.licence" for word in self._typed)

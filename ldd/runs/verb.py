@@ -20,10 +20,10 @@ from ldd.artefact.location import located
 from ldd.disk.hub import is_address
 from ldd.disk.locks import writing
 from ldd.disk.shipped import with_shipped_settings
-from ldd.disk.stores import sent
+from ldd.disk.stores import as_named, sent
 from ldd.disk.text import check_expansion
 from ldd.errors import LostRankError, UserError
-from ldd.runs.ending import Ending
+from ldd.runs.ending import Ending, without
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
 from ldd.runs.parser import Parser
@@ -101,16 +101,27 @@ def run_function(
     options = parse(parser, arguments)
     if place is not None and options.out is None:
         options.out = str(place(options.path))
-    out = options.get("out")
-    with nullcontext() if out is None else writing(out):
+    out, in_parts = options.get("out"), options.get("part") is not None
+    if in_parts:
+        refuse_made(out)
+    # Processes that do parts of one file know of each other by the parts' own locks.
+    with nullcontext() if out is None or in_parts else writing(out):
         ending = function(**vars(instantiate(parser, options)))
-        if out is not None:
+        if out is not None and (ending.made or not in_parts):
             named = path is not None and not is_address(
                 options.path
             )  # what made a set on a hub is not recorded there
-            command = [verb, *(arguments if typed is None else typed)]
+            command = [verb, *(without("--part", arguments) if typed is None else typed)]
             record_command(out, command, source=located(options.path) if named else None)
     return ending.after(arguments)
+
+
+def refuse_made(out: str) -> None:
+    """Raise if the file that is to be made in parts is there already, or lies where parts cannot see each other."""
+    if (url := as_named(out)) != out:
+        raise UserError(f"out ({url}): parts share a folder; name one on a disk that all machines see")
+    if Path(out).exists():
+        raise UserError(f"out ({out}) is there already; delete it to make it anew, or name another file")
 
 
 def guard_yaml() -> None:

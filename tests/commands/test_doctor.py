@@ -53,7 +53,7 @@ def test_what_is_missing(capsys, monkeypatch):
     ("typed", "proposed"),
     [
         (["ev"], ["evaluate"]),
-        (["pr"], ["prior", "prune"]),
+        (["pr"], ["prepare", "prior", "prune"]),
         (["fit", "--config", "quick"], ["quickstart"]),
         (["fit", "--model.chunk"], ["--model.chunk_size"]),
         (["prior", "train", "--model.autoencoder_st"], ["--model.autoencoder_steps"]),

@@ -11,6 +11,7 @@ from pruning_cases import write_folder
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
+from ldd.commands.prepare import main as prepare
 from ldd.commands.prune import main
 from ldd.data import DistillationData, FolderSource, Pruner, ScoreTable, TablePruner
 from ldd.errors import UserError
@@ -96,6 +97,83 @@ def test_an_unreadable_image_is_left_out_when_asked(data, loss, tmp_path, capsys
     main("prune", [*arguments, "--data.on_error=skip"])
     assert "left out: cannot read image" in capsys.readouterr().out
     assert len(ScoreTable.load(tmp_path / "scores.parquet")) < 5 + 5
+
+
+def own_cache(loss, folder):
+    return [
+        f"--pruner.cache_dir={folder}" if word.startswith("--pruner.cache_dir") else word for word in loss
+    ]
+
+
+@pytest.mark.parametrize("of", [2, 3, 40])
+def test_parts_end_in_the_table_of_one_process(data, loss, tmp_path, of):
+    """34 images in batches of four: no part ends with a batch, and the last two images are in a smaller one."""
+    end = ["--pruner.keep=0.5", f"--out={tmp_path / 'scores.parquet'}"]
+    shared = [*data, *own_cache(loss, tmp_path / "parts"), *end]
+    whole = [tmp_path / "scores.parquet", tmp_path / "scores.png"]
+    main("prune", [*data, *own_cache(loss, tmp_path / "alone"), *end])
+    expected = [path.read_bytes() for path in whole]
+    recorded = (tmp_path / "scores.parquet.commands.json").read_text()
+    with pytest.raises(UserError, match=r"out \(.*\) is there already; delete it"):
+        main("prune", [*shared, f"--part=1/{of}"])
+    for path in tmp_path.glob("scores*"):
+        path.unlink()
+    for number in range(of, 0, -1):
+        ending = main("prune", [*shared, f"--part={number}/{of}"])
+        assert bool(ending.made) == whole[0].exists()
+        if ending.made:
+            break
+    assert number <= max(1, of - 33)
+    assert [path.read_bytes() for path in whole] == expected
+    assert (tmp_path / "scores.parquet.commands.json").read_text().replace("/parts", "/alone") == recorded
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_parts_of_other_settings_or_other_images_are_told_apart(root, data, loss, tmp_path):
+    options = [*data, *own_cache(loss, tmp_path / "cache"), f"--out={tmp_path / 'scores.parquet'}"]
+    main("prune", [*options, "--pruner.keep=0.5", "--part=1/2"])
+    assert not main("prune", [*options, "--pruner.keep=0.6", "--part=2/2"]).made
+    with pytest.raises(
+        UserError, match=r"part 1 of 2 .* is missing \(part 1 of 2 is of other settings or images\)"
+    ):
+        main("prune", [*options, "--pruner.keep=0.6", "--part=join"])
+    main("prune", [*options, "--pruner.keep=0.6", "--part=1/2"])
+    assert sum(pq.read_table(tmp_path / "scores.parquet")["kept"].to_pylist()) == 13 + 6
+
+
+@pytest.mark.filterwarnings("ignore:1 unreadable")
+def test_parts_with_unreadable_images_need_the_decoded_ones(data, loss, tmp_path):
+    root = write_folder(tmp_path / "data", {"ant": 12, "bee": 12})
+    (root / "train" / "ant" / "ant_005.png").write_bytes(b"no image")
+    data = [f"--data.root={root}" if word.startswith("--data.root") else word for word in data]
+    data += [f"--data.cache_dir={tmp_path / 'decoded'}", "--data.on_error=skip"]
+    end = "--pruner.keep=0.5"
+    main("prune", [*data, *own_cache(loss, tmp_path / "alone"), end, f"--out={tmp_path / 'alone.parquet'}"])
+    parts = [*data, *own_cache(loss, tmp_path / "parts"), end, f"--out={tmp_path / 'parts.parquet'}"]
+    with pytest.raises(
+        UserError, match=r"parts have to agree on the images .* `latentdd prepare`, with the same"
+    ):
+        main("prune", [*parts, "--part=1/2"])
+    prepare("prepare", data)
+    for number in (1, 2):
+        main("prune", [*parts, f"--part={number}/2"])
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+
+
+def test_networks_are_shared_too_and_other_criteria_have_nothing_to_share(data, tmp_path):
+    small = ("--pruner.training.epochs=1", "--pruner.training.network=ldd.networks.ConvNet")
+    options = [*data, "--pruner=configs/pruner/el2n.yaml", "--pruner.networks=3", "--pruner.keep=0.5", *small]
+    options += ["--pruner.training.network.width=4"]
+    main("prune", [*options, f"--pruner.cache_dir={tmp_path / 'a'}", f"--out={tmp_path / 'alone.parquet'}"])
+    parts = [*options, f"--pruner.cache_dir={tmp_path / 'b'}", f"--out={tmp_path / 'parts.parquet'}"]
+    assert not main("prune", [*parts, "--part=2/2"]).made
+    assert main("prune", [*parts, "--part=1/2"]).made
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+    out = f"--out={tmp_path / 'random.parquet'}"
+    with pytest.raises(UserError, match="RandomPruner has no work that could be shared; leave --part out"):
+        main("prune", [*data, "--pruner=configs/pruner/random.yaml", "--pruner.keep=0.5", out, "--part=1/2"])
+    with pytest.raises(UserError, match=r"pruner\.cache_dir \(null\) must name a folder"):
+        main("prune", [*options, "--pruner.cache_dir=null", out, "--part=1/2"])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ldd.data import (
     splits as cache_module,
 )
 from ldd.data.splits import load_split
-from ldd.disk import locks, shared as sharing
+from ldd.disk import locks, parts, shared as sharing
 from ldd.errors import UserError
 from ldd.runtime.seeding import generator
 
@@ -159,7 +159,7 @@ def test_a_cache_that_may_only_be_read_is_used(root, folder, monkeypatch):
     expected = load(root, folder)
     for path in [*folder.iterdir(), folder]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    monkeypatch.setattr(sharing, "one_at_a_time", None)  # even root must not try to write
+    monkeypatch.setattr(parts, "one_at_a_time", None)  # even root must not try to write
     assert same(load(root, folder), expected)
     folder.chmod(0o755)
 

@@ -129,6 +129,27 @@ def test_the_pods_of_several_nodes_make_one_run(tiny_prior_path, tmp_path):
     assert DistilledSet.load(run).manifest.step == 2
 
 
+def test_the_pods_that_prepare_leave_the_caches_of_one_process(tmp_path, monkeypatch):
+    """Each pod with the index that the Job's controller gives it."""
+    _, job = documents(ROOT / "cluster" / "kubernetes_prepare.yaml")
+    spec = job["spec"]
+    assert (spec["parallelism"], spec["completionMode"]) == (spec["completions"], "Indexed")
+    words = [word for word in arguments(spec["template"]["spec"]) if not word.startswith("--data")]
+    assert words == ["prepare", f"--part=auto/{spec['completions']}"]
+    monkeypatch.chdir(ROOT)
+    digits = ("--data=configs/data/digits.yaml", "--data.image_size=8")
+    for name in ("pods", "at once"):
+        cache = f"--data.cache_dir={tmp_path / name}"
+        for index in range(spec["completions"] if name == "pods" else 1):
+            monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+            assert cli.main([*words[: 1 + (name == "pods")], *digits, cache]) == 0
+    found = [
+        {path.name: sha256(path) for path in (tmp_path / name).iterdir()} for name in ("pods", "at once")
+    ]
+    assert len(found[0]) == 6
+    assert found[0] == found[1]
+
+
 def test_the_pods_of_sub_tasks_make_one_federation(tiny_prior_path, tmp_path, monkeypatch):
     """Planned, each index by itself, merged: the same bytes as the one command that does all."""
     jobs = {

@@ -46,6 +46,7 @@ COMMANDS: dict[str, list[object]] = {
         *("sweep", "--config", "sweep.yaml", "--out", "sweep", "--", *THREE, *SHORT_CHAIN, *NO_BAR),
         *("--trainer.max_steps", 1, "--model.objective.init_args.network.init_args.width", 4, *EVALUATION),
     ],
+    "prepare": ["prepare", *DATA, "--data.cache_dir", "decoded"],
     "check": ["check", "dm", *DATA, "--networks", STUDENT, "--protocol", "protocol.yaml"],
     "train": [
         *("train", "dm", *DATA, "--network", NARROW, "--protocol", "protocol.yaml"),

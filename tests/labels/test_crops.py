@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from small_world import SPEC, SmallData, protocol_file, small_set
 
 from ldd.artefact.soft_labels import quantise
+from ldd.disk.parts import JOIN, NthPart, make, make_part
 from ldd.errors import UserError
 from ldd.evaluation import Labeller, Protocol, RandomReal, TrainingSet, evaluate, train_student
-from ldd.labels.crops import CropLabels, CropTeacher, crop_teacher, label_crops, shards_of
+from ldd.labels.crops import CropLabels, CropTeacher, crop_teacher, crop_work, label_crops
 from ldd.networks import ConvNet
 from ldd.students.training import fresh_network
 
@@ -149,8 +150,7 @@ def test_a_stopped_labelling_goes_on_at_its_epoch(teacher, protocol, tmp_path, m
 
     def label(stop_at, seed=3):
         monkeypatch.setattr(CropTeacher, "packed", lambda self, inputs: counted(self, inputs, stop_at))
-        with shards_of(out, distilled, labeller, protocol, seed, CPU) as shards:
-            label_crops(distilled, labeller, protocol, seed, CPU, shards).save(out)
+        make(crop_work(out, distilled, labeller, protocol, seed, CPU, lambda seconds: {}))
 
     with pytest.raises(KeyboardInterrupt):
         label(stop_at=5)  # in the second batch of the third epoch of two batches each
@@ -165,3 +165,24 @@ def test_a_stopped_labelling_goes_on_at_its_epoch(teacher, protocol, tmp_path, m
     label(stop_at=-1, seed=4)  # other crops: nothing of it counts
     assert CropLabels.load(out).tensors.keys() == plain.tensors.keys()
     assert not all(map(torch.equal, CropLabels.load(out).tensors.values(), plain.tensors.values()))
+
+
+@pytest.mark.parametrize("of", [2, 3, 5])
+def test_parts_end_in_the_labels_of_one_process(teacher, protocol, tmp_path, of):
+    labeller, distilled = Labeller(teacher, SPEC, top_k=2, precision="int8"), small_set(2)
+    label_crops(distilled, labeller, protocol, 3, CPU).save(tmp_path / "alone.safetensors")
+    out = tmp_path / "crops.safetensors"
+
+    def work(seed=3):
+        return crop_work(out, distilled, labeller, protocol, seed, CPU, lambda seconds: {}, in_parts=True)
+
+    made = [make_part(work(), NthPart(number, of)) for number in range(of, 0, -1)]
+    assert made[0] is None
+    assert made[-1].teacher == label_crops(distilled, labeller, protocol, 3, CPU).teacher
+    assert out.read_bytes() == (tmp_path / "alone.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*crops*")) == ["crops.safetensors"]
+    out.unlink()
+    make_part(work(), NthPart(1, 2))
+    assert make_part(work(seed=4), NthPart(2, 2)) is None
+    with pytest.raises(UserError, match=r"part 2 of 2 is of other settings or images"):
+        make_part(work(), JOIN)

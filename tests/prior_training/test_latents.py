@@ -13,6 +13,7 @@ from torch import nn
 
 from ldd.augmentation.affine import AffineViews
 from ldd.data import RealImages
+from ldd.disk.parts import NthPart
 from ldd.errors import UserError
 from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
 from ldd.runtime.seeding import generator, seeded
@@ -57,8 +58,8 @@ def cache(folder, revision="images", autoencoder="weights", views=None):
     return LatentCache(folder, revision, autoencoder, views or LatentViews(), (COUNT, 3, 4, 4), 8)
 
 
-def parts_of(real, done=0):
-    return encode_views(halve, real, LatentViews(), CPU, done)
+def parts_of(real, some=None):
+    return encode_views(halve, real, LatentViews(), CPU, some)
 
 
 def names(folder):
@@ -73,6 +74,24 @@ def test_the_cache_holds_what_encoding_gives_and_is_not_encoded_again(real, tmp_
     assert mapped.equal(expected)
     mapped.zero_()  # of this process alone
     assert cache(tmp_path / "a").load(iter(())).equal(expected)
+
+
+@pytest.mark.parametrize("of", [2, 3, 9])
+def test_parts_end_in_the_file_of_one_process(real, tmp_path, of):
+    """Eight batches, whose altered views are drawn by view and batch."""
+    views = LatentViews(2, AffineViews(shift=0.2), mirror=True, seed=5)
+    encode = partial(encode_views, halve, real, views, CPU)
+
+    def entry(folder):
+        return LatentCache(folder, "images", "weights", views, (4 * COUNT, 3, 4, 4), 8)
+
+    expected = entry(tmp_path / "alone").load(encode)
+    found = [entry(tmp_path / "parts").load_part(encode, NthPart(number, of)) for number in range(of, 0, -1)]
+    assert next(latents for latents in found if latents is not None).equal(expected)
+    assert sum(latents is None for latents in found) >= min(of, 8) - 1
+    both = [sorted((tmp_path / name).iterdir()) for name in ("alone", "parts")]
+    assert [path.name for path in both[0]] == [path.name for path in both[1]]
+    assert [path.read_bytes() for path in both[0]] == [path.read_bytes() for path in both[1]]
 
 
 def test_other_images_weights_or_views_have_their_own_entry(tmp_path):
@@ -112,7 +131,7 @@ def test_nothing_half_written_stays(real, tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        cache(tmp_path).load(lambda done: broken())
+        cache(tmp_path).load(lambda some: broken())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
@@ -122,7 +141,7 @@ def test_nothing_half_written_stays(real, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cache_dir='.*/file' cannot be created \(File exists\)"):
+    with pytest.raises(UserError, match=r"model.cache_dir='.*/file' cannot be created \(File exists\)"):
         cache(tmp_path / "file").load(partial(parts_of, real))
 
 
@@ -137,7 +156,7 @@ def encode_slowly(real, folder, log, sums):
             time.sleep(0.2)
             yield part
 
-    sums.put(float(cache(folder).load(lambda done: parts()).double().sum()))
+    sums.put(float(cache(folder).load(lambda some: parts()).double().sum()))
 
 
 def test_two_processes_at_once_encode_once(real, tmp_path):

@@ -11,8 +11,13 @@ from ldd.runs.prior import PriorTrainingCLI
 
 
 def main(arguments: Sequence[str]) -> Ending:
-    """Train, or resume, and write the prior."""
+    """Train, or resume, and write the prior; or encode a part of its latents."""
     cli = PriorTrainingCLI(PriorTraining, "runs/prior", arguments=arguments)
+    if cli.options.part is not None:
+        made = cli.encode_part()
+        return (
+            Ending() if made is None else Ending((made,), ("prior", "train", *without("--part", arguments)))
+        )
     with cli.held:
         cli.fit(
             model=cli.model, datamodule=cli.datamodule, ckpt_path=cli.options.ckpt_path, weights_only=True

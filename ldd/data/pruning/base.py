@@ -178,6 +178,26 @@ class Pruner(ABC):
             UserError: an unreadable image, or settings that do not fit the data.
         """
 
+    def units(self, items: Sequence[Item]) -> int:
+        """Return how many pieces of work scoring is for processes that share it, each of them doing some by `share`.
+
+        Raises:
+            UserError: there is nothing to share, or no folder by which.
+        """
+        raise UserError(f"part: {type(self).__name__} has no work that could be shared; leave --part out")
+
+    def share(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int, units: range) -> None:
+        """Do some of the work of `score`, so that a later call of it finds what one process would have found.
+
+        Args:
+            source: see `score`.
+            items: all of them, whatever the part.
+            spec: see `score`.
+            seed: see `score`.
+            units: which of the pieces that `units` counts.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def keep(self, table: ScoreTable) -> Tensor:
         """Return the indices (m,) int64, ascending, of the items kept, at least one of each class.
@@ -220,6 +240,12 @@ class RankedPruner(Pruner):
     ) -> None:
         self.selection = Selection(keep, order, scope, skip_easiest)
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+
+    def _check_shared(self) -> None:
+        if self.cache_dir is None:
+            raise UserError(
+                "pruner.cache_dir (null) must name a folder that all parts see; or leave --part out"
+            )
 
     def keep(self, table: ScoreTable) -> Tensor:
         """Return the indices (m,) int64, ascending, of the items kept; see `Selection`."""

@@ -78,25 +78,39 @@ class LossPruner(RankedPruner):
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
         """Return losses and margins, from the cache where they are known; nothing is random."""
-        outputs = class_outputs(spec.classes, self.classifier.outputs, self.classifier.architecture)
-        targets = outputs[torch.tensor([item.label for item in items], dtype=torch.int64)].tolist()
-        hashes = hash_items(source, items, self.cache_dir)
-        digests = (digest for part in texts_of(hashes) for digest in part)
-        keys = (f"{digest} {target}" for digest, target in zip(digests, targets, strict=True))
-
-        def work(rows: Sequence[int]) -> Iterator[tuple[float, ...]]:
-            network, device = self.classifier.load(), find_device(self.device)
-            scorer = Scorer(device, network, self.preprocessing, self.batch_size, self.precision)
-            batches = scorer(source, [items[row] for row in rows], [targets[row] for row in rows])
-            return (tuple(pair) for batch in batches for pair in batch.tolist())
-
-        kinds = dict.fromkeys(("loss", "margin"), pa.float64())
-        losses, margins = map(
-            pa.ChunkedArray.to_numpy, complete_rows("scoring images", keys, kinds, self._folder, work)
-        )
+        hashes, scores = self._scores(source, items, spec, range(len(items)))
+        losses, margins = map(pa.ChunkedArray.to_numpy, scores)
         self._warn_of_chance(margins)
         facts = ScoreFacts("loss", self.classifier.identity, self._conditions)
         return ScoreTable.build(items, hashes, spec.classes, facts, losses, loss=losses, margin=margins)
+
+    def units(self, items: Sequence[Item]) -> int:
+        """One for each image."""
+        self._check_shared()
+        return len(items)
+
+    def share(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int, units: range) -> None:
+        """Score some of the images."""
+        self._scores(source, items, spec, units)
+
+    def _scores(
+        self, source: Source, items: Sequence[Item], spec: DataSpec, some: range
+    ) -> tuple[pa.ChunkedArray, pa.Table]:
+        """Return hashes, and losses and margins, of some of the images."""
+        outputs = class_outputs(spec.classes, self.classifier.outputs, self.classifier.architecture)
+        targets = outputs[torch.tensor([item.label for item in items], dtype=torch.int64)].tolist()
+        hashes = hash_items(source, items[some.start : some.stop], self.cache_dir)
+        digests = (digest for part in texts_of(hashes) for digest in part)
+        wanted = targets[some.start : some.stop]
+        keys = (f"{digest} {target}" for digest, target in zip(digests, wanted, strict=True))
+
+        def work(places: Sequence[int]) -> Iterator[tuple[float, ...]]:
+            network, device = self.classifier.load(), find_device(self.device)
+            scorer = Scorer(device, network, self.preprocessing, self.batch_size, self.precision)
+            return scorer.some(source, items, targets, [some.start + place for place in places])
+
+        kinds = dict.fromkeys(("loss", "margin"), pa.float64())
+        return hashes, complete_rows("scoring images", keys, kinds, self._folder, work)
 
     @property
     def _conditions(self) -> str:

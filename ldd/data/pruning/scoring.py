@@ -50,7 +50,9 @@ class Scorer:
         network = _without_batch_norm(network).to(device).to(memory_format=torch.channels_last)
         self.network = network.requires_grad_(False)
 
-    def __call__(self, source: Source, items: Sequence[Item], targets: Sequence[int]) -> Iterator[Tensor]:
+    def __call__(
+        self, source: Source, items: Sequence[Item], targets: Sequence[int], *, filled: bool = False
+    ) -> Iterator[Tensor]:
         """Yield (b, 2) float64 on the CPU for each batch of items, in order: loss in nats, margin in logits."""
 
         def read(start: int) -> Tensor:
@@ -58,7 +60,7 @@ class Scorer:
             return torch.stack([self.preprocessing.pixels(source.read(item)) for item in batch])
 
         def measure(start: int, pixels: Tensor) -> Tensor:
-            return self.measure(pixels, targets[start : start + self.batch_size])
+            return self.measure(pixels, targets[start : start + self.batch_size], filled)
 
         starts = range(0, len(items), self.batch_size)
         if self.device.type == "cpu":
@@ -66,14 +68,37 @@ class Scorer:
         else:
             yield from map(measure, starts, _in_threads(read, starts, available_cores()))
 
+    def some(
+        self, source: Source, items: Sequence[Item], targets: Sequence[int], rows: Sequence[int]
+    ) -> Iterator[tuple[float, ...]]:
+        """Yield loss and margin of some rows of the items, ascending: to the bit those of a process that scores all.
+
+        An image's score depends on the size of its batch, not on the others in it. So batches are filled up, and only
+        the last images of all are in a smaller one, with each other.
+        """
+        whole = len(items) - len(items) % self.batch_size
+        among, last = [row for row in rows if row < whole], [row for row in rows if row >= whole]
+        wanted = [items[row] for row in among], [targets[row] for row in among]
+        for batch in self(source, *wanted, filled=True):
+            yield from map(tuple, batch.tolist())
+        if last:
+            found = torch.cat([*self(source, items[whole:], targets[whole:])])
+            yield from map(tuple, found[[row - whole for row in last]].tolist())
+
     @torch.inference_mode()
-    def measure(self, pixels: Tensor, targets: Sequence[int]) -> Tensor:
-        """Return loss and margin (b, 2) float64 on the CPU of cropped images (b, 3, crop, crop) uint8."""
+    def measure(self, pixels: Tensor, targets: Sequence[int], filled: bool = False) -> Tensor:
+        """Return loss and margin (b, 2) float64 on the CPU of cropped images (b, 3, crop, crop) uint8.
+
+        A batch that is to be `filled` has copies of its last image up to the size of all.
+        """
+        if filled and (copies := self.batch_size - len(pixels)):
+            pixels = torch.cat([pixels, pixels[-1:].expand(copies, -1, -1, -1)])
         images = self.preprocessing.normalise(pixels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._reduced):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
         there = torch.device("cpu") if self.device.type == "mps" else self.device  # which has no float64
-        return losses_and_margins(logits.to(there), torch.tensor(targets, device=there)).cpu()
+        logits = logits[: len(targets)].to(there)
+        return losses_and_margins(logits, torch.tensor(targets, device=there)).cpu()
 
 
 def losses_and_margins(logits: Tensor, targets: Tensor) -> Tensor:

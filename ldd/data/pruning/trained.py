@@ -58,17 +58,7 @@ class TrainedPruner(RankedPruner):
 
     def score(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int) -> ScoreTable:
         """Return the mean over the pieces, from the cache where they are known."""
-        hashes = hash_items(source, items, self.cache_dir)
-        # By class and path, so that nothing depends on how the source lists its images.
-        order = sorted(range(len(items)), key=lambda i: (items[i].label, items[i].key))
-        ranked = [items[i] for i in order]
-        facts = ScoreFacts(
-            self.columns[0],
-            f"{self.settings()} {self.training.describe(spec, seed)}",
-            self.training.preprocessing(spec),
-            seed,
-        )
-        store = self._store(ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items))))
+        order, ranked, unscored, store = self._prepared(source, items, spec, seed)
 
         def work(pieces: Sequence[int]) -> list[Floats]:
             return self._measure_all(source, ranked, pieces, store, spec, seed) if pieces else []
@@ -78,7 +68,35 @@ class TrainedPruner(RankedPruner):
         values[order] = np.nanmean(np.stack(complete(known, work, store)), axis=0)
         named = dict(zip(self.columns, values.T, strict=True))
         both = {name: named.get(name) for name in ("loss", "margin")}
+        hashes, facts = unscored.rows["sha256"], unscored.facts
         return ScoreTable.build(items, hashes, spec.classes, facts, values[:, 0], **both)
+
+    def units(self, items: Sequence[Item]) -> int:
+        """One for each network."""
+        self._check_shared()
+        return self.pieces
+
+    def share(self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int, units: range) -> None:
+        """Train some of the networks."""
+        _, ranked, _, store = self._prepared(source, items, spec, seed)
+        if missing := [piece for piece in units if self._find(store, piece, ranked) is None]:
+            self._measure_all(source, ranked, missing, store, spec, seed)
+
+    def _prepared(
+        self, source: Source, items: Sequence[Item], spec: DataSpec, seed: int
+    ) -> tuple[list[int], list[Item], ScoreTable, Store | None]:
+        """Return the order of the images, the images in it, a table without scores, and where pieces are kept."""
+        hashes = hash_items(source, items, self.cache_dir)
+        # By class and path, so that nothing depends on how the source lists its images.
+        order = sorted(range(len(items)), key=lambda i: (items[i].label, items[i].key))
+        facts = ScoreFacts(
+            self.columns[0],
+            f"{self.settings()} {self.training.describe(spec, seed)}",
+            self.training.preprocessing(spec),
+            seed,
+        )
+        unscored = ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items)))
+        return order, [items[i] for i in order], unscored, self._store(unscored)
 
     def _measure_all(
         self,

@@ -29,6 +29,7 @@ from ldd.artefact.picture import draw_grid
 from ldd.artefact.set import DistilledSet
 from ldd.commands import prior
 from ldd.data import DistillationData
+from ldd.disk.files import sha256
 from ldd.errors import UserError
 from ldd.images import ClassInfo, to_bytes
 from ldd.prior_training.module import PriorTraining
@@ -338,6 +339,43 @@ def test_a_killed_training_resumes_to_the_same_prior(capsys, tmp_path):
         pictures = [tmp_path / run / "samples" / f"step-{step:06d}.png" for run in ("whole", "run")]
         # The autoencoder's four steps leave nothing to draw before the denoiser's first.
         assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_latents_in_parts_are_those_of_a_training(tmp_path, capsys, tiny_prior_path):
+    """Two parts leave the file that the first step of a training would have written."""
+    own = [place for place, word in enumerate(RUN) if word.startswith("--model.autoencoder")]
+    words = [word for place, word in enumerate(RUN) if not {place, place - 1} & {*own}]
+    frozen = [
+        "prior",
+        "train",
+        *words,
+        "--model.autoencoder",
+        str(tiny_prior_path),
+        "--trainer.max_steps",
+        "1",
+    ]
+    frozen += ["--model.views", "1", "--model.mirror", "true"]
+
+    def run(*arguments):
+        code = cli.main([*frozen, "--trainer.default_root_dir", str(tmp_path / "run"), *arguments])
+        return code, "".join(capsys.readouterr())
+
+    cache = f"--model.cache_dir={tmp_path / 'parts'}"
+    code, said = run(cache, "--part", "2/2")
+    assert (code, "made: " in said) == (0, False)
+    code, said = run(cache, "--part=1/2")
+    assert (code, "made: " in said, "next: latentdd prior train" in said) == (0, True, True)
+    assert "--part" not in said
+    assert not (tmp_path / "run").exists()
+    assert run(f"--model.cache_dir={tmp_path / 'alone'}")[0] == 0
+    assert "part:" not in (tmp_path / "run" / "config.yaml").read_text()
+    found = [{path.name: sha256(path) for path in (tmp_path / name).iterdir()} for name in ("parts", "alone")]
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
+    code, said = run("--part=1/2")
+    assert (code, "model.cache_dir (null) must name a folder" in said) == (2, True)
+    assert train("--part", "1/2") == 2
+    assert "autoencoder that is yet to be trained" in capsys.readouterr().err
 
 
 def test_two_devices_from_the_command_line(tmp_path):

@@ -63,9 +63,9 @@ def counted(monkeypatch):
     seen = []
     measure = scoring.Scorer.measure
 
-    def count(self, pixels, targets):
+    def count(self, pixels, targets, filled):
         seen.extend(targets)
-        return measure(self, pixels, targets)
+        return measure(self, pixels, targets, filled)
 
     monkeypatch.setattr(scoring.Scorer, "measure", count)
     return seen
