@@ -20,7 +20,7 @@ class StoredCodes(Initializer):
     """Starts from the codes of an artefact and the decoder trained with them, so that distilling goes on.
 
     A run of some of the set's classes, as a sub-task is one, takes the codes of these: sub-tasks that start from a
-    short run over all classes begin with one decoder, and keep it where the objective's `lr_decoder` is 0. Of a set
+    run over all classes begin with one decoder, and keep it where the objective's `lr_decoder` is 0. Of a set
     that `latentdd federate` merged, the codes of all sub-tasks are optimised together: the optional global step.
     Decoders of the sub-tasks that have gone their own ways cannot be continued as one.
 
