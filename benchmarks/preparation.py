@@ -55,11 +55,11 @@ def encode(root: str, classes: int, size: int, folder: Path, log: int) -> None:
     real = load_split(chosen, "train", prior.image_size, str(folder.with_name("decoded")))
     views = LatentViews(mirror=True)
 
-    def parts(done: int):  # noqa: ANN202
-        number = done
-        for part in encode_views(prior.encode, real, views, torch.device("cpu"), done):
+    def parts(some: range):  # noqa: ANN202
+        for number, part in zip(
+            some, encode_views(prior.encode, real, views, torch.device("cpu"), some), strict=True
+        ):
             os.write(log, f"{number} of {CHUNK}\n".encode())
-            number += 1
             yield part
 
     shape = (len(real) * len(views), *prior.latent_shape)

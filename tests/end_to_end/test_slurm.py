@@ -12,6 +12,7 @@ from small_runs import ROOT, small_arguments
 from small_world import protocol_file
 
 from ldd.artefact.set import DistilledSet
+from ldd.data import DistillationData
 from ldd.disk.files import sha256
 
 if reason := missing():
@@ -157,6 +158,27 @@ def test_an_array_with_a_member_that_fails(slurm, tiny_prior_path, tmp_path):
     said = (tmp_path / "logs" / "last.out").read_text()
     assert said.count("Restored all states from the checkpoint") == 2, said
     assert "starting the run" not in said
+
+
+def test_an_array_prepares_the_data_and_a_killed_member_is_submitted_again(slurm, tmp_path):
+    """Three members of which one is cancelled; it alone is given again, and leaves the caches of one process."""
+    digits = ["--data", str(ROOT / "configs" / "data" / "digits.yaml"), "--data.image_size", "8"]
+    words = ["3", "prepare", *digits, "--data.cache_dir", "cache"]
+    options = ("--array=1-3", "--cpus-per-task=1", "--mem=1G")
+    job = slurm.submit(script("prepare.sbatch"), *words, folder=tmp_path, options=options)
+    slurm.run("scancel", f"{job}_2")
+    for member in (1, 3):
+        slurm.wait_for(f"{job}_{member}", "COMPLETED")
+    assert not list((tmp_path / "cache").glob("*.json"))
+    again = slurm.submit(
+        script("prepare.sbatch"), *words, folder=tmp_path, options=("--array=2", *options[1:])
+    )
+    slurm.wait_for(f"{again}_2", "COMPLETED")
+    data = DistillationData(image_size=8, cache_dir=str(tmp_path / "alone"))
+    data.prepare()
+    found = [{path.name: sha256(path) for path in (tmp_path / name).iterdir()} for name in ("cache", "alone")]
+    assert found[0] == found[1]
+    assert len(found[0]) == 6
 
 
 def test_sub_tasks_are_an_array_and_the_merging_waits_for_it(slurm, tmp_path):
