@@ -7,15 +7,18 @@ from typing import Literal
 from ldd.artefact.exporters import WRITERS, FormatName
 from ldd.artefact.exporters.hub import ENDINGS, check_form, prepare
 from ldd.artefact.set import DistilledSet
-from ldd.distiller.uploads import Precision, write_upload
+from ldd.artefact.uploads import Precision
 from ldd.errors import UserError
 from ldd.runs.ending import Ending
 from ldd.runs.verb import run_function
 
+Form = Literal[FormatName, "codes"]
+"""One literal of all, so that a mistyped one is told its neighbour."""
+
 
 def export(
     path: str,
-    format: FormatName | Literal["codes"],
+    format: Form,
     out: str,
     overwrite: bool = False,
     precision: Precision | None = None,
@@ -70,6 +73,8 @@ def _export_codes(
         raise UserError(
             "push_to_hub is for images that others load (parquet, webdataset); leave it out for codes"
         )
+    from ldd.distiller.uploads import write_upload  # diffusers, which no other form needs
+
     distilled = DistilledSet.load(path)
     sent = write_upload(distilled, Path(out), precision or "bfloat16", overwrite)
     print(

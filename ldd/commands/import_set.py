@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldd.artefact.uploads import is_upload
 from ldd.disk.files import holds_files
-from ldd.distiller.uploads import is_upload, read_upload
 from ldd.errors import UserError
 from ldd.importers import RealData, read_set, shown
 from ldd.runs.ending import Ending, ending_of_set
@@ -71,6 +71,8 @@ def _decode(path: str, out: str, of_others: Mapping[str, object]) -> Ending:
         raise UserError(
             f"{given[0]} is about files of other programs, and codes say all of themselves; leave it out"
         )
+    from ldd.distiller.uploads import read_upload  # diffusers, which no other form needs
+
     decoded = read_upload(Path(path))
     decoded.save(out)
     print(f"decoded {len(decoded.images)} images of {decoded.num_classes} classes; {shown(decoded.classes)}")

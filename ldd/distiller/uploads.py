@@ -2,26 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ldd.artefact.manifest import BYTES, Manifest, verified_files
 from ldd.artefact.set import DistilledSet
+from ldd.artefact.uploads import FACTS, Precision
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.distiller.synthesis import StoredSampler, code_noise
 from ldd.errors import UserError
 from ldd.priors import Prior
-
-Precision = Literal["float32", "bfloat16", "uint8"]
-"""How numbers are sent: as they are, as bfloat16, or in 256 levels between the least and the largest of each row.
-
-A row is what one code has of a tensor, or the first axis of a tensor of the decoder.
-"""
-
-FACTS = "codes.json"
-"""What else the codes need: classes, normalisation, the prior by its name and hash; a manifest of few fields."""
 
 _TENSORS = "codes.safetensors"
 _LABELS, _WEIGHTS, _DECODER, _RANGE = "labels", "weights", "decoder.", ".range"
@@ -84,11 +76,6 @@ def write_upload(
         _facts(distilled.manifest, sha256(beside / _TENSORS), lost).write(beside / FACTS)
     size = sum((out / name).stat().st_size for name in (_TENSORS, FACTS))
     return Upload(out, size, mean, largest)
-
-
-def is_upload(folder: Path) -> bool:
-    """Tell whether a folder holds what `write_upload` writes."""
-    return (folder / FACTS).is_file()
 
 
 def read_upload(folder: Path, prior: Prior | None = None) -> DistilledSet:
