@@ -125,9 +125,8 @@ class _Copy:
                 self._delete(name, known)
             for name in marked & known.keys():
                 self._delete(name, known)
-            for folder in {
-                self._path(name).rpartition("/")[0] for name in new
-            }:  # where the store has folders
+            # Where the store has folders.
+            for folder in {self._path(name).rpartition("/")[0] for name in new}:
                 system.makedirs(folder, exist_ok=True)
             for name in sorted(new, key=lambda each: (each in marked, int(here[each].partition("-")[0]))):
                 path = self._path(name)

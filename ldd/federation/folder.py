@@ -167,9 +167,8 @@ class Federation:
         data, recipe = self.recipe.data, self.recipe
         if self.joint_steps and (self.folder_of(JOINT) / DONE).is_file():
             start, tuned = DistilledSet.load(self._start), DistilledSet.load(self.folder_of(JOINT))
-            return after_joint_steps(
-                start, tuned, [STAGE_OF_EXPERTS] if self.labelled else []
-            )  # see `finish`
+            elsewhere = [STAGE_OF_EXPERTS] if self.labelled else []  # charged by `finish`
+            return after_joint_steps(start, tuned, elsewhere)
         parts = [
             of_classes(DistilledSet.load(self.folder_of(number)), block)
             for number, block in enumerate(self.partition.blocks)

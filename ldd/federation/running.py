@@ -250,9 +250,8 @@ def _partition(recipe: Recipe, subtasks: int, rule: Rule) -> ClassPartition:
 def _write_for_slurm(federation: Federation, machines: Machines) -> Ending:
     folder = federation.folder / "slurm"
     arguments = ("federate", "--out", str(federation.folder))
-    last = Job(
-        "last", arguments, Path(federation.directory), folder / "last.log"
-    )  # and the joint steps in it
+    # The joint steps are taken by the last job.
+    last = Job("last", arguments, Path(federation.directory), folder / "last.log")
     waiting = [name for name in federation.waiting if name != JOINT]
     jobs = [federation.job(name) for name in waiting or federation.names[:1]]
     needs = machines.needs(vars(federation.recipe.config.trainer))

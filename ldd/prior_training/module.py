@@ -153,7 +153,7 @@ class PriorTraining(LightningModule):
         self._rates, self._kl_weight, self._class_dropout = (autoencoder_lr, lr), kl_weight, class_dropout
         self._views, self._seed = LatentViews(views, augmentation, mirror, seed), seed
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
-        own = licence or f"weights learned from data under: {data_spec.licence}"
+        own = f"weights learned from data under: {data_spec.licence}" if licence is None else licence
         self._licence = own if self.teacher is None else self.teacher.terms(own)
         self.measured = Measured()
 

@@ -211,13 +211,12 @@ class Lessons(nn.Module):
         self.guidance: float | None = None
         self.first: Target = Velocity() if path == "flow" else Noise(*betas)
         self.last: Target = self.first
-        null = denoiser.class_embedding.num_embeddings - 1
-        if frozen is not None:
-            self.first = self.last = AverageVelocity(frozen, 1.0, null, TIMESTEPS)  # it is guided already
-            self.guidance = guidance
-        elif velocity_steps:
-            self.teacher = deepcopy(denoiser).requires_grad_(False)
-            self.last = AverageVelocity(self.teacher, guidance, null, TIMESTEPS)
+        own = frozen is None and velocity_steps > 0
+        self.teacher: ClassUNet | None = deepcopy(denoiser).requires_grad_(False) if own else None
+        if (teacher := frozen or self.teacher) is not None:
+            null = denoiser.class_embedding.num_embeddings - 1
+            left = guidance if own else 1.0  # a frozen teacher is guided already
+            self.first = self.last = AverageVelocity(teacher, left, null, TIMESTEPS)
             self.guidance = guidance
         if velocity_steps:
             self.first = Velocity(TIMESTEPS, of_intervals=True)
@@ -234,7 +233,7 @@ class Lessons(nn.Module):
     def begin(self, step: int, denoiser: ClassUNet, averaged: nn.Module) -> None:
         """Where averages come next, let averaged weights be the teacher's, and those that the denoiser goes on with."""
         if self.velocity_steps and step == self.velocity_steps:
-            if hasattr(self, "teacher"):
+            if self.teacher is not None:
                 self.teacher.load_state_dict(averaged.state_dict())
             denoiser.load_state_dict(averaged.state_dict())
 

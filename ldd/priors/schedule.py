@@ -301,13 +301,13 @@ class DiffusionSchedule(Schedule):
         """Between the whole timesteps the logarithm of the ratio is taken to be linear."""
         if self.takes_few_steps:
             return super()._beside(t)
-        abar = self._scheduler.alphas_cumprod.double().to(t.device).clamp(min=1e-8)
-        ratios = ((1 - abar) / abar).log() / 2  # of noise to signal, rising
-        wanted = t.double().logit().clamp(ratios[0], ratios[-1])
+        abar = self._scheduler.alphas_cumprod.double().clamp(min=1e-8)
+        ratios = ((1 - abar) / abar).sqrt().log().to(t)  # of noise to signal, rising; in float64 here alone
+        wanted = t.logit().clamp(ratios[0], ratios[-1])
         after = torch.searchsorted(ratios, wanted).clamp(1, len(ratios) - 1)
         low, high = ratios[after - 1], ratios[after]
-        signal = (1 / (1 + (2 * wanted).exp())).sqrt()[:, None, None, None]
-        return Points((after - 1 + (wanted - low) / (high - low)).to(t), signal, (1 - signal**2).sqrt())
+        signal, noise = ((2 * sign * wanted).sigmoid().sqrt()[:, None, None, None] for sign in (-1, 1))
+        return Points(after - 1 + (wanted - low) / (high - low), signal, noise)
 
     def _timesteps(self, num_steps: int) -> list[int]:
         if self.grid == "compvis":

@@ -4,41 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gaussian_sets import SETTINGS, gaussian_set
 from tiny_set import classes_of
 
-from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
 from ldd.distiller.synthesis import StoredSampler, Synthesis
 from ldd.errors import UserError
 from ldd.federation import merge
 from ldd.priors import DeconvolutionPrior, PixelPrior
-from ldd.runtime.seeding import generator, seeded
+from ldd.runtime.seeding import generator
 
-SETTINGS = {"size": "small", "image_size": 8, "width": 16, "latent_width": 4}
-CONFIG = {"model": {"prior": {"class_path": "ldd.priors.DeconvolutionPrior", "init_args": SETTINGS}}}
 TASK = classes_of(["a", "b", "c", "d"])
 
 
 def part(wnids, seed):
-    """Two Gaussians a class with a decoder of their own, as a run would export them."""
-    with seeded(seed, "decoder"):
-        prior = DeconvolutionPrior(**SETTINGS)
-        prior.reset_trained()
-    labels = torch.arange(len(wnids)).repeat_interleave(2)
-    n = len(labels)
-    latents = torch.randn(n, 4, 1, 1, generator=generator(seed))
-    codes = GaussianCodes(labels, latents, torch.zeros(n, 0, 0), torch.zeros(n, 0), log_variance=-1.0)
-    return DistilledSet.from_images(
-        Synthesis(codes, prior).draw(),
-        labels,
-        classes_of(wnids),
-        codes=codes.tensors(),
-        decoder=prior.trained(),
-        prior=identify(prior),
-        config=CONFIG,
-        seed=seed,
-    )
+    return gaussian_set(wnids, seed, log_variance=-1.0)
 
 
 @pytest.fixture(scope="module")

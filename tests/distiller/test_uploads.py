@@ -4,48 +4,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gaussian_sets import CONFIG, gaussian_set
 from tiny_set import classes_of
 
 from ldd import cli
-from ldd.artefact.identity import identify
 from ldd.artefact.set import DistilledSet
-from ldd.codes import GaussianCodes
 from ldd.disk.files import read_tensors
-from ldd.distiller.synthesis import StoredSampler, Synthesis
+from ldd.distiller.synthesis import StoredSampler
 from ldd.distiller.uploads import read_upload, write_upload
 from ldd.errors import UserError
 from ldd.federation import merge
-from ldd.priors import DeconvolutionPrior
-from ldd.runtime.seeding import generator, seeded
+from ldd.runtime.seeding import generator
 
-SETTINGS = {"size": "small", "image_size": 8, "width": 16, "latent_width": 4}
-CONFIG = {
-    "model": {"prior": {"class_path": "ldd.priors.DeconvolutionPrior", "init_args": SETTINGS}},
-    "data": {"root": "/a"},
-}
+WITH_DATA = CONFIG | {"data": {"root": "/a"}}
 
 
 def gaussians(wnids, seed):
-    """Two Gaussians a class with a decoder of their own, as a run would export them."""
-    with seeded(seed, "decoder"):
-        prior = DeconvolutionPrior(**SETTINGS)
-        prior.reset_trained()
-    labels = torch.arange(len(wnids)).repeat_interleave(2)
-    latents = 3 * torch.randn(len(labels), 4, 1, 1, generator=generator(seed))
-    codes = GaussianCodes(labels, latents, torch.zeros(len(labels), 0, 0), torch.zeros(len(labels), 0))
-    return DistilledSet.from_images(
-        Synthesis(codes, prior).draw(),
-        labels,
-        classes_of(wnids),
-        codes=codes.tensors(),
-        decoder=prior.trained(),
-        prior=identify(prior),
-        config=CONFIG,
-        seed=seed,
-        weights=torch.arange(float(len(labels))),
-        mean=(0.1, 0.2, 0.3),
-        stages={"distil": {"seconds": 3.0}},
-    )
+    """With everything that may or may not be sent."""
+    weights = torch.arange(2.0 * len(wnids))
+    facts = {"mean": (0.1, 0.2, 0.3), "stages": {"distil": {"seconds": 3.0}}}
+    return gaussian_set(wnids, seed, scale=3.0, config=WITH_DATA, weights=weights, **facts)
 
 
 @pytest.fixture(scope="module")

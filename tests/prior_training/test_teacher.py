@@ -98,7 +98,7 @@ def test_velocities_may_be_learned_first(data, teacher, tmp_path):
     model, _, _ = taught(data, teacher, 4, tmp_path, velocity_steps=2)
     assert model.lessons.target(1) is model.lessons.first
     assert model.lessons.target(2) is model.lessons.last
-    assert not hasattr(model.lessons, "teacher")
+    assert model.lessons.teacher is None
 
 
 def test_the_student_knows_what_the_teacher_has_learned(student, data, teacher, tmp_path):
