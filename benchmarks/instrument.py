@@ -1,6 +1,6 @@
 """What a protocol can tell: accuracy on full data, seconds of a student, and the smallest difference that is seen.
 
-    python -m benchmarks.instrument --protocol benchmarks/photo_small.yaml --root ROOT --subset imagenette \\
+    python -m benchmarks.instrument --protocol photo-small --root ROOT --subset imagenette \\
         --image_size 64 --out FOLDER [--draws 10] [--images_per_class 1,10] [--full_repeats 1] \\
         [--cache_dir CACHE] [--json]
 

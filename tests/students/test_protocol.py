@@ -130,7 +130,8 @@ def test_every_shipped_protocol_builds_its_networks():
     assert shipped() == [
         *("d3-1", "d3-1-released", "d3-10", "d3-10-released", "d3-2", "d3-2-released", "d3-pool"),
         *("ddranking", "ddranking-small", "idc-hard", "idc-hard-adamw"),
-        *("idc-hard-ims3", "idc-hard-muon", "idc-hard-small", "ld3m", "ld3m-released", "ld3m-short", "quick"),
+        *("idc-hard-ims3", "idc-hard-muon", "idc-hard-small", "ld3m", "ld3m-released", "ld3m-short"),
+        *("photo-small", "quick"),
         *("rd3-soft", "rded-soft", "rded-soft-small", "rethinkdc-hard", "rethinkdc-soft"),
     ]
     for name in shipped():
@@ -164,6 +165,7 @@ def test_shipped_protocols_are_frozen():
         "ld3m": "87941098f4b973d1",
         "ld3m-released": "1ead3cddd0bd4fd2",
         "ld3m-short": "5838c8467a25fcad",
+        "photo-small": "6fa80567046a4c16",
         "quick": "d41d42f7755894d9",
         "rd3-soft": "b72fd3ae8b3582a3",
         "rded-soft": "5935be19acaed492",
