@@ -276,12 +276,16 @@ class ExpertNeed:
     section: Literal["objective", "labels"] = "objective"
 
 
+class SeveralRecordings(UserError):
+    """More than one recording fits a run: only the user can say which, and recording a further one would not help."""
+
+
 def find_experts(
     need: ExpertNeed, spec: DataSpec, core_set: "RealImages", network: Network | None = None
 ) -> Trajectories:
     """Return the recording that a run needs: made with its data and network, whole and long enough."""
     setting = ExpertSetting.of(spec, core_set, network or blank_network(need.network, spec))
-    found = find_trajectories(need.trajectories, setting, need.num_experts, need.section)
+    found = find_trajectories(need.trajectories, setting, need.num_experts, need.section, need.epochs)
     if found.training.epochs < need.epochs:
         raise UserError(
             f"{need.section}.trajectories ({found.folder}) has {found.training.epochs} epochs, but {need.reason} epoch "
@@ -296,9 +300,16 @@ def blank_network(factory: NetworkFactory, spec: DataSpec) -> Network:
 
 
 def find_trajectories(
-    root: str, setting: ExpertSetting, num_experts: int | None = None, section: str = "objective"
+    root: str,
+    setting: ExpertSetting,
+    num_experts: int | None = None,
+    section: str = "objective",
+    epochs: int = 1,
 ) -> Trajectories:
-    """Return the recording in `root`, or in one of its subfolders, that fits a run."""
+    """Return the recording in `root`, or in one of its subfolders, that fits a run.
+
+    Of several that fit, those of `epochs` and more count.
+    """
     base = Path(root).expanduser()
     folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
     recordings = [Trajectories.open(folder) for folder in folders]
@@ -313,8 +324,12 @@ def find_trajectories(
         )
         raise UserError(f"{section}.trajectories ({root}) does not fit this run: {reasons}. {_HOW_TO_RECORD}")
     if len(fitting) > 1:
+        fitting = [recording for recording in fitting if recording.training.epochs >= epochs] or fitting
+    if len(fitting) > 1:
         choices = "; ".join(f"{r.folder} ({_in_words(r.training)})" for r in fitting)
-        raise UserError(f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}")
+        raise SeveralRecordings(
+            f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}"
+        )
     found = fitting[0]
     wanted = found.num_experts if num_experts is None else num_experts
     there = next((i for i in range(wanted) if not found.path(i).exists()), wanted)

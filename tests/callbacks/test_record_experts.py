@@ -63,6 +63,29 @@ def test_a_run_records_what_its_objectives_read(data, tmp_path, capsys):
     assert "experts are there" not in capsys.readouterr().out  # found, so nothing is recorded
 
 
+def test_a_longer_recording_beside_a_short_one_is_the_run_s(data, tmp_path):
+    """Experts of too few epochs, of another recipe, lie in the folder: the run records its own and reads these."""
+    folder = tmp_path / "experts"
+    short = record_experts(data, TINY, 1, epochs=1, batch_size=64, out=str(folder), progress=False)
+    first = both(folder).objectives[0]
+    model = run(data, tmp_path, first, RecordExperts(num_experts=1, batch_size=32))
+    (own,) = [Trajectories.open(path) for path in folder.iterdir() if path != short]
+    assert (own.training.epochs, own.training.batch_size) == (2, 32)
+    assert model.distilled_set().manifest["ledger"]["stages"]["experts"]["steps"] == 2 * -(
+        -len(data.core_set) // 32
+    )
+
+
+def test_several_that_fit_are_refused_before_anything_is_recorded(data, tmp_path):
+    folder = tmp_path / "experts"
+    for seed in (0, 1):
+        record_experts(data, TINY, 1, epochs=2, seed=seed, out=str(folder), progress=False)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="holds several that fit; name one of"):
+        run(data, tmp_path, both(folder).objectives[0], RecordExperts(num_experts=1, seed=2))
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_nothing_to_do(data, tmp_path):
     run(data, tmp_path, DistributionMatching(real_batch=2, network=TINY), RecordExperts())
     run(data, tmp_path, both(tmp_path / "experts"), RecordExperts(num_experts=1), steps=0)

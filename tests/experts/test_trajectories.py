@@ -6,7 +6,13 @@ import torch
 
 from ldd.data.real import RealImages
 from ldd.errors import UserError
-from ldd.experts.trajectories import ExpertSetting, ExpertTraining, Trajectories, find_trajectories
+from ldd.experts.trajectories import (
+    ExpertSetting,
+    ExpertTraining,
+    SeveralRecordings,
+    Trajectories,
+    find_trajectories,
+)
 from ldd.images import ClassInfo, DataSpec
 from ldd.networks import ConvNet
 from ldd.runtime.seeding import generator
@@ -40,14 +46,14 @@ def write(root, setting=SETTING, training=TRAINING, num_experts=2, skip=()) -> T
     recording = Trajectories.under(root, setting, training, num_experts)
     recording.write_index()
     for expert in set(range(num_experts)) - set(skip):
-        recording.write(expert, *weights_of(expert, setting))
+        recording.write(expert, *weights_of(expert, setting, training))
     return recording
 
 
-def weights_of(expert, setting=SETTING):
+def weights_of(expert, setting=SETTING, training=TRAINING):
     random = generator(0, "weights", expert)
-    snapshots = torch.randn(TRAINING.epochs + 1, setting.num_parameters, generator=random)
-    return snapshots, torch.rand(TRAINING.epochs, generator=random)
+    snapshots = torch.randn(training.epochs + 1, setting.num_parameters, generator=random)
+    return snapshots, torch.rand(training.epochs, generator=random)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -159,6 +165,17 @@ class TestFind:
         write(tmp_path, training=dataclasses.replace(TRAINING, seed=1))
         with pytest.raises(UserError, match=r"holds several that fit; name one of: .*seed 0\); .*seed 1\)"):
             find_trajectories(str(tmp_path), SETTING)
+
+    def test_too_short_ones_are_no_choice(self, tmp_path):
+        """Of several that fit only the long enough are meant; if none is, all are named."""
+        short = dataclasses.replace(TRAINING, epochs=1)
+        longer = dataclasses.replace(TRAINING, epochs=3)
+        write(tmp_path, training=short)
+        folder = write(tmp_path, training=longer).folder
+        assert find_trajectories(str(tmp_path), SETTING, epochs=2).folder == folder
+        for epochs in (1, 4):
+            with pytest.raises(SeveralRecordings, match="holds several that fit"):
+                find_trajectories(str(tmp_path), SETTING, epochs=epochs)
 
     def test_unfinished(self, tmp_path):
         write(tmp_path, num_experts=4, skip=(2,))
