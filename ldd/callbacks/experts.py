@@ -10,7 +10,7 @@ from ldd.data import DistillationData
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.recording import record_experts
-from ldd.experts.trajectories import ExpertNeed, SeveralRecordings, find_experts
+from ldd.experts.trajectories import ExpertNeed, MissingExperts, find_experts
 
 
 class RecordExperts(L.Callback):
@@ -124,15 +124,13 @@ class RecordExperts(L.Callback):
             progress: show a bar with the loss and the time left.
 
         Raises:
-            UserError: see the class; several recordings that fit.
+            UserError: see the class; several recordings that fit, or a damaged one.
         """
         recorded = self.check(needs, epochs)
         for need in needs:
             try:
                 find_experts(need, data.spec, data.core_set)
-            except SeveralRecordings:
-                raise
-            except UserError:  # none, or not all of them
+            except MissingExperts:
                 count = self.num_experts if all_experts else need.num_experts or self.num_experts
                 self._record(
                     data,

@@ -276,8 +276,8 @@ class ExpertNeed:
     section: Literal["objective", "labels"] = "objective"
 
 
-class SeveralRecordings(UserError):
-    """More than one recording fits a run: only the user can say which, and recording a further one would not help."""
+class MissingExperts(UserError):
+    """No recording fits a run, or none that is whole and long enough: recording some mends it."""
 
 
 def find_experts(
@@ -285,13 +285,9 @@ def find_experts(
 ) -> Trajectories:
     """Return the recording that a run needs: made with its data and network, whole and long enough."""
     setting = ExpertSetting.of(spec, core_set, network or blank_network(need.network, spec))
-    found = find_trajectories(need.trajectories, setting, need.num_experts, need.section, need.epochs)
-    if found.training.epochs < need.epochs:
-        raise UserError(
-            f"{need.section}.trajectories ({found.folder}) has {found.training.epochs} epochs, but {need.reason} epoch "
-            f"{need.epochs}; lower one of them, or record experts with --epochs {need.epochs} or more"
-        )
-    return found
+    return find_trajectories(
+        need.trajectories, setting, need.num_experts, need.section, need.epochs, need.reason
+    )
 
 
 def blank_network(factory: NetworkFactory, spec: DataSpec) -> Network:
@@ -305,39 +301,46 @@ def find_trajectories(
     num_experts: int | None = None,
     section: str = "objective",
     epochs: int = 1,
+    reason: str = "this run reads",
 ) -> Trajectories:
-    """Return the recording in `root`, or in one of its subfolders, that fits a run.
+    """Return the recording in `root`, or in one of its subfolders, that fits a run and has `epochs` at least.
 
-    Of several that fit, those of `epochs` and more count.
+    Raises:
+        MissingExperts: there is none, or experts of it are missing.
+        UserError: several are there, of which only the user can choose, or one is damaged.
     """
     base = Path(root).expanduser()
     folders = [path.parent for path in (base / INDEX, *sorted(base.glob(f"*/{INDEX}"))) if path.is_file()]
     recordings = [Trajectories.open(folder) for folder in folders]
     if not recordings:
         state = "holds no expert trajectories" if base.is_dir() else "does not exist"
-        raise UserError(f"{section}.trajectories ({root}) {state}; {_HOW_TO_RECORD}")
+        raise MissingExperts(f"{section}.trajectories ({root}) {state}; {_HOW_TO_RECORD}")
     fitting = [recording for recording in recordings if not recording.setting.differences(setting)]
     if not fitting:
         reasons = "; ".join(
             f"{r.folder.name} was recorded for {' and '.join(r.setting.differences(setting))}"
             for r in recordings
         )
-        raise UserError(f"{section}.trajectories ({root}) does not fit this run: {reasons}. {_HOW_TO_RECORD}")
-    if len(fitting) > 1:
-        fitting = [recording for recording in fitting if recording.training.epochs >= epochs] or fitting
-    if len(fitting) > 1:
-        choices = "; ".join(f"{r.folder} ({_in_words(r.training)})" for r in fitting)
-        raise SeveralRecordings(
-            f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}"
+        raise MissingExperts(
+            f"{section}.trajectories ({root}) does not fit this run: {reasons}. {_HOW_TO_RECORD}"
         )
-    found = fitting[0]
+    longest = max(fitting, key=lambda recording: recording.training.epochs)
+    if longest.training.epochs < epochs:
+        raise MissingExperts(
+            f"{section}.trajectories ({longest.folder}) has {longest.training.epochs} epochs, but {reason} epoch "
+            f"{epochs}; lower one of them, or record experts with --epochs {epochs} or more"
+        )
+    found, *others = (recording for recording in fitting if recording.training.epochs >= epochs)
+    if others:
+        choices = "; ".join(f"{r.folder} ({_in_words(r.training)})" for r in (found, *others))
+        raise UserError(f"{section}.trajectories ({root}) holds several that fit; name one of: {choices}")
     wanted = found.num_experts if num_experts is None else num_experts
     there = next((i for i in range(wanted) if not found.path(i).exists()), wanted)
     if there < wanted:
         most = f"{section}.num_experts to {max(there, 1)} or less"
         if section == "labels":
             most = f"labels.expert to one below {max(there, 1)}"
-        raise UserError(
+        raise MissingExperts(
             f"{section}.trajectories ({found.folder}) holds the first {there} of {wanted} experts; let the command "
             f"that records them finish, or set {most}"
         )

@@ -63,25 +63,31 @@ def test_a_run_records_what_its_objectives_read(data, tmp_path, capsys):
     assert "experts are there" not in capsys.readouterr().out  # found, so nothing is recorded
 
 
-def test_a_longer_recording_beside_a_short_one_is_the_run_s(data, tmp_path):
-    """Experts of too few epochs, of another recipe, lie in the folder: the run records its own and reads these."""
+def test_longer_experts_beside_short_ones_are_the_run_s(data, tmp_path):
+    """Two recordings of too few epochs lie in the folder: the run records its own and reads these."""
     folder = tmp_path / "experts"
-    short = record_experts(data, TINY, 1, epochs=1, batch_size=64, out=str(folder), progress=False)
-    first = both(folder).objectives[0]
-    model = run(data, tmp_path, first, RecordExperts(num_experts=1, batch_size=32))
-    (own,) = [Trajectories.open(path) for path in folder.iterdir() if path != short]
+    short = [
+        record_experts(data, TINY, 1, epochs=1, seed=seed, out=str(folder), progress=False) for seed in (0, 1)
+    ]
+    model = run(data, tmp_path, both(folder).objectives[0], RecordExperts(num_experts=1, batch_size=32))
+    (own,) = [Trajectories.open(path) for path in folder.iterdir() if path not in short]
     assert (own.training.epochs, own.training.batch_size) == (2, 32)
-    assert model.distilled_set().manifest["ledger"]["stages"]["experts"]["steps"] == 2 * -(
-        -len(data.core_set) // 32
-    )
+    steps = 2 * -(-len(data.core_set) // 32)
+    assert model.distilled_set().manifest["ledger"]["stages"]["experts"]["steps"] == steps
 
 
-def test_several_that_fit_are_refused_before_anything_is_recorded(data, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "damage", "message"),
+    [(2, False, "holds several that fit; name one of"), (1, True, "delete .* and record the experts anew")],
+)
+def test_what_recording_cannot_mend_is_refused_before_it(data, tmp_path, number, damage, message):
     folder = tmp_path / "experts"
-    for seed in (0, 1):
+    for seed in range(number):
         record_experts(data, TINY, 1, epochs=2, seed=seed, out=str(folder), progress=False)
+    if damage:
+        next(folder.glob("*/index.json")).write_text("{")
     before = sorted(folder.rglob("*"))
-    with pytest.raises(UserError, match="holds several that fit; name one of"):
+    with pytest.raises(UserError, match=message):
         run(data, tmp_path, both(folder).objectives[0], RecordExperts(num_experts=1, seed=2))
     assert sorted(folder.rglob("*")) == before
 

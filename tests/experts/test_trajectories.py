@@ -9,7 +9,7 @@ from ldd.errors import UserError
 from ldd.experts.trajectories import (
     ExpertSetting,
     ExpertTraining,
-    SeveralRecordings,
+    MissingExperts,
     Trajectories,
     find_trajectories,
 )
@@ -167,15 +167,17 @@ class TestFind:
             find_trajectories(str(tmp_path), SETTING)
 
     def test_too_short_ones_are_no_choice(self, tmp_path):
-        """Of several that fit only the long enough are meant; if none is, all are named."""
-        short = dataclasses.replace(TRAINING, epochs=1)
-        longer = dataclasses.replace(TRAINING, epochs=3)
-        write(tmp_path, training=short)
-        folder = write(tmp_path, training=longer).folder
+        """Of several that fit the long enough are meant; where none is, the longest says what is missing."""
+        write(tmp_path, training=dataclasses.replace(TRAINING, epochs=1))
+        folder = write(tmp_path, training=dataclasses.replace(TRAINING, epochs=3)).folder
         assert find_trajectories(str(tmp_path), SETTING, epochs=2).folder == folder
-        for epochs in (1, 4):
-            with pytest.raises(SeveralRecordings, match="holds several that fit"):
-                find_trajectories(str(tmp_path), SETTING, epochs=epochs)
+        with pytest.raises(
+            MissingExperts, match=rf"{folder.name}\) has 3 epochs, but this run reads epoch 4"
+        ):
+            find_trajectories(str(tmp_path), SETTING, epochs=4)
+        with pytest.raises(UserError, match="holds several that fit") as several:
+            find_trajectories(str(tmp_path), SETTING, epochs=1)
+        assert not isinstance(several.value, MissingExperts)
 
     def test_unfinished(self, tmp_path):
         write(tmp_path, num_experts=4, skip=(2,))
