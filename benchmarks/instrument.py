@@ -68,9 +68,7 @@ def main() -> None:
     )
     data.setup()
     protocol, spec, figures = Protocol.load(options.protocol), data.spec, dict[str, float]()
-    for (
-        count
-    ) in per_class:  # each in an evaluation of its own: baselines are trained for as many epochs as the set
+    for count in per_class:
         images, labels = data.train_images.draw_set([count] * spec.num_classes, "one draw", 0, "instrument")
         one = DistilledSet.from_images(images, labels, spec.classes, mean=spec.mean, std=spec.std)
         one = one.with_facts(

@@ -123,7 +123,7 @@ def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], di
     nested = _nested_sets(distilled, request.budgets, sets, draws)
     _check_sets([*sets, *(part for part, _ in nested)], protocol)
     found: list[Course] = []
-    for part, counts in (*((part, distilled.counts) for part in sets), *nested):
+    for part, counts in (*((part, part.per_class(setting)) for part in sets), *nested):
         found.append(_course(part, setting, request, counts, found[0] if found else None))
         found[-1].size(0)  # or refuses
     lesson_of(request, found)  # or refuses

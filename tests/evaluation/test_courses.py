@@ -6,8 +6,10 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, EqualBytes, FixedSet, Labeller, Protocol, RandomReal, evaluate
+from ldd.evaluation.baselines.variants import EqualSteps, Plain
 from ldd.evaluation.courses import courses
 from ldd.evaluation.request import Request
+from ldd.evaluation.results.rows import PLAIN
 from ldd.students.training import fresh_network
 from ldd.students.training_set import Size
 
@@ -80,6 +82,31 @@ def test_more_images_take_the_epochs_of_their_number(data, tmp_path):
         (name, repeat, 5, 4, 10)
         for name in ("distilled", "initial", "random_real_bytes")
         for repeat in range(3)
+    ]
+
+
+def test_other_numbers_of_images_take_their_own_epochs(data, tmp_path):
+    """Two codes a class, whose bytes pay for five images of each; equally many steps take the set's batches.
+
+    Means and draws of its 6 codes are 3 batches of 4 an epoch, 15 steps in all: 15 epochs of 3 images, 4 (of 3.75) of 15.
+    """
+    protocol = protocol_of(
+        tmp_path, by_images={1: {"epochs": 9, "batch_size": 2}, 2: {"epochs": 5, "batch_size": 4}}
+    )
+    latents = torch.zeros(6, 1024, 1, 1)
+    distilled = small_set(2, codes={"latents": latents, "log_variance": latents})
+    one, paid = RandomReal(1), EqualBytes()
+    chosen = [RandomReal(), one, RandomReal(3), paid, Plain(one), EqualSteps(one), EqualSteps(paid)]
+    found = work_of(distilled, data, protocol, baselines=chosen, repeats=1, sampler=NEVER_CALLED)
+    assert [(course.part.name, course.epochs(0), course.batch_size) for course, _, _ in found] == [
+        ("distilled", 5, 4),
+        ("random_real", 5, 4),
+        ("random_real_ipc1", 9, 2),
+        ("random_real_ipc3", 8, 6),
+        ("random_real_bytes", 8, 6),
+        (f"random_real_ipc1{PLAIN}", 9, 2),
+        ("random_real_ipc1_steps", 15, 4),
+        ("random_real_bytes_steps", 4, 4),
     ]
 
 

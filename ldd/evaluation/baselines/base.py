@@ -109,6 +109,16 @@ class Baseline(ABC):
         """
         return setting.made(self, repeat).size
 
+    def per_class(self, setting: Setting) -> Sequence[int]:
+        """Return K numbers of images per class, from which a protocol may choose epochs: the distilled set's.
+
+        Override it where the set has other numbers.
+
+        Raises:
+            UserError: as `size`.
+        """
+        return setting.counts
+
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """Return what one of its sets takes; override it where labels are stored in another form than in `given`."""
         size = given.images.shape[-1]
@@ -138,6 +148,10 @@ class Drawn(Baseline):
     def counts(self, setting: Setting) -> Sequence[int]:
         """Return K numbers of images per class, by default the distilled set's."""
         return setting.counts
+
+    def per_class(self, setting: Setting) -> Sequence[int]:
+        """Return `counts`."""
+        return self.counts(setting)
 
     def check_counts(self, counts: Sequence[int], setting: Setting) -> None:
         """Raise now what `pick` would raise later.
@@ -229,6 +243,10 @@ class EqualBytes(Baseline):
         lucky = set(torch.randperm(spec.num_classes, generator=draws)[:more].tolist())
         most = enumerate(self.of.most(setting))
         return [int(min(each + (label in lucky), there)) for label, there in most]
+
+    def per_class(self, setting: Setting) -> Sequence[int]:
+        """Return the `counts` of the first repeat; those of others differ by the classes that get one more."""
+        return self.counts(0, setting)
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count the images; none is picked."""

@@ -1,5 +1,6 @@
 """Baselines made of other baselines: with soft labels, trained for equally many steps, or without augmentation."""
 
+from collections.abc import Sequence
 from typing import final
 
 from ldd.artefact.size import Storage
@@ -31,6 +32,10 @@ class SoftLabels(Baseline):
         images = setting.made(self.of, repeat).images
         return TrainingSet(images, labeller(images).float())
 
+    def per_class(self, setting: Setting) -> Sequence[int]:
+        """Return the numbers of the other."""
+        return self.of.per_class(setting)
+
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count the images of the other."""
         setting.need_labeller(self.name)
@@ -52,6 +57,10 @@ class _Trained(Baseline):
     def set_for(self, repeat: int, setting: Setting) -> TrainingSet:
         """Return the set of the other."""
         return setting.made(self.of, repeat)
+
+    def per_class(self, setting: Setting) -> Sequence[int]:
+        """Return the numbers of the other; of equally many steps, those of the set whose batches they take."""
+        return setting.counts if self.equal_steps else self.of.per_class(setting)
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Return the size of the other."""
