@@ -88,7 +88,7 @@ def test_more_images_take_the_epochs_of_their_number(data, tmp_path):
 def test_other_numbers_of_images_take_their_own_epochs(data, tmp_path):
     """Two codes a class, whose bytes pay for five images of each; equally many steps take the set's batches.
 
-    Means and draws of its 6 codes are 3 batches of 4 an epoch, 15 steps in all: 15 epochs of 3 images, 4 (of 3.75) of 15.
+    Means and draws of its 6 codes are 3 batches of 4 an epoch, 15 steps in all: 15 epochs of 3 images, 4 (3.75) of 15.
     """
     protocol = protocol_of(
         tmp_path, by_images={1: {"epochs": 9, "batch_size": 2}, 2: {"epochs": 5, "batch_size": 4}}
