@@ -75,6 +75,32 @@ def chain() -> Figure:
     return figure
 
 
+def headlines() -> Figure:
+    """Draw what photographs and their sets teach (docs/results, "Photographs" and "D3")."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained", sharex=True)
+    sets = {
+        "one photograph a class, 123 kB": {
+            "random real": (14.2, 2.2, GREY),
+            "pixel DM": (21.0, 0.8, ORANGE),
+            "LD3M DM": (21.2, 1.2, BLUE),
+            "LD3M DC": (24.4, 0.5, BLUE),
+            "pixel MTT": (26.5, 0.8, ORANGE),
+            "autoencoder MTT": (26.6, 0.3, GREEN),
+            "LD3M MTT": (26.7, 0.5, BLUE),
+            "Gaussians (D3's set), 126 kB": (31.1, 0.8, RED),
+        },
+        "ten photographs a class, 1.23 MB": {
+        },
+    }
+    for place, (title, rows) in zip(axes, sets.items(), strict=True):
+        means, deviations, colours = zip(*rows.values(), strict=True)
+        bars = place.barh(list(rows), means, xerr=deviations, color=colours, capsize=3)
+        place.bar_label(bars, fmt="%.1f", fontsize=9, label_type="center", color="white")
+        place.set_title(title, fontsize=11)
+    figure.supxlabel("accuracy of three unseen networks, %; five seeds", fontsize=11)
+    return figure
+
+
 def skip() -> Figure:
     """Draw the weight of the skip by step, and what it is worth (docs/results, "What is learned, and the skip")."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained")
@@ -179,6 +205,7 @@ def distribution() -> Figure:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "chain": chain,
+    "headlines": headlines,
     "skip": skip,
     "protocols": protocols,
     "bytes": storage,
