@@ -90,6 +90,9 @@ def headlines() -> Figure:
             "Gaussians (D3's set), 126 kB": (31.1, 0.8, RED),
         },
         "ten photographs a class, 1.23 MB": {
+            "random real": (29.2, 1.4, GREY),
+            "pixel MTT": (30.9, 1.0, ORANGE),
+            "LD3M MTT": (33.8, 1.1, BLUE),
         },
     }
     for place, (title, rows) in zip(axes, sets.items(), strict=True):
@@ -119,8 +122,8 @@ def skip() -> Figure:
     left.legend(loc="upper right", fontsize=9)
     names = ("c", "Z", "c and Z")
     for shift, label, colour, rows in (
-        (-0.2, "without skip", GREY, ((12.4, 0.3), (14.8, 1.8), (12.0, 0.8))),
-        (0.2, "skip: clean", BLUE, ((13.6, 1.0), (14.3, 1.0), (13.9, 0.6))),
+        (-0.2, "without skip", GREY, ((23.8, 0.7), (24.9, 0.7), (24.2, 0.3))),
+        (0.2, "skip: clean", BLUE, ((17.4, 1.7), (25.8, 0.6), (26.1, 0.4))),
     ):
         places = [i + shift for i in range(3)]
         right.bar(
@@ -133,9 +136,9 @@ def skip() -> Figure:
             capsize=3,
         )
     right.set_xticks(range(3), names)
-    right.set_ylim(9, 18)
+    right.set_ylim(14, 29)
     right.set_ylabel("accuracy, %")
-    right.set_title("what is learned (ImageNette, 64 px, DM, 20 steps)", fontsize=11)
+    right.set_title("what is learned (ImageNette, 64 px, MTT)", fontsize=11)
     right.legend(fontsize=9, ncols=2)
     return figure
 
@@ -185,6 +188,32 @@ def storage() -> Figure:
     return figure
 
 
+def uploads() -> Figure:
+    """Draw what merging costs, and accuracy against bytes of uploads (docs/results, "Federation")."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), layout="constrained")
+    merged = {"digits, one step, DM": (0.0, 1.4), "digits, ten steps, DM": (-0.3, 3.1)}
+    for row, (mean, interval) in enumerate(reversed(merged.values())):
+        left.errorbar([mean], [row], xerr=[interval], fmt="o", color=BLUE, capsize=4)
+    left.axvline(0, color=GREY, linewidth=1)
+    left.set_yticks(range(len(merged)), list(reversed(merged)))
+    left.set_ylim(-0.6, len(merged) - 0.4)
+    left.set_xlabel("merged minus whole, points (95 %)")
+    sent = {
+        "codes, uint8": (8.1, 76.7, 1.6, BLUE),
+        "codes, float32": (17.3, 76.3, 1.3, BLUE),
+        "images, uint8": (30.7, 76.3, 1.3, ORANGE),
+        "real, PNG": (11.3, 51.6, 2.1, GREY),
+        "real, uint8": (30.7, 51.6, 2.1, GREY),
+    }
+    for name, (amount, mean, deviation, colour) in sent.items():
+        right.errorbar([amount], [mean], yerr=[deviation], fmt="o", color=colour, capsize=4)
+        right.annotate(name, (amount, mean), (6, 6), textcoords="offset points", fontsize=9)
+    right.set_xlim(5, 40)
+    right.set_xlabel("kB that two clients send (ten digits)")
+    right.set_ylabel("accuracy, %")
+    return figure
+
+
 def distribution() -> Figure:
     """Draw a distribution as a set: Gaussians, a decoder that is trained with them, means and draws."""
     figure, axes = _canvas(9.4, 2.9)
@@ -209,6 +238,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "skip": skip,
     "protocols": protocols,
     "bytes": storage,
+    "uploads": uploads,
     "distribution": distribution,
 }
 """File name without ending -> what draws it."""

@@ -67,7 +67,7 @@ def write_upload(
         if not (out / FACTS).is_file():
             raise UserError(f"--out ({out}) holds no earlier codes (it has no {FACTS}); name a new folder")
     tensors = _tensors(distilled, precision)
-    decoded = StoredSampler(_restored(distilled.manifest, tensors), prior)(None)
+    decoded = StoredSampler(_restored(distilled.manifest, tensors, distilled.folder), prior)(None)
     errors = (decoded.int() - distilled.images.int()).abs()
     mean, largest = float(errors.float().mean()), int(errors.max())
     lost = {"precision": precision, "mean_error": mean, "largest_error": largest}

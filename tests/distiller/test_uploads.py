@@ -1,5 +1,8 @@
 """Codes alone: what comes back is what was sent, within half a level, and its images are what the prior makes of it."""
 
+import copy
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,6 +17,7 @@ from ldd.distiller.synthesis import StoredSampler
 from ldd.distiller.uploads import read_upload, write_upload
 from ldd.errors import UserError
 from ldd.federation import merge
+from ldd.priors.loading import EMBEDDED
 from ldd.runtime.seeding import generator
 
 WITH_DATA = CONFIG | {"data": {"root": "/a"}}
@@ -106,6 +110,26 @@ def test_points_through_the_digits_prior(tmp_path, capsys, monkeypatch):
     )
     assert cli.main(["export", "set", "--format", "pt", "--precision", "uint8", "--out", "p"]) == 2
     assert "precision (uint8) is of codes alone" in capsys.readouterr().err
+
+
+def test_a_prior_that_lies_in_a_folder(tmp_path, capsys):
+    """Where the set is, or where the run's own recipe says: the manifest has the prior's name alone."""
+    original = DistilledSet.load("embedded:digits-1")
+    config = copy.deepcopy(dict(original.manifest.config))
+    config["model"]["prior"]["init_args"]["path_or_hub_id"] = "mine"
+    original.with_facts(config=config).save(tmp_path / "run" / "distilled")
+    export = ["export", str(tmp_path / "run"), "--format", "codes", "--precision", "float32", "--out"]
+    assert cli.main([*export, str(tmp_path / "no")]) == 2
+    assert f"found under its own name next to {tmp_path}" in capsys.readouterr().err
+    shutil.copytree(EMBEDDED / "digits", tmp_path / "run" / "mine")
+    assert cli.main([*export, str(tmp_path / "beside")]) == 0
+    (tmp_path / "run" / "mine").rename(tmp_path / "elsewhere")
+    config["model"]["prior"]["init_args"]["path_or_hub_id"] = str(tmp_path / "elsewhere")
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))
+    config["model"]["prior"]["init_args"]["path_or_hub_id"] = "elsewhere"
+    original.with_facts(config=config).save(tmp_path / "run" / "distilled")
+    assert cli.main([*export, str(tmp_path / "told")]) == 0
+    assert "a pixel is 0.000 of 255 off on average, 0 at most" in capsys.readouterr().out
 
 
 def test_refusals(made, tmp_path):
