@@ -1,6 +1,7 @@
 """Codes alone, rounded: what a client of a one-shot federation sends in the place of images, and how it is decoded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,8 +97,7 @@ def read_upload(folder: Path, prior: Prior | None = None) -> DistilledSet:
     lost = (manifest.imported or {}).get("lost")
     facts = {"form": "codes", "normalisation": "codes decoded", "lost": lost, "sha256": dict(manifest.sha256)}
     images = StoredSampler(blank, prior)(None)
-    whole = DistilledSet(images, blank.labels, manifest, None, blank.weights, blank.codes, blank.decoder)
-    return whole.with_facts(imported=facts, sha256={})
+    return replace(blank, images=images).with_facts(imported=facts, sha256={})
 
 
 def _check(distilled: DistilledSet) -> None:

@@ -123,6 +123,9 @@ def test_a_prior_that_lies_in_a_folder(tmp_path, capsys):
     assert f"found under its own name next to {tmp_path}" in capsys.readouterr().err
     shutil.copytree(EMBEDDED / "digits", tmp_path / "run" / "mine")
     assert cli.main([*export, str(tmp_path / "beside")]) == 0
+    shutil.copytree(EMBEDDED / "digits", tmp_path / "mine")
+    back = read_upload(tmp_path / "beside")
+    assert torch.equal(StoredSampler(back)(None), original.images), "decoded again, from Python"
     (tmp_path / "run" / "mine").rename(tmp_path / "elsewhere")
     config["model"]["prior"]["init_args"]["path_or_hub_id"] = str(tmp_path / "elsewhere")
     (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))
