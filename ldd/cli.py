@@ -19,6 +19,7 @@ from ldd.disk.hub import is_address
 from ldd.disk.shipped import near, near_files, with_shipped_files
 from ldd.disk.stores import is_url
 from ldd.errors import UserError
+from ldd.runs.ending import Ending
 from ldd.runs.verb import run_verb
 from ldd.runtime.allocation import keep_freed_blocks
 
@@ -123,7 +124,13 @@ def _run(arguments: list[str]) -> int:
         print(f"latentdd {verb}: error: {missing}", file=sys.stderr)
         return 2
     keep_freed_blocks()
-    return run_verb(verb, importlib.import_module(VERBS[verb][0]).main, rest)
+    return run_verb(verb, _load_and_run, rest)
+
+
+def _load_and_run(verb: str, arguments: Sequence[str]) -> Ending:
+    """Import the verb where `run_verb` answers signals: that takes seconds, in which a job may be told to stop."""
+    ending: Ending = importlib.import_module(VERBS[verb][0]).main(verb, arguments)
+    return ending
 
 
 def stored_help(arguments: Sequence[str]) -> str | None:

@@ -27,7 +27,7 @@ from ldd.runs.ending import Ending, without
 from ldd.runs.history import record_command
 from ldd.runs.options import instantiate, parse
 from ldd.runs.parser import Parser
-from ldd.runtime.processes import signals_interrupt
+from ldd.runtime.processes import requeue, signals_interrupt
 
 Main = Callable[[str, Sequence[str]], Ending]
 """What runs a verb: called with its name as typed and its arguments, it returns what is said at the end."""
@@ -55,7 +55,10 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
     except LostRankError as error:
         code, said = 1, f"error: {error}"
     except KeyboardInterrupt:
-        code, said = 128 + (received[-1] if received else signal.SIGINT), "interrupted"
+        number = received[-1] if received else signal.SIGINT
+        if number == signal.SIGUSR1 and verb == "fit":  # told that its time is up before it could watch for that itself
+            requeue()
+        code, said = 128 + number, "interrupted"
     except Exception:
         traceback.print_exc()
         code, said = 1, "a defect of the program; please report it, with the lines above and the command"

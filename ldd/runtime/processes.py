@@ -124,15 +124,17 @@ def is_preparing() -> bool:
 
 
 def requeue() -> None:
-    """Let SLURM queue this job again under its number, and print whether it did; do nothing outside of SLURM."""
+    """Let SLURM queue this job again under its number, and print that, or why not.
+
+    Does nothing outside of SLURM, and in ranks but the first.
+    """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return
+    print(f"queuing SLURM job {job} again", file=sys.stderr, flush=True)  # now: SLURM may end it before it answers
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
         print(f"SLURM job {job} could not be queued again: {reason}; submit it again", file=sys.stderr)
-    else:
-        print(f"SLURM job {job} is queued again", file=sys.stderr)

@@ -89,7 +89,7 @@ def test_a_run_that_is_told_that_its_time_is_up_goes_on(slurm, tiny_prior_path, 
     facts = slurm.wait_for(job, "COMPLETED")
     said = log_of(tmp_path, job)
     assert facts["Restarts"] == "1", said
-    assert said.count(f"SLURM job {job} is queued again") == 1, said
+    assert said.count(f"queuing SLURM job {job} again") == 1, said
     assert codes_of(run) == unbroken
     assert "Traceback" not in said
 
@@ -219,5 +219,5 @@ def test_the_time_limit_itself(slurm, tiny_prior_path, tmp_path):
     slurm.wait_until(lambda: slurm.facts(job)["Restarts"] == "1", "the limit", 200)
     slurm.run("scancel", job)
     said = log_of(tmp_path, job)
-    assert said.count("is queued again") == 1, said
+    assert said.count(f"queuing SLURM job {job} again") == 1, said
     assert "DUE TO TIME LIMIT" not in said

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -120,7 +121,7 @@ exit {code}
 @pytest.mark.parametrize(
     ("variables", "asked", "code", "said"),
     [
-        ({"SLURM_JOB_ID": "77"}, "requeue 77\n", 0, "SLURM job 77 is queued again"),
+        ({"SLURM_JOB_ID": "77"}, "requeue 77\n", 0, "queuing SLURM job 77 again"),
         (
             {"SLURM_JOB_ID": "78", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"},
             "requeue 77_3\n",
@@ -143,6 +144,27 @@ def test_slurm_is_asked_to_queue_the_job_again(small, tmp_path, variables, asked
     assert one.result() == 128 + signal.SIGUSR1
     assert log.read_text() == asked
     assert said in output.read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_told_to_stop_while_it_is_loaded(small, tmp_path, rank):
+    """Nothing is lost, so that the job has its place in the queue again, for which one of its ranks asks."""
+    scontrol, log, out = tmp_path / "scontrol", tmp_path / "asked", tmp_path / "out"
+    scontrol.write_text(SCONTROL.format(log=log, code=0))
+    scontrol.chmod(0o755)
+    variables = {**slurm_variables(2)[rank], "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    with out.open("w") as output:
+        command = [sys.executable, "-m", "ldd", *map(str, small)]
+        one = subprocess.Popen(command, cwd=tmp_path, env=os.environ | variables, stdout=output, stderr=output)
+    while "libtorch" not in Path(f"/proc/{one.pid}/maps").read_text():
+        assert one.poll() is None
+        time.sleep(0.01)
+    one.send_signal(signal.SIGUSR1)
+    assert one.wait(timeout=60) == 128 + signal.SIGUSR1
+    assert log.exists() == (rank == 0)
+    if rank == 0:
+        assert log.read_text() == "requeue 1234\n"
+    assert "latentdd fit: interrupted" in out.read_text()
 
 
 def test_stopped_before_the_first_checkpoint(small, tmp_path):
