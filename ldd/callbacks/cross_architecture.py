@@ -19,7 +19,7 @@ from ldd.evaluation.baselines.equal import chosen_baselines
 from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.courses import courses, teacher_of
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.request import Request
+from ldd.evaluation.request import Request, Tested
 from ldd.evaluation.results.rows import DISTILLED, INITIAL, of_a_step
 from ldd.labels.base import Labeller
 from ldd.networks import NetworkFactory
@@ -69,6 +69,7 @@ class CrossArchitecture(L.Callback):
             and as many random real images where these are among the baselines.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         seed: of everything random in the evaluation (linked to `seed_everything` on the command line).
+        split: what students are tested on: `test`, as the protocol takes it, or all of `selection`, to choose settings.
 
     Raises:
         UserError: an unknown protocol, or numbers out of range.
@@ -86,6 +87,7 @@ class CrossArchitecture(L.Callback):
         budgets: Sequence[int] = (),
         num_workers: NumWorkers = "auto",
         seed: int = 0,
+        split: Tested = "test",
     ) -> None:
         check_at_least(1, "evaluation", repeats=repeats)
         if networks is not None and not networks:
@@ -102,6 +104,7 @@ class CrossArchitecture(L.Callback):
         self.budgets = tuple(budgets)
         self.num_workers = num_workers
         self.seed = seed
+        self.split: Tested = split
         self.off = False  # set by the command line
         self.report: Report | None = None
         self._beside: Report | None = None
@@ -111,7 +114,7 @@ class CrossArchitecture(L.Callback):
         """Refuse, before any step, results of another version of the protocol, and a protocol without its teacher."""
         if self._switched_on(trainer):
             data = trainer.datamodule  # type: ignore[attr-defined]
-            report_in(trainer.default_root_dir, self.protocol, data)
+            report_in(trainer.default_root_dir, self.protocol, data, self.split)
             if getattr(pl_module, "labels", None) is None:
                 teacher_of(self.protocol, None)
 
@@ -146,7 +149,7 @@ class CrossArchitecture(L.Callback):
         # Lightning takes a checkpoint of a step with a validation for one that was made after it.
         if trainer.val_check_batch is None or trainer.global_step % trainer.val_check_batch:
             return False
-        earlier = report_in(trainer.default_root_dir, self.protocol)
+        earlier = report_in(trainer.default_root_dir, self.protocol, split=self.split)
         done = () if earlier is None else earlier.rows
         return not any((r.set, r.step, r.protocol) == (DISTILLED, step, self.protocol.id) for r in done)
 
@@ -159,6 +162,7 @@ class CrossArchitecture(L.Callback):
             "baselines": self.baselines,
             "budgets": self.budgets,
             "num_workers": self.num_workers,
+            "split": self.split,
         }
         return Request(data, self.protocol, **settings | rest)
 
@@ -204,7 +208,7 @@ class CrossArchitecture(L.Callback):
         self.report = report
         self._evaluated_step = step
         if trainer.is_global_zero:
-            earlier = report_in(trainer.default_root_dir, self.protocol)
+            earlier = report_in(trainer.default_root_dir, self.protocol, split=self.split)
             whole = report if earlier is None else report.after(earlier)
             whole.write(trainer.default_root_dir)
             written = Path(trainer.default_root_dir) / "distilled"

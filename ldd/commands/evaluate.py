@@ -18,7 +18,7 @@ from ldd.evaluation.baselines.chosen import PriorSamples
 from ldd.evaluation.baselines.equal import EQUAL, baselines_by_name
 from ldd.evaluation.comparison import compare, report_in
 from ldd.evaluation.records import FOLDER
-from ldd.evaluation.request import Request
+from ldd.evaluation.request import Request, Tested
 from ldd.evaluation.results.report import CSV_NAME, JSON_NAME
 from ldd.evaluation.results.rows import INITIAL
 from ldd.labels.crops import CropLabels
@@ -46,6 +46,7 @@ def evaluate(
     num_workers: NumWorkers = "auto",
     other_data: bool = False,
     matmul_precision: MatmulPrecision = "auto",
+    split: Tested = "test",
 ) -> Ending:
     """Train networks on a distilled set and on others, test them, and write and print the comparison.
 
@@ -75,15 +76,19 @@ def evaluate(
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
         matmul_precision: of products of float32 matrices, as model.matmul_precision of a run has it.
+        split: what networks are tested on: test, as the protocol takes it, or all of selection (a part of the training
+            images that nothing learns from), to choose settings by.
     """
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
         refuse_other_test_split(distilled, data.spec, data.fingerprints_of("test"))
     names, given = _named(EQUAL if baselines is None else baselines)  # a wrong name shows before any work
     with writing_in(out), multiplying(matmul_precision, pick_device()):
-        earlier = _earlier(out, recipe, data, distilled)
-        request = Request(data, recipe, networks, repeats, seed, num_workers=num_workers)
-        request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, device=pick_device())
+        earlier = _earlier(out, recipe, data, distilled, split)
+        request = Request(
+            data, recipe, networks, repeats, seed, num_workers=num_workers, device=pick_device()
+        )
+        request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, split=split)
         request = _with_parts(request, distilled, names, labels, crop_labels)
         _check(request, distilled, names, given, labels)
         request = _with_labels(request, distilled, labels)
@@ -105,9 +110,11 @@ def _named(baselines: Sequence[Baseline] | str) -> tuple[str, tuple[Baseline, ..
     return ",".join(baseline.name for baseline in baselines), tuple(baselines)
 
 
-def _earlier(out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet) -> Report | None:
+def _earlier(
+    out: str, recipe: Protocol, data: DistillationData, distilled: DistilledSet, split: Tested
+) -> Report | None:
     """Return the report that is added to, if it is of this set and of these images."""
-    earlier = report_in(out, recipe, data)
+    earlier = report_in(out, recipe, data, split)
     if earlier is not None:
         earlier.check_set(distilled.manifest.step or 0, identity(distilled))
     return earlier

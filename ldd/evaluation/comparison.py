@@ -11,9 +11,10 @@ from ldd.data.real import EvaluationData
 from ldd.evaluation.baselines.base import Baseline
 from ldd.evaluation.courses import Course, courses, lesson_of
 from ldd.evaluation.records import run_missing
-from ldd.evaluation.request import Device, Request
+from ldd.evaluation.request import Device, Request, Tested
 from ldd.evaluation.results.report import DATA, LEFT_OUT, Report
 from ldd.evaluation.results.rows import Row
+from ldd.evaluation.results.scores import SPLIT
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
 from ldd.networks import NetworkFactory
@@ -47,6 +48,7 @@ def evaluate(
     num_workers: NumWorkers = "auto",
     device: Device = "auto",
     progress: bool = True,
+    split: Tested = "test",
 ) -> Report:
     """Train every network `repeats` times on the set as saved and on each baseline, and test it.
 
@@ -74,6 +76,7 @@ def evaluate(
         num_workers: worker processes on a CPU.
         device: where to train; "auto" takes the accelerator if there is one.
         progress: show a progress bar.
+        split: what students are tested on: `test`, as the protocol takes it, or all of `selection`, to choose settings.
 
     Raises:
         UserError: an unknown protocol, settings out of range, or what `compare` refuses.
@@ -81,8 +84,10 @@ def evaluate(
     protocol = Protocol.load(protocol) if isinstance(protocol, str) else protocol
     device = pick_device() if device == "auto" else device
     request = Request(data, protocol, networks, repeats, seed, baselines, initial, budgets, sampler, labeller)
-    rest: dict[str, Any] = {"crops": crops, "prior": prior, "records": records, "num_workers": num_workers}
-    return compare(distilled, replace(request, **rest, device=device, progress=progress), step)
+    rest: dict[str, Any] = {"crops": crops, "prior": prior, "records": records, "split": split}
+    return compare(
+        distilled, replace(request, **rest, num_workers=num_workers, device=device, progress=progress), step
+    )
 
 
 def compare(distilled: DistilledSet, request: Request, step: int | None = None) -> Report:
@@ -108,11 +113,14 @@ def compare(distilled: DistilledSet, request: Request, step: int | None = None) 
     return Report(rows, {request.protocol.id: request.protocol.hash}, facts)
 
 
-def report_in(folder: Path | str, protocol: Protocol, data: EvaluationData | None = None) -> Report | None:
+def report_in(
+    folder: Path | str, protocol: Protocol, data: EvaluationData | None = None, split: Tested = "test"
+) -> Report | None:
     """Read the report in a folder, to which an evaluation by this protocol will add; None where there is none."""
     earlier = Report.read(folder)
     if earlier is not None:
         earlier.check_protocol(protocol.id, protocol.hash)
+        earlier.check_split(split)
         if data is not None:
             earlier.check_images(data.spec.fingerprint, data.fingerprints)
     return earlier
@@ -125,6 +133,7 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
         "repeats": request.repeats,
         "images_per_set": {course.name: len(course.training(0).labels) for course in found},
         "test_images": len(request.test_split().labels),
+        **({} if request.split == "test" else {SPLIT: request.split}),
         "sets": {str(step): identity(distilled)},
         "test_split_fingerprint": request.data.spec.fingerprint,
         DATA: dict(request.data.fingerprints),

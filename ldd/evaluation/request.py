@@ -23,6 +23,9 @@ from ldd.students.workers import NumWorkers, count_workers
 
 Device = Literal["auto"] | torch.device
 
+Tested = Literal["test", "selection"]
+"""The split that students are tested on: `selection` while settings are chosen, `test` for what is reported."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -55,6 +58,7 @@ class Request:
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     progress: bool = True
     draws_must_fit: bool = True
+    split: Tested = "test"
 
     def __post_init__(self) -> None:
         check_at_least(1, repeats=self.repeats)
@@ -73,17 +77,26 @@ class Request:
         return Setting.of(distilled, self.data, self.seed, **parts)
 
     def test_split(self) -> Labelled:
-        """Return the test images that the protocol takes."""
+        """Return what students are tested on: the test images that the protocol takes, or the whole selection split.
+
+        Raises:
+            UserError: a selection split without images.
+        """
+        if self.split == "selection":
+            return self._selection("split (selection) tests on")
         test = self.data.test_images
         return self.protocol.test_part(Labelled(test.images, test.labels))
 
     def selection_split(self) -> Labelled | None:
-        """Return the selection split where the protocol looks at it during training."""
-        if not self.protocol.looks:
+        """Return the selection split where the protocol looks at it during training; None where it is the test."""
+        if not self.protocol.looks or self.split == "selection":
             return None
-        if not len(self.data.selection_images):
+        return self._selection(f"protocol {self.protocol.id}, unlike those without looks, needs")
+
+    def _selection(self, who: str) -> Labelled:
+        found = self.data.selection_images
+        if not len(found):
             raise UserError(
-                f"protocol {self.protocol.id} looks at the selection split during training, which is empty: each "
-                "class has one training image; add images, or take a protocol without looks"
+                f"{who} the selection split, which is empty: each class has one training image; add images"
             )
-        return Labelled(self.data.selection_images.images, self.data.selection_images.labels)
+        return Labelled(found.images, found.labels)

@@ -75,7 +75,8 @@ def _labelled(federation: Federation, merged: DistilledSet) -> tuple[DistilledSe
 
 def _earlier(federation: Federation, merged: DistilledSet) -> Report | None:
     """Return the earlier evaluation if it was of this set; raise where it was by another protocol of the same id."""
-    earlier = report_in(federation.folder, federation.recipe.evaluation.protocol, federation.recipe.data)
+    evaluation, data = federation.recipe.evaluation, federation.recipe.data
+    earlier = report_in(federation.folder, evaluation.protocol, data, evaluation.split)
     if earlier is None:
         return None
     step = str(merged.manifest.step or 0)

@@ -16,6 +16,7 @@ from ldd.disk.text import read_text
 from ldd.errors import UserError, listed
 from ldd.evaluation.results.report import CSV_NAME, JSON_NAME, Report
 from ldd.evaluation.results.rows import INITIAL
+from ldd.evaluation.results.scores import SPLIT
 from ldd.runs import history
 
 _LARGEST = 1e30  # of a loss in a chart, whose axes cannot hold more
@@ -56,7 +57,7 @@ class Run:
     def fingerprint(self) -> str | None:
         """Fingerprint of the test split that it was evaluated on, else of the one it was made with."""
         found: str | None = self.summary.get("test_split_fingerprint") or self.manifest.test_split_fingerprint
-        return found
+        return f"{found}; tested on the {self.summary[SPLIT]} split" if SPLIT in self.summary else found
 
     @property
     def objective(self) -> str:

@@ -51,7 +51,7 @@ def check_run(
     if evaluation is None:
         return
     if folder is not None:
-        report_in(folder, evaluation.protocol)
+        report_in(folder, evaluation.protocol, split=evaluation.split)
     planned = _planned(model, labels, subtasks or 1)
     request = evaluation.request(
         listed,

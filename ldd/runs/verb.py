@@ -56,7 +56,7 @@ def run_verb(verb: str, main: Main, arguments: Sequence[str]) -> int:
         code, said = 1, f"error: {error}"
     except KeyboardInterrupt:
         number = received[-1] if received else signal.SIGINT
-        if number == signal.SIGUSR1 and verb == "fit":  # told that its time is up before it could watch for that itself
+        if number == signal.SIGUSR1 and verb == "fit":  # too early for the run to do it
             requeue()
         code, said = 128 + number, "interrupted"
     except Exception:

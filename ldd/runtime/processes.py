@@ -132,7 +132,8 @@ def requeue() -> None:
     job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
     if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return
-    print(f"queuing SLURM job {job} again", file=sys.stderr, flush=True)  # now: SLURM may end it before it answers
+    # Now, since SLURM may end this process before it answers.
+    print(f"queuing SLURM job {job} again", file=sys.stderr, flush=True)
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:

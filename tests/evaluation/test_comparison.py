@@ -1,6 +1,5 @@
 """Whole evaluations on a small world: equal budgets, equal networks, marks and refusals."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +10,6 @@ from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, FixedSet, FullReal, Protocol, RandomReal, Setting, evaluate
 from ldd.evaluation.baselines.equal import baselines_by_name
-from ldd.evaluation.courses import courses
-from ldd.evaluation.request import Request
 from ldd.images import ClassInfo, Labelled
 from ldd.networks import ViT
 
@@ -238,14 +235,3 @@ def test_budgets_beyond_the_set(run):
     for budget in (0, 4):
         with pytest.raises(UserError, match=rf"budget {budget}: the set's classes have 3 images or more"):
             run(small_set(3), budgets=(budget,))
-
-
-def test_a_protocol_that_looks_needs_a_selection_split(tmp_path):
-    data = SmallData()
-    data.setup()
-    data.setup = lambda stage=None: None
-    data.selection_images = data.selection_images.select(torch.arange(0))
-    request = Request(data, Protocol.load(protocol_file(tmp_path, looks=2)), baselines=())
-    with pytest.raises(UserError, match=r"protocol small looks at the selection split .* which is empty"):
-        courses(small_set(), request)
-    courses(small_set(), replace(request, protocol=Protocol.load(protocol_file(tmp_path))))

@@ -109,6 +109,18 @@ class Report(Scores):
                     "them, or evaluate into another folder"
                 )
 
+    def check_split(self, split: str) -> None:
+        """Raise if students were tested on another split.
+
+        Raises:
+            UserError: accuracies on the selection split would stand in one table with those on the test split.
+        """
+        if self.rows and self.split != split:
+            raise UserError(
+                f"{CSV_NAME} holds accuracies on the {self.split} split, and split ({split}) asks for another; "
+                "evaluate into another folder"
+            )
+
     def check_set(self, step: int, identity: str) -> None:
         """Raise if rows of this step come from a distilled set with another `identity`.
 

@@ -11,6 +11,9 @@ from ldd.runtime.ledger import DECODES, SECONDS, STEPS, whole
 
 MEAN_UNSEEN = "mean_unseen"
 
+SPLIT = "split"
+"""The fact that says which split students were tested on, where that is not the test split."""
+
 SETS, SUBTASKS, EVALUATIONS = "sets", "subtasks", "evaluations"
 """Facts of all evaluations: identity of the distilled set by step, sub-tasks behind it, facts by protocol."""
 
@@ -47,6 +50,11 @@ class Scores:
     def step(self) -> int:
         """Step of the latest evaluation."""
         return self.rows[-1].step
+
+    @property
+    def split(self) -> str:
+        """The split that students were tested on: `test` or `selection`."""
+        return str(self.facts.get(SPLIT, "test"))
 
     def latest(self) -> tuple[Row, ...]:
         """Return the rows of the latest evaluation: one protocol and one step."""

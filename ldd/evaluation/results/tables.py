@@ -42,7 +42,7 @@ def accuracy_table(report: Scores) -> PlainTable:
         lines, summed = list(zip(*lines, strict=True)), bool(gains)
         lines[0] = ("set", *lines[0][1:])
     return PlainTable(
-        f"Top-1 accuracy in % (test split, last epoch, protocol {report.protocol}, step {report.step})",
+        f"Top-1 accuracy in % ({report.split} split, last epoch, protocol {report.protocol}, step {report.step})",
         "mean ± population standard deviation over repeats"
         + "; gain: distilled less random_real, over networks that both met" * bool(gains)
         + f"; {DIFFER}" * report.means_differ(),
