@@ -152,10 +152,16 @@ def test_told_to_stop_while_it_is_loaded(small, tmp_path, rank):
     scontrol, log, out = tmp_path / "scontrol", tmp_path / "asked", tmp_path / "out"
     scontrol.write_text(SCONTROL.format(log=log, code=0))
     scontrol.chmod(0o755)
-    variables = {**slurm_variables(2)[rank], "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables = {
+        **slurm_variables(2)[rank],
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
     with out.open("w") as output:
         command = [sys.executable, "-m", "ldd", *map(str, small)]
-        one = subprocess.Popen(command, cwd=tmp_path, env=os.environ | variables, stdout=output, stderr=output)
+        one = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | variables, stdout=output, stderr=output
+        )
     while "libtorch" not in Path(f"/proc/{one.pid}/maps").read_text():
         assert one.poll() is None
         time.sleep(0.01)
