@@ -53,9 +53,8 @@ def evaluate(
     Args:
         path: folder of a distilled set, or of a run.
         data: real images: the test split, and what baselines draw from.
-        out: folder for evaluation.csv and evaluation.json; results that are there already are kept, and may not be of
-            another set of the same training step. Each network that has been tested is kept in its folder `evaluated`,
-            so that a command that was killed goes on where it was.
+        out: folder for evaluation.csv and evaluation.json; results that are there are kept, and may not be of another
+            set of the same step. Each tested network is kept in `evaluated`: a command that was killed goes on.
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
@@ -63,21 +62,19 @@ def evaluate(
         baselines: names, separated by commas: random_real, nearest_real (nearest to centroids), easy_real (of least
             loss), prior_samples (plain samples), each followed or not by _bytes (as many as the set's bytes pay for),
             _soft (one soft label each) and _steps (trained for as many steps); full_real and full_real_steps; equal
-            for all of these that can be had; or dotted names of classes; none for none. A list of
-            classes as `fit --evaluation.baselines` takes it does as well. Null is equal, and evaluation.json says why
-            others were left out. The codes before the first step join in where their folder `initial` lies next to the
-            set.
+            for all of these that can be had; or dotted names of classes; none for none; or a list of classes as `fit
+            --evaluation.baselines` takes it. Null is equal, and evaluation.json says why others were left out. The
+            codes before the first step join in where their folder `initial` lies next to the set.
         budgets: nested budgets, such as [1,5]: the first image, and the first 5, of each class are sets too, compared
             with as many random real ones.
         labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
             protocols with a teacher.
-        crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher, from whose labels its
-            students learn; without `labels`, the teacher of all other sets, those then stay away.
+        crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher: its students learn from
+            these labels; other sets, which would need the teacher, stay away without `labels`.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
         other_data: the test split is another than the set was made beside, on purpose.
         matmul_precision: of products of float32 matrices, as model.matmul_precision of a run has it.
-        split: what networks are tested on: test, as the protocol takes it, or all of selection (a part of the training
-            images that nothing learns from), to choose settings by.
+        split: what networks are tested on: test, as the protocol takes it, or all of selection, to choose settings.
     """
     distilled, recipe = DistilledSet.load(path), Protocol.load(protocol)
     if not other_data:
