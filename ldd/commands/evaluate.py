@@ -67,8 +67,7 @@ def evaluate(
             codes before the first step join in where their folder `initial` lies next to the set.
         budgets: nested budgets, such as [1,5]: the first image, and the first 5, of each class are sets too, compared
             with as many random real ones.
-        labels: what labelled the set (as model.labels of its run has it), for images with soft labels and for
-            protocols with a teacher.
+        labels: what labelled the set (as model.labels of its run), for soft labels and protocols with a teacher.
         crop_labels: file of `latentdd label-crops` for the set and a protocol with a teacher: its students learn from
             these labels; other sets, which would need the teacher, stay away without `labels`.
         num_workers: worker processes on a CPU ("auto": one per core); the accuracies do not depend on it.
@@ -82,10 +81,8 @@ def evaluate(
     names, given = _named(EQUAL if baselines is None else baselines)  # a wrong name shows before any work
     with writing_in(out), multiplying(matmul_precision, pick_device()):
         earlier = _earlier(out, recipe, data, distilled, split)
-        request = Request(
-            data, recipe, networks, repeats, seed, num_workers=num_workers, device=pick_device()
-        )
-        request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, split=split)
+        request = Request(data, recipe, networks, repeats, seed, num_workers=num_workers, split=split)
+        request = replace(request, budgets=budgets or (), records=Path(out) / FOLDER, device=pick_device())
         request = _with_parts(request, distilled, names, labels, crop_labels)
         _check(request, distilled, names, given, labels)
         request = _with_labels(request, distilled, labels)
