@@ -76,10 +76,10 @@ def chain() -> Figure:
 
 
 def headlines() -> Figure:
-    """Draw what photographs and their sets teach (docs/results, "Photographs" and "D3")."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.3), layout="constrained", sharex=True)
+    """Draw what photographs and their sets teach (docs/results, "Photographs"): by images, and by bytes."""
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.4), layout="constrained", width_ratios=(1, 0.8, 1.3))
     sets = {
-        "one photograph a class, 123 kB": {
+        "one image a class": {
             "random real": (14.2, 2.2, GREY),
             "pixel DM": (21.0, 0.8, ORANGE),
             "LD3M DM": (21.2, 1.2, BLUE),
@@ -87,21 +87,43 @@ def headlines() -> Figure:
             "pixel MTT": (26.5, 0.8, ORANGE),
             "autoencoder MTT": (26.6, 0.3, GREEN),
             "LD3M MTT": (26.7, 0.5, BLUE),
-            "Gaussians (D3's set), 126 kB": (31.1, 0.8, RED),
         },
-        "ten photographs a class, 1.23 MB": {
+        "ten images a class": {
             "random real": (29.2, 1.4, GREY),
             "pixel MTT": (30.9, 1.0, ORANGE),
             "LD3M MTT": (33.8, 1.1, BLUE),
         },
     }
-    for place, (title, rows) in zip(axes, sets.items(), strict=True):
+    for place, (title, rows) in zip(axes, sets.items(), strict=False):
         means, deviations, colours = zip(*rows.values(), strict=True)
         bars = place.barh(list(rows), means, xerr=deviations, color=colours, capsize=3)
         place.bar_label(bars, fmt="%.1f", fontsize=9, label_type="center", color="white")
         place.set_title(title, fontsize=11)
+        place.set_xlim(0, 42)
+    _by_bytes(axes[2])
     figure.supxlabel("accuracy of three unseen networks, %; five seeds", fontsize=11)
     return figure
+
+
+def _by_bytes(axes: Axes) -> None:
+    points = {
+        "LD3M, 1 as codes": (0.686, 26.4, 1.2, BLUE, (-5, -22)),
+        "LD3M, 10 as codes": (4.296, 33.7, 1.0, BLUE, (-34, 11)),
+        "12 WebP": (4.3, 27.8, 1.5, GREY, (8, -4)),
+        "35 WebP": (12.43, 37.9, 1.2, GREY, (8, -4)),
+        "D3's set": (12.576, 31.1, 0.8, GREEN, (8, 1)),
+        "packed pixel MTT": (12.288, 30.4, 0.8, ORANGE, (8, -11)),
+        "pixel MTT": (12.288, 26.5, 0.8, ORANGE, (8, -4)),
+        "1 random": (12.288, 14.2, 2.2, GREY, (8, -4)),
+    }
+    for name, (size, mean, deviation, colour, offset) in points.items():
+        axes.errorbar(size, mean, deviation, fmt="o", color=colour, capsize=3)
+        axes.annotate(name, (size, mean), offset, textcoords="offset points", fontsize=8.5, color=colour)
+    axes.set_xlim(0, 22)
+    axes.set_ylim(10, 42)
+    axes.set_xlabel("kB a class", fontsize=9)
+    axes.set_ylabel("accuracy, %", fontsize=9)
+    axes.set_title("by bytes", fontsize=11)
 
 
 def skip() -> Figure:
