@@ -157,16 +157,20 @@ class TrajectoryMatching(MatchingObjective):
         )
 
     def _show(self, context: StepContext) -> "_Shown":
-        """Decode what the student sees: each code once, or a draw of its own for every inner step."""
+        """Decode what the student sees and nothing else: each code once, or a draw of its own for every inner step."""
         batches = self._draw_batches(context)
 
         def send(rows: Tensor) -> Tensor:
             return rows.to(context.rows.device, non_blocking=True)
 
         if not context.stochastic or self.draws == "step":
-            own = context.decode(context.rows)
-            shown = [(send(rows), draws) for rows, draws in batches]
-            return _Shown(own, context.gather(own), context.all_labels, context.rows, shown)
+            seen = torch.cat(
+                [rows for rows, _ in batches]
+            ).unique()  # of 500 images ten batches of 20 show 200
+            mine = context.rows_on_host[torch.isin(context.rows_on_host, seen)]
+            own, at = context.decode(mine), send(torch.searchsorted(seen, mine))
+            shown = [(send(torch.searchsorted(seen, rows)), draws) for rows, draws in batches]
+            return _Shown(own, context.gather(own, at, len(seen)), context.all_labels[send(seen)], at, shown)
         rows = torch.cat([rows for rows, _ in batches])
         mine = torch.isin(rows, context.rows_on_host)
         at = send(mine.nonzero().flatten())

@@ -48,7 +48,8 @@ class Step:
         self.num_codes = len(pixels)
         self.all_labels = torch.arange(self.num_codes) % self.spec.num_classes
         self.classes = torch.arange(rank, self.spec.num_classes, world_size)
-        self.rows = (self.all_labels % world_size == rank).nonzero().flatten()
+        self.rows = self.rows_on_host = (self.all_labels % world_size == rank).nonzero().flatten()
+        self.decoded, self.gathered = 0, None
         self.labels = self.all_labels[self.rows]
 
     def generator(self, purpose, label=None):
@@ -59,10 +60,14 @@ class Step:
             return factory(self.spec.num_classes, self.spec.image_size).double().requires_grad_(False)
 
     def decode(self, rows, then=None):
+        self.decoded += len(rows)
         return self.pixels[rows]
 
     def gather(self, values, at=None, total=None):
-        return (self.pixels if values.ndim == 4 else self.all_labels).detach()
+        everyone = values.new_zeros(total, *values.shape[1:])
+        everyone[at] = values.detach()
+        self.gathered = everyone
+        return everyone
 
     def normalise(self, images):
         return self.spec.normalise(images)
@@ -119,6 +124,19 @@ def test_gradients_equal_a_reference_graph(data, experts, unroll, step, batch):
     assert term.optimizers == ("codes", "step_size")
     torch.testing.assert_close(term.report, loss, rtol=0, atol=1e-12)
     assert true_images.abs().max() > 1e-5
+    torch.testing.assert_close(images, true_images, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(alpha, true_alpha, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("unroll", ["constant_memory", "full"])
+def test_images_that_no_batch_shows_are_not_decoded(data, experts, unroll):
+    context = Step(data, pixels_of(40))
+    objective = objective_of(experts, unroll=unroll, batch_syn=4)
+    term, images, alpha = gradients_of(objective, context)
+    loss, true_images, true_alpha = reference(experts, context, batch=4, through=unroll == "full")
+    assert context.decoded == 4 * STEPS
+    assert (images.flatten(1).abs().amax(1) > 0).sum() == 4 * STEPS
+    torch.testing.assert_close(term.report, loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(images, true_images, rtol=1e-9, atol=1e-13)
     torch.testing.assert_close(alpha, true_alpha, rtol=1e-9, atol=1e-12)
 
@@ -233,16 +251,23 @@ def test_the_quirk_halves_the_gradient_of_the_images_only(data, experts, unroll)
     assert torch.equal(exact.report, quirk.report)
 
 
+@pytest.mark.parametrize("batch", [None, 4], ids=["all", "not all are shown"])
 @pytest.mark.parametrize("unroll", ["constant_memory", "full"])
-def test_ranks_add_up_to_one(data, experts, unroll):
-    whole = gradients_of(objective_of(experts, unroll=unroll), Step(data, pixels_of(6)))
-    ranks = [
-        gradients_of(objective_of(experts, unroll=unroll), Step(data, pixels_of(6), 0, r, 2)) for r in (0, 1)
-    ]
+def test_ranks_add_up_to_one(data, experts, unroll, batch):
+    def run(rank, world_size, images=None):
+        context = Step(data, pixels_of(40), 0, rank, world_size)
+        if images is not None:
+            context.gather = lambda own, at, total: images  # what all ranks hold together
+        return gradients_of(objective_of(experts, unroll=unroll, batch_syn=batch), context), context.gathered
+
+    whole, images = run(0, 1)
+    ranks = [run(rank, 2, images)[0] for rank in (0, 1)]
     for i in (1, 2):
         torch.testing.assert_close(ranks[0][i] + ranks[1][i], whole[i], rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(ranks[0][0].report + ranks[1][0].report, whole[0].report)
-    assert ranks[0][1][ranks[0][1].flatten(1).any(1)].shape[0] == 4  # classes 0 and 2
+    moved, own = ranks[0][1].flatten(1).any(1).nonzero().flatten(), Step(data, pixels_of(40), 0, 0, 2).rows
+    assert torch.isin(moved, own).all()
+    assert len(moved) == len(own) or batch
 
 
 def peak_saved_bytes(function):
