@@ -94,7 +94,7 @@ def headlines() -> Figure:
             "LD3M MTT": (33.8, 1.1, BLUE),
         },
     }
-    for place, (title, rows) in zip(axes, sets.items(), strict=False):
+    for place, (title, rows) in zip(axes[:2], sets.items(), strict=True):
         means, deviations, colours = zip(*rows.values(), strict=True)
         bars = place.barh(list(rows), means, xerr=deviations, color=colours, capsize=3)
         place.bar_label(bars, fmt="%.1f", fontsize=9, label_type="center", color="white")

@@ -83,7 +83,7 @@ class Request:
             UserError: a selection split without images.
         """
         if self.split == "selection":
-            return self._selection("split (selection) tests on")
+            return self._selection("split (selection) tests on the selection split", "test on the test split")
         test = self.data.test_images
         return self.protocol.test_part(Labelled(test.images, test.labels))
 
@@ -91,12 +91,13 @@ class Request:
         """Return the selection split where the protocol looks at it during training; None where it is the test."""
         if not self.protocol.looks or self.split == "selection":
             return None
-        return self._selection(f"protocol {self.protocol.id}, unlike those without looks, needs")
+        looks = f"protocol {self.protocol.id} looks at the selection split during training"
+        return self._selection(looks, "take a protocol without looks")
 
-    def _selection(self, who: str) -> Labelled:
+    def _selection(self, wanted: str, instead: str) -> Labelled:
         found = self.data.selection_images
         if not len(found):
             raise UserError(
-                f"{who} the selection split, which is empty: each class has one training image; add images"
+                f"{wanted}, which is empty: each class has one training image; add images, or {instead}"
             )
         return Labelled(found.images, found.labels)

@@ -164,9 +164,8 @@ class TrajectoryMatching(MatchingObjective):
             return rows.to(context.rows.device, non_blocking=True)
 
         if not context.stochastic or self.draws == "step":
-            seen = torch.cat(
-                [rows for rows, _ in batches]
-            ).unique()  # of 500 images ten batches of 20 show 200
+            # Of 500 images ten batches of 20 show 200.
+            seen = torch.cat([rows for rows, _ in batches]).unique()
             mine = context.rows_on_host[torch.isin(context.rows_on_host, seen)]
             own, at = context.decode(mine), send(torch.searchsorted(seen, mine))
             shown = [(send(torch.searchsorted(seen, rows)), draws) for rows, draws in batches]

@@ -43,7 +43,7 @@ class CompressedReal(Baseline):
         return self._drawn.size(repeat, setting)
 
     def per_class(self, setting: Setting) -> list[int]:
-        """Return K times the number of images."""
+        """Return the number of images, once for each of the K classes."""
         return list(self._drawn.per_class(setting))
 
     def set_for(self, repeat: int, setting: Setting) -> Labelled:
