@@ -109,7 +109,7 @@ def _by_bytes(axes: Axes) -> None:
     points = {
         "LD3M, 1 as codes": (0.686, 26.4, 1.2, BLUE, (-5, -22)),
         "LD3M, 10 as codes": (4.296, 33.7, 1.0, BLUE, (-34, 11)),
-        "12 WebP": (4.3, 27.8, 1.5, GREY, (8, -4)),
+        "10 WebP": (4.283, 28.3, 1.6, GREY, (8, -4)),
         "35 WebP": (12.43, 37.9, 1.2, GREY, (8, -4)),
         "D3's set": (12.576, 31.1, 0.8, GREEN, (8, 1)),
         "packed pixel MTT": (12.288, 30.4, 0.8, ORANGE, (8, -11)),
