@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldd import __version__
 from ldd.artefact.location import FOLDER, MANIFEST, located
+from ldd.artefact.size import Sent
 from ldd.disk.files import read_json, sha256, write_json
 from ldd.disk.public import public_configuration
 from ldd.disk.records import REST, parse, shown, to_json
@@ -131,7 +132,8 @@ class Manifest(Mapping[str, Any]):
         pruning: what was left out of the real images, and by what.
         subtasks: what the parts of a merged set were.
         joint_steps: training steps of all parts together after the merge; None for none.
-        imported: form and treatment of the files of another program.
+        imported: form and treatment of the files of another program, or of an upload of codes.
+        sent: what the files of that upload hold.
         labels: where soft labels come from.
         budget: images per class that were taken of a larger set.
         data_fingerprints: of the real images by contents: of each split and of the core-set, and their `format`.
@@ -159,6 +161,7 @@ class Manifest(Mapping[str, Any]):
     subtasks: list[Subtask] | None = None
     joint_steps: int | None = None
     imported: dict[str, Any] | None = None
+    sent: Sent | None = None
     labels: dict[str, Any] | None = None
     budget: int | None = None
     data_fingerprints: dict[str, str] | None = None

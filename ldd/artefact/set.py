@@ -260,29 +260,26 @@ class DistilledSet:
     @property
     def bytes(self) -> dict[str, int]:
         """Bytes of the stored tensors by kind (`ldd.artefact.manifest.BYTES`)."""
-        labels = {k: v for k, v in self._image_tensors().items() if k != "images"}
-        tables = {
-            "images": {"images": self.images},
-            "codes": self.codes,
-            "labels": labels,
-            "decoder": self.decoder,
-        }
+        images, labels = {"images": self.images}, self._label_tensors()
+        tables = {"images": images, "codes": self.codes, "labels": labels, "decoder": self.decoder}
         return {key: sum(t.nbytes for t in (tables[key] or {}).values()) for key in manifests.BYTES}
 
     @property
     def storage(self) -> Storage:
         """What training on the set needs, in numbers and bytes, with the generator if the manifest describes it."""
         prior = self.manifest.prior
-        return Storage.of(
+        own = Storage.of(
             self.num_classes,
             self.image_size,
             images=self.images,
             codes=self.codes,
             decoder=self.decoder,
-            labels=[tensor for name, tensor in self._image_tensors().items() if name != "images"],
+            labels=self._label_tensors().values(),
             generator=None if prior is None else Amount(prior.floats, prior.bytes),
             form="codes" if self.is_distribution or self.is_product else "images",
         )
+        sent = self.manifest.sent
+        return own if sent is None else own.as_sent(sent, soft=self.soft_labels is not None)
 
     @property
     def is_distribution(self) -> bool:
@@ -314,7 +311,7 @@ class DistilledSet:
             soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
             weights=None if self.weights is None else self.weights[rows],
             codes=None if own is None else {name: part[rows] for name, part in own.items()},
-            manifest=self.manifest.replaced(budget=images_per_class),
+            manifest=self.manifest.replaced(budget=images_per_class, sent=None),
         )
 
     def as_dataset(self, transform: Transform | None = None, normalise: bool = False) -> DistilledDataset:
@@ -386,9 +383,12 @@ class DistilledSet:
 
     def _image_tensors(self) -> dict[str, Tensor]:
         """Return the tensors of `images.safetensors`."""
+        return {"images": self.images, **self._label_tensors()}
+
+    def _label_tensors(self) -> dict[str, Tensor]:
         probabilities = {} if self.soft_labels is None else soft.stored(self.soft_labels, self.label_top_k)
         weights = {} if self.weights is None else {"weights": self.weights}
-        return {"images": self.images, "labels": self.labels, **probabilities, **weights}
+        return {"labels": self.labels, **probabilities, **weights}
 
     def _optional(self) -> dict[str, dict[str, Tensor]]:
         return {k: v for k, v in {"codes": self.codes, "decoder": self.decoder}.items() if v is not None}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldd.artefact.manifest import BYTES, Manifest, verified_files
 from ldd.artefact.set import DistilledSet
+from ldd.artefact.size import Amount, Sent
 from ldd.artefact.uploads import FACTS, Precision
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.distiller.synthesis import StoredSampler, code_noise
@@ -75,8 +76,7 @@ def write_upload(
     with atomic_folder(out) as beside:
         write_tensors(beside / _TENSORS, tensors)
         _facts(distilled.manifest, sha256(beside / _TENSORS), lost).write(beside / FACTS)
-    size = sum((out / name).stat().st_size for name in (_TENSORS, FACTS))
-    return Upload(out, size, mean, largest)
+    return Upload(out, _size(out), mean, largest)
 
 
 def read_upload(folder: Path, prior: Prior | None = None) -> DistilledSet:
@@ -93,11 +93,29 @@ def read_upload(folder: Path, prior: Prior | None = None) -> DistilledSet:
     files = verified_files(folder, manifest.sha256)
     if _TENSORS not in files:
         raise UserError(f"{folder / FACTS} lists no {_TENSORS}; copy the upload again")
-    blank = _restored(manifest, read_tensors(files[_TENSORS]), folder)
+    tensors = read_tensors(files[_TENSORS])
+    blank = _restored(manifest, tensors, folder)
     lost = (manifest.imported or {}).get("lost")
     facts = {"form": "codes", "normalisation": "codes decoded", "lost": lost, "sha256": dict(manifest.sha256)}
     images = StoredSampler(blank, prior)(None)
-    return replace(blank, images=images).with_facts(imported=facts, sha256={})
+    return replace(blank, images=images).with_facts(
+        imported=facts, sent=_sent(tensors, _size(folder)), sha256={}
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in (_TENSORS, FACTS))
+
+
+def _sent(tensors: Mapping[str, Tensor], size: int) -> Sent:
+    """Return what files of `size` bytes hold; what is neither decoder nor label is charged to the codes."""
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(name.split(".")[0], []).append(tensor)
+    labels = Amount.of(parts.pop(_WEIGHTS, [])) + Amount(0, sum(t.nbytes for t in parts.pop(_LABELS)))
+    decoder = Amount.of(parts.pop(_DECODER.rstrip("."), []))
+    numbers = sum(Amount.of(part).floats for part in parts.values())
+    return Sent(Amount(numbers, size - decoder.bytes - labels.bytes), decoder, labels)
 
 
 def _check(distilled: DistilledSet) -> None:
@@ -195,5 +213,6 @@ def _facts(manifest: Manifest, digest: str, lost: Mapping[str, Any]) -> Manifest
         data_fingerprints=None,
         resumed=None,
         imported={"lost": dict(lost)},
+        sent=None,
     )
     return few.saved({_TENSORS: digest}, dict.fromkeys(BYTES, 0))

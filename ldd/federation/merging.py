@@ -1,6 +1,8 @@
 """Merge the distilled sets of disjoint sub-tasks into one."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -172,6 +174,8 @@ def _manifest(
             Subtask(tuple(info.wnid for info in manifest.classes), manifest.seed, manifest.step, of_others)
             for manifest, of_others in zip(manifests, beside or [None] * len(parts), strict=True)
         ]
+        sent = [manifest.sent for manifest in manifests if manifest.sent is not None]
+        changes["sent"] = reduce(add, sent) if len(sent) == len(parts) else None
     stages = total([manifest.ledger.stages for manifest in manifests])
     return manifests[0].replaced(**changes).charged(stages)
 

@@ -79,6 +79,30 @@ def test_what_comes_back(made, tmp_path, precision):
     assert "seconds" not in text
 
 
+def test_what_was_sent_is_what_a_set_costs(made, tmp_path):
+    """Bytes as the files have them, in the set, saved, merged; soft labels as they are stored."""
+    sent = [write_upload(one, tmp_path / n, "uint8") for n, one in (("a", made), ("b", gaussians(["d"], 2)))]
+    back = read_upload(tmp_path / "a")
+    for found in (back, DistilledSet.load(back.save(tmp_path / "set"))):
+        assert found.storage.form == "codes"
+        assert found.storage.total().bytes == sent[0].bytes
+        numbers = sum(
+            tensor.numel() for tensor in [*made.codes.values(), *made.decoder.values(), made.weights]
+        )
+        rows = sum(len(t) if t.ndim > 1 else 1 for t in [*made.codes.values(), *made.decoder.values()]) + 1
+        assert found.storage.total().floats == numbers + 2 * rows, "numbers, and two ends of each row"
+    merged = merge([back, read_upload(tmp_path / "b")], classes_of(["a", "b", "c", "d"]))
+    assert merged.storage.total().bytes == sum(one.bytes for one in sent)
+    assert merge([back, gaussians(["d"], 2)], classes_of(["a", "b", "c", "d"])).manifest.sent is None
+    soft = replace(back, soft_labels=torch.full((6, 3), 1 / 3).half())
+    assert soft.storage.labels == replace(made, soft_labels=soft.soft_labels).storage.labels
+    assert back.first(1).storage.codes == made.first(1).storage.codes
+    write_upload(back, tmp_path / "c", "float32")
+    assert "sent" not in json.loads((tmp_path / "c" / "codes.json").read_text())
+    with pytest.raises(UserError, match=r"sent: .* is below 0"):
+        back.with_facts(sent={part: {"floats": 1, "bytes": -1} for part in ("codes", "decoder", "labels")})
+
+
 def test_rows_of_one_value(made, tmp_path):
     """Levels of no width: the value itself."""
     flat = replace(
@@ -103,7 +127,11 @@ def test_points_through_the_digits_prior(tmp_path, capsys, monkeypatch):
     assert cli.main(["import", "up", "--out", "set"]) == 0
     back = DistilledSet.load("set")
     assert torch.equal(back.codes["noise"], original.codes["noise"])
+    sizes = [path.stat().st_size for path in (tmp_path / "up").glob("codes.*")]
+    assert back.storage.total().bytes == sum(sizes) < original.storage.total().bytes == 30_800
     assert (back.images.int() - original.images.int()).abs().float().mean() < 4
+    assert cli.main(["rediffuse", "set", "--prior", "embedded:digits-one-step", "--out", "again"]) == 0
+    assert DistilledSet.load("again").storage.total() == original.storage.total(), "images alone"
     assert cli.main(["import", "up", "--out", "other", "--classes", "imagenette"]) == 2
     assert (
         "classes is about files of other programs, and codes say all of themselves" in capsys.readouterr().err
