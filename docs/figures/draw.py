@@ -91,6 +91,7 @@ def headlines() -> Figure:
         "ten images a class": {
             "random real": (29.2, 1.4, GREY),
             "pixel MTT": (30.9, 1.0, ORANGE),
+            "autoencoder MTT": (32.9, 0.4, GREEN),
             "LD3M MTT": (33.8, 1.1, BLUE),
         },
     }
