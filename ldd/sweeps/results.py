@@ -21,6 +21,7 @@ from ldd.runtime.tables import PlainTable
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"
 _ASIDE = 0.12  # of the distance between two named settings
+_LEGEND_COLUMNS = 4  # for each panel
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,14 @@ class Results:
                 ),
                 fontsize="small",
             )
+        # Once, below all panels: inside one it hides points. What several panels have is named once.
+        named = {
+            label: line
+            for plane in planes
+            for line, label in zip(*plane.get_legend_handles_labels(), strict=True)
+        }
+        columns = _LEGEND_COLUMNS * len(parts)
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
         return figure
 
     def _panels(self) -> list[tuple[str, "Results"]]:
@@ -207,7 +216,6 @@ class Results:
             plane.set_xticks(list(positions.values()), list(map(in_chart, positions)))
         plane.set_xlabel(in_chart(self.axes[0]))
         plane.set_ylabel(f"{in_chart(measure).replace('_', ' ')}: top-1 accuracy in %")
-        plane.legend()
 
     def _levels(self, measure: str) -> list[tuple[str, Score, str]]:
         """Name, score and line style of what does not depend on the axes."""

@@ -74,7 +74,9 @@ def test_an_axis_of_panels(tmp_path):
                     written_cell(folder, height + more + most, height - 0.125)
                     cells.append(((budget, start, optimised), seed, folder))
     results = Results.collect(("budget", "start", "optimised"), cells, panels="budget")
-    planes = results.plot().axes
+    figure = results.plot()
+    planes, (legend,) = figure.axes, figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == ["DM", "none", "random_real"], "once"
     assert [plane.get_title().partition(";")[0] for plane in planes] == ["budget 1", "budget 10"]
     for plane, height in zip(planes, (25, 50), strict=True):
         found = {container.get_label(): container[0] for container in plane.containers}
