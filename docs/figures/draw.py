@@ -108,11 +108,14 @@ def headlines() -> Figure:
 
 def _by_bytes(axes: Axes) -> None:
     points = {
-        "LD3M, 1 as codes": (0.686, 26.4, 1.2, BLUE, (-5, -22)),
-        "LD3M, 10 as codes": (4.296, 33.7, 1.0, BLUE, (-34, 11)),
+        "LD3M, 1 code": (0.686, 26.4, 1.2, BLUE, (-4, -24)),
+        "LD3M, 10 codes": (4.296, 33.7, 1.0, BLUE, (7, 3)),
+        "autoencoder, 10 codes": (2.885, 32.9, 0.3, GREEN, (-14, 34)),
+        "D3, 8 bits": (3.575, 31.0, 0.8, GREEN, (12, -4)),
         "10 WebP": (4.283, 28.3, 1.6, GREY, (8, -4)),
+        "8 WebP": (2.873, 25.9, 1.8, GREY, (7, -7)),
         "35 WebP": (12.43, 37.9, 1.2, GREY, (8, -4)),
-        "D3's set": (12.576, 31.1, 0.8, GREEN, (8, 1)),
+        "D3, 32 bits": (12.576, 31.1, 0.8, GREEN, (8, 1)),
         "packed pixel MTT": (12.288, 30.4, 0.8, ORANGE, (8, -11)),
         "pixel MTT": (12.288, 26.5, 0.8, ORANGE, (8, -4)),
         "1 random": (12.288, 14.2, 2.2, GREY, (8, -4)),
@@ -121,7 +124,7 @@ def _by_bytes(axes: Axes) -> None:
         axes.errorbar(size, mean, deviation, fmt="o", color=colour, capsize=3)
         axes.annotate(name, (size, mean), offset, textcoords="offset points", fontsize=8.5, color=colour)
     axes.set_xlim(0, 22)
-    axes.set_ylim(10, 42)
+    axes.set_ylim(10, 46)
     axes.set_xlabel("kB a class", fontsize=9)
     axes.set_ylabel("accuracy, %", fontsize=9)
     axes.set_title("by bytes", fontsize=11)
