@@ -110,11 +110,11 @@ def _by_bytes(axes: Axes) -> None:
     points = {
         "LD3M, 1 code": (0.686, 26.4, 1.2, BLUE, (-4, -24)),
         "LD3M, 10 codes": (4.296, 33.7, 1.0, BLUE, (7, 3)),
-        "autoencoder, 10 codes": (2.885, 32.9, 0.3, GREEN, (-14, 34)),
+        "autoencoder,\n10 codes": (2.885, 32.9, 0.3, GREEN, (-14, 20)),
         "D3, 8 bits": (3.575, 31.0, 0.8, GREEN, (12, -4)),
         "10 WebP": (4.283, 28.3, 1.6, GREY, (8, -4)),
         "8 WebP": (2.873, 25.9, 1.8, GREY, (7, -7)),
-        "46 latents": (12.426, 40.5, 0.3, GREY, (8, -1)),
+        "46 latents": (12.426, 40.5, 0.3, GREY, (8, 1)),
         "35 WebP": (12.43, 37.9, 1.2, GREY, (8, -7)),
         "D3, 32 bits": (12.576, 31.1, 0.8, GREEN, (8, 1)),
         "packed pixel MTT": (12.288, 30.4, 0.8, ORANGE, (8, -11)),
