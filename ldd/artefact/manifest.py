@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldd import __version__
 from ldd.artefact.location import FOLDER, MANIFEST, located
-from ldd.artefact.size import Sent
+from ldd.artefact.uploads import Sent
 from ldd.disk.files import read_json, sha256, write_json
 from ldd.disk.public import public_configuration
 from ldd.disk.records import REST, parse, shown, to_json

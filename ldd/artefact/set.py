@@ -278,8 +278,8 @@ class DistilledSet:
             generator=None if prior is None else Amount(prior.floats, prior.bytes),
             form="codes" if self.is_distribution or self.is_product else "images",
         )
-        sent = self.manifest.sent
-        return own if sent is None else own.as_sent(sent, soft=self.soft_labels is not None)
+        sent, is_soft = self.manifest.sent, self.soft_labels is not None
+        return own if sent is None else sent.charged(own, len(self.images), self.codes, soft=is_soft)
 
     @property
     def is_distribution(self) -> bool:
@@ -311,7 +311,7 @@ class DistilledSet:
             soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
             weights=None if self.weights is None else self.weights[rows],
             codes=None if own is None else {name: part[rows] for name, part in own.items()},
-            manifest=self.manifest.replaced(budget=images_per_class, sent=None),
+            manifest=self.manifest.replaced(budget=images_per_class),
         )
 
     def as_dataset(self, transform: Transform | None = None, normalise: bool = False) -> DistilledDataset:

@@ -1,13 +1,13 @@
 """Storage cost of a distilled set: numbers, bytes, and as many images per class as would cost the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from ldd.errors import UserError
+from ldd.errors import check_at_least
 
 _SAME_BYTES = 0.1
 
@@ -27,6 +27,9 @@ class Amount:
     floats: int = 0
     bytes: int = 0
 
+    def __post_init__(self) -> None:
+        check_at_least(0, floats=self.floats, bytes=self.bytes)
+
     def __add__(self, other: "Amount") -> "Amount":
         return Amount(self.floats + other.floats, self.bytes + other.bytes)
 
@@ -41,28 +44,6 @@ class Amount:
             sum(t.numel() for t in tensors if pixels or t.is_floating_point() or t.dtype == torch.uint8),
             sum(tensor.nbytes for tensor in tensors),
         )
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What the files of an upload of codes hold (see `ldd.distiller.uploads`), from which a set's images were decoded.
-
-    Attributes:
-        codes: as rounded, with all that the files need around them.
-        decoder: likewise.
-        labels: hard labels and weights.
-    """
-
-    codes: Amount
-    decoder: Amount
-    labels: Amount
-
-    def __post_init__(self) -> None:
-        if wrong := [part for part in asdict(self).values() if min(part.values()) < 0]:
-            raise UserError(f"sent: {wrong[0]} is below 0")
-
-    def __add__(self, other: "Sent") -> "Sent":
-        return Sent(self.codes + other.codes, self.decoder + other.decoder, self.labels + other.labels)
 
 
 @dataclass(frozen=True)
@@ -140,11 +121,6 @@ class Storage:
             generator=generator,
             form=form,
         )
-
-    def as_sent(self, sent: Sent, *, soft: bool) -> Self:
-        """Return the cost of a set that came as codes: the files that were sent, but for `soft` labels, as stored."""
-        labels = self.labels if soft else sent.labels
-        return replace(self, codes=sent.codes, decoder=sent.decoder, labels=labels, form="codes")
 
     def total(self, *, labels: bool = True, generator: bool = False, form: Form | None = None) -> Amount:
         """Return all that training on the set needs in a `form` (None: the one that students use)."""

@@ -128,7 +128,7 @@ def rediffuse(distilled: DistilledSet, prior: Prior, settings: Rediffusion, seed
     manifest = distilled.manifest
     licences = dict(manifest.licences)
     licences["prior"] = "; ".join(dict.fromkeys((*licences["prior"].split("; "), prior.licence)))
-    changes = {"licences": licences, "labels": None, "prior": None, "sent": None}
+    changes = {"licences": licences, "labels": None, "prior": None}
     return replace(
         distilled,
         images=images,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ldd.artefact.manifest import BYTES, Manifest, verified_files
 from ldd.artefact.set import DistilledSet
-from ldd.artefact.size import Amount, Sent
-from ldd.artefact.uploads import FACTS, Precision
+from ldd.artefact.size import Amount
+from ldd.artefact.uploads import FACTS, NOISE, Precision, Sent
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.distiller.synthesis import StoredSampler, code_noise
 from ldd.errors import UserError
@@ -115,7 +115,8 @@ def _sent(tensors: Mapping[str, Tensor], size: int) -> Sent:
     labels = Amount.of(parts.pop(_WEIGHTS, [])) + Amount(0, sum(t.nbytes for t in parts.pop(_LABELS)))
     decoder = Amount.of(parts.pop(_DECODER.rstrip("."), []))
     numbers = sum(Amount.of(part).floats for part in parts.values())
-    return Sent(Amount(numbers, size - decoder.bytes - labels.bytes), decoder, labels)
+    codes = Amount(numbers, size - decoder.bytes - labels.bytes)
+    return Sent(len(tensors[_LABELS]), codes, decoder, labels)
 
 
 def _check(distilled: DistilledSet) -> None:
@@ -136,8 +137,8 @@ def _check(distilled: DistilledSet) -> None:
 def _tensors(distilled: DistilledSet, precision: Precision) -> dict[str, Tensor]:
     """Return what the file holds."""
     numbers, seed = dict(distilled.codes or {}), distilled.manifest.seed or 0
-    if (noise := numbers.get("noise")) is not None and torch.equal(noise, code_noise(noise.shape, seed)):
-        del numbers["noise"]
+    if (noise := numbers.get(NOISE)) is not None and torch.equal(noise, code_noise(noise.shape, seed)):
+        del numbers[NOISE]
         numbers["noise_shape"] = torch.tensor(noise.shape[1:])
     numbers |= {f"{_DECODER}{name}": tensor for name, tensor in (distilled.decoder or {}).items()}
     if distilled.weights is not None:
@@ -193,7 +194,7 @@ def _restored(manifest: Manifest, tensors: Mapping[str, Tensor], folder: Path | 
     decoder = {k.removeprefix(_DECODER): v for k, v in numbers.items() if k.startswith(_DECODER)}
     codes = {name: tensor for name, tensor in numbers.items() if not name.startswith(_DECODER)}
     if (shape := codes.pop("noise_shape", None)) is not None:
-        codes["noise"] = code_noise((len(labels), *shape.tolist()), manifest.seed or 0)
+        codes[NOISE] = code_noise((len(labels), *shape.tolist()), manifest.seed or 0)
     if manifest.prior is None:
         raise UserError("nothing says which prior the codes belong to; distil the set again")
     size = manifest.prior.image_size

@@ -11,6 +11,7 @@ from gaussian_sets import CONFIG, gaussian_set
 from tiny_set import classes_of
 
 from ldd import cli
+from ldd.artefact.classes import of_classes
 from ldd.artefact.set import DistilledSet
 from ldd.disk.files import read_tensors
 from ldd.distiller.synthesis import StoredSampler
@@ -96,11 +97,33 @@ def test_what_was_sent_is_what_a_set_costs(made, tmp_path):
     assert merge([back, gaussians(["d"], 2)], classes_of(["a", "b", "c", "d"])).manifest.sent is None
     soft = replace(back, soft_labels=torch.full((6, 3), 1 / 3).half())
     assert soft.storage.labels == replace(made, soft_labels=soft.soft_labels).storage.labels
-    assert back.first(1).storage.codes == made.first(1).storage.codes
+    for part in (lambda one: one.first(1), lambda one: of_classes(one, ["c", "a"])):
+        assert part(back).storage == part(made).storage, "no longer the set that was sent"
+    assert of_classes(back, ["c", "a", "b"]).storage == back.storage, "in another order it is"
     write_upload(back, tmp_path / "c", "float32")
     assert "sent" not in json.loads((tmp_path / "c" / "codes.json").read_text())
-    with pytest.raises(UserError, match=r"sent: .* is below 0"):
-        back.with_facts(sent={part: {"floats": 1, "bytes": -1} for part in ("codes", "decoder", "labels")})
+
+
+@pytest.mark.parametrize(
+    ("part", "amount", "message"),
+    [
+        ("codes", {"floats": 48, "bytes": 47}, r"sent\.codes: 47 bytes cannot hold 48 numbers"),
+        ("decoder", {"floats": 9, "bytes": 9}, r"sent\.decoder: 9 bytes cannot hold 3027 numbers"),
+        ("labels", {"floats": 0, "bytes": 5}, r"sent\.labels: 5 bytes cannot hold 6 numbers"),
+        ("codes", {"floats": 1, "bytes": -1}, r"sent\.codes: bytes \(-1\) must be at least 0"),
+        ("codes", {"floats": 1, "bytes": 1.5}, r"sent\.codes\.bytes must be"),
+    ],
+)
+def test_a_manifest_that_makes_a_set_cheap(made, tmp_path, part, amount, message):
+    """Other bytes follow from the tensors; these are somebody's word, and no number takes less than one."""
+    write_upload(made, tmp_path / "up", "uint8")
+    read_upload(tmp_path / "up").save(tmp_path / "set")
+    path = tmp_path / "set" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["sent"][part] = amount
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        DistilledSet.load(tmp_path / "set").summary()
 
 
 def test_rows_of_one_value(made, tmp_path):
