@@ -21,7 +21,8 @@ from ldd.runtime.tables import PlainTable
 CSV_NAME = "sweep.csv"
 PLOT_NAME = "sweep.png"
 _ASIDE = 0.12  # of the distance between two named settings
-_LEGEND_COLUMNS = 4  # for each panel
+_LEGEND = 66  # characters, beside the keys, for which a panel is wide enough
+_KEY = 8  # as many characters as the key of a line takes
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Results:
             for plane in planes
             for line, label in zip(*plane.get_legend_handles_labels(), strict=True)
         }
-        columns = _LEGEND_COLUMNS * len(parts)
+        columns = max(1, _LEGEND * len(parts) // (_KEY + max(map(len, named))))
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
         return figure
 

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ldd.errors import UserError
 from ldd.sweeps.results import Results
@@ -88,3 +89,18 @@ def test_an_axis_of_panels(tmp_path):
         assert level.get_ydata() == [height - 12.5] * 2
         assert [text.get_text() for text in plane.get_xticklabels()] == ["real", "modes"]
     assert len(results.table().rows) == 8
+
+
+@pytest.mark.parametrize("length", [1, 12, 40, 60])
+def test_the_legend_is_on_the_page(tmp_path, length):
+    """However many settings there are, and however they are called."""
+    cells = []
+    for number in range(9):
+        for keep in ("a", "b"):
+            names = (keep, f"{number}" * length)
+            cells.append((names, 0, written_cell(tmp_path / "_".join(names), 0.5, 0.25)))
+    figure = Results.collect(("keep", "order"), cells).plot()
+    FigureCanvasAgg(figure).draw()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert 0 <= box.y0 < box.y1 <= figure.axes[0].get_window_extent().y0
