@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ldd.artefact.size import Amount, Storage
@@ -15,6 +16,11 @@ Precision = Literal["float32", "bfloat16", "uint8"]
 
 A row is what one code has of a tensor, or the first axis of a tensor of the decoder.
 """
+
+LEVELS = 255
+"""The highest of the 256 levels."""
+
+_RANGE = ".range"
 
 NOISE = "noise"
 """A code that is not sent where it follows from the seed of the run."""
@@ -79,3 +85,42 @@ class Sent:
                 )
         labels = own.labels if soft else self.labels
         return replace(own, codes=self.codes, decoder=self.decoder, labels=labels, form="codes")
+
+
+def rounded(name: str, tensor: Tensor, precision: Precision) -> dict[str, Tensor]:
+    """Return a tensor as it is sent, with what reads it back; whole numbers as they are."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return {name: tensor}
+    if precision == "bfloat16":
+        return {name: tensor.bfloat16()}
+    if precision == "float32":
+        return {name: tensor}
+    rows = tensor.float().flatten(1) if tensor.ndim > 1 else tensor.float()[None]
+    low, high = rows.aminmax(dim=1)
+    step = (high - low).clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
+    levels = ((rows - low[:, None]) / step[:, None]).round().clamp(0, LEVELS).byte()
+    return {name: levels.view(tensor.shape), f"{name}{_RANGE}": torch.stack([low, high], 1)}
+
+
+def numbers_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that were sent as float32, but for whole numbers that are no levels.
+
+    Raises:
+        UserError: levels without an end for each row.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(_RANGE):
+            continue
+        ends = tensors.get(f"{name}{_RANGE}")
+        if ends is None:
+            found[name] = tensor.float() if tensor.is_floating_point() else tensor
+            continue
+        rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[None]
+        if ends.shape != (len(rows), 2) or tensor.dtype != torch.uint8:
+            raise UserError(
+                f"{name}: {tuple(tensor.shape)} levels have ends {tuple(ends.shape)}; copy the upload again"
+            )
+        low, high = ends.float().unbind(1)
+        found[name] = (low[:, None] + rows.float() * ((high - low) / LEVELS)[:, None]).view(tensor.shape)
+    return found

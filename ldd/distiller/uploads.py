@@ -11,15 +11,14 @@ from torch import Tensor
 from ldd.artefact.manifest import BYTES, Manifest, verified_files
 from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount
-from ldd.artefact.uploads import FACTS, NOISE, Precision, Sent
+from ldd.artefact.uploads import FACTS, LEVELS, NOISE, Precision, Sent, numbers_of, rounded
 from ldd.disk.files import atomic_folder, holds_files, read_tensors, sha256, write_tensors
 from ldd.distiller.synthesis import StoredSampler, code_noise
 from ldd.errors import UserError
 from ldd.priors import Prior
 
 _TENSORS = "codes.safetensors"
-_LABELS, _WEIGHTS, _DECODER, _RANGE = "labels", "weights", "decoder.", ".range"
-_LEVELS = 255
+_LABELS, _WEIGHTS, _DECODER = "labels", "weights", "decoder."
 
 
 class Upload(NamedTuple):
@@ -143,51 +142,16 @@ def _tensors(distilled: DistilledSet, precision: Precision) -> dict[str, Tensor]
     numbers |= {f"{_DECODER}{name}": tensor for name, tensor in (distilled.decoder or {}).items()}
     if distilled.weights is not None:
         numbers[_WEIGHTS] = distilled.weights
-    small = torch.uint8 if distilled.num_classes <= _LEVELS + 1 else torch.int32
+    small = torch.uint8 if distilled.num_classes <= LEVELS + 1 else torch.int32
     tensors = {_LABELS: distilled.labels.to(small)}
     for name, tensor in numbers.items():
-        tensors |= _rounded(name, tensor, precision)
+        tensors |= rounded(name, tensor, precision)
     return tensors
-
-
-def _rounded(name: str, tensor: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """Return a tensor as it is sent; whole numbers as they are."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return {name: tensor}
-    if precision == "bfloat16":
-        return {name: tensor.bfloat16()}
-    if precision == "float32":
-        return {name: tensor}
-    rows = tensor.float().flatten(1) if tensor.ndim > 1 else tensor.float()[None]
-    low, high = rows.aminmax(dim=1)
-    step = (high - low).clamp_min(torch.finfo(torch.float32).tiny) / _LEVELS
-    levels = ((rows - low[:, None]) / step[:, None]).round().clamp(0, _LEVELS).byte()
-    return {name: levels.view(tensor.shape), f"{name}{_RANGE}": torch.stack([low, high], 1)}
-
-
-def _numbers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file as float32, but for whole numbers that are none of levels."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(_RANGE):
-            continue
-        ends = tensors.get(f"{name}{_RANGE}")
-        if ends is None:
-            found[name] = tensor.float() if tensor.is_floating_point() else tensor
-            continue
-        rows = tensor.flatten(1) if tensor.ndim > 1 else tensor[None]
-        if ends.shape != (len(rows), 2) or tensor.dtype != torch.uint8:
-            raise UserError(
-                f"{name}: {tuple(tensor.shape)} levels have ends {tuple(ends.shape)}; copy the upload again"
-            )
-        low, high = ends.float().unbind(1)
-        found[name] = (low[:, None] + rows.float() * ((high - low) / _LEVELS)[:, None]).view(tensor.shape)
-    return found
 
 
 def _restored(manifest: Manifest, tensors: Mapping[str, Tensor], folder: Path | None = None) -> DistilledSet:
     """Return the set of a file's tensors, with blank images."""
-    numbers = _numbers(tensors)
+    numbers = numbers_of(tensors)
     if _LABELS not in numbers:
         raise UserError(f"{_TENSORS} holds no {_LABELS}; copy the upload again")
     labels, weights = numbers.pop(_LABELS).long(), numbers.pop(_WEIGHTS, None)

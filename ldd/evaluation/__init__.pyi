@@ -13,7 +13,10 @@ from ldd.evaluation.baselines.chosen import (
     NearestReal as NearestReal,
     PriorSamples as PriorSamples,
 )
-from ldd.evaluation.baselines.compressed import CompressedReal as CompressedReal
+from ldd.evaluation.baselines.compressed import (
+    CompressedReal as CompressedReal,
+    EncodedReal as EncodedReal,
+)
 from ldd.evaluation.baselines.equal import equal_baselines as equal_baselines
 from ldd.evaluation.baselines.stored import FixedSet as FixedSet, StoredSet as StoredSet
 from ldd.evaluation.baselines.variants import (
