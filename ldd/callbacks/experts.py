@@ -1,27 +1,32 @@
 """Expert trajectories recorded by the run that needs them."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict
+from typing import Any
 
 import lightning as L
 
-from ldd.augmentation.siamese import OPERATIONS
+from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.data import DistillationData
+from ldd.data.real import RealImages
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.recording import record_experts
-from ldd.experts.trajectories import ExpertNeed, MissingExperts, find_experts
+from ldd.experts.trajectories import ExpertNeed, MissingExperts, Trajectories, find_experts
+from ldd.images import DataSpec
 
 
 class RecordExperts(L.Callback):
     """Records, before the first step, the experts that the objective and the labels read and that are missing.
 
     They are trained on the run's core-set, with the network and in the folder that the objective or the labels name,
-    so that recipe and experts cannot differ. An interrupted recording continues where it stopped; one process records
-    while the others wait. Experts shared by many runs are better recorded once, by `latentdd experts`.
+    so that recipe and experts cannot differ: experts that are there but were trained in another way are refused. An
+    interrupted recording continues where it stopped; one process records while the others wait. Experts shared by many
+    runs are better recorded once, by `latentdd experts`, and read as they are with `num_experts: 0`.
 
     Args:
-        num_experts: how many; 0 records none. An objective's own `num_experts` may ask for fewer, not more.
+        num_experts: how many; 0 records none, and takes those that are there, however they were trained. An objective's
+            own `num_experts` may ask for fewer, not more.
         epochs: passes over the core-set; None takes as many as are read.
         batch_size: images per step.
         learning_rate: of SGD, constant.
@@ -31,8 +36,8 @@ class RecordExperts(L.Callback):
         seed: of initial weights, shuffling and augmentation; not the run's, so that runs of all seeds share experts.
 
     Raises:
-        UserError: a number out of range; when the run starts, fewer experts or epochs than the objective asks for, or
-            what `record_experts` refuses.
+        UserError: a number out of range; when the run starts, fewer experts or epochs than the objective asks for,
+            others than these settings give in its folder, or what `record_experts` refuses.
     """
 
     def __init__(
@@ -53,16 +58,14 @@ class RecordExperts(L.Callback):
         )
         self.num_experts = num_experts
         self.epochs = epochs
-        self._record = partial(
-            record_experts,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            augmentation=tuple(augmentation),
-            seed=seed,
-            wait=True,  # runs of a sweep share their experts
-        )
+        self._training: dict[str, Any] = {
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "augmentation": SiameseAugmentation(augmentation).strategies,
+            "seed": seed,
+        }
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record what is missing, unless no step is taken."""
@@ -128,16 +131,43 @@ class RecordExperts(L.Callback):
         """
         recorded = self.check(needs, epochs)
         for need in needs:
-            try:
-                find_experts(need, data.spec, data.core_set)
-            except MissingExperts:
-                count = self.num_experts if all_experts else need.num_experts or self.num_experts
-                self._record(
-                    data,
-                    need.network,
-                    num_experts=count,
-                    epochs=recorded,
-                    device=device,
-                    out=need.trajectories,
-                    progress=progress,
+            found = self.found(need, data.spec, data.core_set)
+            if found is not None and (need.num_experts or self.num_experts) <= found.num_experts:
+                continue
+            record_experts(
+                data,
+                need.network,
+                num_experts=self.num_experts if all_experts else need.num_experts or self.num_experts,
+                epochs=recorded if found is None else found.training.epochs,
+                device=device,
+                out=need.trajectories,
+                progress=progress,
+                wait=True,  # runs of a sweep share their experts
+                **self._training,
+            )
+
+    def found(self, need: ExpertNeed, spec: DataSpec, core_set: RealImages) -> Trajectories | None:
+        """Return the recording that `need` reads, of which experts may still be missing; None if there is none.
+
+        Raises:
+            UserError: it is not what these settings would record; several recordings that fit, or a damaged one.
+        """
+        try:
+            found = find_experts(need, spec, core_set)
+        except MissingExperts:
+            return None
+        told = self._training if self.epochs is None else {"epochs": self.epochs, **self._training}
+        recorded = asdict(found.training)
+        for name, given in told.items():
+            if recorded[name] != given:
+                raise UserError(
+                    f"experts.{name} ({given}): the experts in {found.folder}, which this run would read, were "
+                    f"recorded with {recorded[name]}; set it to that, set experts.num_experts to 0 to take them as "
+                    f"they are, or name another folder ({need.section}.trajectories)"
                 )
+        if need.num_experts is None and found.num_experts > self.num_experts:
+            raise UserError(
+                f"experts.num_experts ({self.num_experts}): {found.folder}, of which this run would read all, holds "
+                f"{found.num_experts}; set it to that, or {need.section}.num_experts to {self.num_experts}"
+            )
+        return found

@@ -42,7 +42,10 @@ def check_run(
     listed, labels = Listed(data), model.labels
     check_images(listed, model.images_per_class, model.objective.real_images() if steps else 0)
     if experts.num_experts:
-        experts.check(model.needs(steps=steps))
+        needs = model.needs(steps=steps)
+        experts.check(needs)
+        for need in needs if subtasks is None else ():
+            experts.found(need, data.spec, listed.core_set)
     elif steps and subtasks is None:
         for need in model.objective.experts():
             find_experts(need, data.spec, listed.core_set)

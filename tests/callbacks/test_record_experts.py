@@ -77,6 +77,51 @@ def test_longer_experts_beside_short_ones_are_the_run_s(data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("setting", "given", "there"),
+    [
+        ("batch_size", 32, "256"),
+        ("learning_rate", 0.1, "0.01"),
+        ("momentum", 0.9, "0.0"),
+        ("weight_decay", 1e-3, "0.0"),
+        ("augmentation", ["flip"], "'color', .*"),
+        ("seed", 1, "0"),
+        ("epochs", 3, "2"),
+    ],
+)
+def test_experts_that_were_trained_in_another_way_are_refused(data, tmp_path, setting, given, there):
+    folder, objective = tmp_path / "experts", both(tmp_path / "experts").objectives[0]
+    record_experts(data, TINY, 1, epochs=2, out=str(folder), progress=False)
+    before = sorted(folder.rglob("*"))
+    message = rf"experts.{setting} \(.*\): the experts in .* were recorded with \(?{there}.*num_experts to 0"
+    with pytest.raises(UserError, match=message):
+        run(data, tmp_path, objective, RecordExperts(num_experts=1, **{setting: given}))
+    assert sorted(folder.rglob("*")) == before
+    run(data, tmp_path / "as they are", objective, RecordExperts(num_experts=0, **{setting: given}))
+
+
+def test_more_experts_than_are_there_are_recorded_and_fewer_are_refused(data, tmp_path):
+    folder = tmp_path / "experts"
+    for count in (1, 3):
+        run(data, tmp_path / str(count), both(folder).objectives[0], RecordExperts(count))
+    (recording,) = [Trajectories.open(path) for path in folder.iterdir()]
+    assert recording.num_experts == 3
+    assert all(recording.is_whole(expert) for expert in range(3))
+    with pytest.raises(
+        UserError, match=r"experts.num_experts \(2\): .* holds 3; set it to that, or objective"
+    ):
+        run(data, tmp_path / "2", both(folder).objectives[0], RecordExperts(2))
+    run(data, tmp_path / "2", both(folder, num_experts=2).objectives[0], RecordExperts(2))
+
+
+def test_more_experts_have_the_epochs_of_those_that_are_there(data, tmp_path):
+    folder = tmp_path / "experts"
+    record_experts(data, TINY, 1, epochs=3, out=str(folder), progress=False)
+    run(data, tmp_path, both(folder).objectives[0], RecordExperts(2))
+    (recording,) = [Trajectories.open(path) for path in folder.iterdir()]
+    assert (recording.num_experts, recording.training.epochs) == (2, 3)
+
+
+@pytest.mark.parametrize(
     ("number", "damage", "message"),
     [(2, False, "holds several that fit; name one of"), (1, True, "delete .* and record the experts anew")],
 )

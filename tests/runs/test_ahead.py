@@ -10,8 +10,11 @@ from PIL import Image
 from small_runs import ROOT
 from small_world import protocol_file
 
-from ldd.data import DistillationData, splits
+from ldd.augmentation.siamese import OPERATIONS
+from ldd.data import DistillationData, FolderSource, splits
 from ldd.disk.files import write_tensors
+from ldd.evaluation.ahead import Listed
+from ldd.experts.trajectories import ExpertSetting, ExpertTraining, Trajectories
 from ldd.networks import ConvNet
 
 PIXELS = [
@@ -152,6 +155,33 @@ def test_fit_finds_no_experts_to_match(world, call):
     )
     assert code == 2, said
     assert f"objective.trajectories ({world}/nowhere) does not exist" in said
+    assert not (world / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "text"), [(("--experts.momentum", 0.5), "momentum (0.5)"), ((), "num_experts (1)")]
+)
+def test_fit_finds_other_experts_than_it_would_record(world, pictures, call, more, text):
+    listed = Listed(DistillationData(FolderSource, str(pictures), image_size=32))
+    setting = ExpertSetting.of(listed.spec, listed.core_set, ConvNet(2, 32, width=128))
+    training = ExpertTraining(3, 256, 0.01, 0.0, 0.0, tuple(OPERATIONS), 0)
+    recording = Trajectories.under(world / "experts", setting, training, 2)
+    recording.write_index()
+    for expert in range(2):
+        recording.write(expert, torch.zeros(4, setting.num_parameters), torch.zeros(3))
+    code, said = call(
+        *("fit", *PIXELS[:4], "--data=~/data.yaml", "--trainer.limit_val_batches", 0),
+        *(
+            "--model.objective",
+            ROOT / "configs" / "objective" / "trajectory.yaml",
+            "--experts.num_experts",
+            1,
+        ),
+        *("--model.objective.trajectories=~/experts", "--trainer.default_root_dir=~/run", *more),
+    )
+    assert code == 2, said
+    assert f"experts.{text}" in said
+    assert str(recording.folder) in said
     assert not (world / "run").exists()
 
 
