@@ -5,6 +5,7 @@ from safetensors or, where a published model has none, from `.bin` files by torc
 components come back in float32, frozen and in eval mode.
 """
 
+import logging
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,6 +194,18 @@ def load_model(folder: Path, kinds: Sequence[type[ModelMixin]], *, init: Init = 
             low_cpu_mem_usage=False, output_loading_info=True, variant=variant,
         )  # fmt: skip
         return frozen(model, report)
+
+
+class _Unspoken(logging.Filter):
+    """Drops diffusers' warning of an attribute that its own class writes into the config of each AutoencoderTiny."""
+
+    _ITS_OWN = re.compile(r"attributes \{'block_out_channels': [^'{}]*\} were passed to AutoencoderTiny")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self._ITS_OWN.search(record.getMessage())
+
+
+logging.getLogger("diffusers.configuration_utils").addFilter(_Unspoken())
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Folders, hub ids and embedded names; what is missing or damaged is named with its cure."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import AutoencoderTiny, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
+from tiny_prior import tiny_autoencoder
 
 from ldd.errors import UserError
 from ldd.priors import AutoencoderPrior, LatentDiffusionPrior, loading
@@ -245,6 +247,18 @@ def test_embedded_names(folder, monkeypatch):
         UserError, match="'embedded:letters': no such prior in the package; embedded priors: embedded:prior"
     ):
         LatentDiffusionPrior("embedded:letters")
+
+
+def test_what_diffusers_itself_writes_into_a_config_is_no_warning(tmp_path, caplog, monkeypatch):
+    """It adds `block_out_channels` to each AutoencoderTiny that it saves, and warns of it when it loads one."""
+    tiny_autoencoder(AutoencoderTiny).save_pretrained(tmp_path)
+    assert "block_out_channels" in json.loads((tmp_path / "config.json").read_text())
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    AutoencoderPrior(str(tmp_path), 16)
+    assert caplog.messages == []
+    edit(tmp_path / "config.json", smoothness=3)
+    AutoencoderPrior(str(tmp_path), 16)
+    assert "smoothness" in caplog.text
 
 
 def test_loading_leaves_the_random_numbers_alone(folder):
