@@ -29,9 +29,9 @@ class JointGuidance(Guidance):
         g = repulsion grad[-log det(C + ridge I)] + attraction grad[mean-square(mean_i z_i - a mu)],
 
     C their cosines (n, n), mu the mean encoding of the class's real images and a the share of signal in z. No network
-    is differentiated. The paper's best rates are 30 to 300, for latents of 4 x 32 x 32. Relative to a latent of D numbers
-    both moves fall as 1 / D or faster, so that smaller latents want less repulsion: 2 for ten of 4 x 8 x 8, where 30
-    tears digits apart. That the rates belong to a mean over elements is our reading; the ridge is ours.
+    is differentiated. The paper's best rates are 30 to 300, for latents of 4 x 32 x 32. Relative to a latent of D
+    numbers both moves fall as 1 / D or faster, so that smaller latents want less repulsion: 2 for ten of 4 x 8 x 8,
+    where 30 tears digits apart. That the rates belong to a mean over elements is our reading; the ridge is ours.
 
     Args:
         repulsion: rate of the first term.

@@ -14,6 +14,7 @@ from ldd.artefact.size import Amount, Storage
 from ldd.artefact.uploads import Precision, numbers_of, rounded
 from ldd.errors import UserError, check_at_least
 from ldd.evaluation.baselines.base import Baseline, RandomReal, Setting
+from ldd.evaluation.results.rows import budget_name
 from ldd.images import Labelled, to_unit_range
 from ldd.runtime.ranks import from_first_rank
 from ldd.students.training_set import Size, TrainingSet
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 class _Stored(Baseline):
     """Random real images as they come back from few bytes; the draws are those of `RandomReal` of as many images."""
 
-    def __init__(self, kind: str, images_per_class: int) -> None:
+    def __init__(self, kind: str, form: str, images_per_class: int) -> None:
         check_at_least(1, kind, images_per_class=images_per_class)
         self._drawn = RandomReal(images_per_class)
+        self.name = self._drawn.name = budget_name(f"{kind}{form}", images_per_class)
 
     @abstractmethod
     def _through(self, images: Tensor, setting: Setting) -> tuple[Tensor, int]:
@@ -79,11 +81,10 @@ class CompressedReal(_Stored):
     """
 
     def __init__(self, images_per_class: int, quality: int = 10) -> None:
-        super().__init__("compressed_real", images_per_class)
+        super().__init__("compressed_real", f"{quality}", images_per_class)
         if not 0 <= quality <= 100:
             raise UserError(f"compressed_real.quality ({quality}) must be 0 to 100")
         self.quality = quality
-        self.name = f"compressed_real{quality}_ipc{images_per_class}"
 
     def _through(self, images: Tensor, setting: Setting) -> tuple[Tensor, int]:
         files = [_webp(image, self.quality) for image in images]
@@ -107,14 +108,13 @@ class EncodedReal(_Stored):
     """
 
     def __init__(self, images_per_class: int, path_or_hub_id: str, precision: Precision = "uint8") -> None:
-        super().__init__("encoded_real", images_per_class)
+        super().__init__("encoded_real", f"_{precision}", images_per_class)
         if precision not in get_args(Precision):
             raise UserError(
                 f"encoded_real.precision ({precision}) must be one of {', '.join(get_args(Precision))}"
             )
         self.path_or_hub_id = path_or_hub_id
         self.precision = precision
-        self.name = f"encoded_real_{precision}_ipc{images_per_class}"
 
     def size(self, repeat: int, setting: Setting) -> Size:
         """Count the images, and load the autoencoder.

@@ -74,9 +74,12 @@ def test_what_cannot_be_had(settings, said):
         CompressedReal(**settings)
 
 
-def test_more_than_a_class_has(setting):
-    with pytest.raises(UserError, match=r"images per class \(9\) is more than the 8 real images of class 0"):
+def test_more_than_a_class_has(setting, tiny_prior_path):
+    more = r": images per class \(9\) is more than the 8 real images of class 0"
+    with pytest.raises(UserError, match=f"compressed_real10_ipc9{more}"):
         CompressedReal(9).size(0, setting)
+    with pytest.raises(UserError, match=f"encoded_real_uint8_ipc9{more}"):
+        EncodedReal(9, str(tiny_prior_path)).size(0, setting)
 
 
 def by_levels(latents, precision):

@@ -290,6 +290,27 @@ def test_no_baselines_are_said_as_a_user_would(none):
     assert chosen_baselines(none) == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "[{class_path: ldd.evaluation.CompressedReal, init_args: {images_per_class: 3, quality: high}}]",
+            'class_path .*CompressedReal.*"quality": Expected a .*int.* Got value: high',
+        ),
+        ("[{class_path: ldd.evaluation.CompressedReel}]", "has no attribute 'CompressedReel'"),
+        (" [{class_path: ldd.evaluation.EncodedReal, init_args: {}}]", "required: images_per_class"),
+        ("[{class_path: ldd.evaluation.FullReal, init_args: {seed: 1}}]", "Option 'seed' is not accepted"),
+        ("[{class_path: ldd.evaluation.FullReal}", "Expected a .*list"),
+        ("{class_path: ldd.evaluation.FullReal}", "Expected a .*list"),
+        ("[{class_path: ldd.evaluation.FullReal}]", "give the list itself"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_told_why(text, why):
+    """A command line takes it for names then, where a list and text are both taken."""
+    with pytest.raises(UserError, match=f"^baselines: (?!.*is unknown; choose).*{why}"):
+        chosen_baselines(text)
+
+
 def test_a_setting_takes_names_as_well_as_classes():
     named = chosen_baselines("random_real, full_real_steps")
     assert [baseline.name for baseline in named] == ["random_real", "full_real_steps"]
