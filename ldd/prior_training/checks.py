@@ -3,6 +3,8 @@
 from lightning import Trainer
 
 from ldd.errors import UserError
+from ldd.prior_training.architectures import AutoencoderShape
+from ldd.runtime.classes import check_text
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -12,12 +14,15 @@ def check_settings(
     steps: str,
     velocity_steps: int,
     *,
-    frozen: bool,
+    autoencoder: AutoencoderShape | str,
     autoencoder_steps: int,
     class_dropout: float,
     teacher: str | None,
 ) -> None:
-    """Raise for settings of `PriorTraining` that contradict each other; `frozen`: its autoencoder is pre-trained."""
+    """Raise for settings of `PriorTraining` that contradict each other."""
+    frozen = isinstance(autoencoder, str)  # it is pre-trained
+    if isinstance(autoencoder, str):
+        check_text("model.autoencoder", autoencoder, AutoencoderShape)
     if frozen and autoencoder_steps != 0:
         raise UserError(
             f"autoencoder_steps={autoencoder_steps} with a pre-trained autoencoder, which stays frozen; use 0"

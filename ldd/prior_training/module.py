@@ -127,7 +127,7 @@ class PriorTraining(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         check_settings(
-            path, steps, velocity_steps, frozen=isinstance(autoencoder, str), autoencoder_steps=autoencoder_steps,
+            path, steps, velocity_steps, autoencoder=autoencoder, autoencoder_steps=autoencoder_steps,
             class_dropout=class_dropout, teacher=teacher,
         )  # fmt: skip
         self.spec = data_spec

@@ -7,6 +7,8 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from ldd.errors import UserError
+
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*", re.ASCII)
 
 
@@ -52,3 +54,26 @@ def imported_class(name: str, base: type[Any]) -> type[Any] | None:
         importlib.import_module(name.rpartition(".")[0])
         found = loaded_class(name, base)
     return found
+
+
+def check_text(name: str, text: str, kind: Any) -> None:  # noqa: ANN401 - a type of any form
+    """Raise for text that was meant as a list or a mapping: a command line that takes `kind` or text could not read it.
+
+    Raises:
+        UserError: why it could not be read, under the setting's `name`.
+    """
+    if not text.lstrip().startswith(("[", "{")):
+        return
+    from jsonargparse import ArgumentError, ArgumentParser  # here: worker processes import this file
+
+    key = name.rpartition(".")[2]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{key}", type=kind)
+    try:
+        parser.parse_args([f"--{key}={text}"])
+    except ArgumentError as error:
+        why = " ".join(
+            line.strip() for line in str(error).removeprefix(f'Parser key "{key}":').splitlines()
+        ).strip()
+        raise UserError(f"{name}: {why}") from error
+    raise UserError(f"{name} ({text}) is text; give what is written in it")

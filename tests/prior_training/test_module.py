@@ -323,6 +323,10 @@ def spec(image_size=16):
     ("changes", "message"),
     [
         ({"autoencoder_steps": 0}, "autoencoder_steps=0 leaves the autoencoder untrained"),
+        (
+            {"autoencoder": "{latent_chanels: 4}"},
+            "model.autoencoder: Group 'autoencoder' does not accept .*latent_chanels",
+        ),
         ({"autoencoder": "some/folder"}, "autoencoder_steps=12 with a pre-trained autoencoder.*use 0"),
         ({"class_dropout": 1.0}, r"class_dropout=1\.0 is not a share"),
         ({"augmentation": None}, "views=2 needs an augmentation"),

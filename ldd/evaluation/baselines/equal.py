@@ -7,7 +7,7 @@ from ldd.errors import UserError
 from ldd.evaluation.baselines.base import Baseline, Drawn, EqualBytes, FullReal, RandomReal, Setting
 from ldd.evaluation.baselines.chosen import EasyReal, NearestReal, PriorSamples
 from ldd.evaluation.baselines.variants import EqualSteps, SoftLabels
-from ldd.runtime.classes import imported_class
+from ldd.runtime.classes import check_text, imported_class
 from ldd.students.protocol import Protocol
 
 
@@ -96,24 +96,10 @@ def baselines_by_name(names: str, equal: Sequence[Baseline] = ()) -> tuple[Basel
     chosen: dict[str, Baseline] = {}
     if names.strip() in NONE:
         return ()
-    if names.lstrip().startswith(("[", "{")):
-        raise UserError(f"baselines: {_why_no_list(names)}")
+    check_text("baselines", names, list[Baseline])
     for name in filter(None, (part.strip() for part in names.split(","))):
         chosen.update({baseline.name: baseline for baseline in (equal if name == EQUAL else (_one(name),))})
     return tuple(chosen.values())
-
-
-def _why_no_list(text: str) -> str:
-    """Return why text is no list of baselines, which a command line takes for names where it cannot read it."""
-    from jsonargparse import ArgumentError, ArgumentParser  # here: worker processes import this file
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--baselines", type=list[Baseline])
-    try:
-        parser.parse_args([f"--baselines={text}"])
-    except ArgumentError as error:
-        return " ".join(line.strip() for line in str(error).splitlines()[1:])
-    return f"a list as text ({text}); give the list itself"
 
 
 def _one(name: str) -> Baseline:

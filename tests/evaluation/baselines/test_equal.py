@@ -302,12 +302,12 @@ def test_no_baselines_are_said_as_a_user_would(none):
         ("[{class_path: ldd.evaluation.FullReal, init_args: {seed: 1}}]", "Option 'seed' is not accepted"),
         ("[{class_path: ldd.evaluation.FullReal}", "Expected a .*list"),
         ("{class_path: ldd.evaluation.FullReal}", "Expected a .*list"),
-        ("[{class_path: ldd.evaluation.FullReal}]", "give the list itself"),
+        ("[{class_path: ldd.evaluation.FullReal}]", "give what is written in it"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_told_why(text, why):
     """A command line takes it for names then, where a list and text are both taken."""
-    with pytest.raises(UserError, match=f"^baselines: (?!.*is unknown; choose).*{why}"):
+    with pytest.raises(UserError, match=f"^baselines(?!.*is unknown; choose).*{why}"):
         chosen_baselines(text)
 
 
