@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ldd.priors import AutoencoderPrior
 
 
-class _Stored(Baseline):
+class _FewBytes(Baseline):
     """Random real images as they come back from few bytes; the draws are those of `RandomReal` of as many images."""
 
     def __init__(self, kind: str, form: str, images_per_class: int) -> None:
@@ -67,7 +67,7 @@ class _Stored(Baseline):
 
 
 @final
-class CompressedReal(_Stored):
+class CompressedReal(_FewBytes):
     """Random real images, each through a WebP file; charged the bytes of the files; a new draw per repeat.
 
     At the bytes of one photograph of 64 px as it is (12,288) WebP stores thirty-five at quality 10.
@@ -92,7 +92,7 @@ class CompressedReal(_Stored):
 
 
 @final
-class EncodedReal(_Stored):
+class EncodedReal(_FewBytes):
     """Random real images as latents of a frozen autoencoder; charged the latents as rounded; a new draw per repeat.
 
     What codes through the same autoencoder have to beat: nothing is learned here. The autoencoder, as a prior, is not
