@@ -20,6 +20,7 @@ from ldd.disk.files import user_cache, write_json
 from ldd.distiller.synthesis import Synthesis
 from ldd.errors import UserError
 from ldd.images import DataSpec
+from ldd.networks.settings import settings_of
 from ldd.objectives import Objective
 from ldd.runtime.devices import device_name, free_bytes
 from ldd.runtime.ranks import most_over_ranks
@@ -179,7 +180,7 @@ class MemoryPlanner:
             "prior": [str(type(prior)), torch.nn.Module.__repr__(prior), prior.latent_shape, prior.num_steps],
             "guidance": getattr(prior, "guidance_scale", None),
             "objective": str(type(self._objective)),
-            "networks": [repr(network) for network in networks],
+            "networks": [[repr(network), *settings_of(network)] for network in networks],
             "image_size": spec.image_size,
             "codes": [str(type(codes)), str(codes.dtype)],
             "autocast": str(torch.get_autocast_dtype(device.type)) * torch.is_autocast_enabled(device.type),

@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ldd.artefact.identity import add_tensor
 from ldd.disk.table import Store
 from ldd.evaluation.request import Request
 from ldd.images import Labelled
+from ldd.networks.settings import settings_of
 from ldd.runtime.classes import dotted_name
 from ldd.runtime.progress import progress
 from ldd.runtime.ranks import from_first_rank, this_rank
@@ -100,7 +103,7 @@ class Records:
         if selection is not None:
             self._common["selection"] = self._digest(selection)
         if lesson.teacher is not None:
-            self._common["teacher"] = _digest_of(lesson.teacher, repr(lesson.teacher))
+            self._common["teacher"] = _digest_of(lesson.teacher)
 
     def find(self, students: Sequence[Student]) -> dict[Student, Outcome]:
         """Return the outcomes on record; under torch.distributed every rank gets what rank 0 finds."""
@@ -140,13 +143,9 @@ class Records:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _network(self, name: str) -> str:
-        """Digest of a network's code, layers and first weights, whatever factory makes it."""
-        network = fresh_network(self._lesson.factories[name], self._lesson.spec, self._lesson.seed, name, 0)
-        try:
-            source = inspect.getsource(inspect.getmodule(type(network)) or type(network))
-        except OSError:  # typed in by hand
-            source = ""
-        return _digest_of(network, f"{dotted_name(type(network))}\n{network!r}\n{source}")
+        """Digest of a network, whatever factory makes it."""
+        factory, spec, seed = self._lesson.factories[name], self._lesson.spec, self._lesson.seed
+        return _digest_of(fresh_network(factory, spec, seed, name, 0))
 
     def _digest(self, tensors: Iterable[Tensor | Draws | None]) -> str:
         digest = hashlib.sha256()
@@ -162,8 +161,18 @@ class Records:
         return digest.hexdigest()
 
 
-def _digest_of(network: nn.Module, described: str) -> str:
-    digest = hashlib.sha256(described.encode())
+def _digest_of(network: nn.Module) -> str:
+    """Digest of a network's code, layers, settings and weights."""
+    described = dotted_name(type(network)), repr(network), *settings_of(network), *_sources(network)
+    digest = hashlib.sha256("\n".join(described).encode())
     for value in network.state_dict().values():
         add_tensor(digest, value)
     return digest.hexdigest()
+
+
+def _sources(network: nn.Module) -> Iterator[str]:
+    """Yield the text of each file that a class of the network is from; torch's version is known."""
+    kinds = {kind for module in network.modules() for kind in type(module).__mro__}
+    for name in sorted({kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] != "torch"}):
+        with suppress(OSError, TypeError):  # typed in by hand, or built in
+            yield inspect.getsource(sys.modules[name])

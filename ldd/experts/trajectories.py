@@ -6,6 +6,7 @@ training lie side by side and are never mistaken for each other.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from ldd.errors import UserError, listed
 from ldd.images import DataSpec
 from ldd.networks import Network, NetworkFactory
 from ldd.networks.base import seeded_network
+from ldd.networks.settings import settings_of
 from ldd.runtime.classes import dotted_name
 
 if TYPE_CHECKING:  # worker processes import this file, and need no data
@@ -30,6 +32,7 @@ if TYPE_CHECKING:  # worker processes import this file, and need no data
 INDEX = "index.json"
 FORMAT_VERSION = 1
 _MOST = 2**53  # of anything that an index counts
+_HEADS = re.compile(r" *heads=\d+")
 _HOW_TO_RECORD = (
     "record some by `latentdd experts --config configs/experts/digits.yaml` with this run's data and network"
 )
@@ -51,6 +54,8 @@ class ExpertSetting:
         layers: the network as torch prints it, line by line.
         parameters: name and shape of each parameter, in order.
         num_parameters: P.
+        settings: what the network's modules keep of their arguments, see `ldd.networks.settings`; None in recordings
+            that are older than this field.
     """
 
     classes: tuple[str, ...]
@@ -64,6 +69,7 @@ class ExpertSetting:
     parameters: tuple[str, ...]
     num_parameters: int
     contents: str | None = None
+    settings: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, spec: DataSpec, core_set: "RealImages", network: Network) -> Self:
@@ -80,10 +86,12 @@ class ExpertSetting:
             num_images=len(core_set),
             core_set=digest.hexdigest()[:32] if core_set.certain else "",
             network=dotted_name(type(network)),
-            layers=tuple(repr(network).splitlines()),
+            # Heads are in `settings`; older recordings have them nowhere, and are to fit.
+            layers=tuple(line for line in repr(network).splitlines() if not _HEADS.fullmatch(line)),
             parameters=tuple(f"{name} {tuple(value.shape)}" for name, value in named.items()),
             num_parameters=sum(value.numel() for value in named.values()),
             contents=None if core_set.fingerprint is None else core_set.fingerprint(),
+            settings=settings_of(network),
         )
 
     def differences(self, run: "ExpertSetting") -> list[str]:
@@ -108,21 +116,22 @@ class ExpertSetting:
             )
         # Resolution and number of classes shape the layers: a difference in those is told once.
         same_sizes = self.image_size == run.image_size and len(self.classes) == len(run.classes)
-        if self.network != run.network or (same_sizes and self._architecture != run._architecture):
+        if self.network != run.network or (same_sizes and self._lines(run) != run._lines(self)):
             found.append(
                 f"the network {self._network_in_words(run)} (this run: {run._network_in_words(self)})"
             )
         return found
 
-    @property
-    def _architecture(self) -> tuple[str, ...]:
-        return self.layers + self.parameters
+    def _lines(self, other: "ExpertSetting") -> tuple[str, ...]:
+        """Return all that is said of the network and can be compared with another's."""
+        settings = (self.settings, other.settings)
+        return (*self.layers, *self.parameters, *(() if None in settings else self.settings or ()))
 
     def _network_in_words(self, other: "ExpertSetting") -> str:
         words = f"{self.network} with {self.num_parameters:,} parameters"
         if (self.network, self.num_parameters) != (other.network, other.num_parameters):
             return words
-        here = [line for line in self._architecture if line not in other._architecture]
+        here = [line for line in self._lines(other) if line not in other._lines(self)]
         return f"{words} and {here[0].strip() if here else 'its layers in another order'}"
 
 
@@ -185,7 +194,7 @@ class Trajectories:
     @classmethod
     def under(cls, root: Path, setting: ExpertSetting, training: ExpertTraining, num_experts: int) -> Self:
         """Return the recording of these facts in `root`, whether or not it is there; nothing is written."""
-        by_names = root / _name(replace(setting, contents=None), training)
+        by_names = root / _name(replace(setting, contents=None, settings=None), training)
         for folder in (by_names, root / _name(setting, training)):
             if not (folder / INDEX).exists():
                 break
@@ -280,11 +289,9 @@ class MissingExperts(UserError):
     """No recording fits a run, or none that is whole and long enough: recording some mends it."""
 
 
-def find_experts(
-    need: ExpertNeed, spec: DataSpec, core_set: "RealImages", network: Network | None = None
-) -> Trajectories:
+def find_experts(need: ExpertNeed, spec: DataSpec, core_set: "RealImages") -> Trajectories:
     """Return the recording that a run needs: made with its data and network, whole and long enough."""
-    setting = ExpertSetting.of(spec, core_set, network or blank_network(need.network, spec))
+    setting = ExpertSetting.of(spec, core_set, blank_network(need.network, spec))
     return find_trajectories(
         need.trajectories, setting, need.num_experts, need.section, need.epochs, need.reason
     )
@@ -348,7 +355,7 @@ def find_trajectories(
 
 
 def _name(setting: ExpertSetting, training: ExpertTraining) -> str:
-    """Return the name of a recording's folder; `under` leaves the contents out of it where it can."""
+    """Return the name of a recording's folder; `under` leaves contents and settings out of it where it can."""
     facts = {"setting": to_json(setting), "training": asdict(training)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{setting.network.rpartition('.')[2].lower()}-{setting.image_size}px-{digest[:12]}"

@@ -151,7 +151,7 @@ class ExpertLabels(Labels):
                 f"labels.network ({type(network).__name__}) has batch normalisation, whose statistics expert "
                 "trajectories do not keep; choose another norm"
             )
-        return find_experts(self.experts()[0], data.spec, data.core_set, network)
+        return find_experts(self.experts()[0], data.spec, data.core_set)
 
     def _of_epoch(
         self,

@@ -196,7 +196,7 @@ class ExpertSearch:
         """Return the recording for this run's data and network."""
         if self._found is None or self._found.core_set is not context.core_set:
             core_set, network = context.core_set, context.network(self.need.network)
-            experts = find_experts(self.need, context.spec, core_set, network)
+            experts = find_experts(self.need, context.spec, core_set)
             self._found = FoundExperts(core_set, network, experts)
         return self._found
 

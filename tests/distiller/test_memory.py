@@ -1,6 +1,7 @@
 """Plans from measured bytes, kept between runs; the bytes that tensors hold at one time, counted."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from ldd.codes import GaussianCodes, PointCodes
 from ldd.distiller.memory import Cost, MemoryPlan, PassCosts, kept_mib, make_plan, peak_bytes, recall_plan
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
+from ldd.networks import ViT
 from ldd.objectives import GradientMatching
 from ldd.priors import LatentDiffusionPrior, PixelPrior
 from ldd.runtime.devices import peak_memory_mib
@@ -235,3 +237,13 @@ def test_what_a_graph_keeps_is_counted():
     assert kept_mib(lambda: x * w, [w]) == 0
     assert kept_mib(lambda: (x * w).exp() * w, []) == 2
     assert kept_mib(lambda: w.exp(), []) == 0, "without a gradient nothing is kept"
+
+
+def test_plans_are_of_networks_with_these_settings(digits, tiny_prior_path):
+    """Attention of twice the heads takes twice the memory."""
+    facts = []
+    for heads in (4, 8):
+        objective = matching(network=partial(ViT, dim=8, depth=1, heads=heads))
+        prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=1)
+        facts.append(Distiller(prior, objective, digits.spec).planner._facts(torch.device("cpu")))
+    assert facts[0]["networks"] != facts[1]["networks"]

@@ -1,5 +1,8 @@
 """Students that were tested are found again, by all that their accuracy follows from and by nothing else."""
 
+import importlib
+import linecache
+import sys
 from functools import partial
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from small_world import NARROW, SmallData, protocol_content, protocol_file, small_set
 
 from ldd.evaluation import Protocol, RandomReal, evaluate
-from ldd.networks import ConvNet
+from ldd.networks import ConvNet, Network, ViT
 from ldd.students.training import Lesson
 
 WIDER = partial(ConvNet, width=5, depth=2)
@@ -100,6 +103,54 @@ def test_what_changes_is_trained_anew(call, trained, change, again):
     trained.clear()
     call(**change)
     assert len(trained) == again
+
+
+class Dimmed(Network):
+    """Its dropout acts in training alone, and shows nowhere."""
+
+    def __init__(self, num_classes, image_size, share):
+        super().__init__()
+        self.share = share
+        self.inner = NARROW(num_classes, image_size)
+
+    def embed(self, x):
+        return torch.nn.functional.dropout(self.inner.embed(x), self.share, self.training)
+
+    def forward(self, x):
+        return self.inner.classifier(self.embed(x))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [lambda n: partial(ViT, dim=8, depth=1, heads=n), lambda n: partial(Dimmed, share=n / 10)],
+    ids=["ViT", "own"],
+)
+def test_other_arguments_of_a_network_are_trained_anew(call, trained, network):
+    call(networks={"net": network(4)})
+    call(networks={"net": network(4)})
+    assert len(trained) == 4
+    call(networks={"net": network(8)})
+    assert len(trained) == 8
+
+
+def test_code_in_any_file_of_a_network_counts(call, trained, tmp_path, monkeypatch):
+    """Its blocks may be from another file than the network."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for number, text in enumerate(("", "", "# other code")):
+        (tmp_path / "blocks_of_a_user.py").write_text(
+            f"from torch import nn\nclass Block(nn.ReLU):\n    ...\n{text}\n"
+        )
+        monkeypatch.delitem(sys.modules, "blocks_of_a_user", raising=False)
+        linecache.clearcache()
+        block = importlib.import_module("blocks_of_a_user").Block
+
+        def made(classes, size, block=block):
+            network = NARROW(classes, size)
+            network.add_module("unused", block())
+            return network
+
+        call(networks={"net": made})
+        assert len(trained) == 4 * (1 + number // 2)
 
 
 def test_another_protocol_or_precision_is_evaluated_anew(call, trained, tmp_path):

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from ldd.data.real import RealImages
 from ldd.errors import UserError
@@ -14,7 +15,7 @@ from ldd.experts.trajectories import (
     find_trajectories,
 )
 from ldd.images import ClassInfo, DataSpec
-from ldd.networks import ConvNet
+from ldd.networks import ConvNet, ViT
 from ldd.runtime.seeding import generator
 
 TRAINING = ExpertTraining(
@@ -29,11 +30,11 @@ TRAINING = ExpertTraining(
 
 
 def setting_of(
-    image_size=32, wnids=("a", "b"), keys=("x", "y", "z"), labels=(0, 0, 1), mean=0.5, **network
+    image_size=32, wnids=("a", "b"), keys=("x", "y", "z"), labels=(0, 0, 1), mean=0.5, model=None, **network
 ) -> ExpertSetting:
     classes = [ClassInfo(i, i, wnid, wnid) for i, wnid in enumerate(wnids)]
     spec = DataSpec(classes, image_size, (mean,) * 3, (0.2,) * 3, "test split")
-    model = ConvNet(len(classes), image_size, **{"depth": 1, "width": 2} | network)
+    model = model or ConvNet(len(classes), image_size, **{"depth": 1, "width": 2} | network)
     images = torch.zeros(len(keys), 3, 1, 1, dtype=torch.uint8)
     core_set = RealImages(images, torch.tensor(labels), keys, len(classes))
     return ExpertSetting.of(spec, core_set, model)
@@ -135,6 +136,48 @@ def test_what_differs_is_said_with_both_values():
     (norm,) = SETTING.differences(setting_of(norm="batch"))
     assert "1,086 parameters and (1): GroupNorm(2, 2, eps=1e-05" in norm
     assert "1,086 parameters and (1): BatchNorm2d(2" in norm
+
+
+class Powered(nn.Sequential):
+    """A network with a plain attribute."""
+
+    def __init__(self, exponent):
+        super().__init__(nn.Linear(2, 2))
+        self.exponent = exponent
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        (lambda n: ViT(2, 32, dim=8, depth=1, heads=n), "blocks.1: heads="),
+        (Powered, "Powered: exponent="),
+        (lambda n: nn.MultiheadAttention(4, n), "num_heads="),
+    ],
+    ids=["ViT", "own", "torch"],
+)
+def test_networks_of_other_settings_never_share_experts(tmp_path, made, shown):
+    one, other = (setting_of(model=made(number)) for number in (1, 2))
+    (difference,) = one.differences(other)
+    assert f"{shown}1" in difference.partition("(this run")[0]
+    assert f"{shown}2" in difference.partition("(this run")[2]
+    folder = write(tmp_path, one).folder
+    with pytest.raises(MissingExperts, match="does not fit this run"):
+        find_trajectories(str(tmp_path), other)
+    assert write(tmp_path, other).folder != folder
+    assert find_trajectories(str(tmp_path), one).folder == folder
+
+
+def test_recordings_from_before_settings_were_kept_fit(tmp_path):
+    one, other = (setting_of(model=ViT(2, 32, dim=8, depth=1, heads=heads)) for heads in (4, 8))
+    assert not any("heads" in line for line in one.layers)  # as they were printed then
+    folder = write(tmp_path, one).folder
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    del index["setting"]["settings"]
+    path.write_text(json.dumps(index))
+    for run in (one, other):
+        assert find_trajectories(str(tmp_path), run).folder == folder
+        assert Trajectories.under(tmp_path, run, TRAINING, 2).folder == folder
 
 
 class TestFind:

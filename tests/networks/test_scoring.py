@@ -1,11 +1,13 @@
 """Networks that score: what goes through them in batches, and what their weights follow from."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from ldd.errors import UserError
 from ldd.images import ClassInfo, DataSpec
-from ldd.networks import ConvNet
+from ldd.networks import ConvNet, ViT
 from ldd.networks.scoring import CHUNK, ScoringNetwork, in_batches
 from ldd.runtime.devices import find_device
 from ldd.runtime.seeding import generator
@@ -53,3 +55,24 @@ def test_devices_that_are_not_there_are_refused(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=rf"device='{name}'.*use (device=)?auto"):
         find_device(name)
+
+
+def test_networks_of_other_settings_are_described_differently():
+    of_heads = {
+        heads: ScoringNetwork(partial(ViT, dim=8, depth=1, heads=heads), device="cpu").describe(SPEC, 0)
+        for heads in (4, 8)
+    }
+    assert of_heads[4] != of_heads[8]
+
+
+def test_attributes_are_described():
+    def with_power(power, classes, size):
+        network = ConvNet(classes, size, width=2)
+        network.power = power
+        return network
+
+    one, again, other = (
+        ScoringNetwork(partial(with_power, n), device="cpu").describe(SPEC, 0) for n in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
