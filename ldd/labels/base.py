@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # worker processes import this file
     from ldd.data.real import EvaluationData
 
 
+_YOUNGER = {"size", "mean", "std", "architecture"}  # facts that older labels do not have
+
+
 @dataclass(frozen=True)
 class Labeller:
     """Gives images the soft labels of one network.
@@ -84,10 +87,13 @@ class Labeller:
     def check_same(self, facts: Mapping[str, Any], whose: str, *, but: Collection[str] = ()) -> None:
         """Raise unless `facts`, the facts of the labeller that made the labels `whose`, are the facts of this one.
 
+        What older labels do not say is not compared.
+
         Raises:
             UserError: names the facts that differ; those in `but` may.
         """
-        compared = [name for name in self.facts if name != "selection_accuracy" and name not in but]
+        left_out = {"selection_accuracy", *but, *(_YOUNGER - facts.keys())}
+        compared = [name for name in self.facts if name not in left_out]
         if changed := [name for name in compared if self.facts[name] != facts.get(name)]:
             shown = "; ".join(f"{n}: {facts.get(n)!r}, --labels: {self.facts[n]!r}" for n in changed)
             raise UserError(
@@ -203,12 +209,14 @@ class Labels(ABC):
         expert: int | None = None,
         epoch: int | None = None,
         tried: Mapping[int, float] | None = None,
+        sight: Mapping[str, Any] | None = None,
     ) -> Labeller:
-        """Return the labeller of a network, whose facts say what it is and how it was chosen."""
+        """Return the labeller of a network, whose facts say what it is, its `sight` of images, how it was chosen."""
         form: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "top_k", "precision")}
         facts = {
             "recording": recording,
             "network": source,
+            **(sight or {}),
             "expert": expert,
             "epoch": epoch,
             **form,

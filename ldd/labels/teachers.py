@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from ldd.images import DataSpec
 from ldd.labels.base import Labeller, Labels
 from ldd.networks import NetworkFactory
 from ldd.networks.base import seeded_network
+from ldd.networks.settings import architecture_of
 from ldd.runtime.classes import dotted_name
 from ldd.students.workers import NumWorkers
 
@@ -33,6 +34,10 @@ class TeacherLabels(Labels):
     def source(self) -> str:
         """Return what the network is, wherever its file lies."""
 
+    @abstractmethod
+    def sight(self, network: nn.Module) -> dict[str, Any]:
+        """Return what else its answers follow from, as plain values: what it is given, or how it is built."""
+
     @torch.inference_mode(False)
     def choose(
         self,
@@ -43,7 +48,8 @@ class TeacherLabels(Labels):
         num_workers: NumWorkers = "auto",
     ) -> Labeller:
         """See `Labels.choose`; nothing is chosen, and no image is looked at."""
-        return self._labeller(self.teacher(data.spec), data.spec, device, source=self.source())
+        network = self.teacher(data.spec)
+        return self._labeller(network, data.spec, device, source=self.source(), sight=self.sight(network))
 
     def check(self, data: "EvaluationData") -> None:
         """See `Labels.check`."""
@@ -105,6 +111,11 @@ class ClassifierLabels(TeacherLabels):
         """See `TeacherLabels.source`."""
         return str(self._classifier.identity)
 
+    def sight(self, network: nn.Module) -> dict[str, Any]:
+        """Return side, mean and standard deviation of the images that it is given."""
+        own = self._classifier.preprocessing(None, self.size, self.mean, self.std)
+        return {"size": network.size, "mean": list(own.mean), "std": list(own.std)}
+
 
 @final
 class NetworkLabels(TeacherLabels):
@@ -151,3 +162,7 @@ class NetworkLabels(TeacherLabels):
     def source(self) -> str:
         """See `TeacherLabels.source`."""
         return f"sha256:{sha256(Path(self.weights).expanduser())}"
+
+    def sight(self, network: nn.Module) -> dict[str, Any]:
+        """Return the architecture, of which a file of weights does not say all."""
+        return {"architecture": architecture_of(network)}

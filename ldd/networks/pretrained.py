@@ -305,3 +305,7 @@ class SeenBy(nn.Module):
             images = F.interpolate(images, size=(self.size,) * 2, mode="bilinear", antialias=True)
         logits: Tensor = self.classifier((images - self.own_mean) / self.own_std)
         return logits[:, self.outputs]
+
+    def extra_repr(self) -> str:
+        """Return the setting that is in no weight."""
+        return f"size={self.size}"

@@ -15,7 +15,7 @@ from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec, Images
 from ldd.networks.base import Network, NetworkFactory, seeded_network
 from ldd.networks.convnet import ConvNet
-from ldd.networks.settings import settings_of
+from ldd.networks.settings import architecture_of
 from ldd.networks.training import train_classifier
 from ldd.runtime.devices import find_device, resident
 from ldd.runtime.seeding import derive_seed
@@ -163,7 +163,7 @@ class ScoringNetwork:
     def describe(self, spec: DataSpec, seed: int) -> str:
         """Return in one line what the trained networks follow from, apart from the images."""
         network = self.build(spec, seed)
-        digest = hashlib.sha256("\n".join((repr(network), *settings_of(network))).encode())
+        digest = hashlib.sha256(architecture_of(network).encode())
         for name, value in network.state_dict().items():
             digest.update(name.encode())
             digest.update(value.cpu().float().numpy().tobytes())

@@ -45,6 +45,13 @@ def settings_of(network: nn.Module) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def architecture_of(network: nn.Module) -> str:
+    """Return the class of a network and a hash over its layers and settings, without its weights."""
+    return (
+        f"{dotted_name(type(network))} {_hash(chr(10).join((repr(network), *settings_of(network))).encode())}"
+    )
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """Return what a module keeps beside weights, saved buffers and other modules."""
     kind = type(module)

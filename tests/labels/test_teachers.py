@@ -12,15 +12,19 @@ from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 from torch.nn import functional as F
 from torchvision.models import get_model
 
+from ldd.artefact.set import DistilledSet
 from ldd.artefact.size import Amount
 from ldd.artefact.soft_labels import quantise
 from ldd.errors import UserError
 from ldd.evaluation import ClassifierLabels, FullReal, Labeller, NetworkLabels, Protocol, evaluate
 from ldd.evaluation.label_curve import label_curve, write_curve
+from ldd.evaluation.records import Records
 from ldd.evaluation.request import Request
-from ldd.networks import ConvNet
+from ldd.images import Labelled
+from ldd.labels.crops import crop_teacher, crop_work
+from ldd.networks import ConvNet, Network, ViT
 from ldd.runtime.seeding import seeded
-from ldd.students.training import fresh_network
+from ldd.students.training import Lesson, Outcome, Student, fresh_network
 
 CPU = torch.device("cpu")
 
@@ -129,3 +133,86 @@ def test_accuracy_against_bytes(weights, data, tmp_path):
     rows = list(csv.DictReader((tmp_path / "curve" / "label_curve.csv").open(newline="")))
     assert [row["form"] for row in rows] == [p.form for p in points]
     assert Image.open(tmp_path / "curve" / "label_curve.png").width > 500
+
+
+@pytest.fixture
+def own_classifier(tmp_path):
+    """Weights of a classifier of torchvision with three outputs."""
+    with seeded(0):
+        classifier = get_model("squeezenet1_1", weights=None, num_classes=3)
+    torch.save(classifier.state_dict(), tmp_path / "own.pt")
+    return partial(ClassifierLabels, "squeezenet1_1", str(tmp_path / "own.pt"))
+
+
+@pytest.mark.parametrize("name", ["size", "mean", "std"])
+def test_other_sight_of_the_images_is_another_teacher(own_classifier, data, tmp_path, name):
+    one = choose(own_classifier(), data)
+    other = choose(own_classifier(**{name: 48 if name == "size" else (0.4, 0.5, 0.6)}), data)
+    assert not torch.equal(*(t.probabilities(data.test_images.images[:2]) for t in (one, other)))
+    one.label(small_set(2)).save(tmp_path / "set")
+    was = DistilledSet.load(tmp_path / "set").manifest.labels
+    one.check_same(was, "the set has")
+    with pytest.raises(UserError, match=rf"other labels than the set has \({name}: "):
+        other.check_same(was, "the set has")
+    older = {fact: value for fact, value in was.items() if fact not in ("size", "mean", "std")}
+    one.check_same(older, "the set has")
+    other.check_same(older, "the set has")
+    with pytest.raises(UserError, match="network: None"):
+        one.check_same({}, "the set has")
+
+
+def test_another_sight_is_not_resumed_and_finds_no_student(own_classifier, data, tmp_path):
+    protocol = Protocol.load(protocol_file(tmp_path, labels="teacher"))
+    one, other = (choose(own_classifier(size=size), data) for size in (None, 48))
+    keys = {
+        crop_work(tmp_path / "crops", small_set(2), labeller, protocol, 0, CPU, lambda seconds: {}).key
+        for labeller in (one, other)
+    }
+    assert len(keys) == 2
+    test = Labelled(data.test_images.images, data.test_images.labels)
+    found = [
+        Records(
+            tmp_path / "evaluated",
+            Lesson(SPEC, protocol, {"narrow": NARROW}, 0, crop_teacher(labeller, protocol)),
+            {("distilled", 0): test},
+            test,
+            CPU,
+        )
+        for labeller in (one, other, choose(own_classifier(), data))
+    ]
+    student = Student("distilled", "narrow", 0, 2)
+    found[0].add(student, Outcome(0.25, 1.0))
+    assert [bool(records.find([student])) for records in found] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda n: partial(ViT, dim=8, depth=1, heads=n),
+        lambda n: (
+            lambda classes, size: WithActivation(classes, size, [torch.nn.ReLU, torch.nn.GELU][n - 1]())
+        ),
+    ],
+    ids=["heads", "layers without weights"],
+)
+def test_other_networks_of_the_same_weights_are_other_teachers(made, data, tmp_path):
+    save_file(fresh_network(made(1), SPEC, 4, "teacher", 0).state_dict(), tmp_path / "t.safetensors")
+    one, again, other = (
+        choose(NetworkLabels(made(n), str(tmp_path / "t.safetensors")), data) for n in (1, 1, 2)
+    )
+    again.check_same(one.facts, "the set has")
+    with pytest.raises(UserError, match=r"the set has \(architecture: "):
+        other.check_same(one.facts, "the set has")
+    other.check_same({k: v for k, v in one.facts.items() if k != "architecture"}, "the set has")
+
+
+class WithActivation(Network):
+    def __init__(self, num_classes, image_size, activation):
+        super().__init__()
+        self.inner, self.activation = NARROW(num_classes, image_size), activation
+
+    def embed(self, x):
+        return self.activation(self.inner.embed(x))
+
+    def forward(self, x):
+        return self.inner.classifier(self.embed(x))
