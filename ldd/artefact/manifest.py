@@ -124,7 +124,8 @@ class Manifest(Mapping[str, Any]):
         normalisation: the same for real and synthetic images.
         test_split_fingerprint: of the test images that the set has not seen, by names and sizes.
         licences: of `prior` and `data`.
-        seen_networks: dotted names of the networks it was matched with.
+        seen_networks: dotted names of the networks that took part: they matched the images in at least one step,
+            guided or chose where the codes start, scored the real images for a pruner, or gave the soft labels.
         sha256: of each file next to the manifest.
         ledger: what the set stores and cost.
         prior: the frozen weights that the codes need.

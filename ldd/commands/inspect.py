@@ -54,7 +54,7 @@ def _facts(path: str, distilled: DistilledSet, summary: dict[str, Any]) -> Table
         "codes": ", ".join(f"{name} {tuple(shape)}" for name, shape in summary["codes"].items()) or "none",
         "soft labels": "yes" if summary["soft_labels"] else "no",
         "normalisation": "mean {mean}, std {std}".format(**summary["normalisation"]),
-        "matched with": ", ".join(summary["seen_networks"]) or "no network",
+        "made with": ", ".join(summary["seen_networks"]) or "no network",
         "seed": str(summary["seed"]),
         "test split": str(summary["test_split_fingerprint"]),
         "licence of the prior": summary["licences"]["prior"],

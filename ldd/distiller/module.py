@@ -16,7 +16,7 @@ from ldd.data.datamodule import DistillationData
 from ldd.data.real import RealImages
 from ldd.distiller.finite import FiniteCheck
 from ldd.distiller.memory import SHARE_FOR_REAL_IMAGES, Checkpointing, ChunkSize, MemoryPlanner
-from ldd.distiller.record import NOT_KEPT, PriorRecord, RunLedger, describe, shown, shown_as_table
+from ldd.distiller.record import NOT_KEPT, RunLedger, RunRecord, describe, shown, shown_as_table
 from ldd.distiller.rediffusion import Rediffusion, rediffuse
 from ldd.distiller.settings import check_sizes, check_trainer
 from ldd.distiller.step import DistillationStep
@@ -133,7 +133,7 @@ class Distiller(L.LightningModule):
         self._last_set: tuple[int, DistilledSet] | None = None
         self._matmul_precision: MatmulPrecision = matmul_precision
         self._multiplying = ExitStack()
-        self._prior_record = PriorRecord(prior)
+        self._record = RunRecord(prior, self.initializer, objective, data_spec)
 
     # One step: codes -> denoise -> decode (`Synthesis`) -> augment -> match (the objective) -> backward -> step.
 
@@ -310,6 +310,7 @@ class Distiller(L.LightningModule):
             self.prior.reset_trained()  # the same on every rank
         with torch.inference_mode(False):  # some train networks to choose by, also before a validation
             self.initializer(self.codes, self.prior, real, seeding.generator(self.seed, "initial"))
+        self._record.start()
         self.initialised.fill_(True)
         self.seconds += time.perf_counter() - started
 
@@ -331,8 +332,8 @@ class Distiller(L.LightningModule):
             self.synthesis,
             self.data_spec,
             self.synthesis.draw(chunk_size=64 if chunk_size == "auto" else chunk_size),
-            matched_by=self.objective.matching_networks(),
-            prior=self._prior_record.identity,
+            seen=self._record.seen(step),
+            prior=self._record.identity,
             pruning=self._data.pruning_record(),
             data_fingerprints=self._data.fingerprints,
             seed=self.seed,
@@ -363,7 +364,7 @@ class Distiller(L.LightningModule):
         """Drop the prior's frozen weights, add memory plans and all costs; raise for codes that are lost."""
         self.finite.check_codes(self._number)
         checkpoint["ledger"] = self.ledger.kept(self._data)
-        self._prior_record.save(checkpoint)
+        self._record.save(checkpoint)
         trained = {f"prior.{name}" for name in self.prior.trained()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
@@ -373,7 +374,7 @@ class Distiller(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise UserError for a checkpoint of another run: of other codes or decoders, or of another prior."""
-        self._prior_record.check(checkpoint)
+        self._record.load(checkpoint)
         state = checkpoint["state_dict"]
         needed = {f"codes.{name}": value for name, value in self.codes.state_dict().items()}
         needed |= {f"prior.{name}": value for name, value in self.prior.trained().items()}

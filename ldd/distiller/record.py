@@ -1,6 +1,6 @@
 """The record of a run: the description of its set, the identity of its prior, and the ledger of its costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,11 @@ from ldd.errors import UserError
 from ldd.experts.recording import cost_of_experts
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
-from ldd.networks import NetworkFactory
+from ldd.initializers import Initializer
+from ldd.networks.base import names_of
+from ldd.objectives import Objective
 from ldd.priors import Prior
 from ldd.runtime import ledger as costs
-from ldd.runtime.classes import dotted_name
 from ldd.runtime.ledger import DECODES, DISTIL, EXPERTS, STEPS, Figures, Ledger, Stages
 from ldd.runtime.precision import reduced_matmul
 from ldd.runtime.ranks import sum_over_ranks, this_rank
@@ -49,7 +50,7 @@ def describe(
     spec: DataSpec,
     images: Tensor,
     *,
-    matched_by: Sequence[NetworkFactory],
+    seen: Set[str],
     prior: Mapping[str, Any],
     pruning: Mapping[str, Any] | None,
     data_fingerprints: Mapping[str, str],
@@ -58,7 +59,7 @@ def describe(
 ) -> DistilledSet:
     """Return the set of a run, with `images` of all its codes (uint8, on the CPU), without labels and costs."""
     codes = synthesis.codes
-    seen = {type(factory(spec.num_classes, spec.image_size)) for factory in matched_by}
+    by_pruner = {(pruning or {}).get("network") or ""} - {""}
     packed = codes.packing > 1  # grids are all that is kept
     described = DistilledSet.from_images(
         images,
@@ -71,7 +72,7 @@ def describe(
         seed=seed,
         test_split_fingerprint=spec.fingerprint,
         licences={"prior": synthesis.prior.licence, "data": spec.licence},
-        seen_networks=sorted(map(dotted_name, seen)),
+        seen_networks=sorted(seen | by_pruner),
         prior=None if packed else prior,
         packing=codes.packing if packed else None,
     )
@@ -83,11 +84,23 @@ def describe(
     )
 
 
-class PriorRecord:
-    """The identity of a prior's frozen weights, which a run's checkpoints and its set keep."""
+class RunRecord:
+    """What a run's checkpoints and its set keep of it: the prior's frozen weights, and the networks that took part."""
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: Prior, initializer: Initializer, objective: Objective, spec: DataSpec) -> None:
         self._prior = prior
+        self._parts = initializer, objective, spec
+        self._started = set[str]()
+
+    def start(self) -> None:
+        """Note the networks of the initialiser, which has set the codes."""
+        initializer, _, spec = self._parts
+        self._started = initializer.networks(spec)
+
+    def seen(self, step: int) -> set[str]:
+        """Return the dotted names of the networks that codes were started with and, after a step, matched by."""
+        _, objective, spec = self._parts
+        return self._started | (names_of(objective.matching_networks(), spec) if step else set())
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -95,17 +108,26 @@ class PriorRecord:
         return identify(self._prior)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add it to a checkpoint."""
+        """Add both to a checkpoint."""
         checkpoint["prior"] = dict(self.identity)
+        checkpoint["started_with"] = sorted(self._started)
 
-    def check(self, checkpoint: Mapping[str, Any]) -> None:
-        """Raise UserError, with both hashes, if a checkpoint's run had other weights; an older one does not say."""
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the networks of a checkpoint; an older one says neither.
+
+        Raises:
+            UserError: with both hashes, if its run had other weights.
+        """
         before, now = checkpoint.get("prior", {}).get("sha256"), self.identity["sha256"]
         if before not in (None, now):
             raise UserError(
                 f"ckpt_path: the run was started with other weights of the prior (sha256 then {before}, now {now}); "
                 "restore them, or start another run"
             )
+        if "started_with" in checkpoint:  # what started them may lie elsewhere by now
+            self._started = set(checkpoint["started_with"])
+        else:
+            self.start()
 
 
 class RunLedger(Ledger):

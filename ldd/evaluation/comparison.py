@@ -1,9 +1,11 @@
 """Evaluation of a distilled set: the same students learn from it and from its baselines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
@@ -18,8 +20,9 @@ from ldd.evaluation.results.scores import SPLIT
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
 from ldd.networks import NetworkFactory
+from ldd.networks.base import TORCHVISION, name_of
 from ldd.priors import Prior
-from ldd.runtime.classes import canonical, dotted_name
+from ldd.runtime.classes import canonical
 from ldd.runtime.devices import pick_device
 from ldd.runtime.precision import reduced_matmul
 from ldd.students.protocol import Protocol
@@ -158,13 +161,21 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
     return facts
 
 
+def _is_seen(network: nn.Module, seen: Set[str]) -> bool:
+    """Return whether a network took part, or one of torchvision's that goes by its class's name, such as resnet18."""
+    theirs = {
+        name.removeprefix(TORCHVISION).removesuffix("_bn") for name in seen if name.startswith(TORCHVISION)
+    }
+    return name_of(network) in seen or type(network).__name__.lower() in theirs
+
+
 def _rows(lesson: Lesson, outcomes: Mapping[Student, Outcome], seen: set[str], step: int) -> Iterator[Row]:
-    """Yield a row for each student; `seen` are the dotted names of the networks that took part in distillation."""
+    """Yield a row for each student; `seen` are the dotted names of the networks that took part in making the set."""
     networks = {
         name: fresh_network(factory, lesson.spec, lesson.seed, name, 0)
         for name, factory in lesson.factories.items()
     }
-    unseen = {name: dotted_name(type(network)) not in seen for name, network in networks.items()}
+    unseen = {name: not _is_seen(network, seen) for name, network in networks.items()}
     for student, outcome in outcomes.items():
         yield Row(
             step=step,

@@ -36,6 +36,10 @@ class Initializer(ABC):
             generator: CPU generator; the same on every rank.
         """
 
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the dotted names of the networks that guide or choose the codes; they count as seen."""
+        return set()
+
 
 @dataclass(frozen=True)
 class ClassStart:

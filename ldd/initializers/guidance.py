@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ldd.augmentation.siamese import OPERATIONS
 from ldd.errors import UserError, check_not_negative
-from ldd.images import Labelled, saturate
+from ldd.images import DataSpec, Labelled, saturate
 from ldd.initializers.base import ClassStart
 from ldd.networks import ConvNet, Network, NetworkFactory
+from ldd.networks.base import names_of
 from ldd.objectives import DistributionMatching, GradientMatching, Objective
 from ldd.objectives.base import Embed, StepContext, frozen_network
 from ldd.priors import Guide
@@ -59,6 +60,10 @@ class Guidance(ABC):
     def guide(self, start: ClassStart) -> Guide:
         """Return what guides a class, for `Prior.sample`."""
 
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the dotted names of the networks that it asks."""
+        return set()
+
 
 @final
 class LossGuidance(Guidance):
@@ -97,6 +102,10 @@ class LossGuidance(Guidance):
         kind: Callable[..., Objective] = DistributionMatching if loss == "distribution" else GradientMatching
         self.objective = kind(real_batch=real_batch, network=network, augmentation=augmentation)
         self.rate = rate
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the one of the loss."""
+        return names_of(self.objective.matching_networks(), spec)
 
     def guide(self, start: ClassStart) -> Guide:
         """Return what corrects all latents of a class, for `Prior.sample`."""

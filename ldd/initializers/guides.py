@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldd.errors import UserError, check_at_least, check_not_negative
-from ldd.images import saturate
+from ldd.images import DataSpec, saturate
 from ldd.initializers.base import ClassStart
 from ldd.initializers.guidance import Guidance
 from ldd.initializers.kmeans import clusters_of
@@ -128,6 +128,10 @@ class EntropyGuidance(Guidance):
         self.training = training
         self.chunk_size = chunk_size
         self._network = TrainedOnce(training, "entropy guidance")
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the classifier."""
+        return self.training.names(spec)
 
     def guide(self, start: ClassStart) -> Guide:
         """Return what corrects latents of a class, for `Prior.sample`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ldd.errors import UserError, check_at_least
+from ldd.images import DataSpec
 from ldd.initializers.base import ClassStart
 from ldd.initializers.samples import SampledInitializer
 from ldd.initializers.spaces import FeatureSpace
@@ -175,6 +176,10 @@ class ModeGuidance(SampledInitializer):
         self.stop_step = num_steps // 2 if stop_step is None else stop_step
         self.ancestral = form == "ancestral"
         self.channels = channels
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return those of the space in which images are clustered."""
+        return set() if self.of_modes[0] is None else self.of_modes[0].networks(spec)
 
     def latents(self, start: ClassStart) -> Tensor:
         """Return one sample for each of the class's n modes, (n, c, h, w)."""

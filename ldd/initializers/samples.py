@@ -7,6 +7,7 @@ from typing import final
 from torch import Tensor
 
 from ldd.errors import check_at_least
+from ldd.images import DataSpec
 from ldd.initializers.base import ClassInitializer, ClassStart
 from ldd.initializers.guidance import Guidance, LossGuidance
 from ldd.priors import Guide
@@ -89,6 +90,10 @@ class PriorSamples(SampledInitializer):
         self.encodes = guidance is not None and guidance.encodes
         self.guidance = guidance
         self.sample_seed = sample_seed
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return those of the guidance."""
+        return set() if self.guidance is None else self.guidance.networks(spec)
 
     def latents(self, start: ClassStart) -> Tensor:
         """Return samples (n, c, h, w)."""

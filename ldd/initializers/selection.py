@@ -71,6 +71,10 @@ class PoolSelection(Initializer, ABC):
         for (_, rows), chosen in zip(rows_by_class(codes), self.choose(pool), strict=True):
             codes.set_latents(rows, chosen)
 
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the judges, and those of the pool."""
+        return self.training.names(spec) | self.pool.networks(spec)
+
     def _fill(
         self, labels: Tensor, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator
     ) -> Tensor:

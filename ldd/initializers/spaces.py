@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldd.errors import check_at_least
-from ldd.images import to_unit_range
+from ldd.images import DataSpec, to_unit_range
 from ldd.initializers.base import ClassStart
 from ldd.networks import Network
 from ldd.networks.pretrained import Classifier
@@ -43,6 +43,10 @@ class FeatureSpace(ABC):
     def __call__(self, images: Tensor, start: ClassStart) -> Tensor:
         """Return features (M, F) float32 on the CPU of a class's images (M, 3, H, W) uint8."""
 
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the dotted names of the networks whose features they are."""
+        return set()
+
 
 @final
 class TrainedFeatures(FeatureSpace):
@@ -59,6 +63,10 @@ class TrainedFeatures(FeatureSpace):
     def __call__(self, images: Tensor, start: ClassStart) -> Tensor:
         """Return features."""
         return self.training.features(self._network(start), images, start.spec)
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the trained one."""
+        return self.training.names(spec)
 
 
 @final
@@ -83,6 +91,10 @@ class PublishedFeatures(FeatureSpace):
         """Return features."""
         network, device = self.classifier.load_features(start.spec, self.size), pick_device()
         return in_batches(network.to(device).eval(), start.spec, images, device)
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return the classifier."""
+        return {self.classifier.name}
 
 
 @final

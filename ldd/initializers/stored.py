@@ -7,10 +7,12 @@ import torch
 
 from ldd.artefact.classes import of_classes
 from ldd.artefact.identity import identify
+from ldd.artefact.manifest import NAME, Manifest, find_artefact
 from ldd.artefact.set import DistilledSet
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError
+from ldd.images import DataSpec
 from ldd.initializers.base import Initializer, spec_of
 from ldd.priors import Prior
 
@@ -57,6 +59,10 @@ class StoredCodes(Initializer):
                 raise self._refusal(what)
         prior.load_trained(stored.decoder or {})
         codes.load_state_dict({**codes.state_dict(), **tensors})
+
+    def networks(self, spec: DataSpec) -> set[str]:
+        """Return those that the set has seen."""
+        return {*Manifest.read(find_artefact(self.path) / NAME).seen_networks}
 
     def _refusal(self, what: str) -> UserError:
         return UserError(

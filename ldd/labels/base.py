@@ -15,6 +15,7 @@ from ldd.artefact.soft_labels import Precision
 from ldd.errors import UserError, check_at_least
 from ldd.experts.trajectories import ExpertNeed
 from ldd.images import DataSpec
+from ldd.networks.base import name_of
 from ldd.networks.scoring import in_batches
 from ldd.runtime.classes import dotted_name
 from ldd.runtime.devices import pick_device
@@ -66,7 +67,7 @@ class Labeller:
     def label(self, distilled: DistilledSet) -> DistilledSet:
         """Return the set with these labels in the place of any others; the network now counts as seen."""
         distilled.refuse_packed("labelling")
-        seen = {*distilled.manifest.seen_networks, dotted_name(type(self.network))}
+        seen = {*distilled.manifest.seen_networks, name_of(self.network)}
         return replace(
             distilled,
             soft_labels=self(distilled.images),

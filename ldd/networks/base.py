@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from ldd.errors import UserError
 from ldd.images import DataSpec
-from ldd.runtime.classes import imported_class, loaded_class
+from ldd.runtime.classes import dotted_name, imported_class, loaded_class
 from ldd.runtime.seeding import seeded
 
 _PACKAGE = "ldd.networks"
+
+TORCHVISION = "torchvision.models."
+"""Start of the names of torchvision's architectures, as manifests hold them."""
 
 MIN_IMAGE_SIZE = 32
 """Smallest image side in pixels: VGG-11 halves the map five times."""
@@ -46,6 +49,16 @@ def seeded_network(factory: NetworkFactory, spec: DataSpec, seed: int, *key: obj
     """Build a network on the CPU with the initial weights of (seed, key), outside of any inference mode."""
     with torch.inference_mode(False), seeded(seed, *key):
         return factory(spec.num_classes, spec.image_size)
+
+
+def name_of(network: nn.Module) -> str:
+    """Return the dotted name of a network's class, or of what it stands for (`seen_as`), as manifests hold it."""
+    return str(getattr(network, "seen_as", dotted_name(type(network))))
+
+
+def names_of(factories: Iterable[NetworkFactory], spec: DataSpec) -> set[str]:
+    """Return the names of what the factories build."""
+    return {name_of(seeded_network(factory, spec, 0, "name")) for factory in factories}
 
 
 def check_sizes(network: str, num_classes: int, image_size: int, **positive: int) -> None:

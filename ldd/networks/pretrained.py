@@ -22,6 +22,7 @@ from ldd.disk.pickles import load_plain
 from ldd.errors import UserError
 from ldd.imagenet import tables as imagenet
 from ldd.images import IMAGENET_MEAN, IMAGENET_STD, ClassInfo, DataSpec, per_channel
+from ldd.networks.base import TORCHVISION
 
 Size = int | tuple[int, int]
 """Short side in pixels, or height and width (the aspect ratio is then squashed)."""
@@ -121,6 +122,11 @@ class Classifier:
         name = self.weights.rpartition(".")[2]
         names = get_model_weights(self.architecture).__members__
         return names[name] if name in names and self.weights in (name, f"{names[name]}") else None
+
+    @property
+    def name(self) -> str:
+        """What counts as seen where it took part; torchvision's class would not say which ResNet it is."""
+        return f"{TORCHVISION}{self.architecture}"
 
     @cached_property
     def identity(self) -> str:
@@ -224,7 +230,7 @@ class Classifier:
         """
         own = self.preprocessing(None, size, mean, std)
         side = own.crop if size is not None or self.published is not None else None
-        return SeenBy(network, spec, outputs, side, tuple(own.mean), tuple(own.std))
+        return SeenBy(network, spec, outputs, side, tuple(own.mean), tuple(own.std), self.name)
 
     def _read(self) -> dict[str, Tensor]:
         path = Path(self.weights).expanduser()
@@ -289,10 +295,12 @@ class SeenBy(nn.Module):
         size: int | None,
         mean: Sequence[float],
         std: Sequence[float],
+        seen_as: str,
     ) -> None:
         super().__init__()
         self.classifier = classifier
         self.size = size
+        self.seen_as = seen_as
         columns: dict[str, Any] = {"mean": spec.mean, "std": spec.std, "own_mean": mean, "own_std": std}
         for name, values in columns.items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.errors import UserError, check_at_least
 from ldd.images import DataSpec, Images
-from ldd.networks.base import Network, NetworkFactory, seeded_network
+from ldd.networks.base import Network, NetworkFactory, names_of, seeded_network
 from ldd.networks.convnet import ConvNet
 from ldd.networks.settings import architecture_of
 from ldd.networks.training import train_classifier
@@ -106,6 +106,10 @@ class ScoringNetwork:
     def size(self, spec: DataSpec) -> int:
         """Return the height and width of the images that the network takes."""
         return self.image_size or spec.image_size
+
+    def names(self, spec: DataSpec) -> set[str]:
+        """Return the name of what is trained, as manifests hold it."""
+        return names_of([self.network], replace(spec, image_size=self.size(spec)))
 
     def build(self, spec: DataSpec, seed: int, *key: object) -> Network:
         """Return a network with the initial weights of (seed, key), on the device."""

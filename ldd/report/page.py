@@ -132,7 +132,7 @@ def _facts(run: Run) -> dict[str, str]:
         "seed": str(manifest.seed),
         "image size": f"{run.distilled.image_size} px",
         "soft labels": "no" if run.distilled.soft_labels is None else "yes",
-        "matched with": ", ".join(manifest.seen_networks) or "no network",
+        "made with": ", ".join(manifest.seen_networks) or "no network",
         "test split it was made with": str(manifest.test_split_fingerprint),
         "licence of the prior": manifest.licences["prior"],
         "written by": f"latentdd {manifest.package_version}",

@@ -10,8 +10,9 @@ from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
 from ldd.evaluation import Baseline, FixedSet, FullReal, Protocol, RandomReal, Setting, evaluate
 from ldd.evaluation.baselines.equal import baselines_by_name
+from ldd.evaluation.comparison import _is_seen
 from ldd.images import ClassInfo, Labelled
-from ldd.networks import ViT
+from ldd.networks import VGG11, ResNet18, ViT
 
 TINY_VIT = partial(ViT, patch_size=16, dim=8, depth=1, heads=2)
 NETWORKS = {"narrow": NARROW, "vit": TINY_VIT}
@@ -235,3 +236,21 @@ def test_budgets_beyond_the_set(run):
     for budget in (0, 4):
         with pytest.raises(UserError, match=rf"budget {budget}: the set's classes have 3 images or more"):
             run(small_set(3), budgets=(budget,))
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen"),
+    [
+        ("resnet18", {"r18": False, "vgg": True, "vit": True}),
+        ("resnet50", {"r18": True, "vgg": True, "vit": True}),
+        ("vgg11_bn", {"r18": True, "vgg": False, "vit": True}),
+        ("vit_b_16", {"r18": True, "vgg": True, "vit": True}),  # another depth and width than ours
+    ],
+)
+def test_an_architecture_of_torchvision_is_seen_by_its_name(seen, unseen):
+    networks = {"r18": ResNet18, "vgg": VGG11, "vit": partial(ViT, dim=8, depth=1, heads=2)}
+    found = {
+        name: not _is_seen(network(2, 32), {f"torchvision.models.{seen}"})
+        for name, network in networks.items()
+    }
+    assert found == unseen

@@ -216,3 +216,13 @@ class WithActivation(Network):
 
     def forward(self, x):
         return self.inner.classifier(self.embed(x))
+
+
+def test_a_classifier_of_torchvision_counts_as_seen_by_its_architecture(own_classifier, data, weights):
+    labelled = choose(own_classifier(), data).label(small_set(2))
+    assert labelled.manifest.seen_networks == [
+        *small_set(2).manifest.seen_networks,
+        "torchvision.models.squeezenet1_1",
+    ]
+    own = choose(NetworkLabels(NARROW, weights[1]), data).label(small_set(2))
+    assert "ldd.networks.convnet.ConvNet" in own.manifest.seen_networks

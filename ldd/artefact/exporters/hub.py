@@ -85,7 +85,7 @@ def _facts(distilled: DistilledSet) -> dict[str, str]:
         "soft labels": "none" if distilled.soft_labels is None else dumps(manifest.labels or "yes"),
         **({"packing": f"{p} x {p} small images in each picture"} if (p := distilled.packing) > 1 else {}),
         "weights": "none" if distilled.weights is None else "yes",
-        "matched with": ", ".join(manifest.seen_networks) or "no network",
+        "made with": ", ".join(manifest.seen_networks) or "no network",
         "training steps": "unknown" if manifest.step is None else str(manifest.step),
         "seed": str(manifest.seed),
         "fingerprint of the test split it was made with": str(manifest.test_split_fingerprint),

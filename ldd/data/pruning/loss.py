@@ -81,7 +81,7 @@ class LossPruner(RankedPruner):
         hashes, scores = self._scores(source, items, spec, range(len(items)))
         losses, margins = map(pa.ChunkedArray.to_numpy, scores)
         self._warn_of_chance(margins)
-        facts = ScoreFacts("loss", self.classifier.identity, self._conditions)
+        facts = ScoreFacts("loss", self.classifier.identity, self._conditions, network=self.classifier.name)
         return ScoreTable.build(items, hashes, spec.classes, facts, losses, loss=losses, margin=margins)
 
     def units(self, items: Sequence[Item]) -> int:

@@ -51,12 +51,14 @@ class ScoreFacts:
         classifier: the network or networks that scored, by name and hash of the weights; empty where none did.
         preprocessing: how they saw the images.
         seed: of random parts, 0 where there are none.
+        network: dotted name of that network, which counts as seen; empty where none scored, and in older tables.
     """
 
     criterion: str = "loss"
     classifier: str = ""
     preprocessing: str = ""
     seed: int = 0
+    network: str = ""
 
 
 class ScoreTable:
@@ -132,7 +134,7 @@ class ScoreTable:
             )
         try:
             words = {name: metadata[name] for name in ("criterion", "classifier", "preprocessing")}
-            facts = ScoreFacts(**words, seed=int(metadata["seed"]))
+            facts = ScoreFacts(**words, seed=int(metadata["seed"]), network=metadata.get("network", ""))
             _check_rows(rows, facts.criterion)
         except (KeyError, ValueError) as error:
             reason = f"its metadata lack {error}" if isinstance(error, KeyError) else str(error)

@@ -94,6 +94,7 @@ class TrainedPruner(RankedPruner):
             f"{self.settings()} {self.training.describe(spec, seed)}",
             self.training.preprocessing(spec),
             seed,
+            *self.training.names(spec),
         )
         unscored = ScoreTable.build(items, hashes, spec.classes, facts, np.zeros(len(items)))
         return order, [items[i] for i in order], unscored, self._store(unscored)

@@ -43,7 +43,7 @@ class Row:
             latest evaluation they were compared in.
         set: name of the set it learned from.
         network: its name.
-        unseen: its class took no part in distillation.
+        unseen: its class took no part in making the set, see `Manifest.seen_networks`.
         repeat: from 0.
         seed: of the evaluation; with network and repeat it fixes everything random.
         accuracy: top-1 on the test split after the last epoch, in [0, 1].

@@ -118,7 +118,7 @@ class TestCard:
         for part in (
             "6 images of 3 classes, 8 x 8 px",
             "| 1 | n01 | name n01 | 101 |",
-            "| matched with | ldd.networks.ConvNet |",
+            "| made with | ldd.networks.ConvNet |",
             "| licence of the data | CC BY 4.0 |",
             "| fingerprint of the test split it was made with | abc123 |",
             "| distil | 1.5 | 900 | unknown |",

@@ -16,7 +16,7 @@ from torchvision.models import get_model
 from torchvision.transforms import v2
 
 from ldd.data import FolderSource, Subset
-from ldd.data.pruning import LossPruner, base, scoring
+from ldd.data.pruning import LossPruner, TablePruner, base, scoring
 from ldd.data.pruning.base import hash_items
 from ldd.data.pruning.scoring import losses_and_margins
 from ldd.disk.table import Store
@@ -353,3 +353,13 @@ def test_a_killed_run_does_not_read_hashed_files_again(pruner, tmp_path, monkeyp
     monkeypatch.setattr(FolderSource, "sha256", lambda self, item: read.append(item.key) or plain(self, item))
     assert hash_items(source, items, pruner.cache_dir) == expected
     assert sorted(read) == sorted(item.key for item in items)  # each once
+
+
+def test_the_classifier_counts_as_seen_also_by_a_saved_table(pruner, tmp_path):
+    source = NoiseSource(4, 4, 4, size=32)
+    items = source.items("train")
+    table = pruner.score(source, items, spec_of(source), 0)
+    assert table.facts.network == "torchvision.models.mobilenet_v3_small"
+    table.save(tmp_path / "scores.parquet")
+    stored = TablePruner(str(tmp_path / "scores.parquet"), 0.5, cache_dir=None)
+    assert stored.score(source, items, spec_of(source), 0).facts.network == table.facts.network

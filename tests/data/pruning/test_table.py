@@ -143,3 +143,13 @@ def test_a_damaged_byte_never_passes(saved, tmp_path_factory, place, value):
     except UserError:
         return
     assert table.rows.equals(ScoreTable.load(saved).rows)
+
+
+def test_the_network_that_scored_is_kept_and_older_tables_say_none(tmp_path):
+    facts = ScoreFacts("loss", "torchvision resnet18", "resize 256", 3, "torchvision.models.resnet18")
+    path = table_of([0.5, 0.1], facts=facts).save(tmp_path / "scores.parquet")
+    assert ScoreTable.load(path).facts == facts
+    rows = pq.read_table(path)
+    metadata = {name: value for name, value in rows.schema.metadata.items() if name != b"network"}
+    pq.write_table(rows.replace_schema_metadata(metadata), path)
+    assert ScoreTable.load(path).facts == ScoreFacts("loss", "torchvision resnet18", "resize 256", 3)
