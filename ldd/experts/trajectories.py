@@ -6,7 +6,6 @@ training lie side by side and are never mistaken for each other.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +31,6 @@ if TYPE_CHECKING:  # worker processes import this file, and need no data
 INDEX = "index.json"
 FORMAT_VERSION = 1
 _MOST = 2**53  # of anything that an index counts
-_HEADS = re.compile(r" *heads=\d+")
 _HOW_TO_RECORD = (
     "record some by `latentdd experts --config configs/experts/digits.yaml` with this run's data and network"
 )
@@ -86,8 +84,7 @@ class ExpertSetting:
             num_images=len(core_set),
             core_set=digest.hexdigest()[:32] if core_set.certain else "",
             network=dotted_name(type(network)),
-            # Heads are in `settings`; older recordings have them nowhere, and are to fit.
-            layers=tuple(line for line in repr(network).splitlines() if not _HEADS.fullmatch(line)),
+            layers=tuple(repr(network).splitlines()),
             parameters=tuple(f"{name} {tuple(value.shape)}" for name, value in named.items()),
             num_parameters=sum(value.numel() for value in named.values()),
             contents=None if core_set.fingerprint is None else core_set.fingerprint(),

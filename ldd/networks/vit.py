@@ -32,9 +32,6 @@ class _Block(nn.Module):
         x = x + self.project((attention @ v).transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_mlp(x))  # type: ignore[no-any-return]
 
-    def extra_repr(self) -> str:
-        return f"heads={self.heads}"
-
 
 @final
 class ViT(Network):

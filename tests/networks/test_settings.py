@@ -129,7 +129,3 @@ def test_a_difference_can_be_read():
     lines = settings_of(ViT(2, 32, dim=8, depth=2, heads=4))
     assert "blocks.2: heads=4" in lines
     assert max(map(len, settings_of(Plain(list(range(1000)))))) < 300
-
-
-def test_the_heads_are_printed():
-    assert "heads=4" in repr(ViT(2, 32, dim=8, depth=1, heads=4))
