@@ -199,7 +199,8 @@ class CrossArchitecture(L.Callback):
             device=pl_module.device,
             progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
         )
-        report = compare(_distils(pl_module).distilled_set(), request, step)
+        earlier = report_in(trainer.default_root_dir, self.protocol, split=self.split)
+        report = compare(_distils(pl_module).distilled_set(), request, step, earlier)
         if self._beside is None:
             self._beside = replace(report, rows=tuple(row for row in report.rows if not of_a_step(row.set)))
         else:
@@ -208,7 +209,6 @@ class CrossArchitecture(L.Callback):
         self.report = report
         self._evaluated_step = step
         if trainer.is_global_zero:
-            earlier = report_in(trainer.default_root_dir, self.protocol, split=self.split)
             whole = report if earlier is None else report.after(earlier)
             whole.write(trainer.default_root_dir)
             written = Path(trainer.default_root_dir) / "distilled"

@@ -54,7 +54,8 @@ def evaluate(
         path: folder of a distilled set, or of a run.
         data: real images: the test split, and what baselines draw from.
         out: folder for evaluation.csv and evaluation.json; results that are there are kept, and may not be of another
-            set of the same step. Each tested network is kept in `evaluated`: a command that was killed goes on.
+            set of the same step, or rest on other soft labels. Each tested network is kept in `evaluated`: a command
+            that was killed goes on.
         networks: networks by name; null takes the protocol's.
         protocol: name of a shipped protocol, or path of a protocol file.
         repeats: networks of each kind for each set.
@@ -86,7 +87,7 @@ def evaluate(
         request = _with_parts(request, distilled, names, labels, crop_labels)
         _check(request, distilled, names, given, labels)
         request = _with_labels(request, distilled, labels)
-        report = compare(distilled, _with_sets(request, distilled, names, given))
+        report = compare(distilled, _with_sets(request, distilled, names, given), earlier=earlier)
         (report if earlier is None else report.after(earlier)).write(out)
     return _shown(report, path, Path(out))
 

@@ -11,12 +11,13 @@ from ldd.artefact.identity import identity
 from ldd.artefact.set import DistilledSet
 from ldd.data.real import EvaluationData
 from ldd.evaluation.baselines.base import Baseline
+from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.courses import Course, courses, lesson_of
 from ldd.evaluation.records import run_missing
 from ldd.evaluation.request import Device, Request, Tested
 from ldd.evaluation.results.report import DATA, LEFT_OUT, Report
 from ldd.evaluation.results.rows import Row
-from ldd.evaluation.results.scores import SPLIT
+from ldd.evaluation.results.scores import LABELLER, SPLIT, TEACHER
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
 from ldd.networks import NetworkFactory
@@ -93,7 +94,9 @@ def evaluate(
     )
 
 
-def compare(distilled: DistilledSet, request: Request, step: int | None = None) -> Report:
+def compare(
+    distilled: DistilledSet, request: Request, step: int | None = None, earlier: Report | None = None
+) -> Report:
     """Train and test all students of an evaluation, and return its report; rows have the codes' training `step`.
 
     Students see the images as uint8 stores them, and learn from soft labels where a set has them; students also learn
@@ -101,15 +104,21 @@ def compare(distilled: DistilledSet, request: Request, step: int | None = None) 
     the images, as the protocol says. All sets meet the same networks: initial weights, shuffling, augmentation and
     dropout follow from (seed, network, repeat). The same call gives the same accuracies, on a CPU with any number of
     workers. Under DDP every rank calls this; students are dealt over ranks, and each rank gets the whole report.
+
+    Raises:
+        UserError: what `courses` refuses, or other soft labels than those of `earlier`, the report that is added to.
     """
     request.data.setup()
     found, left_out = courses(distilled, request)
+    labelled = _label_facts(request, found)
+    if earlier is not None:
+        earlier.check_labels(request.protocol.id, labelled)
     lesson = lesson_of(request, found)
     sets = {(course.name, n): course.training(n) for course in found for n in range(course.repeats)}
     students = [student for course in found for student in course.students(request.factories)]
     outcomes = run_missing(lesson, students, sets, request)
     step = (distilled.manifest.step or 0) if step is None else step
-    facts = _facts(distilled, request, found, step)
+    facts = {**_facts(distilled, request, found, step), **labelled}
     if left_out is not None:
         facts[LEFT_OUT] = left_out
     rows = tuple(_rows(lesson, outcomes, set(map(canonical, distilled.manifest.seen_networks)), step))
@@ -131,7 +140,7 @@ def report_in(
 
 def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], step: int) -> dict[str, Any]:
     """Return what the report says of the evaluation besides its rows."""
-    facts = {
+    return {
         "seed": request.seed,
         "repeats": request.repeats,
         "images_per_set": {course.name: len(course.training(0).labels) for course in found},
@@ -153,12 +162,19 @@ def _facts(distilled: DistilledSet, request: Request, found: Sequence[Course], s
             for course in found
         },
     }
-    crops, labeller, protocol = request.crops, request.labeller, request.protocol
+
+
+def _label_facts(request: Request, found: Sequence[Course]) -> dict[str, Any]:
+    """Return whose labels students meet: a teacher's of every crop, or what gave compared sets their soft labels."""
+    crops, labeller = request.crops, request.labeller
     if crops is not None:
-        facts["teacher"] = {**crops.teacher, "labelling": dict(crops.cost)}
-    elif labeller is not None and any(course.needs_teacher for course in found):
-        facts["teacher"] = teacher_facts(labeller, protocol)
-    return facts
+        return {TEACHER: {**crops.teacher, "labelling": dict(crops.cost)}}
+    if labeller is None:
+        return {}
+    if any(course.needs_teacher for course in found):
+        return {TEACHER: teacher_facts(labeller, request.protocol)}
+    soft = any(course.size(0).soft for course in found if not isinstance(course.part, StoredSet))
+    return {LABELLER: dict(labeller.facts)} if soft else {}
 
 
 def _is_seen(network: nn.Module, seen: Set[str]) -> bool:

@@ -38,7 +38,7 @@ def finish(federation: Federation) -> Ending:
     print(f"merged {number} sub-tasks: {len(saved.images)} images of {saved.num_classes} classes{together}")
     report = earlier = _earlier(federation, saved)
     if recipe.evaluates and (earlier is None or _is_due(federation)):
-        report = _evaluate(federation, saved, labeller)
+        report = _evaluate(federation, saved, labeller, earlier)
         report = report if earlier is None else report.after(earlier)
         facts = {_SETTINGS: _settings(federation), "subtasks": number}
         report = replace(report, facts={**report.facts, **facts})
@@ -102,7 +102,9 @@ def _settings(federation: Federation) -> dict[str, Any]:
     }
 
 
-def _evaluate(federation: Federation, merged: DistilledSet, labeller: Labeller | None) -> Report:
+def _evaluate(
+    federation: Federation, merged: DistilledSet, labeller: Labeller | None, earlier: Report | None
+) -> Report:
     evaluation, device = federation.recipe.evaluation, pick_device()
     prior = federation.recipe.model.prior.to(device).eval()
     drawn = evaluation.protocol.draws_from(merged)
@@ -114,4 +116,4 @@ def _evaluate(federation: Federation, merged: DistilledSet, labeller: Labeller |
         records=federation.folder / FOLDER,
         device=device,
     )
-    return compare(merged, request)
+    return compare(merged, request, earlier=earlier)

@@ -160,6 +160,11 @@ def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
     asked = ["evaluate", run, *digits, *options("--labels"), *other, "--repeats", "1", "--num_workers", "1"]
     asked += ["--protocol", protocol, "--baselines", "", "--out", str(tmp_path / "asked")]
     assert cli.main(asked) == 0
+    assert cli.main([*asked[:-1], out]) == 2  # beside the students of another teacher
+    assert (
+        "with other soft labels (teacher: epoch then 2, now 1; precision then 'int8', now"
+        in capsys.readouterr().err
+    )
     train = ["train", run, "--network", "ldd.networks.ConvNet", "--crop_labels", crops]
     train += [
         *(f"--{part}" if "." in part else part for part in NETWORK),

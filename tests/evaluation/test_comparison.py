@@ -8,11 +8,24 @@ from small_world import CLASSES, NARROW, SmallData, protocol_file, small_set, st
 
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation import Baseline, FixedSet, FullReal, Protocol, RandomReal, Setting, evaluate
+from ldd.evaluation import (
+    Baseline,
+    FixedSet,
+    FullReal,
+    Labeller,
+    Protocol,
+    RandomReal,
+    Report,
+    Setting,
+    SoftLabels,
+    evaluate,
+)
 from ldd.evaluation.baselines.equal import baselines_by_name
-from ldd.evaluation.comparison import _is_seen
+from ldd.evaluation.comparison import _is_seen, compare
+from ldd.evaluation.request import Request
 from ldd.images import ClassInfo, Labelled
 from ldd.networks import VGG11, ResNet18, ViT
+from ldd.students.training import fresh_network
 
 TINY_VIT = partial(ViT, patch_size=16, dim=8, depth=1, heads=2)
 NETWORKS = {"narrow": NARROW, "vit": TINY_VIT}
@@ -254,3 +267,41 @@ def test_an_architecture_of_torchvision_is_seen_by_its_name(seen, unseen):
         for name, network in networks.items()
     }
     assert found == unseen
+
+
+@pytest.mark.parametrize(
+    ("labels", "fact", "baselines"),
+    [("teacher", "teacher", ()), ("own", "labeller", (SoftLabels(RandomReal()),))],
+)
+def test_a_report_keeps_to_one_network_of_soft_labels(tmp_path, labels, fact, baselines):
+    """Its labels are all that a table of one protocol holds; hard ones may join, and those of another may not."""
+    protocol = Protocol.load(protocol_file(tmp_path, labels=labels))
+    network = fresh_network(NARROW, SmallData.spec, 0, "t", 0).eval()
+
+    def added(name, source, **changes):
+        facts = {"network": source, "classes": (1, 2), "selection_accuracy": {"1": len(name)}}
+        labeller = None if source is None else Labeller(network, SmallData.spec, facts=facts)
+        settings = {
+            "baselines": baselines,
+            "labeller": labeller,
+            "records": tmp_path / name,
+            "progress": False,
+        }
+        settings |= {"repeats": 1, "num_workers": 1} | changes
+        earlier = Report.read(tmp_path)
+        report = compare(
+            small_set(), Request(SmallData(), protocol, {name: NARROW}, **settings), earlier=earlier
+        )
+        (report if earlier is None else report.after(earlier)).write(tmp_path)
+        return Report.read(tmp_path)
+
+    assert added("first", "good").facts[fact]["network"] == "good"
+    if labels == "own":  # without any soft labels, and with a labeller that no set asks
+        added("hard", None, baselines=())
+        assert added("unasked", "bad", baselines=()).facts[fact]["network"] == "good"
+    with pytest.raises(
+        UserError, match=rf"\({fact}: network then 'good', now 'bad'\); give the same --labels"
+    ):
+        added("other", "bad")
+    assert not (tmp_path / "other").exists()  # no student was trained
+    assert {row.network for row in added("another", "good").rows} >= {"first", "another"}

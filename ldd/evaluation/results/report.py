@@ -1,6 +1,7 @@
 """The report of an evaluation: what is shown of it, and the files that hold it."""
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from io import StringIO
@@ -19,9 +20,11 @@ from ldd.evaluation.results.rows import COLUMNS, DISTILLED, LOOKS, REFERENCE, Ro
 from ldd.evaluation.results.scores import (
     COST,
     EVALUATIONS,
+    LABELLER,
     MEAN_UNSEEN,
     SETS,
     SUBTASKS,
+    TEACHER,
     Facts,
     Scores,
     by_protocol,
@@ -40,6 +43,7 @@ LEFT_OUT = "left_out"
 """Baselines that could not be had, with the reasons."""
 
 _BY_SET = ("images_per_set", COST, LEFT_OUT)  # facts of each set: what earlier sets have stays
+_NO_LABELS = ("selection_accuracy", "labelling")  # facts of a labeller that change none of its labels
 _OF_ROWS = {  # what `summary` works out anew
     *("protocol", "step", "std", "unseen", "accuracy", MEAN_UNSEEN, f"gain_over_{REFERENCE}", "selection"),
     *("ddranking", "recovery", "history", "protocols"),
@@ -120,6 +124,24 @@ class Report(Scores):
                 f"{CSV_NAME} holds accuracies on the {self.split} split, and split ({split}) asks for another; "
                 "evaluate into another folder"
             )
+
+    def check_labels(self, protocol: str, facts: Facts) -> None:
+        """Raise if rows of this protocol rest on other soft labels than `facts` say (`teacher` or `labeller`).
+
+        Raises:
+            UserError: accuracies with the labels of two networks would stand in one table.
+        """
+        there = self.facts_by_protocol().get(protocol, {})
+        for name in (TEACHER, LABELLER):
+            before, now = there.get(name) or {}, json.loads(json.dumps(facts.get(name) or {}, default=str))
+            keys = [key for key in {**before, **now} if key not in _NO_LABELS]
+            changed = [key for key in keys if before.get(key) != now.get(key)] if before and now else []
+            if changed:
+                shown = "; ".join(f"{key} then {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
+                raise UserError(
+                    f"{CSV_NAME} holds results of protocol {protocol} with other soft labels ({name}: {shown}); give "
+                    "the same --labels, or evaluate into another folder"
+                )
 
     def check_set(self, step: int, identity: str) -> None:
         """Raise if rows of this step come from a distilled set with another `identity`.
@@ -242,9 +264,13 @@ def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joined(earlier: Facts, later: Facts) -> dict[str, Any]:
-    """Return the facts of two evaluations by one protocol: the later one's, and of each set what either says."""
+    """Return the facts of two evaluations by one protocol: the later one's, and of each set what either says.
+
+    What labelled sets of the earlier one stays, since their rows do.
+    """
     each = {name: {**earlier.get(name, {}), **later.get(name, {})} for name in _BY_SET}
-    return {**later, **{name: merged for name, merged in each.items() if merged}}
+    labels = {name: earlier[name] for name in (TEACHER, LABELLER) if name in earlier}
+    return {**labels, **later, **{name: merged for name, merged in each.items() if merged}}
 
 
 def _assembled(evaluations: Mapping[str, Facts], latest: str, *reports: Facts) -> dict[str, Any]:

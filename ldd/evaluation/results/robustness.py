@@ -16,7 +16,7 @@ from math import e, exp
 from typing import Any
 
 from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD, FULL, PLAIN, REFERENCE, Score
-from ldd.evaluation.results.scores import Scores
+from ldd.evaluation.results.scores import Scores, shared_repeats
 
 
 def scaled(value: float) -> float:
@@ -85,9 +85,9 @@ def _of_network(sets: Mapping[str, Mapping[int, float]], weight: float) -> dict[
     if not {FULL, *names.values()} <= sets.keys():
         return {}
     full = statistics.fmean(sets[FULL].values())
-    shared = sorted(set.intersection(*(set(sets[name]) for name in names.values())))
     repeats = [
-        Accuracies(full, **{part: sets[name][repeat] for part, name in names.items()}) for repeat in shared
+        Accuracies(full, **{part: sets[name][repeat] for part, name in names.items()})
+        for repeat in shared_repeats(sets[name] for name in names.values())
     ]
 
     def means(unit: float, *scores: str) -> dict[str, dict[str, float]]:

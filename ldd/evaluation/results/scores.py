@@ -1,7 +1,7 @@
 """What follows from the rows of an evaluation: scores, means, gains, recovered accuracy, costs."""
 
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,9 @@ SPLIT = "split"
 
 SETS, SUBTASKS, EVALUATIONS = "sets", "subtasks", "evaluations"
 """Facts of all evaluations: identity of the distilled set by step, sub-tasks behind it, facts by protocol."""
+
+TEACHER, LABELLER = "teacher", "labeller"
+"""Facts that say whose soft labels a protocol's students met: a teacher's of every crop, or those of compared sets."""
 
 COST = "cost"
 """What each set stores, and what a student takes to train on it."""
@@ -85,16 +88,17 @@ class Scores:
         }
 
     def mean_unseen(self, networks: Collection[str] | None = None) -> dict[str, Score]:
-        """Return set -> score over repeats of the mean over its unseen networks (None: all of them).
+        """Return set -> mean over its unseen networks (None: all of them) of each one's mean over its repeats.
 
-        The standard deviation is over the means of repeats: it includes the draw of random images, which all networks
-        of a repeat share. Where sets met different networks, their means do not compare (see `common_unseen`).
+        The standard deviation is over the means of repeats, `n` of them, that all these networks share: it includes the
+        draw of random images, which all networks of a repeat share. Where sets met different networks, their means do
+        not compare (see `common_unseen`).
         """
-        repeats: dict[str, dict[int, list[float]]] = {}
+        found: dict[str, dict[str, dict[int, float]]] = {}
         for row in self.latest():
             if row.unseen and (networks is None or row.network in networks):
-                repeats.setdefault(row.set, {}).setdefault(row.repeat, []).append(row.accuracy)
-        return {name: Score.of(map(statistics.fmean, of_set.values())) for name, of_set in repeats.items()}
+                found.setdefault(row.set, {}).setdefault(row.network, {})[row.repeat] = row.accuracy
+        return {name: _mean_of(list(of_set.values())) for name, of_set in found.items()}
 
     def common_unseen(self, *sets: str) -> list[str]:
         """Return the unseen networks that all these sets met in the latest evaluation; without names, all its sets."""
@@ -165,6 +169,21 @@ class Scores:
     def facts_by_protocol(self) -> dict[str, Facts]:
         """Return protocol id -> facts of its evaluations."""
         return by_protocol(self.facts, self.protocol if self.rows else None)
+
+
+def shared_repeats(sets: Iterable[Mapping[int, float]]) -> list[int]:
+    """Return the repeats that all of some accuracies by repeat have, in order."""
+    return sorted(set.intersection(*map(set, sets)))
+
+
+def _mean_of(networks: Sequence[Mapping[int, float]]) -> Score:
+    """Return the score of the mean over networks, given by repeat."""
+    shared = shared_repeats(networks)
+    means = [statistics.fmean(network[repeat] for network in networks) for repeat in shared]
+    if all(len(network) == len(shared) for network in networks):
+        return Score.of(means)
+    mean = statistics.fmean(statistics.fmean(network.values()) for network in networks)
+    return Score(mean, statistics.pstdev(means) if means else 0.0, len(means))
 
 
 def by_protocol(facts: Facts, latest: str | None) -> dict[str, Facts]:
