@@ -165,8 +165,18 @@ def read_yaml(path: Path | str, cure: str = "write it anew or restore it") -> An
 
 def write_csv(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
     """Write rows as CSV, the names of the columns first."""
-    with atomic_file(path) as beside, beside.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    with csv_beside(path, rows):
+        pass
+
+
+@contextmanager
+def csv_beside(path: Path | str, rows: Iterable[Sequence[object]]) -> Iterator[None]:
+    """Write rows as CSV next to `path`, where they take their place after the block, unless that fails."""
+    with atomic_file(path) as beside:
+        with beside.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        sync_file(beside)
+        yield
 
 
 def write_tensors(

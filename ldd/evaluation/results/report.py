@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ldd.data.fingerprints import differences
-from ldd.disk.files import read_json, write_csv, write_json
+from ldd.disk.files import csv_beside, read_json, write_json
 from ldd.disk.text import read_text
 from ldd.errors import UserError
 from ldd.evaluation.results import tables
@@ -157,14 +157,17 @@ class Report(Scores):
             )
 
     def write(self, folder: Path | str) -> None:
-        """Write `evaluation.csv` and `evaluation.json`, each atomically.
+        """Write `evaluation.csv` and `evaluation.json`, both or, where one cannot be written, neither.
+
+        What refuses other splits, protocols, sets and labels is in the second, which takes its place first: a process
+        that is killed between the two leaves no row without it.
 
         Raises:
             UserError: the folder cannot be written.
         """
         columns = COLUMNS + LOOKS * any(row.selected is not None for row in self.rows)
-        write_csv(Path(folder) / CSV_NAME, [columns, *(row.to_text(columns) for row in self.rows)])
-        write_json(Path(folder) / JSON_NAME, self.summary())
+        with csv_beside(Path(folder) / CSV_NAME, [columns, *(row.to_text(columns) for row in self.rows)]):
+            write_json(Path(folder) / JSON_NAME, self.summary())
 
     def summary(self) -> dict[str, Any]:
         """Return what `evaluation.json` holds: scores of the latest evaluation, means of all steps, and the facts."""

@@ -76,6 +76,48 @@ def test_a_file_from_before(tmp_path):
     assert summary["left_out"] == {"a": "why"}
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("before", [[], [evaluation("distilled", split="selection")]])
+def test_both_files_or_neither(tmp_path, before):
+    """Facts that cannot be written, or a folder in the place of a file: what was there is there, and nothing else."""
+    if before:
+        written(tmp_path, *before)
+    there = contents(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        evaluation("random_real", protocol="idc", odd={1, 2}).write(tmp_path)
+    assert contents(tmp_path) == there
+    assert len([*tmp_path.iterdir()]) == len(there)
+    for name in ("evaluation.json", "evaluation.csv"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=name):
+            evaluation("random_real", protocol="idc").write(tmp_path)
+        assert contents(tmp_path) == {other: there[other] for other in there if other != name}
+        (tmp_path / name).rmdir()
+        for other in there:
+            (tmp_path / other).write_bytes(there[other])
+
+
+def test_killed_between_the_two(tmp_path):
+    """The facts are the later evaluation's, which hold for earlier rows as well; the same call completes it."""
+    first, second = evaluation("distilled", split="selection"), evaluation("random_real", protocol="idc")
+    written(tmp_path, first)
+    rows = (tmp_path / "evaluation.csv").read_bytes()
+    second = Report(second.rows, second.protocols, {**second.facts, "split": "selection"})
+    whole, summary = written(tmp_path, second)
+    (tmp_path / "evaluation.csv").write_bytes(rows)
+    left = Report.read(tmp_path)
+    assert (left.rows, left.split) == (first.rows, "selection")
+    assert left.summary()["protocol"] == {"id": "quick", "hash": "h" * 16}
+    with pytest.raises(UserError, match="protocol idc has changed"):
+        left.check_protocol("idc", "other")
+    again, also = written(tmp_path, second)
+    assert (again.rows, also) == (whole.rows, summary)
+
+
 @pytest.mark.parametrize(
     "facts", [{"evaluations": 3}, {"evaluations": {"quick": {"cost": 3}}}, {"protocol": "x"}]
 )
