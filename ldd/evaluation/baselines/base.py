@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -267,19 +267,17 @@ class EqualBytes(Baseline):
 
     def storage(self, given: TrainingSet, setting: Setting) -> Storage:
         """Charge soft labels as they are stored."""
-        return labelled_storage(given, setting, setting.need_labeller(self.name) if self.soft else None)
+        labeller = setting.need_labeller(self.name) if self.soft else None
+        return relabelled(super().storage(given, setting), len(given.images), labeller)
 
     def _bytes_per_label(self, setting: Setting) -> int:
         return _HARD_LABEL + (setting.need_labeller(self.name).amount_per_label.bytes if self.soft else 0)
 
 
-def labelled_storage(given: TrainingSet, setting: Setting, labeller: "Labeller | None") -> Storage:
-    """Return what images with hard labels take, and one soft label of `labeller` for each, as it is stored."""
-    spec, n = setting.data.spec, len(given.images)
-    each = labeller.amount_per_label if labeller else Amount(0, 0)
-    labels = Amount(n * each.floats, n * (_HARD_LABEL + each.bytes))
-    images = Amount.of([given.images], pixels=True)
-    return Storage(spec.num_classes, spec.image_size, images=images, labels=labels)
+def relabelled(storage: Storage, images: int, labeller: "Labeller | None") -> Storage:
+    """Return what a set takes with a hard label for each of its images, and one of `labeller` as it is stored."""
+    each = labeller.amount_per_label if labeller else Amount()
+    return replace(storage, labels=Amount(images * each.floats, images * (_HARD_LABEL + each.bytes)))
 
 
 @final
