@@ -46,11 +46,13 @@ class ExpertLabels(Labels):
         precision: see `Labels`.
         candidates: epochs that `auto` tries; null takes up to eight of the recorded ones, from 1 to the last (of a run
             that records its experts itself: `experts.epochs`), evenly spread on a logarithmic scale.
-        protocol: how `auto` trains students: a shipped protocol's name, or the path of a protocol file.
+        protocol: how `auto` trains students: a shipped protocol's name, or the path of a protocol file; none with a
+            teacher.
         repeats: students per candidate, each with other real images.
 
     Raises:
-        UserError: a number out of range; in `choose`, trajectories that are missing or do not fit.
+        UserError: a number out of range, or a protocol with a teacher; in `choose`, trajectories that are missing or
+            do not fit.
     """
 
     def __init__(
@@ -73,12 +75,17 @@ class ExpertLabels(Labels):
             raise UserError(
                 f"labels.candidates ({list(candidates)}) must be epochs of 0 or more, at least one"
             )
+        self.protocol = Protocol.load(protocol)
+        if self.protocol.has_teacher:
+            raise UserError(
+                f"labels.protocol ({protocol}) has a teacher's labels, and students of auto learn from those that are "
+                "tried; give one with labels: own"
+            )
         self.trajectories = trajectories
         self.network = network
         self.expert = expert
         self.epoch = epoch
         self.candidates = candidates
-        self.protocol = Protocol.load(protocol)
         self.repeats = repeats
 
     @torch.inference_mode(False)
@@ -104,6 +111,7 @@ class ExpertLabels(Labels):
         }
         sets = _labelled_draws(data, counts, self.repeats, seed, labellers)
         seed = derive_seed(seed, "label students")
+        budget = self.protocol.budget(counts)
         with progress("choosing the epoch", len(sets), unit="networks") as counter:
 
             def done(tried: Student, found: Outcome) -> None:
@@ -111,7 +119,7 @@ class ExpertLabels(Labels):
 
             outcomes = run_students(
                 Lesson(data.spec, self.protocol, {"student": self.network}, seed),
-                [Student(name, "student", repeat, self.protocol.epochs) for name, repeat in sets],
+                [Student(name, "student", repeat, *budget) for name, repeat in sets],
                 sets,
                 Labelled(data.selection_images.images, data.selection_images.labels),
                 device=device,

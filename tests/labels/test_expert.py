@@ -102,6 +102,33 @@ def test_auto_takes_the_epoch_whose_students_do_best(labels, data, recording):
     assert chosen.facts["epoch"] == int(max(scores, key=lambda epoch: (scores[epoch], -int(epoch))))
 
 
+def test_students_of_auto_have_the_budget_of_so_many_images(labels, data, tmp_path):
+    """As the evaluation of a set with these numbers of images has: by the largest of a class."""
+
+    def scores(protocol, counts):
+        chosen = choose(labels(protocol=protocol, candidates=[0, 2]), data, counts=counts)
+        return chosen.facts["selection_accuracy"]
+
+    def protocol(name, **changes):
+        (tmp_path / name).mkdir()
+        return protocol_file(tmp_path / name, **{"epochs": 2, "lr": 0.5} | changes)
+
+    by_images = protocol("by", by_images={4: {"epochs": 6, "batch_size": 3}})
+    few = scores(protocol("few", epochs=6, batch_size=3), (4, 1, 2))
+    many = scores(protocol("many"), (5, 1, 2))
+    assert scores(by_images, (4, 1, 2)) == few != scores(protocol("one"), (4, 1, 2))
+    assert scores(by_images, (5, 1, 2)) == many
+
+
+@pytest.mark.parametrize("epoch", [1, "auto"])
+def test_a_protocol_with_a_teacher(labels, tmp_path, epoch):
+    taught = protocol_file(tmp_path, labels="teacher")
+    with pytest.raises(
+        UserError, match=r"labels.protocol \(.*small.yaml\) has a teacher's labels.*labels: own"
+    ):
+        labels(protocol=taught, epoch=epoch)
+
+
 def test_candidates_are_spread_over_the_recorded_epochs(labels):
     assert labels()._epochs(5) == [1, 2, 3, 4, 5]
     many = labels()._epochs(100)
