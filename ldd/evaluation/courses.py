@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from ldd.artefact.identity import refuse_other_data
 from ldd.artefact.set import DistilledSet, first_rows
@@ -20,7 +22,7 @@ from ldd.labels.crops import CropTeacher, crop_teacher
 from ldd.runtime.seeding import derive_seed
 from ldd.students.protocol import LEAST_EPOCHS, Protocol
 from ldd.students.training import Lesson, Student, check_networks
-from ldd.students.training_set import Draws, Size, TrainingCost, TrainingSet, draws_for
+from ldd.students.training_set import Draws, Size, TrainingCost, TrainingSet, draws_for, draws_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def courses(distilled: DistilledSet, request: Request) -> tuple[list[Course], di
         request.crops.check(distilled, protocol)
     sets = [*_own_sets(distilled, request, draws), *beside]
     sets += _needed_by_scores(protocol, distilled, sets)
-    nested = _nested_sets(distilled, request.budgets, sets, draws)
+    nested = _nested_sets(distilled, request, sets, draws)
     _check_sets([*sets, *(part for part, _ in nested)], protocol)
     found: list[Course] = []
     for part, counts in (*((part, part.per_class(setting)) for part in sets), *nested):
@@ -187,18 +189,26 @@ def _needed_by_scores(
 
 
 def _nested_sets(
-    distilled: DistilledSet, budgets: Sequence[int], sets: Sequence[Baseline], draws: Draws | None
+    distilled: DistilledSet, request: Request, sets: Sequence[Baseline], draws: Draws | None
 ) -> list[tuple[Baseline, Sequence[int]]]:
     """Return the first images of each class for every budget, and equally many random ones where those are a set."""
-    smaller = [budget for budget in sorted(set(budgets)) if distilled.images_per_class != budget]
+    smaller = [budget for budget in sorted(set(request.budgets)) if distilled.images_per_class != budget]
     nested: list[tuple[Baseline, Sequence[int]]] = []
     for budget in smaller:
-        own = None if draws is None else draws.of(first_rows(distilled.labels, budget))
-        name = budget_name(DISTILLED, budget)
-        nested.append((StoredSet(name, distilled.first(budget), samples=own), [budget]))
+        first, own = distilled.first(budget), None
+        if draws is not None:  # as many as its own epochs take, of its own codes
+            rows = first_rows(distilled.labels, budget)
+            own = draws_of(
+                request.protocol, first, partial(_rows_of, draws, rows), must_fit=request.draws_must_fit
+            )
+        nested.append((StoredSet(budget_name(DISTILLED, budget), first, samples=own), [budget]))
     if any(isinstance(part, RandomReal) for part in sets):
         nested += [(RandomReal(budget), [budget]) for budget in smaller]
     return nested
+
+
+def _rows_of(draws: Draws, rows: Tensor, number: int) -> Tensor:
+    return draws[number][rows]
 
 
 def _check_sets(sets: Sequence[Baseline], protocol: Protocol) -> None:

@@ -100,8 +100,8 @@ class Draws:
         return self.count
 
     def __getitem__(self, number: int) -> Tensor:
-        """Return one draw, (N, 3, H, W) uint8."""
-        if self.held:
+        """Return one draw, (N, 3, H, W) uint8; beyond P one is made for a part of the codes that takes more."""
+        if self.held and number < self.count:
             return self.images[number]
         if self._last is None or self._last[0] != number:
             self._last = None  # before the next is made
@@ -116,10 +116,6 @@ class Draws:
         for number in range(self.count):
             drawn[number] = self._make(number) if number else first
         return drawn
-
-    def of(self, rows: Tensor) -> "Draws":
-        """Return the draws of the codes `rows` alone."""
-        return Draws(self.count, lambda number: self[number][rows], held=self.held)
 
     def to(self, device: torch.device) -> "Draws":
         """Return these: a draw is sent when an epoch asks for it."""
@@ -190,6 +186,15 @@ def draws_for(
             f"the set's codes have a spread, of which protocol {protocol.id} needs draws (samples: "
             f"{protocol.samples}), but nothing draws them; give a sampler, or a protocol with samples: 0"
         )
+    return draws_of(
+        protocol, distilled, lambda number: sampler(generator(seed, "sample", number)), must_fit=must_fit
+    )
+
+
+def draws_of(
+    protocol: Protocol, distilled: "DistilledSet", make: Callable[[int], Tensor], *, must_fit: bool = True
+) -> Draws:
+    """Return as many draws as students need for a set with its numbers of images; `make` returns one by its number."""
     epochs, _ = protocol.budget(distilled.counts)
     count = protocol.num_draws(epochs)
     needed, free = count * distilled.images.numel(), free_bytes(torch.device("cpu"))
@@ -200,7 +205,7 @@ def draws_for(
             f"codes, {in_bytes(needed)}, but {in_bytes(free)} of memory are free; give a number of samples below "
             f"{int(_SHARE_OF_FREE_MEMORY * free * count / needed)}"
         )
-    return Draws(count, lambda number: sampler(generator(seed, "sample", number)), held=held)
+    return Draws(count, make, held=held)
 
 
 def by_epoch(

@@ -10,6 +10,7 @@ from ldd.evaluation.baselines.variants import EqualSteps, Plain
 from ldd.evaluation.courses import courses
 from ldd.evaluation.request import Request
 from ldd.evaluation.results.rows import PLAIN
+from ldd.students import training_set
 from ldd.students.training import fresh_network
 from ldd.students.training_set import Size
 
@@ -157,3 +158,48 @@ def test_a_spread_without_a_sampler(data, tmp_path):
     distilled = small_set(codes={"latents": torch.zeros(3, 2), "log_variance": torch.zeros(3, 2)})
     with pytest.raises(UserError, match="nothing draws them; give a sampler"):
         courses(distilled, Request(data, protocol_of(tmp_path), baselines=[]))
+
+
+@pytest.mark.parametrize("free", [None, 1])
+@pytest.mark.parametrize("samples", ["fresh", 6])
+@pytest.mark.parametrize("epochs", [{1: 9, 2: 3}, {1: 2, 2: 8}, {3: 6}])
+def test_nested_budgets_have_draws_for_their_own_epochs(data, tmp_path, monkeypatch, epochs, samples, free):
+    """A part of the codes is learned as a set of its own is, whose draws are the first rows of the same numbers."""
+    if free is not None and samples == "fresh":
+        monkeypatch.setattr(training_set, "free_bytes", lambda _: free)
+    by_images = {limit: {"epochs": each} for limit, each in epochs.items()}
+    protocol = protocol_of(tmp_path, epochs=6, lr=0.5, by_images=by_images, samples=samples)
+    codes = {"latents": torch.zeros(9, 4, 1, 1), "log_variance": torch.zeros(9, 4, 1, 1)}
+    whole = small_set(3, codes=codes)
+
+    def sampler(generator):
+        return torch.randint(0, 256, whole.images.shape, generator=generator, dtype=torch.uint8)
+
+    settings = {"repeats": 1, "baselines": [], "num_workers": 1, "progress": False}
+    report = evaluate(whole, None, data, protocol, sampler=sampler, budgets=[1, 2], **settings)
+    for budget, rows in ((1, [0, 3, 6]), (2, [0, 1, 3, 4, 6, 7])):
+        alone = evaluate(
+            whole.first(budget),
+            None,
+            data,
+            protocol,
+            sampler=lambda g, rows=rows: sampler(g)[rows],
+            **settings,
+        )
+        for fact in ("training", "units"):
+            own, nested = alone.facts["cost"]["distilled"], report.facts["cost"][f"distilled_ipc{budget}"]
+            assert nested[fact] == own[fact]
+        assert [r.accuracy for r in report.rows if r.set == f"distilled_ipc{budget}"] == [
+            alone.rows[0].accuracy
+        ]
+
+
+def test_draws_of_a_nested_budget_that_cannot_be_held(data, tmp_path, monkeypatch):
+    """Fewer than its epochs, each of which takes some of all of them; the whole set takes one after the other."""
+    monkeypatch.setattr(training_set, "free_bytes", lambda _: 1)
+    protocol = protocol_of(tmp_path, epochs=4, by_images={1: {"epochs": 9}}, samples=4)
+    codes = {"latents": torch.zeros(6, 4, 1, 1), "log_variance": torch.zeros(6, 4, 1, 1)}
+    fields = {"baselines": [], "sampler": NEVER_CALLED}
+    work_of(small_set(2, codes=codes), data, protocol, **fields)
+    with pytest.raises(UserError, match=r"samples \(4\) means 4 draws of 3 codes"):
+        work_of(small_set(2, codes=codes), data, protocol, budgets=[1], **fields)

@@ -14,7 +14,7 @@ from ldd.images import Labelled
 from ldd.runtime.seeding import seeded
 from ldd.students import training_set as module
 from ldd.students.training import Lesson, Student
-from ldd.students.training_set import by_epoch, draws_for
+from ldd.students.training_set import by_epoch, draws_for, draws_of
 from ldd.students.workers import run_students
 
 EPOCHS = 4
@@ -86,7 +86,7 @@ def sampler(generator):
     return torch.randint(0, 256, (3, 3, 4, 4), generator=generator).to(torch.uint8)
 
 
-def drawn(recipe, seed):
+def draws_of_three(recipe, seed):
     """Draws of three codes."""
     distribution = SimpleNamespace(
         images=torch.zeros(3, 3, 4, 4, dtype=torch.uint8), counts=[1, 1, 1], is_distribution=True
@@ -95,11 +95,11 @@ def drawn(recipe, seed):
 
 
 def test_draws_follow_from_seed_and_number(protocol):
-    four, two = (drawn(protocol(samples=n), seed=1) for n in (4, 2))
-    assert drawn(protocol(), seed=1).equal(four), "fresh: one for each epoch"
+    four, two = (draws_of_three(protocol(samples=n), seed=1) for n in (4, 2))
+    assert draws_of_three(protocol(), seed=1).equal(four), "fresh: one for each epoch"
     assert torch.equal(four[:2], two)
     assert not torch.equal(four[0], four[1])
-    assert not drawn(protocol(samples=2), seed=2).equal(two)
+    assert not draws_of_three(protocol(samples=2), seed=2).equal(two)
 
 
 def test_a_set_without_a_spread_or_a_sampler(protocol):
@@ -117,7 +117,7 @@ def test_draws_are_made_when_they_are_looked_at(protocol):
     asked = []
     spread = small_set(codes={"latents": torch.zeros(3, 2), "log_variance": torch.zeros(3, 2)})
     draws = draws_for(protocol(samples=2), spread, lambda g: asked.append(g) or spread.images, 0)
-    part = draws.of(torch.tensor([2]))
+    part = draws_of(protocol(samples=2), spread, lambda number: draws[number][[2]])
     assert (draws.count, part.count, asked) == (2, 2, [])
     assert torch.equal(part.images, spread.images[[2]].expand(2, -1, -1, -1, -1))
     assert draws.images.shape == (2, 3, 3, 32, 32)
@@ -126,11 +126,11 @@ def test_draws_are_made_when_they_are_looked_at(protocol):
 
 def test_too_many_draws(protocol, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda device: 2_880)
-    assert len(drawn(protocol(samples=10), seed=1)) == 10  # 10 x 3 x 48 bytes are half of it
+    assert len(draws_of_three(protocol(samples=10), seed=1)) == 10  # 10 x 3 x 48 bytes are half of it
     with pytest.raises(
         UserError, match=r"samples \(11\) means 11 draws of 3 codes.*number of samples below 10"
     ):
-        drawn(replace(protocol(samples=11), epochs=12), seed=1)
+        draws_of_three(replace(protocol(samples=11), epochs=12), seed=1)
 
 
 def test_draws_that_do_not_fit_are_made_in_their_epochs(protocol, monkeypatch):
@@ -144,9 +144,10 @@ def test_draws_that_do_not_fit_are_made_in_their_epochs(protocol, monkeypatch):
 
     def outcomes(workers):
         draws = draws_for(recipe, spread, sampler, seed=3)
+        turned = draws_of(recipe, spread, lambda number: draws[number][[2, 0, 1]])
         sets = {
             ("all", 0): StoredSet("all", spread, samples=draws).training,
-            ("turned", 0): StoredSet("turned", spread, samples=draws.of(torch.tensor([2, 0, 1]))).training,
+            ("turned", 0): StoredSet("turned", spread, samples=turned).training,
         }
         students = [Student(name, "narrow", repeat, EPOCHS) for name, repeat in sets]
         lesson, test = Lesson(SPEC, recipe, {"narrow": NARROW}, 7), Labelled(*striped(10, 2))
