@@ -8,9 +8,11 @@ import yaml
 
 from ldd.disk.public import public_command, public_configuration
 from ldd.evaluation.results.report import LEFT_OUT, Report
-from ldd.evaluation.results.rows import DISTILLED_HARD
+from ldd.evaluation.results.rows import DISTILLED, DISTILLED_HARD
+from ldd.evaluation.results.scores import TEACHER
 from ldd.report.runs import Run
 from ldd.runs.history import recorded_commands
+from ldd.runtime.ledger import STEPS
 
 _BYTES, _SAMPLES, _SOFT = "_bytes", "prior_samples", "_soft"
 _OF_MADE_SETS = ("check", "evaluate", "validate")
@@ -72,18 +74,23 @@ def missing_baselines(run: Run, report: Report) -> list[str]:
     """Return the names of baselines that have no row of the latest step, and could have.
 
     Soft labels are wanted where students learned from the set's own, samples of the prior where codes hold conditions
-    of its classes. What evaluations by the protocol left out is not asked for again, unless all that it needs is the
-    labels.
+    of its classes, equal steps where as many real images were seen to take others. What evaluations by the protocol
+    left out is not asked for again, unless all that it needs is the labels.
     """
-    from ldd.evaluation.baselines.equal import (
-        candidates,  # here: a page without evaluations needs no networks
-    )
+    # Here: a page without evaluations needs no networks.
+    from ldd.evaluation.baselines.base import bytes_of_real
+    from ldd.evaluation.baselines.equal import DRAWN, candidates
 
     sets = {row.set for row in report.latest()}
     left_out = report.facts.get(LEFT_OUT, {})
     sampled = "conditioning" in (run.distilled.codes or {})
-    images_paid = run.distilled.storage.total().bytes // (3 * run.distilled.image_size**2 + 8)
-    wanted = candidates(run.distilled, own="teacher" not in report.facts, soft=DISTILLED_HARD in sets)
+    images_paid = run.distilled.storage.total().bytes // bytes_of_real(run.distilled.image_size)
+    known = report.cost()
+    steps = {known[name]["training"].get(STEPS) for name in (DISTILLED, *DRAWN) if name in known}
+    steps.discard(None)
+    wanted = candidates(
+        run.distilled, own=TEACHER not in report.facts, soft=DISTILLED_HARD in sets, steps=len(steps) > 1
+    )
     return [
         name
         for name in (baseline.name for baseline in wanted)
@@ -106,7 +113,7 @@ def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str
         "--seed",
         str(report.rows[-1].seed),
     ]
-    if "teacher" in report.facts or any(_SOFT in name for name in baselines):
+    if TEACHER in report.facts or any(_SOFT in name for name in baselines):
         words += ["--labels", "LABELS.yaml"]
     return public_command([*words, "--baselines", ",".join(baselines), "--out", str(run.folder)])
 

@@ -57,6 +57,7 @@ def test_work_by_hand_and_as_evaluate_counts_it(data, tmp_path):
     for kind in ("random_real", "nearest_real", "easy_real"):
         expected |= {kind: (8, 6, 8), f"{kind}_soft": (8, 6, 8), f"{kind}_bytes": (8, 15, 24)}
         expected |= {f"{kind}_bytes_steps": (5, 15, 15), f"{kind}_bytes_soft": (8, 15, 24)}
+        expected |= {f"{kind}_steps": (16, 6, 16)}
     assert work == expected
     report = evaluate(
         distilled,

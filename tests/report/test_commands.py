@@ -138,6 +138,37 @@ def test_soft_labels(run):
     assert "--labels LABELS.yaml" in found.command
 
 
+def test_equal_steps_where_as_many_images_took_others(run):
+    """Figures of the evaluation itself tell; without any real images of that number there is nothing to go by."""
+    packed = small_set(packing=2)
+
+    def cost(**steps):
+        storage = packed.storage.to_dict()
+        return {"cost": {name: {"storage": storage, "training": {"steps": n}} for name, n in steps.items()}}
+
+    names = [name + end for end in ("", "_steps") for name in REAL]
+    (found,) = lacking(run([*REAL, *FULL], packed, cost(distilled=8, nearest_real=2)))
+    assert "--baselines random_real_steps,nearest_real_steps,easy_real_steps " in found.command
+    assert lacking(run([*names, *FULL], packed, cost(distilled=8, nearest_real=2))) == []
+    for facts in (
+        cost(distilled=8, random_real=8, full_real=40),
+        cost(distilled=8),
+        cost(distilled=8, random_real=None),
+        {},
+    ):
+        assert lacking(run([*REAL, *FULL], packed, facts)) == []
+
+
+def test_bytes_of_products(run):
+    shapes = {"small": (2, 3, 8, 8), "left": (5, 32, 8), "right": (5, 32, 8), "mixing": (5, 3, 3)}
+    products = small_set(codes={name: torch.zeros(3, *shape) for name, shape in shapes.items()})
+    (found,) = lacking(run([*REAL, *FULL], products))
+    assert (
+        "--baselines random_real_bytes,nearest_real_bytes,easy_real_bytes,random_real_bytes_steps,"
+        in found.command
+    )
+
+
 def test_what_could_not_be_had_is_not_asked_for(run):
     conditions = {"conditioning": torch.zeros(3, 1, 2), "latents": torch.zeros(3, 1)}
     (found,) = lacking(run([*REAL, *FULL], small_set(codes=conditions)))

@@ -232,8 +232,10 @@ class EqualBytes(Baseline):
         Raises:
             UserError: too few bytes for one image, or soft labels without a labeller.
         """
-        spec = setting.data.spec
-        n = setting.bytes // (self._bytes_per_label(setting) + 3 * spec.image_size**2)
+        spec, soft = setting.data.spec, 0
+        if self.soft:
+            soft = setting.need_labeller(self.name).amount_per_label.bytes
+        n = setting.bytes // (bytes_of_real(spec.image_size) + soft)
         if n < 1:
             raise UserError(
                 f"baselines: {self.name} has {setting.bytes} bytes, which is less than one real image; leave it out"
@@ -270,8 +272,10 @@ class EqualBytes(Baseline):
         labeller = setting.need_labeller(self.name) if self.soft else None
         return relabelled(super().storage(given, setting), len(given.images), labeller)
 
-    def _bytes_per_label(self, setting: Setting) -> int:
-        return _HARD_LABEL + (setting.need_labeller(self.name).amount_per_label.bytes if self.soft else 0)
+
+def bytes_of_real(size: int) -> int:
+    """Return what a real image of `size` pixels a side takes with its hard label."""
+    return 3 * size**2 + _HARD_LABEL
 
 
 def relabelled(storage: Storage, images: int, labeller: "Labeller | None") -> Storage:

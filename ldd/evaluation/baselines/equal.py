@@ -4,11 +4,22 @@ from collections.abc import Callable, Sequence
 
 from ldd.artefact.set import DistilledSet
 from ldd.errors import UserError
-from ldd.evaluation.baselines.base import Baseline, Drawn, EqualBytes, FullReal, RandomReal, Setting
+from ldd.evaluation.baselines.base import (
+    Baseline,
+    Drawn,
+    EqualBytes,
+    FullReal,
+    RandomReal,
+    Setting,
+    bytes_of_real,
+)
 from ldd.evaluation.baselines.chosen import EasyReal, NearestReal, PriorSamples
+from ldd.evaluation.baselines.stored import StoredSet
 from ldd.evaluation.baselines.variants import EqualSteps, SoftLabels
+from ldd.evaluation.results.rows import DISTILLED
 from ldd.runtime.classes import check_text, imported_class
 from ldd.students.protocol import Protocol
+from ldd.students.training_set import Size
 
 
 def equal_baselines(
@@ -26,7 +37,8 @@ def equal_baselines(
     chosen: list[Baseline] = []
     left_out: dict[str, str] = {}
     soft = distilled.soft_labels is not None or setting.labeller is not None
-    found = candidates(distilled, own=not protocol.has_teacher, soft=soft)
+    steps = _other_steps(distilled, setting, protocol)
+    found = candidates(distilled, own=not protocol.has_teacher, soft=soft, steps=steps)
     if protocol.has_teacher and setting.labeller is None:
         reason = f"protocol {protocol.id} has the labels of a teacher, and there is none; give --labels"
         return (), {baseline.name: reason for baseline in found}
@@ -40,24 +52,39 @@ def equal_baselines(
     return tuple(chosen), left_out
 
 
-def candidates(distilled: DistilledSet, *, own: bool, soft: bool) -> tuple[Baseline, ...]:
+def candidates(distilled: DistilledSet, *, own: bool, soft: bool, steps: bool) -> tuple[Baseline, ...]:
     """Return every kind of image at the set's number of images, its bytes and its training steps, and the full data.
 
-    A set of images with hard labels takes as many bytes and steps as equally many real images do; then one baseline
-    stands for all three. Where a teacher labels every crop, students do not learn from labels of their `own` set, and
-    the bytes of labels grow with the images, so that equally many images have equally many bytes.
+    Where as many real images take as many bytes, or as many steps, one baseline stands for both. Where a teacher labels
+    every crop, students do not learn from labels of their own set, and equally many images have equally many bytes.
+
+    Args:
+        distilled: the set.
+        own: students learn from labels of their own set.
+        soft: it has soft labels, or something gives others such.
+        steps: its students take another number of steps than those of as many real images.
     """
     kinds = [kind() for kind in DRAWN.values()]
     chosen: list[Baseline] = list(kinds)
+    if steps:
+        chosen += map(EqualSteps, kinds)
     if own and soft:
         chosen += [SoftLabels(kind) for kind in kinds]
-    if own and (distilled.soft_labels is not None or distilled.is_distribution):
+    if own and distilled.storage.total().bytes != len(distilled.images) * bytes_of_real(distilled.image_size):
         for_bytes = [EqualBytes(of=kind) for kind in kinds]
         chosen += [*for_bytes, *map(EqualSteps, for_bytes)]
     if own and soft:
         chosen += [EqualBytes(soft=True, of=kind) for kind in kinds]
     full = FullReal()
     return (*chosen, full, EqualSteps(full))
+
+
+def _other_steps(distilled: DistilledSet, setting: Setting, protocol: Protocol) -> bool:
+    """Return whether students of the set take another number of steps than those of as many real images."""
+    budget, own = protocol.budget(distilled.counts), StoredSet(DISTILLED, distilled).size(0, setting)
+    draws = protocol.num_draws(budget[0]) if protocol.draws_from(distilled) else 0
+    sizes = own._replace(draws=draws), Size(len(distilled.images))
+    return len({size.cost(protocol, *budget).steps for size in sizes}) > 1
 
 
 _KINDS: tuple[Callable[[], Drawn], ...] = (RandomReal, NearestReal, EasyReal, PriorSamples)

@@ -10,6 +10,8 @@ from small_world import CLASSES, NARROW, SPEC, SmallData, protocol_file, small_s
 from tiny_denoisers import ldm_pipeline
 from torch import distributed
 
+from ldd.artefact.size import Amount
+from ldd.artefact.uploads import Sent
 from ldd.commands.evaluate import evaluate as evaluate_command
 from ldd.errors import UserError
 from ldd.evaluation import (
@@ -75,7 +77,7 @@ def of_digits(distilled):
 
 
 def test_hard_labels_and_a_prior_that_can_be_sampled(names, tiny_prior_path):
-    """As many images are as many bytes and steps; a prior whose chain has no steps can be sampled as well."""
+    """As many images are as many bytes and steps here; a prior whose chain has no steps can be sampled as well."""
     for num_steps in (2, 0):
         prior = LatentDiffusionPrior(str(tiny_prior_path), num_steps=num_steps)
         found, left_out = names(small_set(), data=as_digits(SmallData()), prior=prior)
@@ -170,6 +172,69 @@ def test_codes_with_a_spread(names):
     found, left_out = names(distilled)
     assert set(found) == {*forms(REAL, "", "_bytes", "_bytes_steps"), *FULL}
     assert all(NO_PRIOR in reason for reason in left_out.values())
+
+
+def products(images_per_class):
+    """Images as products of 3 x (2 x 3 x 64 + 2 x 5 x 32 x 8 + 5 x 9) numbers: 35,868 bytes, as 11.6 images take."""
+    shapes = {"small": (2, 3, 8, 8), "left": (5, 32, 8), "right": (5, 32, 8), "mixing": (5, 3, 3)}
+    return small_set(images_per_class, codes={name: torch.zeros(3, *shape) for name, shape in shapes.items()})
+
+
+def upload(images_per_class):
+    """Latents that were sent in 7,000 bytes."""
+    distilled = small_set(images_per_class, codes={"latents": torch.zeros(3 * images_per_class, 4, 4, 4)})
+    sent = Sent(3 * images_per_class, Amount(3 * images_per_class * 64, 7000), Amount(), Amount(0, 100))
+    return distilled.with_facts(sent=sent)
+
+
+@pytest.mark.parametrize(
+    ("distilled", "bytes_of_it", "batch_size", "endings"),
+    [
+        (small_set(4), 12 * 3080, 4, ("",)),
+        (small_set(4, weights=torch.ones(12)), 12 * 3084, 4, ("", "_bytes", "_bytes_steps")),
+        (small_set(4, packing=2), 12 * 3080, 16, ("", "_steps")),  # 48 small images are 3 batches, 12 are one
+        (small_set(4, packing=2), 12 * 3080, 48, ("",)),
+        (products(4), 3 * (384 + 2560 + 45) * 4 + 12 * 8, 4, ("", "_bytes", "_bytes_steps")),
+        (products(6), 3 * (384 + 2560 + 45) * 4 + 18 * 8, 4, ("", "_bytes", "_bytes_steps")),
+        (upload(4), 7100, 4, ("", "_bytes", "_bytes_steps")),
+    ],
+)
+def test_forms_where_bytes_or_steps_differ_from_those_of_as_many_images(
+    names, tmp_path, distilled, bytes_of_it, batch_size, endings
+):
+    """One baseline stands for another budget only where the figures say so, whatever kind of set it is."""
+    assert distilled.storage.total().bytes == bytes_of_it
+    protocol = Protocol.load(protocol_file(tmp_path, batch_size=batch_size))
+    found, left_out = names(distilled, protocol=protocol)
+    assert set(found) == {*forms(REAL, *endings), *FULL}
+    assert left_out.keys() == forms(["prior_samples"], *endings)
+    settings = {"networks": {"narrow": NARROW}, "repeats": 1, "num_workers": 1, "progress": False}
+    report = evaluate(distilled, data=SmallData(), protocol=protocol, **settings)
+    units, cost = report.units(), report.facts["cost"]
+    own = cost["distilled"]["training"]["steps"]
+    for kind in REAL:
+        assert (units[kind].bytes == units["distilled"].bytes) == ("_bytes" not in endings)
+        assert (cost[kind]["training"]["steps"] == own) == ("_steps" not in endings)
+        for ending in endings:
+            if ending.endswith("_steps"):
+                assert cost[kind + ending]["training"]["steps"] == pytest.approx(own, rel=0.25)
+
+
+def test_steps_of_draws_with_means_and_of_a_teacher(names, labeller, tmp_path):
+    """Means join the draws of a spread: twice as many images an epoch. A teacher's crops leave equal steps alone."""
+    latents = torch.zeros(6, 1024, 1, 1)
+    distilled = small_set(2, codes={"latents": latents, "log_variance": latents})
+    for means, endings in (
+        ("always", ("", "_steps", "_bytes", "_bytes_steps")),
+        ("never", ("", "_bytes", "_bytes_steps")),
+    ):
+        found, _ = names(
+            distilled, protocol=Protocol.load(protocol_file(tmp_path, batch_size=6, mean_images=means))
+        )
+        assert set(found) == {*forms(REAL, *endings), *FULL}
+    teacher = Protocol.load(protocol_file(tmp_path, labels="teacher", batch_size=12))
+    found, _ = names(small_set(4, packing=2), protocol=teacher, labeller=labeller)
+    assert set(found) == {*forms(REAL, "", "_steps"), *FULL}
 
 
 def test_a_class_with_too_few_real_images(names):
