@@ -134,10 +134,10 @@ class Report(Scores):
         there = self.facts_by_protocol().get(protocol, {})
         for name in (TEACHER, LABELLER):
             before, now = there.get(name) or {}, json.loads(json.dumps(facts.get(name) or {}, default=str))
-            keys = [key for key in {**before, **now} if key not in _NO_LABELS]
-            changed = [key for key in keys if before.get(key) != now.get(key)] if before and now else []
+            keys = [key for key in now if key in before and key not in _NO_LABELS]  # older facts say less
+            changed = [key for key in keys if before[key] != now[key]]
             if changed:
-                shown = "; ".join(f"{key} then {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
+                shown = "; ".join(f"{key} then {before[key]!r}, now {now[key]!r}" for key in changed)
                 raise UserError(
                     f"{CSV_NAME} holds results of protocol {protocol} with other soft labels ({name}: {shown}); give "
                     "the same --labels, or evaluate into another folder"
