@@ -28,6 +28,12 @@ def student_optimizer(
     return SGD(groups, lr=rate, momentum=protocol.momentum, weight_decay=decay)
 
 
+def forget(optimizer: Optimizer) -> None:
+    """Let moments and counts of steps start from nothing, as if the optimiser were built anew."""
+    for one in (optimizer, *(optimizer.inner if isinstance(optimizer, MatrixMuon) else ())):
+        one.state.clear()
+
+
 def _groups(parameters: list[nn.Parameter], decay_vectors: bool, axes: int = 1) -> list[dict[str, Any]]:
     if decay_vectors:
         return [{"params": parameters}]
@@ -49,6 +55,9 @@ class MatrixMuon(Optimizer):
         momentum: of Muon, with Nesterov's correction; AdamW has betas of 0.9 and 0.999.
         weight_decay: of both, decoupled.
         decay_vectors: whether it also takes biases, gains and shifts.
+
+    Attributes:
+        inner: the two, which hold all moments; its own `state` is empty.
     """
 
     def __init__(
@@ -64,19 +73,19 @@ class MatrixMuon(Optimizer):
         self._weights = [parameters[place] for place in places]
         others = [parameter for place, parameter in enumerate(parameters) if place not in places]
         self._matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in self._weights]
-        self._inner: list[Optimizer] = [
+        self.inner: list[Optimizer] = [
             AdamW(_groups(others, decay_vectors), lr=lr, weight_decay=weight_decay)
         ]
         if self._matrices:
             fit = "match_rms_adamw"
-            self._inner.append(Muon(self._matrices, lr, weight_decay, momentum, adjust_lr_fn=fit))
+            self.inner.append(Muon(self._matrices, lr, weight_decay, momentum, adjust_lr_fn=fit))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take a step of both at the current rate."""
         for matrix, weight in zip(self._matrices, self._weights, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        for optimizer in self._inner:
+        for optimizer in self.inner:
             for group in optimizer.param_groups:
                 group["lr"] = self.param_groups[0]["lr"]
             optimizer.step()

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldd.images import Labelled
 from ldd.networks.training import epoch_batches
 from ldd.runtime.seeding import derive_seed
-from ldd.students.optimizers import student_optimizer
+from ldd.students.optimizers import forget, student_optimizer
 from ldd.students.training import (
     Lesson,
     Outcome,
@@ -103,7 +103,7 @@ def train(lesson: Lesson, students: Sequence[Student], trainings: Sequence[Train
             optimizer.step()
         schedule.step()
         if protocol.forgets_after(epoch, epochs):
-            optimizer.state.clear()
+            forget(optimizer)
         if average is not None:
             average.update_parameters(stack.weights)
     return stack.networks(stack.weights if average is None else average.module)

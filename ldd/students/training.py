@@ -20,7 +20,7 @@ from ldd.networks import NetworkFactory, accuracy, train_classifier
 from ldd.networks.base import seeded_network
 from ldd.networks.training import BatchTransform
 from ldd.runtime.seeding import derive_seed
-from ldd.students.optimizers import student_optimizer
+from ldd.students.optimizers import forget, student_optimizer
 from ldd.students.protocol import Protocol
 from ldd.students.training_set import TrainingSet, by_epoch
 
@@ -211,7 +211,7 @@ def train_student(
 
     def after(epoch: int, loss: Tensor) -> None:
         if protocol.forgets_after(epoch, epochs):
-            steps.state.clear()
+            forget(steps)
         if average is not None:
             average.update_parameters(network)
         if looks and epoch in protocol.look_epochs(epochs):
