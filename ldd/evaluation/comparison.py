@@ -20,12 +20,13 @@ from ldd.evaluation.results.rows import Row
 from ldd.evaluation.results.scores import LABELLER, SPLIT, TEACHER
 from ldd.labels.base import Labeller
 from ldd.labels.crops import CropLabels, teacher_facts
-from ldd.networks import NetworkFactory
+from ldd.networks import Network, NetworkFactory
 from ldd.networks.base import TORCHVISION, name_of
 from ldd.priors import Prior
-from ldd.runtime.classes import canonical
+from ldd.runtime.classes import canonical, loaded_class
 from ldd.runtime.devices import pick_device
 from ldd.runtime.precision import reduced_matmul
+from ldd.runtime.ranks import rank_zero_warn
 from ldd.students.protocol import Protocol
 from ldd.students.training import Lesson, Outcome, Student, fresh_network
 from ldd.students.training_set import Sampler
@@ -108,6 +109,11 @@ def compare(
     Raises:
         UserError: what `courses` refuses, or other soft labels than those of `earlier`, the report that is added to.
     """
+    for path in request.protocol.network_lr:
+        if loaded_class(path, Network) is None:
+            rank_zero_warn(
+                f"protocol {request.protocol.id}: network_lr ({path}) names no network there is; its rate has no use"
+            )
     request.data.setup()
     found, left_out = courses(distilled, request)
     labelled = _label_facts(request, found)

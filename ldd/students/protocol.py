@@ -9,18 +9,18 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.augmentation.views import Views
 from ldd.disk.files import read_yaml
+from ldd.disk.records import parse
 from ldd.errors import UserError
 from ldd.images import Labelled
-from ldd.networks import NetworkFactory
+from ldd.networks import Network, NetworkFactory
 from ldd.networks.base import NetworkSpec
-from ldd.runtime.classes import canonical, dotted_name
+from ldd.runtime.classes import canonical, dotted_name, loaded_class
 
 if TYPE_CHECKING:  # worker processes import this file
     from ldd.artefact.set import DistilledSet
@@ -101,6 +101,7 @@ _CHOICES = {
     "labels": ("own", "teacher"),
     "scores": ("none", "ddranking"),
 }
+_SWITCHES = ("weight_ema", "decay_vectors")
 _LIMITS = {
     "epochs": LEAST_EPOCHS,
     "full_data_epochs": LEAST_EPOCHS,
@@ -144,7 +145,8 @@ class Protocol:
         augmentations: names of `SiameseAugmentation`'s strategies; one is drawn per batch, with parameters of its own
             for every sample.
         networks: name -> network, used where the user names none.
-        network_lr: peak learning rates of single network classes, by dotted name; they replace `lr`.
+        network_lr: peak learning rates of single network classes, by dotted name; they replace `lr`. Names that begin
+            with `ldd.networks.` must be classes there.
         weight_ema: quirk of the released LD3M code: test an average of the weights that is updated once per epoch,
             with decay min(0.995, 1 - 1/n) at the n-th update.
         test_every: test on every n-th image of the test split, in its order (class by class, then by path); 1 is all.
@@ -197,17 +199,23 @@ class Protocol:
     source: str = ""
 
     def __post_init__(self) -> None:
+        self._require(
+            isinstance(self.id, str), "id", self.id, "be a name, in quotes where YAML reads it otherwise"
+        )
         for name, least in _LIMITS.items():
             value = getattr(self, name)
-            self._require(value is None or value >= least, name, value, f"be at least {least}")
+            fits = _is_whole(value, least) or (value is None and name == "full_data_batch_size")
+            self._require(fits, name, value, f"be a whole number of at least {least}")
+        for name in _SWITCHES:
+            self._require(type(getattr(self, name)) is bool, name, getattr(self, name), "be true or false")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             self._require(value in known, name, value, f"be one of {', '.join(known)}")
-        count = self.samples == "fresh" or (type(self.samples) is int and self.samples >= 0)
+        count = self.samples == "fresh" or _is_whole(self.samples, 0)
         self._require(count, "samples", self.samples, "be 'fresh' or at least 0")
         for images, budget in self.by_images.items():
             for name, value in asdict(budget).items():
-                fits = images >= 1 and (value is None or (type(value) is int and value >= _LIMITS[name]))
+                fits = _is_whole(images, 1) and (value is None or _is_whole(value, _LIMITS[name]))
                 must = f"be a whole number of at least {_LIMITS[name]}, and the number of images at least 1"
                 self._require(fits, f"by_images.{images}.{name}", value, must)
         if self.views is not None and self.augmentations:
@@ -222,11 +230,17 @@ class Protocol:
             )
         SiameseAugmentation(self.augmentations)  # raises if it does not know a name
         for name, value in {"lr": self.lr, "temperature": self.temperature, **self.network_lr}.items():
-            self._require(0 < value < inf, name, value, "be a number above 0")
-        self._require(0 <= self.momentum < 1, "momentum", self.momentum, "lie in [0, 1)")
+            self._require(_is_number(value) and value > 0, name, value, "be a number above 0")
+        momentum = self.momentum
+        self._require(_is_number(momentum) and 0 <= momentum < 1, "momentum", momentum, "lie in [0, 1)")
         for name in ("weight_decay", "cutmix"):
             value = getattr(self, name)
-            self._require(0 <= value < inf, name, value, "be a number of 0 or more")
+            self._require(_is_number(value) and value >= 0, name, value, "be a number of 0 or more")
+        for path in self.network_lr:  # others than ours are not imported here
+            known = loaded_class(path, Network) or not path.startswith("ldd.networks.")
+            self._require(
+                bool(known), "network_lr", path, "name networks that there are, as ldd.networks.VGG11"
+            )
 
     def _require(self, holds: bool, name: str, value: object, must: str) -> None:
         if not holds:
@@ -258,7 +272,9 @@ class Protocol:
                 f"protocol ({path}) has keys that do not fit: {'; '.join(problems)}; compare {FOLDER / 'quick.yaml'}"
             )
         try:
-            return cls(**{name: _CONVERTED[name](value) for name, value in content.items()})
+            return cls(
+                **content | {name: _CONVERTED[name](content[name]) for name in content.keys() & _CONVERTED}
+            )
         except UserError:
             raise
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -340,28 +356,41 @@ def _views(value: Mapping[str, Any] | None) -> Views | None:
     if value is None:
         return None
     crop, random = value.get("crop_scale"), value.get("rand_augment")
-    scale = None if crop is None else tuple(map(float, crop))
-    return Views(
-        **{**value, "crop_scale": scale, "rand_augment": None if random is None else tuple(map(int, random))}
-    )
+    scale = None if crop is None else tuple(map(_number, crop))
+    operations = None if random is None else tuple(map(_whole, random))
+    try:
+        return parse(Views, {**value, "crop_scale": scale, "rand_augment": operations})
+    except UserError as error:
+        raise UserError(f"views: {error}") from error
 
 
-def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - checked by the protocol
-    return value
+def _number(value: Any) -> Any:  # noqa: ANN401 - what is no number is left to the protocol to refuse
+    return float(value) if type(value) in (str, int) else value
 
 
-# What becomes of the values of a file; YAML reads 5e-2 as text.
+def _whole(value: Any) -> Any:  # noqa: ANN401 - likewise
+    number = value if type(value) is int else _number(value)
+    return int(number) if type(number) is float and number.is_integer() else number
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast("float", value))
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+# What becomes of values of a file: another spelling (YAML reads 5e-2 as text), never another value. Others stay.
 _CONVERTED: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys((*_CHOICES, "samples"), _as_it_is),
-    **dict.fromkeys(("id", "source"), str),
-    **dict.fromkeys(("epochs", "full_data_epochs", "batch_size", "test_every", "looks"), int),
-    **dict.fromkeys(("lr", "momentum", "weight_decay", "cutmix", "temperature"), float),
-    **dict.fromkeys(("weight_ema", "decay_vectors"), bool),
-    "full_data_batch_size": lambda value: None if value is None else int(str(value)),
+    "id": lambda value: str(value) if type(value) in (int, float) else value,
+    "source": str,
+    **dict.fromkeys(_LIMITS, _whole),
+    **dict.fromkeys(("lr", "momentum", "weight_decay", "cutmix", "temperature"), _number),
     "augmentations": lambda names: tuple(map(str, names)),
     "networks": lambda specs: {str(name): NetworkSpec(**spec) for name, spec in specs.items()},
-    "network_lr": lambda rates: {str(path): float(rate) for path, rate in rates.items()},
-    "by_images": lambda budgets: {int(images): Budget(**budget) for images, budget in budgets.items()},
+    "network_lr": lambda rates: {str(path): _number(rate) for path, rate in rates.items()},
+    "by_images": lambda budgets: {_whole(images): Budget(**budget) for images, budget in budgets.items()},
     "views": _views,
 }
 

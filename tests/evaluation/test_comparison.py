@@ -305,3 +305,15 @@ def test_a_report_keeps_to_one_network_of_soft_labels(tmp_path, labels, fact, ba
         added("other", "bad")
     assert not (tmp_path / "other").exists()  # no student was trained
     assert {row.network for row in added("another", "good").rows} >= {"first", "another"}
+
+
+def test_a_rate_of_a_network_that_nothing_imported_is_told(run, tmp_path, recwarn):
+    rates = {
+        "mine.Wide": 0.1,
+        "ldd.networks.VGG11": 0.1,
+    }  # of a network that is there, but is not evaluated here
+    protocol = Protocol.load(protocol_file(tmp_path, network_lr=rates))
+    run(networks={"narrow": NARROW}, protocol=protocol, baselines=[], repeats=1)
+    assert [str(one.message) for one in recwarn if "network_lr" in str(one.message)] == [
+        "protocol small: network_lr (mine.Wide) names no network there is; its rate has no use"
+    ]

@@ -45,7 +45,11 @@ def test_names_of_others_import_nothing(mark, tmp_path, name):
     assert canonical(name) == name
     with pytest.raises(UserError, match="network"):
         find_network(name)
-    content = {"networks": {"net": {"class_path": name}}, "network_lr": {name: 0.1}}
+    if name.startswith("ldd.networks."):
+        with pytest.raises(UserError, match=r"protocol small: network_lr .* must name networks"):
+            Protocol.load(protocol_file(tmp_path, network_lr={name: 0.1}))
+    rates = {} if name.startswith("ldd.networks.") else {name: 0.1}
+    content = {"networks": {"net": {"class_path": name}}, "network_lr": rates}
     protocol = Protocol.load(protocol_file(tmp_path, **content))
     assert protocol.peak_lr(ConvNet) == protocol.lr
     with pytest.raises(UserError, match="network"):

@@ -241,6 +241,16 @@ def test_choices(tmp_path, change):
         Protocol.load(protocol_file(tmp_path, **change))
 
 
+def test_other_spellings_are_the_same_protocol(tmp_path):
+    """Whole numbers with a point or in quotes, rates as whole numbers: the same values, types and hash."""
+    plain = Protocol.load(protocol_file(tmp_path, lr=1.0, epochs=100, by_images={10: {}}, looks=2))
+    other = Protocol.load(protocol_file(tmp_path, lr=1, epochs=100.0, by_images={"1e1": {}}, looks="2"))
+    assert (other, other.hash) == (plain, plain.hash)
+    assert [type(value) for value in (other.lr, other.epochs, *other.by_images, other.looks)] == [
+        *(float, int, int, int)
+    ]
+
+
 def test_numbers_that_yaml_reads_as_text(tmp_path):
     path = tmp_path / "text.yaml"
     path.write_text(json.dumps(protocol_content()).replace("0.05", '"5e-2"'))
@@ -251,9 +261,9 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
     ("changes", "message"),
     [
         ({"lrr": 1}, "unknown lrr"),
-        ({"epochs": 1}, r"protocol small: epochs \(1\) must be at least 2"),
-        ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
-        ({"test_every": 0}, r"test_every \(0\) must be at least 1"),
+        ({"epochs": 1}, r"protocol small: epochs \(1\) must be a whole number of at least 2"),
+        ({"batch_size": 0}, r"batch_size \(0\) must be a whole number of at least 1"),
+        ({"test_every": 0}, r"test_every \(0\) must be a whole number of at least 1"),
         ({"lr": 0}, r"lr \(0.0\) must be a number above 0"),
         ({"network_lr": {"x.Y": -1}}, r"x.Y \(-1.0\) must be a number above 0"),
         ({"lr": "fast"}, "value of the wrong kind"),
@@ -263,7 +273,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"augmentations": ["blur"]}, "blur"),
         ({"temperature": 0}, r"temperature \(0.0\) must be a number above 0"),
         ({"cutmix": -1}, r"cutmix \(-1.0\) must be a number of 0 or more"),
-        ({"looks": -1}, r"looks \(-1\) must be at least 0"),
+        ({"looks": -1}, r"looks \(-1\) must be a whole number of at least 0"),
         ({"optimizer": "lion"}, r"optimizer \(lion\) must be one of sgd, adamw, muon"),
         (
             {"by_images": {10: {"epochs": 1}}},
@@ -273,7 +283,41 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ({"by_images": {10: {"epochs": 2.5}}}, r"epochs \(2.5\) must be a whole number"),
         ({"labels": "teacher", "scores": "ddranking"}, "compare sets with their own labels"),
         ({"views": {"flip": True}}, r"views and augmentations \(crop, color\) exclude each other"),
-        ({"views": {"crop_scale": [0.5]}, "augmentations": []}, "value of the wrong kind"),
+        (
+            {"views": {"crop_scale": [0.5]}, "augmentations": []},
+            "views: crop_scale must be a list of 2 values",
+        ),
+        ({"views": {"crop_scale": [True, 1]}, "augmentations": []}, "views: crop_scale.0. must be a number"),
+        (
+            {"views": {"rand_augment": [2.7, 6]}, "augmentations": []},
+            "rand_augment.0. must be a whole number",
+        ),
+        ({"views": {"flip": "false"}, "augmentations": []}, "views: flip must be true or false, got 'false'"),
+        ({"views": {"patches": 2.5}, "augmentations": []}, "views: patches must be a whole number, got 2.5"),
+        ({"epochs": 100.9}, r"epochs \(100.9\) must be a whole number of at least 2"),
+        ({"epochs": True}, r"epochs \(True\) must be a whole number"),
+        ({"epochs": None}, r"epochs \(None\) must be a whole number"),
+        ({"epochs": float("inf")}, r"epochs \(inf\) must be a whole number"),
+        ({"full_data_batch_size": 32.5}, r"full_data_batch_size \(32.5\) must be a whole number"),
+        ({"looks": "1.5"}, r"looks \(1.5\) must be a whole number"),
+        ({"by_images": {1.5: {"epochs": 2}}}, r"by_images.1.5.epochs \(2\) must be .* number of images"),
+        ({"by_images": {True: {"epochs": 2}}}, r"by_images.True.epochs \(2\) must be .* number of images"),
+        ({"weight_ema": "false"}, r"weight_ema \(false\) must be true or false"),
+        ({"weight_ema": 0}, r"weight_ema \(0\) must be true or false"),
+        ({"decay_vectors": "no way"}, r"decay_vectors \(no way\) must be true or false"),
+        ({"lr": True}, r"lr \(True\) must be a number above 0"),
+        ({"lr": float("nan")}, r"lr \(nan\) must be a number above 0"),
+        ({"momentum": False}, r"momentum \(False\) must lie in"),
+        ({"weight_decay": None}, r"weight_decay \(None\) must be a number of 0 or more"),
+        ({"cutmix": True}, r"cutmix \(True\) must be a number of 0 or more"),
+        ({"network_lr": {"x.Y": True}}, r"x.Y \(True\) must be a number above 0"),
+        (
+            {"network_lr": {"ldd.networks.Vit": 0.5}},
+            "network_lr .ldd.networks.Vit. must name networks that",
+        ),
+        ({"network_lr": {"ldd.networks.base.NetworkSpec": 0.5}}, "network_lr .* must name networks"),
+        ({"id": None}, r"id \(None\) must be a name, in quotes"),
+        ({"id": True}, r"id \(True\) must be a name"),
     ],
 )
 def test_bad_files(tmp_path, changes, message):
