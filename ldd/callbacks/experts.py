@@ -1,7 +1,7 @@
 """Expert trajectories recorded by the run that needs them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -132,15 +132,16 @@ class RecordExperts(L.Callback):
         recorded = self.check(needs, epochs)
         for need in needs:
             found = self.found(need, data.spec, data.core_set)
-            if found is not None and (need.num_experts or self.num_experts) <= found.num_experts:
+            wanted = need.num_experts or self.num_experts
+            if found is not None and all(found.path(expert).exists() for expert in range(wanted)):
                 continue
             record_experts(
                 data,
                 need.network,
-                num_experts=self.num_experts if all_experts else need.num_experts or self.num_experts,
+                num_experts=self.num_experts if all_experts else wanted,
                 epochs=recorded if found is None else found.training.epochs,
                 device=device,
-                out=need.trajectories,
+                out=need.trajectories if found is None else _parent(found, need, wanted),
                 progress=progress,
                 wait=True,  # runs of a sweep share their experts
                 **self._training,
@@ -153,9 +154,11 @@ class RecordExperts(L.Callback):
             UserError: it is not what these settings would record; several recordings that fit, or a damaged one.
         """
         try:
-            found = find_experts(need, spec, core_set)
+            # However few are whole: what is there must be of this training before more are trained beside it.
+            there = find_experts(replace(need, num_experts=0), spec, core_set)
         except MissingExperts:
             return None
+        found = Trajectories.open(there.folder)
         told = self._training if self.epochs is None else {"epochs": self.epochs, **self._training}
         recorded = asdict(found.training)
         for name, given in told.items():
@@ -171,3 +174,15 @@ class RecordExperts(L.Callback):
                 f"{found.num_experts}; set it to that, or {need.section}.num_experts to {self.num_experts}"
             )
         return found
+
+
+def _parent(found: Trajectories, need: ExpertNeed, wanted: int) -> str:
+    """Return the folder in which more experts of a recording are recorded into it, and not beside it."""
+    parent = found.folder.parent
+    if Trajectories.under(parent, found.setting, found.training, wanted).folder != found.folder:
+        raise UserError(
+            f"{need.section}.trajectories ({found.folder}) has not all of the {wanted} experts that are read, and none "
+            "are added to a recording under another name than it was made with; give it back its name, or set "
+            "experts.num_experts to 0 and read fewer"
+        )
+    return str(parent)

@@ -76,6 +76,7 @@ def test_longer_experts_beside_short_ones_are_the_run_s(data, tmp_path):
     assert model.distilled_set().manifest["ledger"]["stages"]["experts"]["steps"] == steps
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["enough", "too few"])
 @pytest.mark.parametrize(
     ("setting", "given", "there"),
     [
@@ -88,14 +89,16 @@ def test_longer_experts_beside_short_ones_are_the_run_s(data, tmp_path):
         ("epochs", 3, "2"),
     ],
 )
-def test_experts_that_were_trained_in_another_way_are_refused(data, tmp_path, setting, given, there):
-    folder, objective = tmp_path / "experts", both(tmp_path / "experts").objectives[0]
+def test_experts_that_were_trained_in_another_way_are_refused(data, tmp_path, setting, given, there, number):
+    folder = tmp_path / "experts"
+    objective = both(folder, num_experts=number).objectives[0]
     record_experts(data, TINY, 1, epochs=2, out=str(folder), progress=False)
     before = sorted(folder.rglob("*"))
     message = rf"experts.{setting} \(.*\): the experts in .* were recorded with \(?{there}.*num_experts to 0"
     with pytest.raises(UserError, match=message):
-        run(data, tmp_path, objective, RecordExperts(num_experts=1, **{setting: given}))
+        run(data, tmp_path, objective, RecordExperts(num_experts=number, **{setting: given}))
     assert sorted(folder.rglob("*")) == before
+    objective = both(folder).objectives[0]
     run(data, tmp_path / "as they are", objective, RecordExperts(num_experts=0, **{setting: given}))
 
 
@@ -113,12 +116,26 @@ def test_more_experts_than_are_there_are_recorded_and_fewer_are_refused(data, tm
     run(data, tmp_path / "2", both(folder, num_experts=2).objectives[0], RecordExperts(2))
 
 
-def test_more_experts_have_the_epochs_of_those_that_are_there(data, tmp_path):
+@pytest.mark.parametrize("lost", [0, 1], ids=["whole", "stopped before its first"])
+@pytest.mark.parametrize("own", [False, True], ids=["among others", "by its own folder"])
+def test_more_experts_are_recorded_into_the_recording_that_is_there(data, tmp_path, lost, own):
+    """With its epochs, of which the run reads fewer."""
     folder = tmp_path / "experts"
-    record_experts(data, TINY, 1, epochs=3, out=str(folder), progress=False)
-    run(data, tmp_path, both(folder).objectives[0], RecordExperts(2))
-    (recording,) = [Trajectories.open(path) for path in folder.iterdir()]
-    assert (recording.num_experts, recording.training.epochs) == (2, 3)
+    made = record_experts(data, TINY, 1, epochs=3, out=str(folder), progress=False)
+    for expert in range(lost):
+        Trajectories.open(made).path(expert).unlink()
+    run(data, tmp_path, both(made if own else folder).objectives[0], RecordExperts(2))
+    (recording,) = [Trajectories.open(path.parent) for path in folder.rglob("index.json")]
+    assert (recording.folder, recording.num_experts, recording.training.epochs) == (made, 2, 3)
+
+
+def test_none_are_recorded_beside_a_renamed_recording(data, tmp_path):
+    made = record_experts(data, TINY, 1, epochs=2, out=str(tmp_path / "experts"), progress=False)
+    renamed = made.rename(made.with_name("mine"))
+    run(data, tmp_path / "1", both(renamed).objectives[0], RecordExperts(1))
+    with pytest.raises(UserError, match=r"mine\) has not all of the 2 experts .* give it back its name"):
+        run(data, tmp_path / "2", both(renamed).objectives[0], RecordExperts(2))
+    assert list(renamed.parent.rglob("index.json")) == [renamed / "index.json"]
 
 
 @pytest.mark.parametrize(
