@@ -74,7 +74,9 @@ def _data(run: Run) -> dict[str, str]:
     return {
         "classes": f"{len(classes)}: {names}",
         "test split": run.fingerprint or "unknown",
-        "test images": f"{run.summary['test_images']:,}" if "test_images" in run.summary else "unknown",
+        "tested on": f"{run.summary['test_images']:,} images of the {run.split} split"
+        if "test_images" in run.summary
+        else "unknown",
         "licence of the data": run.manifest.licences["data"],
     }
 
@@ -91,7 +93,8 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         scores = [(run.name, compared(run.evaluations[protocol])) for run in evaluated]
         looks = styles((DISTILLED, REFERENCE))
         looks = {name: looks[name] for name in looks if any(name in found for _, found in scores)}
-        drawn = bar_chart(f"scores{number}", scores, looks, "top-1 accuracy in %")
+        measured = f"top-1 accuracy in % ({evaluated[0].split} split)"
+        drawn = bar_chart(f"scores{number}", scores, looks, measured)
         charts.append(
             _chart(f"Accuracy by protocol {protocol} (mean of unseen networks, ± one std)", drawn, looks)
         )
@@ -106,7 +109,7 @@ def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if any(len(points) > 1 for points in history.values()):
             history = {name: points for name, points in history.items() if points}
             looks = styles(list(history))
-            drawn = line_chart(f"history{number}", history, looks, "top-1 accuracy in %")
+            drawn = line_chart(f"history{number}", history, looks, measured)
             charts.append(_chart(f"Accuracy over training steps, protocol {protocol}", drawn, looks))
     for number, objective in enumerate(dict.fromkeys(run.objective for run in runs if run.losses)):
         # Losses of different objectives share no unit.

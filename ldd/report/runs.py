@@ -16,7 +16,6 @@ from ldd.disk.text import read_text
 from ldd.errors import UserError, listed
 from ldd.evaluation.results.report import CSV_NAME, JSON_NAME, Report
 from ldd.evaluation.results.rows import INITIAL
-from ldd.evaluation.results.scores import SPLIT
 from ldd.runs import history
 
 _LARGEST = 1e30  # of a loss in a chart, whose axes cannot hold more
@@ -57,7 +56,12 @@ class Run:
     def fingerprint(self) -> str | None:
         """Fingerprint of the test split that it was evaluated on, else of the one it was made with."""
         found: str | None = self.summary.get("test_split_fingerprint") or self.manifest.test_split_fingerprint
-        return f"{found}; tested on the {self.summary[SPLIT]} split" if SPLIT in self.summary else found
+        return found
+
+    @property
+    def split(self) -> str | None:
+        """The split that students were tested on, of which a folder holds one; None without an evaluation."""
+        return next((report.split for report in self.evaluations.values()), None)
 
     @property
     def objective(self) -> str:
@@ -118,7 +122,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
     """Raise unless the numbers of all runs may stand side by side.
 
     Raises:
-        UserError: other test images, other classes, or results by different protocols of one id; both are shown.
+        UserError: other test images, other classes, results on different splits or by different protocols of one id;
+            both are shown.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -134,6 +139,12 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 f"{first.name} and {run.name} are of different classes: {listed(wnids[0])}, and {listed(wnids[1])}; "
                 "make a report for each"
             )
+    splits = {run.split: run for run in runs if run.split}
+    if len(splits) > 1:
+        (one, this), (other, that) = splits.items()
+        raise UserError(
+            f"{this.name} was tested on the {one} split, and {that.name} on the {other} split; make a report for each"
+        )
     hashes: dict[str, tuple[str, Run]] = {}
     for run in runs:
         for name, report in run.evaluations.items():

@@ -41,7 +41,8 @@ def judged(runs: Sequence[Run]) -> list[Judged]:
         for title, made in _BESIDE.items():
             tables = [(name, table) for name, one in reports.items() if (table := made(one)) and table.rows]
             if tables:
-                shown.append(of_runs(f"{title}, protocol {protocol}", tables))
+                split = next(iter(reports.values())).split
+                shown.append(of_runs(f"{title}, {split} split, protocol {protocol}", tables))
         left_out = {name: dict(why) for name, one in reports.items() if (why := one.facts.get(LEFT_OUT))}
         found.append(Judged(protocol, tuple(shown), left_out))
     return found
@@ -73,7 +74,8 @@ def _accuracies(protocol: str, by_run: Mapping[str, Report]) -> PlainTable:
     )
     return PlainTable(
         f"Top-1 accuracy in %, protocol {protocol}",
-        f"Test split, mean ± population standard deviation over repeats ({_numbers(repeats)} of each network). Gain: "
+        f"{reports[0].split.capitalize()} split, mean ± population standard deviation over repeats "
+        f"({_numbers(repeats)} of each network). Gain: "
         "distilled less random_real, mean of unseen networks that both met. "
         f"Protocol hash {reports[0].protocols[protocol]}."
         + f" In a run, {DIFFER}."

@@ -14,7 +14,7 @@ from ldd.errors import UserError
 from ldd.evaluation import Score
 from ldd.evaluation.results.report import JSON_NAME
 from ldd.evaluation.results.rows import DISTILLED, REFERENCE
-from ldd.evaluation.results.scores import MEAN_UNSEEN
+from ldd.evaluation.results.scores import MEAN_UNSEEN, SPLIT
 from ldd.runtime.plain import in_chart
 from ldd.runtime.tables import PlainTable
 
@@ -55,12 +55,14 @@ class Results:
         rows: of all finished cells.
         references: names of the settings that ran in addition to the combinations of the axes.
         panels: the axis whose settings have panels of their own in the plot, or None.
+        split: that all students were tested on: `test` or `selection`.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Row, ...]
     references: tuple[str, ...] = ()
     panels: str | None = None
+    split: str = "test"
 
     @classmethod
     def collect(
@@ -70,15 +72,21 @@ class Results:
         references: tuple[str, ...] = (),
         panels: str | None = None,
     ) -> "Results":
-        """Read the evaluation.json of each cell, given as (its names, seed, run folder)."""
+        """Read the evaluation.json of each cell, given as (its names, seed, run folder).
+
+        Raises:
+            UserError: a file that is none, or cells by different protocols or on different splits.
+        """
         rows = []
         hashes: dict[str, set[str]] = {}
+        splits: dict[str, Path] = {}
         for names, seed, folder in cells:
             path = folder / JSON_NAME
             found = read_json(path, "remove it")
             try:
                 protocol = found["protocol"]["id"]
                 hashes.setdefault(protocol, set()).add(found["protocol"]["hash"])
+                splits.setdefault(str(found.get(SPLIT, "test")), folder)
                 scores = {name: dict(of_set) for name, of_set in found["accuracy"].items()}
                 for name, score in found[MEAN_UNSEEN].items():
                     scores[name][MEAN_UNSEEN] = score
@@ -100,7 +108,13 @@ class Results:
                 f"protocol {edited[0]} was edited between cells of this sweep; give the new one an id of its own, and "
                 "remove the cells of one of the two"
             )
-        return cls(axes, tuple(rows), references, panels)
+        if len(splits) > 1:
+            (one, first), (other, second) = list(splits.items())[:2]
+            raise UserError(
+                f"{first} was tested on the {one} split, and {second} on the {other} split, which are not compared; "
+                "name one evaluation.split for all cells, and remove the folders of those on the other"
+            )
+        return cls(axes, tuple(rows), references, panels, *splits)
 
     def score(self, names: tuple[str, ...] | None, of_set: str, network: str) -> Score | None:
         """Return the score over the means of seeds (None: of all cells); with a single one, over its repeats."""
@@ -115,9 +129,9 @@ class Results:
 
     def write(self, out: Path | str) -> None:
         """Write `sweep.csv`, with a row for each cell, set and network, and `sweep.png`."""
-        head = (*self.axes, "seed", "protocol", "set", "network", "mean", "std", "n")
+        head = (*self.axes, "seed", "protocol", "split", "set", "network", "mean", "std", "n")
         rows = [
-            (*row.names, row.seed, row.protocol, row.set, row.network, *astuple(row.score))
+            (*row.names, row.seed, row.protocol, self.split, row.set, row.network, *astuple(row.score))
             for row in self.rows
         ]
         write_csv(Path(out) / CSV_NAME, [head, *rows])
@@ -134,7 +148,7 @@ class Results:
         there = [column for column in columns if any(found[(names, *column)] for names in cells)]
         rows = tuple((*names, *(str(found[(names, *column)] or "") for column in there)) for names in cells)
         return PlainTable(
-            f"Top-1 accuracy in % of distilled sets (test split, protocol {self.rows[0].protocol})",
+            f"Top-1 accuracy in % of distilled sets ({self.split} split, protocol {self.rows[0].protocol})",
             "mean ± population standard deviation over seeds (over repeats where there is one seed)",
             (*self.axes, *(head for _, _, head in there)),
             len(self.axes),
@@ -180,7 +194,10 @@ class Results:
         for row in self.rows:
             mine = replace(row, names=row.names[:place] + row.names[place + 1 :])
             found.setdefault(row.names[place], []).append(mine)
-        return [(f"{self.panels} {name}", Results(rest, tuple(rows))) for name, rows in found.items()]
+        return [
+            (f"{self.panels} {name}", Results(rest, tuple(rows), split=self.split))
+            for name, rows in found.items()
+        ]
 
     def _draw(self, plane: Axes, measure: str) -> None:
         grid = [names for names in self._combinations() if names[0] not in self.references]
@@ -216,7 +233,7 @@ class Results:
         if not _numbers(positions):
             plane.set_xticks(list(positions.values()), list(map(in_chart, positions)))
         plane.set_xlabel(in_chart(self.axes[0]))
-        plane.set_ylabel(f"{in_chart(measure).replace('_', ' ')}: top-1 accuracy in %")
+        plane.set_ylabel(f"{in_chart(measure).replace('_', ' ')}: top-1 accuracy in % ({self.split} split)")
 
     def _levels(self, measure: str) -> list[tuple[str, Score, str]]:
         """Name, score and line style of what does not depend on the axes."""

@@ -105,7 +105,7 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     assert of_cell.command.startswith("latentdd fit --config ld3m_digits.yaml --trainer.max_steps 2 ")
     with (out / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["steps", "seed", "protocol", "set", "network", "mean", "std", "n"]
+    assert list(rows[0]) == [*("steps", "seed", "protocol", "split", "set", "network", "mean", "std", "n")]
     for name in ("1", "2"):
         found = json.loads((out / name / "seed-5" / "evaluation.json").read_text())
         mine = {(row["set"], row["network"]): row for row in rows if row["steps"] == name}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_world import NARROW, SmallData, protocol_file, small_set
+from small_world import NARROW, SPEC, SmallData, protocol_file, small_set
 
 from ldd.cli import main
 from ldd.errors import UserError
@@ -12,7 +12,9 @@ from ldd.evaluation import Protocol, RandomReal, evaluate
 from ldd.evaluation.comparison import report_in
 from ldd.evaluation.courses import courses
 from ldd.evaluation.request import Request
+from ldd.report import write_report
 from ldd.report.runs import check_comparable, read_runs
+from ldd.report.tables import judged
 
 
 def run(tmp_path, data=None, *, protocol=None, **settings):
@@ -64,8 +66,31 @@ def test_reports_do_not_put_the_two_side_by_side(tmp_path):
     for name, split in (("one", "test"), ("two", "selection")):
         small_set(2).save(tmp_path / name / "distilled")
         run(tmp_path, split=split).write(tmp_path / name)
-    with pytest.raises(UserError, match="tested on the selection split"):
-        check_comparable(read_runs([str(tmp_path / "one"), str(tmp_path / "two")]))
+    # Without an evaluation, of which there is nothing to mix.
+    small_set(2, test_split_fingerprint=SPEC.fingerprint).save(tmp_path / "none" / "distilled")
+    one, two, none = read_runs([str(tmp_path / name) for name in ("one", "two", "none")])
+    with pytest.raises(
+        UserError, match="one was tested on the test split, and two on the selection split; make"
+    ):
+        check_comparable([one, none, two])
+    for tested, split in ((one, "test"), (two, "selection")):
+        write_report([tested, none], tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        (found,) = judged([tested, none])
+        assert found.tables[0].note.startswith(f"{split.capitalize()} split, mean")
+        assert all(f", {split} split, protocol small" in table.title for table in found.tables[1:])
+        assert f"images of the {split} split" in page
+        assert "selection split" in page or split == "test"
+        assert ("Test split" in page, "test split)" in page) == (split == "test",) * 2
+
+
+def test_every_plot_and_table_of_an_evaluation_says_so(tmp_path):
+    for split in ("test", "selection"):
+        found = run(tmp_path, split=split)
+        assert found.plot().axes[0].get_ylabel() == f"top-1 accuracy in % ({split} split)"
+        shown = [f"{table.title} {table.note}" for table in found.tables()]
+        assert len(shown) > 2
+        assert all(f"{split} split" in text for text in shown), shown
 
 
 def test_without_a_selection_split(tmp_path):

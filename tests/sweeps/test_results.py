@@ -10,7 +10,7 @@ from ldd.errors import UserError
 from ldd.sweeps.results import Results
 
 
-def written_cell(folder, distilled, random, protocol_hash="f" * 16):
+def written_cell(folder, distilled, random, protocol_hash="f" * 16, **facts):
     """The evaluation.json of one cell, with one unseen network."""
     folder.mkdir(parents=True)
     scores = {"distilled": distilled, "random_real": random}
@@ -19,6 +19,7 @@ def written_cell(folder, distilled, random, protocol_hash="f" * 16):
         "protocol": {"id": "tiny", "hash": protocol_hash},
         "accuracy": {name: {"ViT": score} for name, score in accuracy.items()},
         "mean_unseen": accuracy,
+        **facts,
     }
     (folder / "evaluation.json").write_text(json.dumps(content))
     return folder
@@ -28,6 +29,31 @@ def test_cells_of_an_edited_protocol_are_not_mixed(tmp_path):
     cells = [((name,), 0, written_cell(tmp_path / name, 0.5, 0.25, name * 16)) for name in ("a", "b")]
     with pytest.raises(UserError, match="protocol tiny was edited between cells"):
         Results.collect(("k",), cells)
+
+
+def test_the_two_splits_are_not_mixed_and_each_is_named(tmp_path):
+    """An evaluation of the test split says nothing of it."""
+    facts = {"a": {"split": "selection"}, "b": {"split": "selection"}, "c": {}}
+    cells = [((name,), 0, written_cell(tmp_path / name, 0.5, 0.25, **of)) for name, of in facts.items()]
+    with pytest.raises(UserError, match=r"a was tested on the selection split, and .*c on the test split"):
+        Results.collect(("k",), cells)
+    for alike, split in ((cells[:2], "selection"), (cells[2:], "test")):
+        found = Results.collect(("k",), alike)
+        assert found.table().title == f"Top-1 accuracy in % of distilled sets ({split} split, protocol tiny)"
+        assert f"({split} split)" in found.plot().axes[0].get_ylabel()
+        found.write(tmp_path)
+        with (tmp_path / "sweep.csv").open(newline="") as file:
+            assert {row["split"] for row in csv.DictReader(file)} == {split}
+
+
+def test_panels_keep_the_split(tmp_path):
+    cells = [
+        ((one, two), 0, written_cell(tmp_path / one / two, 0.5, 0.25, split="selection"))
+        for one in ("1", "10")
+        for two in ("x", "y")
+    ]
+    figure = Results.collect(("budget", "start"), cells, panels="budget").plot()
+    assert all("(selection split)" in plane.get_ylabel() for plane in figure.axes)
 
 
 def test_the_plot_has_a_line_an_order_and_a_level_a_reference(tmp_path):

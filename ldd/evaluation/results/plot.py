@@ -10,7 +10,7 @@ def draw_scores(report: Scores) -> Figure:
     scores, means, unseen = report.scores(), report.mean_unseen(), report.networks()
     columns = [*unseen, *([MEAN_UNSEEN] if means else [])]
     figure = Figure(figsize=(max(5.0, 1.2 * len(columns) + 2), 3.6), layout="constrained")
-    axes = figure.add_subplot(ylabel="top-1 accuracy in %")
+    axes = figure.add_subplot(ylabel=f"top-1 accuracy in % ({report.split} split)")
     for number, (name, of_set) in enumerate(scores.items()):
         found = {**of_set, **({MEAN_UNSEEN: means[name]} if name in means else {})}
         places = [place for place, column in enumerate(columns) if column in found]

@@ -73,7 +73,7 @@ def equal_table(report: Scores) -> PlainTable | None:
         at = [gain if other and same else "" for same in (own.same_images(of_set), own.same_bytes(of_set))]
         rows.append((name, *in_units(of_set), str(means.get(name, "")), *at))
     return PlainTable(
-        f"Equal images and equal bytes (protocol {report.protocol}, step {report.step})",
+        f"Equal images and equal bytes ({report.split} split, protocol {report.protocol}, step {report.step})",
         "of each class; images: as students see them, drawn: anew in each epoch; pixels: stored; bytes: of all that "
         "training needs; above: distilled less this set in points, over unseen networks that both met, only where both "
         "have equally many images, or the same bytes within a tenth",
@@ -116,7 +116,7 @@ def robustness_table(report: Scores) -> PlainTable | None:
     if not rows:
         return None
     return PlainTable(
-        f"Label- and augmentation-robust scores (protocol {report.protocol}, step {report.step})",
+        f"Label- and augmentation-robust scores ({report.split} split, protocol {report.protocol}, step {report.step})",
         "of accuracies as fractions, mean ± population standard deviation over repeats; HLR: full data less distilled, "
         "both with hard labels (lower is better); IOR: distilled less random real, same recipe; 0.269: as good as "
         "random. Last columns: the scale of the released package",
@@ -151,9 +151,9 @@ def dimensions_table(report: Scores) -> PlainTable:
     return PlainTable(
         "Storage, training cost and recovered accuracy of each set",
         "IPC: stored numbers / (classes x 3 x pixels), with and without labels; images, steps, decodes and seconds: to "
-        f"train one network; accuracy: mean over {'unseen networks' if means else 'all networks'}"
-        + f"; {DIFFER}"
-        * report.means_differ(),
+        f"train one network; accuracy: on the {report.split} split, mean over "
+        + ("unseen networks" if means else "all networks")
+        + f"; {DIFFER}" * report.means_differ(),
         (*head, *("of full data",) * bool(shares)),
         1,
         tuple(rows),
