@@ -254,7 +254,9 @@ class RunCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         exits, parser.exit_on_error = parser.exit_on_error, False
         try:
-            parsed = parser.parse_object(written)
+            # `fit` writes options that other verbs with its recipe have not; parsing changes what it is given.
+            known = {name: value for name, value in read_yaml(path).items() if name in self.options}
+            parsed = parser.parse_object(known)
             return {**written, **yaml.safe_load(parser.dump(parsed, skip_none=False))}
         except (ArgumentError, ValueError, TypeError, KeyError):
             return written  # of a class that is gone: compared as it stands

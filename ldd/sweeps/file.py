@@ -1,5 +1,6 @@
 """The file that names the settings of a sweep, and its cells: a run for each combination and each seed."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,16 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ldd.disk.files import read_yaml, write_json
+from ldd.disk.files import read_json, read_yaml, write_json
 from ldd.disk.records import read_record, to_json
 from ldd.disk.shipped import shipped_file
 from ldd.errors import UserError
+from ldd.evaluation.results.report import JSON_NAME
 from ldd.runs.folder import fit_or_resume
+
+if TYPE_CHECKING:
+    from ldd.runs.recipe import Recipe
 
 _NEEDED = {"base", "axes"}
 _KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
+_WITHOUT_EFFECT = (
+    "evaluation.num_workers:",
+    "evaluation.protocol:",
+)  # protocols are compared by their contents
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CELL_NAME = "cell.json"
 """In the folder of a cell: which settings were run there, and whether to the end."""
@@ -33,6 +42,8 @@ class _Record:
     arguments: tuple[str, ...]
     seed: int
     finished: bool
+    content: str | None = None
+    """Hash over the arguments with what their files held; None in records that are older."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +68,65 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether a sweep ran it to its end, evaluation included; raises UserError if it ran other settings."""
-        path = self.folder / CELL_NAME
-        if not path.is_file():
+        """Whether a sweep ran it to its end, evaluation included; raises UserError if it ran other settings.
+
+        Settings are those that the arguments and the files that they name come to, however these are spelt.
+        """
+        record = self._noted()
+        if record is None:
             return False
-        record = read_record(path, _Record, f"remove {self.folder}")
-        if record.arguments != self.arguments:
+        # A run that goes on refuses by itself what its checkpoint cannot take, and may correct the rest.
+        as_told = record.arguments == self.arguments and (record.content is None or not record.finished)
+        if not as_told and record.content != _content(self.arguments) and (changed := self._changed(record)):
             raise UserError(
-                f"{self.folder} was run with other settings ({shlex.join(record.arguments)}); choose another --out, "
-                "or remove that folder"
+                f"{self.folder} was run with other settings ({changed}); choose another --out, or remove that folder"
             )
         return record.finished
 
+    def _noted(self) -> _Record | None:
+        path = self.folder / CELL_NAME
+        return read_record(path, _Record, f"remove {self.folder}") if path.is_file() else None
+
+    def _changed(self, record: _Record) -> str:
+        """Return in words which settings of what was run here are others now; empty where none is."""
+        config, evaluation = self.folder / "config.yaml", self.folder / JSON_NAME
+        if not config.is_file():
+            edited = record.arguments == self.arguments
+            return "files that it names were edited since" if edited else shlex.join(record.arguments)
+        from ldd.students.protocol import Protocol  # here: it brings all networks, and few sweeps come here
+
+        recipe = self.recipe()
+        of_sets, others = recipe.changes(config)
+        changed = of_sets + [
+            text
+            for text in others
+            if text.startswith(("evaluation.", "trainer.limit_val_batches:"))
+            and not text.startswith(_WITHOUT_EFFECT)
+        ]
+        if evaluation.is_file():
+            protocol = Protocol.load(recipe.resolved["evaluation"]["protocol"])
+            now, then = {"id": protocol.id, "hash": protocol.hash}, read_json(evaluation).get("protocol")
+            changed += [f"evaluation.protocol: {then} -> {now}"] * (now != then)
+        return "; ".join(changed[:5])
+
+    def recipe(self) -> "Recipe":
+        """Return its settings, resolved; raises UserError for those that no run takes."""
+        from ldd.runs.recipe import Recipe  # here: most sweeps that are planned alone need not wait for it
+
+        try:
+            told = (*self.arguments, "--seed_everything", str(self.seed))
+            return Recipe(told, self.folder, program=f"latentdd sweep: {self}")
+        except SystemExit as stop:  # the parser has said why
+            raise UserError(
+                f"cell {self} cannot be run (see above); correct the sweep file, or what follows --"
+            ) from stop
+
     def note(self, *, finished: bool) -> None:
-        """Write down which settings were run here."""
-        write_json(self.folder / CELL_NAME, to_json(_Record(self.arguments, self.seed, finished)))
+        """Write down which settings are run here, or that they were run to the end."""
+        begun = self._noted() if finished else None
+        # Files may be edited while it runs: what they held at its start is what counts.
+        content = _content(self.arguments) if begun is None else begun.content
+        write_json(self.folder / CELL_NAME, to_json(_Record(self.arguments, self.seed, finished, content)))
 
     def command(self) -> list[str]:
         """Return the arguments of `latentdd` that start this run, or continue it where it was stopped."""
@@ -166,6 +221,25 @@ class Sweep:
             for names, options in runs
             for seed in self.seeds
         ]
+
+
+def _content(arguments: Sequence[str]) -> str:
+    """Return a hash over arguments, with what the files that they name hold in the place of these names."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else (word,))]
+    held = json.dumps(_held(words, Path()), sort_keys=True, default=str)
+    return hashlib.sha256(held.encode()).hexdigest()[:16]
+
+
+def _held(value: Any, folder: Path, above: tuple[Path, ...] = ()) -> Any:  # noqa: ANN401 - whatever YAML holds
+    if isinstance(value, dict):
+        return {str(key): _held(part, folder, above) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_held(part, folder, above) for part in value]
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        path = next(filter(os.path.isfile, (folder / value, Path(value))), None)
+        if path is not None and path not in above:
+            return _held(read_yaml(path), path.parent, (*above, path))
+    return value
 
 
 def _file(folder: Path, name: object) -> str:

@@ -86,17 +86,8 @@ def sweep(
 
 def _check(cells: Sequence[Cell]) -> None:
     """Refuse settings that no run takes before the first cell runs; those of all seeds are the same."""
-    from ldd.runs.recipe import (
-        Recipe,
-    )  # here: a sweep that is refused, or planned alone, need not wait for it
-
     for cell in {cell.arguments: cell for cell in reversed(cells)}.values():
-        try:
-            Recipe(cell.arguments, cell.folder, program=f"latentdd sweep: {cell}")
-        except SystemExit as stop:  # the parser has said why
-            raise UserError(
-                f"cell {cell} cannot be run (see above); correct the sweep file, or what follows --"
-            ) from stop
+        cell.recipe()
 
 
 def _run_cells(loaded: Sweep, cells: Sequence[Cell], waiting: Sequence[Cell], out: Path, jobs: int) -> Ending:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,17 @@ def test_two_cells_make_a_table_and_a_plot_and_are_not_run_again(small, here, tm
     verb.main("sweep", command)
     assert len(here) == 3
     assert json.loads(record.read_text())["finished"]
+    # The same settings in another order, and with the protocol in another file.
+    copied = Path(shutil.copy(tmp_path / "protocol.yaml", tmp_path / "copied.yaml"))
+    pairs = [*zip(extra[::2], extra[1::2], strict=True)][::-1]
+    turned = [word for pair in pairs for word in pair]
+    turned[turned.index(str(tmp_path / "protocol.yaml"))] = str(copied)
+    command = [*command[: command.index("--")], "--", *turned]
+    verb.main("sweep", command)
+    assert len(here) == 3
+    copied.write_text(copied.read_text().replace("lr: 0.01", "lr: 0.02"))
+    with pytest.raises(UserError, match=r"other settings \(evaluation.protocol: .*; choose another --out"):
+        verb.main("sweep", command)
     with pytest.raises(UserError, match=r"was run with other settings .* choose another --out"):
         verb.main("sweep", [*command, "--trainer.max_steps", "3"])
 

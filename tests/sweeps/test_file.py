@@ -1,11 +1,15 @@
 """Sweep files: the cells that follow from them, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ldd.disk.shipped import shipped_file
 from ldd.errors import UserError
+from ldd.students.protocol import FOLDER, Protocol
 from ldd.sweeps.file import Sweep
 
 
@@ -120,3 +124,117 @@ def test_panels_must_be_one_of_several_axes(tmp_path):
     for changed in ({"panels": "z"}, {"axes": {"x": {"one": {}}}, "panels": "x"}):
         with pytest.raises(UserError, match=r"panels \([xz]\) must be one of several axes"):
             Sweep.load(write(tmp_path, **{"base": "a.yaml", "axes": axes, **changed}))
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A finished cell of a recipe in files of files, and the same sweep as it is read now."""
+    place = tmp_path / "recipes with spaces"
+    (place / "parts").mkdir(parents=True)
+    digits = str(shipped_file("prior/digits.yaml", "prior"))
+    objective = {
+        "class_path": "ldd.objectives.DistributionMatching",
+        "init_args": {"real_batch": 4, "lr_latents": 0.5},
+    }
+    (place / "parts" / "objective.yaml").write_text(yaml.safe_dump(objective))
+    shutil.copy(FOLDER / "quick.yaml", place / "mine.yaml")
+    base = {
+        "model": {"prior": digits, "objective": "parts/objective.yaml", "images_per_class": 1},
+        "evaluation": {"protocol": str(place / "mine.yaml"), "repeats": 1},
+    }
+    base["evaluation"]["baselines"] = [{"class_path": "ldd.evaluation.RandomReal"}]
+    (place / "base.yaml").write_text(yaml.safe_dump(base))
+    options = {"trainer.max_steps": 3, "model.chunk_size": 2}
+    write(place, base="base.yaml", options=options, axes={"x": {"one": {}}}, seeds=[4])
+
+    def cell(folder=place, *extra):
+        (found,) = Sweep.load(folder / "sweep.yaml").cells(tmp_path / "out", extra)
+        return found
+
+    first = cell()
+    first.folder.mkdir(parents=True)
+    first.note(finished=False)
+    first.recipe().write(first.folder / "config.yaml")
+    with (first.folder / "config.yaml").open("a") as file:
+        file.write("ckpt_path: null\nweights_only: true\n")  # as `fit` writes them too
+    evaluated = {"protocol": {"id": "quick", "hash": Protocol.load("quick").hash}}
+    (first.folder / "evaluation.json").write_text(json.dumps(evaluated))
+    first.note(finished=True)
+    return place, cell
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("parts/objective.yaml", "lr_latents: 0.5", "lr_latents: 1000", r"lr_latents: 0.5 -> 1000"),
+        ("base.yaml", "images_per_class: 1", "images_per_class: 2", r"model.images_per_class: 1 -> 2"),
+        ("base.yaml", "repeats: 1", "repeats: 2", r"evaluation.repeats: 1 -> 2"),
+        ("sweep.yaml", "trainer.max_steps: 3", "trainer.max_steps: 4", r"trainer.max_steps: 3 -> 4"),
+        ("mine.yaml", "momentum: 0.9", "momentum: 0.8", r"evaluation.protocol: .*quick.* -> .*quick"),
+    ],
+)
+def test_a_cell_of_other_settings_is_refused_whichever_file_holds_them(swept, file, old, new, told):
+    place, cell = swept
+    assert cell().finished
+    text = (place / file).read_text()
+    assert old in text
+    (place / file).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=rf"other settings \(.*{told}.*\); choose another --out, or remove"):
+        _ = cell().finished
+    (place / file).write_text(text)
+    assert cell().finished
+
+
+def test_other_spellings_of_the_same_settings_are_finished(swept, tmp_path, monkeypatch):
+    """Comments, order, names of files, defaults that are spelt out, places and workers."""
+    place, cell = swept
+    base = place / "base.yaml"
+    content = yaml.safe_load(base.read_text())
+    base.write_text("# so it was\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=True))
+    moved = shutil.copytree(place, tmp_path / "moved")
+    monkeypatch.setattr("ldd.sweeps.file.Cell.recipe", lambda _: pytest.fail("contents tell it at once"))
+    assert cell().finished
+    assert cell(moved).finished
+    monkeypatch.undo()
+    sweep_file = yaml.safe_load((place / "sweep.yaml").read_text())
+    sweep_file["options"] = dict(reversed(sweep_file["options"].items()))
+    write(place, **sweep_file)
+    content["model"]["objective"] = str(moved / "parts" / "objective.yaml")
+    content["evaluation"] |= {"num_workers": 2, "seed": 4}
+    content["trainer"] = {"enable_progress_bar": False}
+    base.write_text(yaml.safe_dump(content))
+    assert cell().finished
+    assert cell(place, "--model.chunk_size=4").finished  # of memory alone
+
+
+def test_what_was_noted_before_contents_were_is_told_by_its_words(swept):
+    place, cell = swept
+    record = cell().folder / "cell.json"
+    older = json.loads(record.read_text())
+    del older["content"]
+    record.write_text(json.dumps(older))
+    (place / "base.yaml").write_text((place / "base.yaml").read_text() + "preview: {every_n_steps: 1}\n")
+    assert cell().finished
+    with pytest.raises(UserError, match=r"trainer.max_steps: 3 -> 5"):
+        _ = cell(place, "--trainer.max_steps", "5").finished
+
+
+def test_a_cell_that_is_not_finished_takes_a_corrected_file(swept):
+    place, cell = swept
+    cell().note(finished=False)
+    base = place / "base.yaml"
+    base.write_text(base.read_text().replace("repeats: 1", "repeats: 2"))
+    assert not cell().finished
+    cell().note(finished=True)  # it was running while the file was edited
+    with pytest.raises(UserError, match=r"evaluation.repeats: 1 -> 2"):
+        _ = cell().finished
+
+
+def test_a_cell_without_its_configuration_is_told_by_its_files(swept):
+    place, cell = swept
+    (cell().folder / "config.yaml").unlink()
+    assert cell().finished
+    base = place / "base.yaml"
+    base.write_text(base.read_text().replace("repeats: 1", "repeats: 2"))
+    with pytest.raises(UserError, match=r"other settings \(files that it names were edited since\)"):
+        _ = cell().finished
