@@ -141,9 +141,10 @@ def check_comparable(runs: Sequence[Run]) -> None:
             )
     splits = {run.split: run for run in runs if run.split}
     if len(splits) > 1:
-        (one, this), (other, that) = splits.items()
+        one, other = splits.values()
         raise UserError(
-            f"{this.name} was tested on the {one} split, and {that.name} on the {other} split; make a report for each"
+            f"{one.name} was tested on the {one.split} split, and {other.name} on the {other.split} split; make a "
+            "report for each"
         )
     hashes: dict[str, tuple[str, Run]] = {}
     for run in runs:

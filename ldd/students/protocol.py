@@ -237,10 +237,9 @@ class Protocol:
             value = getattr(self, name)
             self._require(_is_number(value) and value >= 0, name, value, "be a number of 0 or more")
         for path in self.network_lr:  # others than ours are not imported here
-            known = loaded_class(path, Network) or not path.startswith("ldd.networks.")
-            self._require(
-                bool(known), "network_lr", path, "name networks that there are, as ldd.networks.VGG11"
-            )
+            there = loaded_class(path, Network) or not path.startswith("ldd.networks.")
+            must = "name networks that there are, as ldd.networks.VGG11"
+            self._require(bool(there), "network_lr", path, must)
 
     def _require(self, holds: bool, name: str, value: object, must: str) -> None:
         if not holds:
