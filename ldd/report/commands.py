@@ -113,6 +113,8 @@ def _evaluation(run: Run, protocol: str, report: Report, baselines: Sequence[str
         "--seed",
         str(report.rows[-1].seed),
     ]
+    if report.split != "test":
+        words += ["--split", report.split]
     if TEACHER in report.facts or any(_SOFT in name for name in baselines):
         words += ["--labels", "LABELS.yaml"]
     return public_command([*words, "--baselines", ",".join(baselines), "--out", str(run.folder)])

@@ -113,6 +113,14 @@ def test_names_and_command(run, tmp_path):
     assert "--protocol quick " in found.command
 
 
+def test_the_command_is_of_the_split_that_is_there(run):
+    """The folder takes no results on the other one."""
+    (found,) = lacking(run(["random_real"], facts={"split": "selection"}))
+    assert " --split selection " in found.command
+    (found,) = lacking(run(["random_real"]))
+    assert "--split" not in found.command
+
+
 def test_nothing_where_all_are_there(run):
     assert lacking(run([*REAL, *FULL])) == []
 
