@@ -109,13 +109,9 @@ def compare(
     Raises:
         UserError: what `courses` refuses, or other soft labels than those of `earlier`, the report that is added to.
     """
-    for path in request.protocol.network_lr:
-        if loaded_class(path, Network) is None:
-            rank_zero_warn(
-                f"protocol {request.protocol.id}: network_lr ({path}) names no network there is; its rate has no use"
-            )
     request.data.setup()
     found, left_out = courses(distilled, request)
+    _warn(request.protocol, found)
     labelled = _label_facts(request, found)
     if earlier is not None:
         earlier.check_labels(request.protocol.id, labelled)
@@ -129,6 +125,22 @@ def compare(
         facts[LEFT_OUT] = left_out
     rows = tuple(_rows(lesson, outcomes, set(map(canonical, distilled.manifest.seen_networks)), step))
     return Report(rows, {request.protocol.id: request.protocol.hash}, facts)
+
+
+def _warn(protocol: Protocol, found: Sequence[Course]) -> None:
+    """Tell what a protocol does to these sets that nobody means it to do."""
+    for path in protocol.network_lr:
+        if loaded_class(path, Network) is None:
+            rank_zero_warn(
+                f"protocol {protocol.id}: network_lr ({path}) names no network there is; its rate has no use"
+            )
+    for course in found:
+        images, last = course.cost(0).images_per_epoch, course.last_batch(0)
+        if images > course.batch_size > 8 * last:
+            rank_zero_warn(
+                f"{course.name}: {images} images in batches of {course.batch_size} leave a last one of {last}, whose "
+                "step is as long as the others', and students learn less than those of a few images more or fewer"
+            )
 
 
 def report_in(

@@ -72,6 +72,11 @@ class Course:
         """Return the work of training one student."""
         return self.size(repeat).cost(self.protocol, self.epochs(repeat), self.batch_size)
 
+    def last_batch(self, repeat: int) -> int:
+        """Return the images of the last step of an epoch, which is as long a step as any."""
+        images = self.cost(repeat).images_per_epoch
+        return images % self.batch_size or min(images, self.batch_size)
+
     def looks(self, repeat: int) -> int:
         """Return how often a student is tested during training."""
         return len(self.protocol.look_epochs(self.epochs(repeat)))

@@ -307,6 +307,16 @@ def test_a_report_keeps_to_one_network_of_soft_labels(tmp_path, labels, fact, ba
     assert {row.network for row in added("another", "good").rows} >= {"first", "another"}
 
 
+@pytest.mark.parametrize(("per_class", "last"), [(1, None), (8, None), (9, 2), (11, None)])
+def test_a_last_batch_of_few_images_is_told(run, tmp_path, recwarn, per_class, last):
+    protocol = Protocol.load(protocol_file(tmp_path, batch_size=25))
+    run(small_set(per_class), networks={"narrow": NARROW}, protocol=protocol, baselines=[], repeats=1)
+    told = f"distilled: {3 * per_class} images in batches of 25 leave a last one of {last}, whose step is as long"
+    assert [str(one.message).startswith(told) for one in recwarn if "last one of" in str(one.message)] == (
+        [] if last is None else [True]
+    )
+
+
 def test_a_rate_of_a_network_that_nothing_imported_is_told(run, tmp_path, recwarn):
     rates = {
         "mine.Wide": 0.1,

@@ -53,7 +53,7 @@ GUIDED = PriorSamples(guidance=LossGuidance(network=partial(AlexNet, width=8)))
         (HerdedOrder(RealEncodings()), {CONVNET}),
         (DifficultyMatched(DifficultyMatched(GUIDED, training=TRAINING)), {ALEXNET, CONVNET, VIT}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_networks(initializer, networks):
     before = torch.random.get_rng_state()
