@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 _NEEDED = {"base", "axes"}
 _KEYS = _NEEDED | {"options", "panels", "references", "seeds"}
-_WITHOUT_EFFECT = (
-    "evaluation.num_workers:",
-    "evaluation.protocol:",
-)  # protocols are compared by their contents
+# Paths of protocols: these are compared by what they hold.
+_WITHOUT_EFFECT = ("evaluation.num_workers:", "evaluation.protocol:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CELL_NAME = "cell.json"
 """In the folder of a cell: which settings were run there, and whether to the end."""
