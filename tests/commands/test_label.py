@@ -161,10 +161,9 @@ def test_labels_of_crops_serve_without_the_teacher(world, tmp_path, capsys):
     asked += ["--protocol", protocol, "--baselines", "", "--out", str(tmp_path / "asked")]
     assert cli.main(asked) == 0
     assert cli.main([*asked[:-1], out]) == 2  # beside the students of another teacher
-    assert (
-        "with other soft labels (teacher: epoch then 2, now 1; precision then 'int8', now"
-        in capsys.readouterr().err
-    )
+    refusal = capsys.readouterr().err
+    assert "with other soft labels (teacher: epoch then 2, now 1" in refusal
+    assert "top_k then 1, now None; precision then 'int8', now 'float16')" in refusal
     train = ["train", run, "--network", "ldd.networks.ConvNet", "--crop_labels", crops]
     train += [
         *(f"--{part}" if "." in part else part for part in NETWORK),
