@@ -62,10 +62,10 @@ class SiameseAugmentation:
         self, strategies: Sequence[str] = ("color", "crop", "cutout", "flip", "scale", "rotate")
     ) -> None:
         if isinstance(strategies, str):
-            raise UserError(f"strategies is the text {strategies!r}; give a list, as in [{strategies!r}]")
+            raise UserError(f"augmentation is the text {strategies!r}; give a list, as in [{strategies!r}]")
         for name in strategies:
             if name not in OPERATIONS:
-                raise UserError(f"strategies: unknown {name!r}; choose from {', '.join(OPERATIONS)}")
+                raise UserError(f"augmentation: unknown {name!r}; choose from {', '.join(OPERATIONS)}")
         self.strategies = tuple(strategies)
 
     def draw(self, n: int, generator: torch.Generator, *, one_strategy: bool) -> Draws:

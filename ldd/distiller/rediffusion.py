@@ -35,7 +35,7 @@ class Rediffusion:
         chunk_size: images at once.
 
     Raises:
-        UserError: a number out of range.
+        UserError: a number out of range, or a pull that no step would have.
     """
 
     prior: str | None = None
@@ -51,6 +51,11 @@ class Rediffusion:
         check_not_negative("rediffusion", pull=self.pull, stop_step=self.stop_step)
         if not 0 < self.strength <= 1:
             raise UserError(f"rediffusion.strength ({self.strength}) must be above 0 and at most 1")
+        if self.pull and self.stop_step >= (taken := max(1, round(self.strength * self.num_steps))):
+            raise UserError(
+                f"rediffusion.stop_step ({self.stop_step}) must be below the {taken} steps that num_steps and strength "
+                "run, or nothing is pulled; lower it, or set pull to 0"
+            )
         if self.guidance_scale is not None:
             check_guidance(self.guidance_scale)
 

@@ -1,7 +1,5 @@
 """Codes that start at real images."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
@@ -45,20 +43,18 @@ class RealEncodings(Initializer):
         """Encode images drawn without replacement per class."""
         for label, rows in rows_by_class(codes):
             images = real.draw(label, len(rows), generator)
-            for part, latents in zip(
-                rows.split(self.chunk_size), self._encode(images, codes, prior), strict=True
-            ):
-                codes.set_latents(part, latents)
+            # At once: codes that share parts within a class fit them to the rows that they are given.
+            codes.set_latents(rows, self._encode(images, codes, prior))
             if self.variance_share is not None:
-                latents = torch.cat(list(self._encode(to_unit_range(real.of_class(label)), codes, prior)))
+                latents = self._encode(to_unit_range(real.of_class(label)), codes, prior)
                 variance = self.variance_share * latents.var(0, correction=0)
                 as_gaussian(codes).set_log_variance(rows, variance.log().expand(len(rows), *variance.shape))
 
-    def _encode(self, images: Tensor, codes: Codes, prior: Prior) -> Iterator[Tensor]:
+    def _encode(self, images: Tensor, codes: Codes, prior: Prior) -> Tensor:
         if self.normalised_input:
             images = normalize((images + 1) / 2, list(IMAGENET_MEAN), list(IMAGENET_STD))
-        for chunk in images.split(self.chunk_size):
-            yield prior.encode(chunk.to(codes.labels.device, codes.dtype))
+        chunks = (chunk.to(codes.labels.device, codes.dtype) for chunk in images.split(self.chunk_size))
+        return torch.cat([prior.encode(chunk) for chunk in chunks])
 
 
 class GaussianLatents(Initializer):

@@ -112,12 +112,13 @@ class Alternating(Objective):
 
 
 def _sum(terms: Sequence[Term]) -> Term:
-    values = {term.name: term.value if term.report is None else term.report for term in terms}
+    reports = [term.value if term.report is None else term.report for term in terms]
+    values = {term.name: report for term, report in zip(terms, reports, strict=True)}
     return Term(
         "sum",
         torch.stack([term.value for term in terms]).sum(),
         tuple(dict.fromkeys(name for term in terms for name in term.optimizers)),
-        report=torch.stack([value.detach() for value in values.values()]).sum(),
+        report=torch.stack(reports).detach().sum(),
         metrics={**values, **{name: value for term in terms for name, value in term.metrics.items()}},
         holds=torch.stack(held).all() if (held := [t.holds for t in terms if t.holds is not None]) else None,
         otherwise=lambda: "; ".join(t.otherwise() for t in terms if t.holds is not None and not t.holds),

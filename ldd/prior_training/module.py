@@ -32,7 +32,7 @@ from ldd.prior_training.checks import check_settings, check_trainer
 from ldd.prior_training.latents import CHUNK, LatentCache, LatentViews, encode_views, fingerprint
 from ldd.prior_training.losses import learning_rate, moving_average, reconstruction_loss
 from ldd.prior_training.targets import TIMESTEPS, Lessons, Network, Target
-from ldd.prior_training.teacher import knowledge, load_teacher
+from ldd.prior_training.teacher import FrozenTeacher, knowledge
 from ldd.prior_training.writing import Measured, count, half_precision, model_card
 from ldd.priors.autoencoder import AutoencoderPrior
 from ldd.priors.folder import LEFT_OUT, PriorCard, write_prior
@@ -145,7 +145,8 @@ class PriorTraining(LightningModule):
         self._latent_shape = (channels, side, side)
         average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
         self.average = average.requires_grad_(False)
-        self.teacher = load_teacher(teacher, data_spec, self.frozen, guidance, TIMESTEPS)
+        taught = None if teacher is None else (teacher, data_spec, self.frozen, guidance, TIMESTEPS)
+        self.teacher = None if taught is None else FrozenTeacher(*taught)
         betas = (beta_start, beta_end)
         self.lessons = Lessons(path, velocity_steps, self.denoiser, self.teacher, guidance, betas)
         self._autoencoder_steps, self._autoencoder_batch = autoencoder_steps, autoencoder_batch_size
@@ -362,6 +363,8 @@ class PriorTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the scale of the latents, which would take all of them to measure again."""
         self._scale = checkpoint.get("latent_scale")
+        if self.frozen is None and self._scale is not None:  # a run that has no step left encodes nothing
+            self.autoencoder.register_to_config(scaling_factor=self._scale)
 
     def save_prior(self, folder: Path | str, command: str | None = None) -> Path:
         """Write the prior folder with averaged weights in half precision, in place of an existing one."""

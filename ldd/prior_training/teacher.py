@@ -87,19 +87,6 @@ class FrozenTeacher(nn.Module):
         }
 
 
-def load_teacher(
-    path_or_hub_id: str | None,
-    spec: DataSpec,
-    autoencoder: AutoencoderPrior | None,
-    guidance: float,
-    timesteps: int,
-) -> FrozenTeacher | None:
-    """Return the teacher of that name, or None without a name."""
-    if path_or_hub_id is None:
-        return None
-    return FrozenTeacher(path_or_hub_id, spec, autoencoder, guidance, timesteps)
-
-
 def knowledge(
     teacher: FrozenTeacher | None, data: "DistillationData"
 ) -> tuple[Tensor | None, Mapping[str, str] | None]:

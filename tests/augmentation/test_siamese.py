@@ -212,5 +212,5 @@ def test_unknown_strategies_are_refused_with_the_choices():
         UserError, match="unknown 'blur'; choose from color, crop, cutout, flip, scale, rotate"
     ):
         SiameseAugmentation(["flip", "blur"])
-    with pytest.raises(UserError, match=r"strategies is the text 'flip'; give a list, as in \['flip'\]"):
+    with pytest.raises(UserError, match=r"augmentation is the text 'flip'; give a list, as in \['flip'\]"):
         SiameseAugmentation("flip")

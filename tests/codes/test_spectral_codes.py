@@ -10,6 +10,7 @@ from ldd.codes import PARTS, SpectralCodes, stored_codes
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
 from ldd.federation.merging import merge
+from ldd.initializers import RealEncodings
 from ldd.priors import LatentDiffusionPrior, PixelPrior
 from ldd.runtime.seeding import generator
 
@@ -98,6 +99,21 @@ def test_distilled_in_pixels_and_latents(kind, digits, tiny_prior_path, tmp_path
     for name, part in start.codes.named_parameters():
         assert not torch.equal(part, dict(model.codes.named_parameters())[name]), name
     assert len(start.distilled_set().images.flatten(1).unique(dim=0)) == 40
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_the_chunks_of_a_start_change_nothing(chunk_size, digits, tmp_path):
+    """Kernels are shared by a class, so that its latents are fitted together, however many are encoded at once."""
+    starts = [
+        fit(
+            PixelPrior(32), matching(), tmp_path / str(chunk), 0, digits, images_per_class=4, codes=of_two_tensors,
+            initializer=RealEncodings(chunk_size=chunk),
+        )
+        for chunk in (chunk_size, 64)
+    ]  # fmt: skip
+    one, other = (start.codes.state_dict() for start in starts)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def of_two_tensors(*parts):

@@ -132,7 +132,7 @@ def test_the_verb_takes_an_imported_set(prior, tiny_prior_path, tmp_path, capsys
 
 def test_the_last_stage_of_a_run(digits, tiny_prior_path, tmp_path):
     """Pixels that a prior of another kind re-diffuses: what is exported is what the verb would make of the set."""
-    settings = Rediffusion(str(tiny_prior_path), num_steps=2)
+    settings = Rediffusion(str(tiny_prior_path), num_steps=2, stop_step=0)
     plain = fit(PixelPrior(32), matching(), tmp_path / "plain", 1, digits)
     fit(PixelPrior(32), matching(), tmp_path / "run", 1, digits, rediffusion=settings)
     exported = DistilledSet.load(tmp_path / "run")
@@ -147,6 +147,12 @@ def test_what_is_refused(digits):
         Rediffusion(strength=0)
     with pytest.raises(UserError, match=r"rediffusion.pull \(-1\)"):
         Rediffusion(pull=-1)
+    for settings in ({"num_steps": 20}, {"strength": 0.2}, {"num_steps": 1, "stop_step": 1}):
+        with pytest.raises(
+            UserError, match=r"rediffusion.stop_step \(1?[01]\) must be below the (10|1) steps"
+        ):
+            Rediffusion(**settings)
+        assert Rediffusion(**settings, pull=0).pull == 0
     from ldd.distiller.module import Distiller
 
     with pytest.raises(UserError, match=r"rediffusion.prior: PixelPrior has no diffusion model"):

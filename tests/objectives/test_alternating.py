@@ -123,6 +123,17 @@ def test_the_sum_is_one_step(data, experts):
     assert {"trajectory", "step_size", "mmd", "mmd_kernel"} == set(term.metrics)
 
 
+def test_the_sum_of_two_of_one_kind_reports_both(data):
+    """Their terms have one name, under which the last is logged; the loss is of both."""
+    objective = Alternating([mmd(samples=4, **RATES), mmd(samples=4, weight=3.0, **RATES)], mode="sum")
+    step = gaussian_model(data, objective).context(data.core_set, 0)
+    (term,) = objective.terms(step)
+    one, other = (next(child.terms(step)).value for child in objective.objectives)
+    assert abs(other - 3 * one) < 1e-6 * abs(other)
+    assert abs(term.report - one - other) < 1e-6 * abs(other)
+    assert abs(term.value - term.report) < 1e-6 * abs(other)
+
+
 def test_sum_of_objectives_with_different_numbers_of_terms_runs(data, tmp_path):
     model = run(
         Alternating([matching(network=TINY, **RATES), mmd(**RATES)], mode="sum", every=[1, 3]),
