@@ -151,7 +151,8 @@ def _record_missing(
     training = recording.training
     missing = [expert for expert in wanted if not recording.is_whole(expert)]
     _check_disk(recording, missing, len(wanted))
-    recording.write_index()
+    with locked(recording.folder / LOCK, lambda holder: None):  # other processes record other experts
+        recording.write_index()
     images, labels = resident(data.core_set.at_hand, device), data.core_set.labels.to(device)
     total = len(missing) * training.epochs
     with shown_progress("recording experts", total, unit="epochs", shown=progress) as counter:
@@ -217,8 +218,7 @@ def _check_disk(recording: Trajectories, missing: Sequence[int], wanted: int) ->
     """Remove what a killed process left, print what will be written, and raise if it does not fit on the disk."""
     folder = recording.folder
     for expert in missing:
-        for leftover in folder.glob(f".{recording.path(expert).name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(folder, recording.path(expert).name)
     disk = next(path for path in folder.absolute().parents if path.is_dir())
     needed, free = len(missing) * recording.bytes_per_expert, shutil.disk_usage(disk).free
     print(

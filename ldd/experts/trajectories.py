@@ -207,8 +207,9 @@ class Trajectories:
         return cls(folder, index.setting, index.training, index.num_experts)
 
     def write_index(self) -> None:
-        """Make the folder and its index."""
-        index = _Index(FORMAT_VERSION, self.num_experts, self.setting, self.training)
+        """Make the folder and its index, which never names fewer experts than before; under the folder's lock."""
+        before = self.open(self.folder).num_experts if (self.folder / INDEX).exists() else 0
+        index = _Index(FORMAT_VERSION, max(before, self.num_experts), self.setting, self.training)
         write_json(self.folder / INDEX, to_json(index))
 
     def path(self, expert: int) -> Path:

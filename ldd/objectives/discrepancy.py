@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from geomloss import SamplesLoss
@@ -29,7 +29,13 @@ class Measured(NamedTuple):
 
 
 class Discrepancy(ABC):
-    """A distance between synthetic and real samples. Subclasses are final."""
+    """A distance between synthetic and real samples. Subclasses are final.
+
+    Attributes:
+        has_kernel: whether `Measured.similarity` is told.
+    """
+
+    has_kernel: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, synthetic: Tensor, real: Tensor) -> Measured:
@@ -59,6 +65,8 @@ class RBFMixture(Discrepancy):
     Raises:
         UserError: no bandwidth, or one that is not above 0.
     """
+
+    has_kernel = True
 
     def __init__(
         self,

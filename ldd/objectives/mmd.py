@@ -10,7 +10,7 @@ from torch import Tensor
 from ldd.errors import check_at_least, check_not_negative
 from ldd.networks import ConvNet, Network, NetworkFactory
 from ldd.objectives.base import CODES, Embed, StepContext, Term
-from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture
+from ldd.objectives.discrepancy import Discrepancy, Measured, RBFMixture, scaled
 from ldd.objectives.matching import (
     ExpertSearch,
     MatchingObjective,
@@ -20,6 +20,9 @@ from ldd.objectives.matching import (
     real_features,
     refuse_batch_norm,
 )
+
+KERNEL = "mmd_kernel"
+"""Metric: the mean kernel value between the two samples."""
 
 LOW_SIMILARITY = 1e-3
 """Mean kernel value below which gradients vanish."""
@@ -113,7 +116,9 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         embed = self._features(context)
         features = torch.stack(context.decode_batches([rows] * draws, then=embed, purpose="mmd"), 1)
         if not len(classes):
-            yield Term("mmd", features.sum(), (CODES,))  # zero; the other ranks have classes
+            nothing = scaled(features, "none").sum()  # zero; the other ranks have classes, and sum what they log
+            known = {KERNEL: nothing.detach()} if self.discrepancy.has_kernel else {}
+            yield Term("mmd", nothing, (CODES,), metrics=known)
             return
         synthetic = features.flatten(0, 1).unflatten(0, (len(classes), -1))
         n = synthetic.shape[1] if self.real_batch is None else self.real_batch
@@ -148,4 +153,4 @@ class MaximumMeanDiscrepancy(MatchingObjective):
                 "objective.discrepancy's bandwidths, or set its unit to median",
                 stacklevel=2,
             )
-        return {"mmd_kernel": measured.similarity.sum() / num_classes}
+        return {KERNEL: measured.similarity.sum() / num_classes}

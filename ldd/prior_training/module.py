@@ -143,11 +143,9 @@ class PriorTraining(LightningModule):
             network = unet.build(channels, side, of_intervals=steps == "one")
             self.denoiser = ClassUNet(network, data_spec.num_classes)
         self._latent_shape = (channels, side, side)
-        average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
-        self.average = average.requires_grad_(False)
-        taught = None if teacher is None else (teacher, data_spec, self.frozen, guidance, TIMESTEPS)
-        self.teacher = None if taught is None else FrozenTeacher(*taught)
-        betas = (beta_start, beta_end)
+        self.average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay)).requires_grad_(False)
+        shared, betas = (data_spec, self.frozen, guidance, TIMESTEPS), (beta_start, beta_end)
+        self.teacher = None if teacher is None else FrozenTeacher(teacher, *shared)
         self.lessons = Lessons(path, velocity_steps, self.denoiser, self.teacher, guidance, betas)
         self._autoencoder_steps, self._autoencoder_batch = autoencoder_steps, autoencoder_batch_size
         self._batch, self._weight_decay = batch_size, weight_decay

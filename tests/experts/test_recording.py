@@ -3,6 +3,7 @@ import shutil
 import threading
 import time
 from collections import namedtuple
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_two_processes_share_the_work_but_no_expert(tmp_path):
         other.process.kill()
     assert sorted(hashes(folder)) == ["expert-00000.safetensors", "expert-00001.safetensors"]
     assert not [path for path in folder.iterdir() if path.suffix == ".lock"]
+
+
+def test_the_index_counts_what_others_have_recorded_meanwhile(record, monkeypatch):
+    """Whoever waited for another process, or began beside it, names its experts too."""
+    waiting, others = experts_recording._alone, []
+
+    @contextmanager
+    def late(folder, wanted, *, wait):
+        with waiting(folder, wanted, wait=wait):
+            if wanted == range(1):
+                others.append(record(2, first_expert=1))
+            yield
+
+    monkeypatch.setattr(experts_recording, "_alone", late)
+    folder = record(1)
+    assert others == [folder]
+    assert len(hashes(folder)) == 3
+    assert Trajectories.open(folder).num_experts == 3
 
 
 def test_continues_after_a_kill(record, tmp_path, monkeypatch, capsys):

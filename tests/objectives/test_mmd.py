@@ -58,10 +58,15 @@ def test_ranks_add_up_to_one(data, discrepancy, arguments):
 
     def run(rank, world_size):
         (term,) = objective.terms(model.context(data.core_set, 1, rank, world_size))
-        return term.value.detach(), gradients(model, term.value)
+        return {"mmd": term.value.detach(), **term.metrics}, gradients(model, term.value)
 
     whole, parts = run(0, 1), [run(rank, 3) for rank in range(3)]
-    assert abs(whole[0] - sum(part[0] for part in parts)) < 1e-9 * whole[0].abs()
+    for logged, _ in parts:  # each is summed over ranks, in the order in which it is logged
+        assert [(name, value.dtype) for name, value in logged.items()] == [
+            (name, value.dtype) for name, value in whole[0].items()
+        ]
+    for name, value in whole[0].items():
+        assert abs(value - sum(logged[name] for logged, _ in parts)) < 1e-9 * value.abs(), name
     assert_same(total([part[1] for part in parts]), whole[1])
 
 
