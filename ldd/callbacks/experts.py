@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -9,10 +10,18 @@ import lightning as L
 from ldd.augmentation.siamese import OPERATIONS, SiameseAugmentation
 from ldd.data import DistillationData
 from ldd.data.real import RealImages
+from ldd.disk.stores import as_named
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.experts.recording import record_experts
-from ldd.experts.trajectories import ExpertNeed, MissingExperts, Trajectories, find_experts
+from ldd.experts.trajectories import (
+    ExpertNeed,
+    ExpertSetting,
+    MissingExperts,
+    Trajectories,
+    blank_network,
+    find_experts,
+)
 from ldd.images import DataSpec
 
 
@@ -130,11 +139,18 @@ class RecordExperts(L.Callback):
             UserError: see the class; several recordings that fit, or a damaged one.
         """
         recorded = self.check(needs, epochs)
+        self.find(needs, data.spec, data.core_set)  # refuses what no recording mends
         for need in needs:
-            found = self.found(need, data.spec, data.core_set)
+            found = self._found(need, data.spec, data.core_set)
             wanted = need.num_experts or self.num_experts
             if found is not None and all(found.path(expert).exists() for expert in range(wanted)):
                 continue
+            url = as_named(need.trajectories)
+            if url != need.trajectories:  # a copy, which is read and never sent
+                raise UserError(
+                    f"experts.num_experts ({wanted}): {need.section}.trajectories ({url}) has not all of them, and a "
+                    f"run only reads there; record them first, by latentdd experts --out {url}"
+                )
             record_experts(
                 data,
                 need.network,
@@ -147,12 +163,30 @@ class RecordExperts(L.Callback):
                 **self._training,
             )
 
-    def found(self, need: ExpertNeed, spec: DataSpec, core_set: RealImages) -> Trajectories | None:
-        """Return the recording that `need` reads, of which experts may still be missing; None if there is none.
+    def find(
+        self, needs: Sequence[ExpertNeed], spec: DataSpec, core_set: RealImages
+    ) -> list[Trajectories | None]:
+        """Return the recording that each reader finds, of which experts may still be missing; None if there is none.
 
         Raises:
-            UserError: it is not what these settings would record; several recordings that fit, or a damaged one.
+            UserError: it is not what these settings would record; several recordings that fit, or a damaged one; it is
+                too short for another reader, for which a second would have to be recorded beside it.
         """
+        found = [self._found(need, spec, core_set) for need in needs]
+        for need in (need for need, there in zip(needs, found, strict=True) if there is None):
+            setting = ExpertSetting.of(spec, core_set, blank_network(need.network, spec))
+            for other, short in zip(needs, found, strict=True):
+                if short is None or _root(other) != _root(need) or short.setting.differences(setting):
+                    continue
+                raise UserError(
+                    f"{need.section}.trajectories ({short.folder}) has {short.training.epochs} epochs, which another "
+                    f"reader in this run takes, but {need.reason} epoch {need.epochs}; name another folder, or delete "
+                    f"{short.folder.name}, for {need.epochs} epochs that both take"
+                )
+        return found
+
+    def _found(self, need: ExpertNeed, spec: DataSpec, core_set: RealImages) -> Trajectories | None:
+        """Return the recording that `need` reads, see `find`."""
         try:
             # However few are whole: what is there must be of this training before more are trained beside it.
             there = find_experts(replace(need, num_experts=0), spec, core_set)
@@ -174,6 +208,10 @@ class RecordExperts(L.Callback):
                 f"{found.num_experts}; set it to that, or {need.section}.num_experts to {self.num_experts}"
             )
         return found
+
+
+def _root(need: ExpertNeed) -> Path:
+    return Path(need.trajectories).expanduser()
 
 
 def _parent(found: Trajectories, need: ExpertNeed, wanted: int) -> str:

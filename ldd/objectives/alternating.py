@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ldd.codes import Codes
 from ldd.errors import UserError
 from ldd.experts.trajectories import ExpertNeed
+from ldd.images import DataSpec
 from ldd.networks import NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Objective, StepContext, Term
 from ldd.priors import Prior
@@ -101,6 +102,11 @@ class Alternating(Objective):
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
         """Return those of all objectives."""
         return tuple(network for child in self._children for network in child.matching_networks())
+
+    def check_networks(self, spec: DataSpec) -> None:
+        """See `Objective.check_networks`."""
+        for child in self._children:
+            child.check_networks(spec)
 
     def real_images(self) -> int:
         """Return the most that one of the objectives needs."""

@@ -144,6 +144,9 @@ class Objective(nn.Module, ABC):
     def matching_networks(self) -> tuple[NetworkFactory, ...]:
         """Return the networks used for matching: the evaluation marks all others as unseen."""
 
+    def check_networks(self, spec: DataSpec) -> None:
+        """Raise UserError for a network that the objective cannot match; most take any."""
+
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Return expert trajectories that must be recorded before the first step; most objectives need none."""
         return ()

@@ -82,6 +82,8 @@ class CharacteristicMatching(MatchingObjective):
             network with batch normalisation, trajectories that are missing or do not fit.
     """
 
+    takes_batch_norm = False
+
     def __init__(
         self,
         lr_latents: float = 0.01,

@@ -1,11 +1,11 @@
 """The common part of objectives that match networks: optimizers of codes and decoder, budgets, features, experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import vector_to_parameters
 from torch.optim import SGD, Adam, Optimizer
@@ -14,7 +14,8 @@ from ldd.augmentation.siamese import SiameseAugmentation
 from ldd.codes import Codes
 from ldd.data.real import RealImages
 from ldd.errors import UserError, check_at_least, check_not_negative
-from ldd.experts.trajectories import ExpertNeed, Trajectories, find_experts
+from ldd.experts.trajectories import ExpertNeed, Trajectories, blank_network, find_experts
+from ldd.images import DataSpec
 from ldd.networks import Network, NetworkFactory
 from ldd.objectives.base import CODES, DECODER, Embed, Objective, StepContext
 from ldd.priors import Prior
@@ -53,7 +54,12 @@ class MatchingObjective(Objective):
 
     Budgets are nested, in images per class: the first images of a class, as many as a budget has, are matched on their
     own too.
+
+    Attributes:
+        takes_batch_norm: whether a network may have it; not where a class must not tell on the others.
     """
+
+    takes_batch_norm: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -90,6 +96,11 @@ class MatchingObjective(Objective):
         """Return the network, or all of the pool."""
         return self.networks
 
+    def check_networks(self, spec: DataSpec) -> None:
+        """See `Objective.check_networks`."""
+        for factory in () if self.takes_batch_norm else self.networks:
+            refuse_batch_norm(blank_network(factory, spec))
+
     def draw_network(self, context: StepContext) -> int:
         """Return the place in `networks` of the one that this step draws, each as likely; the same on every rank."""
         if len(self.networks) == 1:
@@ -103,7 +114,7 @@ class MatchingObjective(Objective):
 
     def experts(self) -> tuple[ExpertNeed, ...]:
         """Return the experts that are read, if any are."""
-        return () if self._search is None else (self._search.need,)
+        return () if self._search is None else (self._search.pinned(),)
 
     def siamese_features(self, context: StepContext, network: Network, purpose: str) -> Embed:
         """Return the features of augmented images; all images of a class share an augmentation."""
@@ -185,20 +196,50 @@ class FoundExperts:
     experts: Trajectories
 
 
-class ExpertSearch:
-    """Looks a recording up in the first step and keeps it, outside of the objective's state."""
+class ExpertSearch(nn.Module):
+    """Looks a recording up in the first step and keeps it; the state is which one, and how many experts it had.
+
+    A run that is resumed draws from as many, also if others have been recorded meanwhile.
+    """
 
     def __init__(self, need: ExpertNeed) -> None:
+        super().__init__()
         self.need = need
         self._found: FoundExperts | None = None
+        self._began: dict[str, Any] = {}  # of a run that is resumed
 
     def find(self, context: StepContext) -> FoundExperts:
-        """Return the recording for this run's data and network."""
+        """Return the recording for this run's data and network.
+
+        Raises:
+            UserError: none fits, or the run began with one that was trained in another way.
+        """
         if self._found is None or self._found.core_set is not context.core_set:
             core_set, network = context.core_set, context.network(self.need.network)
-            experts = find_experts(self.need, context.spec, core_set)
+            experts = find_experts(self.pinned(), context.spec, core_set)
+            if self._began not in ({}, _facts(experts)):
+                raise UserError(
+                    f"objective.trajectories ({experts.folder}): the experts are not those that this run began with "
+                    f"({self._began['training']}); restore them, or start another run"
+                )
             self._found = FoundExperts(core_set, network, experts)
         return self._found
+
+    def pinned(self) -> ExpertNeed:
+        """Return what is read: of a run that is resumed, as many experts as it began with."""
+        return replace(self.need, num_experts=self._began.get("num_experts", self.need.num_experts))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the number of experts and their training; nothing before the first step."""
+        return self._began if self._found is None else _facts(self._found.experts)
+
+    def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - torch's own signature
+        """Take what `get_extra_state` returned."""
+        self._began = dict(state)
+
+
+def _facts(experts: Trajectories) -> dict[str, Any]:
+    return {"num_experts": experts.num_experts, "training": asdict(experts.training)}
 
 
 Epoch = Literal["last", "random"] | int

@@ -66,6 +66,8 @@ class MaximumMeanDiscrepancy(MatchingObjective):
             missing or do not fit, a class with too few samples for the discrepancy.
     """
 
+    takes_batch_norm = False
+
     def __init__(
         self,
         discrepancy: Discrepancy | None = None,
@@ -116,7 +118,9 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         embed = self._features(context)
         features = torch.stack(context.decode_batches([rows] * draws, then=embed, purpose="mmd"), 1)
         if not len(classes):
-            nothing = scaled(features, "none").sum()  # zero; the other ranks have classes, and sum what they log
+            nothing = scaled(
+                features, "none"
+            ).sum()  # zero; the other ranks have classes, and sum what they log
             known = {KERNEL: nothing.detach()} if self.discrepancy.has_kernel else {}
             yield Term("mmd", nothing, (CODES,), metrics=known)
             return

@@ -143,7 +143,8 @@ class PriorTraining(LightningModule):
             network = unet.build(channels, side, of_intervals=steps == "one")
             self.denoiser = ClassUNet(network, data_spec.num_classes)
         self._latent_shape = (channels, side, side)
-        self.average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay)).requires_grad_(False)
+        self.average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(ema_decay))
+        self.average.requires_grad_(False)
         shared, betas = (data_spec, self.frozen, guidance, TIMESTEPS), (beta_start, beta_end)
         self.teacher = None if teacher is None else FrozenTeacher(teacher, *shared)
         self.lessons = Lessons(path, velocity_steps, self.denoiser, self.teacher, guidance, betas)
@@ -349,8 +350,7 @@ class PriorTraining(LightningModule):
         self.measured.record(name, value)
         validation = name.startswith("val_")
         key = f"val/{name[4:]}" if validation else f"train/{name}"
-        # The same on all ranks.
-        self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)
+        self.log(key, value, prog_bar=not validation, batch_size=1, rank_zero_only=True)  # alike on all
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the weights of others (autoencoder, teacher), and add the scale of the latents."""

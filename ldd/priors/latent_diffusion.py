@@ -135,6 +135,10 @@ class LatentDiffusionPrior(Prior):
         self.denoiser.check_latents(channels, size, self.autoencoder.image_size)
         if guided_channels is not None and not 1 <= guided_channels <= channels:
             raise UserError(f"guided_channels={guided_channels} must be 1 to {channels}, or null for all")
+        told = self.denoiser.embeds_guidance
+        if guided_channels is not None and (told or not self.denoiser.has_null or not self.null(1).numel()):
+            how = "is told its guidance" if told else "has no classes to guide to"
+            raise UserError(f"guided_channels={guided_channels} has no effect: this prior {how}; remove it")
         self.classes = self.denoiser.classes
         self.licence = read_licence(folder) if card is None else card.licence
         self.image_size = self.autoencoder.image_size

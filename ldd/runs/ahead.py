@@ -1,5 +1,6 @@
 """What a run would refuse after hours, refused before any image is decoded: images, experts, labels, its evaluation."""
 
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ldd.distiller.module import Distiller
 from ldd.evaluation import Labels
 from ldd.evaluation.ahead import Listed, check_evaluation, planned_set, stand_in
 from ldd.evaluation.comparison import report_in
-from ldd.experts.trajectories import find_experts
+from ldd.experts.trajectories import MissingExperts, find_experts
 
 
 def check_run(
@@ -41,16 +42,20 @@ def check_run(
     """
     listed, labels = Listed(data), model.labels
     check_images(listed, model.images_per_class, model.objective.real_images() if steps else 0)
+    if steps:
+        model.objective.check_networks(data.spec)
     if experts.num_experts:
         needs = model.needs(steps=steps)
         experts.check(needs)
-        for need in needs if subtasks is None else ():
-            experts.found(need, data.spec, listed.core_set)
+        if subtasks is None:
+            experts.find(needs, data.spec, listed.core_set)
     elif steps and subtasks is None:
         for need in model.objective.experts():
             find_experts(need, data.spec, listed.core_set)
-    if labels is not None and not (experts.num_experts and labels.experts()):
-        labels.check(listed)
+    if labels is not None:
+        recorded = bool(experts.num_experts and labels.experts())
+        with suppress(MissingExperts) if recorded else nullcontext():
+            labels.check(listed)
     if evaluation is None:
         return
     if folder is not None:

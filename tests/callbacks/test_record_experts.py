@@ -3,10 +3,12 @@
 from functools import partial
 
 import pytest
+from fsspec import filesystem
 from small_runs import fit
 
 from ldd.callbacks import RecordExperts
 from ldd.data import DistillationData
+from ldd.disk import stores
 from ldd.errors import UserError
 from ldd.experts.recording import cost_of, record_experts
 from ldd.experts.trajectories import Trajectories
@@ -152,6 +154,49 @@ def test_what_recording_cannot_mend_is_refused_before_it(data, tmp_path, number,
     with pytest.raises(UserError, match=message):
         run(data, tmp_path, both(folder).objectives[0], RecordExperts(num_experts=1, seed=2))
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["the longer reader first", "the shorter first"])
+def test_a_recording_that_one_of_two_readers_finds_too_short_is_refused_before_another_is_made(
+    data, tmp_path, order
+):
+    """Beside a longer one it would be the second that the shorter reader finds. Two folders hold one each."""
+    folder = tmp_path / "experts"
+    record_experts(data, TINY, 1, epochs=1, out=str(folder), progress=False)
+    before = sorted(folder.rglob("*"))
+    objectives = list(both(folder).objectives)[::order]
+    with pytest.raises(
+        UserError, match=r"has 1 epochs, which another reader .* epoch 2; name another folder, or"
+    ):
+        run(data, tmp_path, Alternating(objectives), RecordExperts(num_experts=1))
+    assert sorted(folder.rglob("*")) == before
+    longer = both(tmp_path / "longer").objectives[0]
+    run(
+        data,
+        tmp_path / "two",
+        Alternating([longer, both(folder).objectives[1]]),
+        RecordExperts(num_experts=1),
+    )
+    assert sorted(folder.rglob("*")) == before
+    assert [path.name for path in (tmp_path / "longer").rglob("*.safetensors")] == [
+        "expert-00000.safetensors"
+    ]
+
+
+def test_none_are_recorded_into_the_copy_of_a_store(data, tmp_path, monkeypatch):
+    """It is never sent, and made equal to the store when it is next read; what is there is read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = "memory://bucket/experts"
+    made = record_experts(data, TINY, 1, epochs=2, out=str(tmp_path / "experts"), progress=False)
+    filesystem("memory").put(f"{made}/", f"{url}/", recursive=True)
+    copy = stores.fetched(url, "objective.trajectories")
+    before = sorted(copy.rglob("*"))
+    with pytest.raises(
+        UserError, match=rf"objective.trajectories \({url}\) has not all .* experts --out {url}"
+    ):
+        run(data, tmp_path / "2", both(copy).objectives[0], RecordExperts(2))
+    assert sorted(copy.rglob("*")) == before
+    run(data, tmp_path / "1", both(copy).objectives[0], RecordExperts(1))
 
 
 def test_nothing_to_do(data, tmp_path):

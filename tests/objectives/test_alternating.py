@@ -1,5 +1,8 @@
 """Several objectives in a step: in turn, as a sum, with shared or own optimizers."""
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
 from d3_world import TINY, gaussian_model
@@ -9,6 +12,7 @@ from ldd.artefact.set import DistilledSet
 from ldd.codes import GaussianCodes
 from ldd.distiller.module import Distiller
 from ldd.errors import UserError
+from ldd.experts.recording import record_experts
 from ldd.objectives import Alternating, GradientMatching, RBFMixture, TrajectoryMatching
 from ldd.priors import DeconvolutionPrior, PixelPrior
 from ldd.runs.folder import find_last
@@ -48,7 +52,7 @@ def state_of(model):
     return {
         name: value.clone()
         for name, value in model.state_dict().items()
-        if name.startswith(("codes.", "prior.", "objective."))
+        if name.startswith(("codes.", "prior.", "objective.")) and isinstance(value, torch.Tensor)
     }
 
 
@@ -103,6 +107,26 @@ def test_resumed_runs_are_bit_identical_and_the_artefact_holds_the_decoder(data,
     assert all(
         torch.equal(value, unbroken.prior.state_dict()[name]) for name, value in fresh.state_dict().items()
     )
+
+
+def test_experts_recorded_while_a_run_stands_still_take_no_part_in_it(data, tmp_path):
+    """A run that reads all of a recording ends with the bits of an unbroken one; of other experts it is refused."""
+    root = str(tmp_path / "experts")
+    made = partial(record_experts, data, TINY, epochs=3, learning_rate=0.05, progress=False)
+    made(num_experts=2, out=root)
+    unbroken = run(both(root), tmp_path / "whole", 5, data)
+    run(both(root), tmp_path / "half", 2, data)
+    made(num_experts=5, out=root)
+    last = find_last(tmp_path / "half")
+    resumed = run(both(root), tmp_path / "half", 5, data, ckpt_path=last)
+    expected, found = state_of(unbroken), state_of(resumed)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    fresh = state_of(run(both(root), tmp_path / "five", 5, data))
+    assert not all(torch.equal(fresh[name], value) for name, value in expected.items())
+    shutil.rmtree(root)
+    made(num_experts=2, momentum=0.9, out=root)
+    with pytest.raises(UserError, match=r"are not those that this run began with .*'momentum': 0.0"):
+        run(both(root), tmp_path / "half", 6, data, ckpt_path=find_last(tmp_path / "half"))
 
 
 def test_the_sum_is_one_step(data, experts):

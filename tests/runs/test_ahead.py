@@ -123,6 +123,22 @@ FIT = {
         },
         "experts.num_experts (1) is less than the 5",
     ),
+    "labels of experts that keep no statistics": (
+        {
+            "experts": {"num_experts": 1},
+            "model": {
+                "labels": {
+                    "class_path": "ldd.evaluation.ExpertLabels",
+                    "init_args": {
+                        "trajectories": "~/mine",
+                        "epoch": 1,
+                        "network": {"class_path": "ldd.networks.ConvNet", "init_args": {"norm": "batch"}},
+                    },
+                }
+            },
+        },
+        "labels.network (ConvNet) has batch normalisation, whose statistics expert",
+    ),
     "a precision for no codes": (
         {"trainer": {"precision": "bf16-true"}},
         "trainer.precision (bf16-true) is not supported",
@@ -156,6 +172,33 @@ def test_fit_finds_no_experts_to_match(world, call):
     assert code == 2, said
     assert f"objective.trajectories ({world}/nowhere) does not exist" in said
     assert not (world / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["characteristic", "mmd"])
+def test_fit_finds_batch_normalisation_before_it_records_experts(world, call, kind):
+    objective = ROOT / "configs" / "objective" / f"{kind}.yaml"
+    code, said = call(
+        *(
+            "fit",
+            *PIXELS[:4],
+            "--data=~/data.yaml",
+            "--model.objective",
+            objective,
+            "--experts.num_experts",
+            1,
+        ),
+        *("--model.objective.trajectories=~/mine", "--model.objective.network.norm", "batch"),
+        *(
+            "--model.objective.real_batch",
+            2,
+            "--trainer.limit_val_batches",
+            0,
+            "--trainer.default_root_dir=~/run",
+        ),
+    )
+    assert code == 2, said
+    assert "objective.network: batch normalisation would mix classes and ranks" in said
+    assert not (world / "mine").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,15 @@ def test_transformer_equals_its_pipeline(tmp_path, guidance):
     assert_close(images_of(prior, prior.embed(rows), guidance), torch.from_numpy(theirs).movedim(-1, 1))
 
 
+def test_channels_of_a_guidance_that_there_is_not_are_refused(ldm_folder, lcm_folder):
+    with pytest.raises(
+        UserError, match="guided_channels=3 has no effect: this prior has no classes to guide"
+    ):
+        LatentDiffusionPrior(str(ldm_folder), guided_channels=3)
+    with pytest.raises(UserError, match="guided_channels=3 has no effect: this prior is told its guidance"):
+        LatentDiffusionPrior(str(lcm_folder), guided_channels=3)
+
+
 def test_unconditional_equals_its_pipeline(ldm_folder):
     prior = LatentDiffusionPrior(str(ldm_folder), num_steps=STEPS, skip="none")
     assert prior.embed(prior.rows(CLASSES)).shape == (2, 0, 0)
