@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from starts import FIGURES as STARTS
 
 BLUE, GREEN, ORANGE, RED, GREY, PALE = "#3f51b5", "#2e7d32", "#ef6c00", "#c62828", "#616161", "#eceff6"
 plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "ldd", "font.size": 11, "axes.spines.top": False}
@@ -175,9 +176,9 @@ def skip() -> Figure:
 
 
 def protocols() -> Figure:
-    """Draw one set under four protocols (docs/results, "Quickstart", seed 0, and "Protocols on the digits")."""
+    """Draw one set under four protocols (docs/results, "LD3M on handwritten digits" and "Protocols on the digits")."""
     figure, axes = plt.subplots(figsize=(9.4, 3.3), layout="constrained")
-    rows = {"quick": (86.9, 63.8), "idc-hard-small": (82.4, 66.9)}
+    rows = {"quick": (86.9, 63.7), "idc-hard-small": (82.4, 66.9)}
     rows |= {"ddranking-small": (85.9, 68.2), "rded-soft-small": (87.7, 84.4)}
     for shift, index, label, colour in ((-0.2, 0, "distilled", BLUE), (0.2, 1, "random real", ORANGE)):
         bars = axes.bar(
@@ -223,7 +224,7 @@ def uploads() -> Figure:
     """Draw what merging costs, and accuracy against bytes of uploads (docs/results, "Federation")."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.1), layout="constrained")
     merged = {"digits, one step": (0.0, 1.4), "digits, ten steps": (-0.3, 3.1)}
-    merged["photographs, one step"] = (1.1, 1.8)
+    merged |= {"photographs, DM": (1.1, 1.8), "photographs, MTT": (-0.6, 1.1)}
     for row, (mean, interval) in enumerate(reversed(merged.values())):
         left.errorbar([mean], [row], xerr=[interval], fmt="o", color=BLUE, capsize=4)
     left.axvline(0, color=GREY, linewidth=1)
@@ -273,6 +274,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "bytes": storage,
     "uploads": uploads,
     "distribution": distribution,
+    **STARTS,
 }
 """File name without ending -> what draws it."""
 
