@@ -30,8 +30,9 @@ class RecordExperts(L.Callback):
 
     They are trained on the run's core-set, with the network and in the folder that the objective or the labels name,
     so that recipe and experts cannot differ: experts that are there but were trained in another way are refused. An
-    interrupted recording continues where it stopped; one process records while the others wait. Experts shared by many
-    runs are better recorded once, by `latentdd experts`, and read as they are with `num_experts: 0`.
+    interrupted recording continues where it stopped; one process records while the others wait, as long as the process
+    group lets them (30 minutes, or what the strategy's `timeout` says). Experts that take longer, or are shared by many
+    runs, are better recorded once, by `latentdd experts`, and read as they are with `num_experts: 0`.
 
     Args:
         num_experts: how many; 0 records none, and takes those that are there, however they were trained. An objective's
