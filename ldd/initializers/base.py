@@ -1,7 +1,7 @@
 """Where codes start."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -104,18 +104,13 @@ class ClassInitializer(Initializer, ABC):
         check_prior(self, prior, encodes=self.encodes, samples=self.samples)
         spec, seed = spec_of(real), int(torch.randint(2**62, (), generator=generator))
         like = torch.empty(0, device=codes.labels.device, dtype=codes.dtype)
-        for label, rows in rows_by_class(codes):
+        for label, rows in rows_by_label(codes.labels):
             start = ClassStart(spec.classes[label], len(rows), prior, real, spec, seed, like)
             codes.set_latents(rows, self.latents(start))
 
     @abstractmethod
     def latents(self, start: ClassStart) -> Tensor:
         """Return clean latents (n, c, h, w) of one class."""
-
-
-def rows_by_class(codes: Codes) -> Iterator[tuple[int, Tensor]]:
-    """Yield each class's label with the rows of its codes, (n,) on their device."""
-    return rows_by_label(codes.labels)
 
 
 def check_prior(initializer: Initializer, prior: Prior, *, encodes: bool, samples: bool) -> None:

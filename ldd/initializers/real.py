@@ -7,8 +7,8 @@ from torchvision.transforms.v2.functional import normalize
 from ldd.codes import Codes, GaussianCodes
 from ldd.data.real import RealImages
 from ldd.errors import UserError, check_at_least
-from ldd.images import IMAGENET_MEAN, IMAGENET_STD, to_unit_range
-from ldd.initializers.base import Initializer, rows_by_class
+from ldd.images import IMAGENET_MEAN, IMAGENET_STD, rows_by_label, to_unit_range
+from ldd.initializers.base import Initializer
 from ldd.priors import Prior
 
 
@@ -41,7 +41,7 @@ class RealEncodings(Initializer):
 
     def __call__(self, codes: Codes, prior: Prior, real: RealImages, generator: torch.Generator) -> None:
         """Encode images drawn without replacement per class."""
-        for label, rows in rows_by_class(codes):
+        for label, rows in rows_by_label(codes.labels):
             images = real.draw(label, len(rows), generator)
             # At once: codes that share parts within a class fit them to the rows that they are given.
             codes.set_latents(rows, self._encode(images, codes, prior))

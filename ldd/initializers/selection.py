@@ -12,7 +12,7 @@ from ldd.data.pruning.geometry import herd
 from ldd.data.real import RealImages
 from ldd.errors import UserError, check_at_least, check_not_negative
 from ldd.images import DataSpec, Images, rows_by_label, rows_of
-from ldd.initializers.base import Initializer, rows_by_class, spec_of
+from ldd.initializers.base import Initializer, spec_of
 from ldd.networks import Network
 from ldd.networks.scoring import ScoringNetwork
 from ldd.priors import Prior
@@ -68,7 +68,7 @@ class PoolSelection(Initializer, ABC):
         images, shape = decoded(prior, latents), (len(labels), self.groups, size)
         seed = int(torch.randint(2**62, (), generator=generator))
         pool = Pool(latents.unflatten(0, shape), images.unflatten(0, shape), real, spec, seed)
-        for (_, rows), chosen in zip(rows_by_class(codes), self.choose(pool), strict=True):
+        for (_, rows), chosen in zip(rows_by_label(codes.labels), self.choose(pool), strict=True):
             codes.set_latents(rows, chosen)
 
     def networks(self, spec: DataSpec) -> set[str]:

@@ -46,12 +46,6 @@ def kinds() -> list[str]:
     return [RECIPE, "experts", "prior_training", *_FLAT, *_COMPONENTS]
 
 
-def kind_of(name: str) -> str:
-    """Return the kind of a shipped file by its name, such as `objective/gradient`; its folder, or `recipe`."""
-    folder = name.rpartition("/")[0]
-    return folder if folder in kinds() else RECIPE
-
-
 def schema_of(kind: str) -> Schema:
     """Return the JSON schema (draft 2020-12) of one kind of YAML file.
 

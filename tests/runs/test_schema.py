@@ -9,10 +9,16 @@ from jsonschema import Draft202012Validator
 from ldd import cli
 from ldd.disk.shipped import configs_folder, shipped_names
 from ldd.errors import UserError
-from ldd.runs.schema import RECIPE, kind_of, kinds, schema_of
+from ldd.runs.schema import RECIPE, kinds, schema_of
 
 library = pytest.importorskip("jsonargparse._completions_jsonschema", reason="needs jsonargparse 4.53")
 FILES = [name for name in shipped_names() if not name.startswith("ablations/")]  # those are sweeps
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a shipped file by its name, such as `objective/gradient`; its folder, or `recipe`."""
+    folder = name.rpartition("/")[0]
+    return folder if folder in kinds() else RECIPE
 
 
 @pytest.fixture(scope="module")
