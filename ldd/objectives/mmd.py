@@ -118,9 +118,8 @@ class MaximumMeanDiscrepancy(MatchingObjective):
         embed = self._features(context)
         features = torch.stack(context.decode_batches([rows] * draws, then=embed, purpose="mmd"), 1)
         if not len(classes):
-            nothing = scaled(
-                features, "none"
-            ).sum()  # zero; the other ranks have classes, and sum what they log
+            # Zero; the other ranks have classes, and what is logged is summed over all.
+            nothing = scaled(features, "none").sum()
             known = {KERNEL: nothing.detach()} if self.discrepancy.has_kernel else {}
             yield Term("mmd", nothing, (CODES,), metrics=known)
             return

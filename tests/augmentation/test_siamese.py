@@ -209,7 +209,7 @@ def test_no_strategies_leave_images_alone():
 
 def test_unknown_strategies_are_refused_with_the_choices():
     with pytest.raises(
-        UserError, match="unknown 'blur'; choose from color, crop, cutout, flip, scale, rotate"
+        UserError, match="augmentation: unknown 'blur'; choose from color, crop, cutout, flip, scale, rotate"
     ):
         SiameseAugmentation(["flip", "blur"])
     with pytest.raises(UserError, match=r"augmentation is the text 'flip'; give a list, as in \['flip'\]"):

@@ -14,7 +14,7 @@ from ldd.prior_training.module import PriorTraining
 from ldd.prior_training.pictures import SamplePictures, draw_class
 from ldd.priors import LatentDiffusionPrior
 from ldd.runtime.seeding import generator
-from tests.prior_training.test_module import TINY, fit, same_weights, spec
+from tests.prior_training.test_module import TINY, check_resumed_at_its_end, fit, same_weights, spec
 
 FLOW = {"path": "flow", "views": 1, "augmentation": None}
 ONE = {**FLOW, "steps": "one", "velocity_steps": 10, "guidance": 1.5}
@@ -25,7 +25,8 @@ STEPS = TINY["autoencoder_steps"] + 20
 def trained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one step")
     samples = SamplePictures(every_n_steps=8, per_class=1)
-    model, losses, _ = fit(data, STEPS, folder, callbacks=[samples], **ONE)
+    model, losses, trainer = fit(data, STEPS, folder, callbacks=[samples], **ONE)
+    trainer.save_checkpoint(folder / "run.ckpt")
     model.save_prior(folder / "prior", command="latentdd prior train --config tiny.yaml")
     return model, losses, folder
 
@@ -42,6 +43,11 @@ def check_samples(model, folder, num_steps, guidance):
 @pytest.mark.parametrize(("num_steps", "guidance"), [(1, 1.0), (3, 2.0)])
 def test_samples_are_those_of_the_saved_prior(trained, num_steps, guidance):
     check_samples(trained[0], trained[2], num_steps, guidance)
+
+
+def test_a_finished_run_that_is_resumed_writes_the_same_prior(trained, data, tmp_path):
+    folder = trained[2]
+    check_resumed_at_its_end(data, STEPS, folder / "run.ckpt", folder / "prior", tmp_path, **ONE)
 
 
 def test_the_folder_says_that_it_takes_one_step(trained):
